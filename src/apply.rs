@@ -1,0 +1,131 @@
+//! Runs a plan: each action on its own, a bounded number at a time, one outcome for each.
+//!
+//! Invariant: no decision is taken here. What an action supersedes is deleted only after its object is up, and one
+//! action's failure leaves the others alone.
+
+use std::cmp::Reverse;
+use std::num::NonZeroUsize;
+
+use futures_util::{StreamExt, stream};
+use tokio_util::sync::CancellationToken;
+
+use crate::bucket::{Bucket, BucketError};
+use crate::key::Destination;
+use crate::plan::{Action, Publish};
+use crate::publish::{PublishError, Published, Publisher};
+use crate::report::error_chain;
+
+/// What became of an action.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What was to be done.
+    pub action: Action,
+    /// What was done.
+    pub result: Result<Done, Failure>,
+}
+
+/// A completed action.
+#[derive(Debug)]
+pub enum Done {
+    /// The object is up and what it supersedes is gone.
+    Published(Published),
+    /// This many objects are gone.
+    Deleted(usize),
+}
+
+/// An action that did not complete. The next pass takes it up where it stands.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Nothing of the destination has changed.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// The new object is up, and outdated ones are still beside it.
+    #[error("published, but outdated objects stay beside it")]
+    Superseded(#[source] BucketError),
+    /// Some objects are still there.
+    #[error(transparent)]
+    Delete(#[from] BucketError),
+    /// The program was asked to stop before the action began.
+    #[error("stopped")]
+    Stopped,
+}
+
+/// Runs all actions, large publications first.
+pub async fn apply(
+    mut actions: Vec<Action>,
+    publisher: &Publisher,
+    concurrency: NonZeroUsize,
+    stop: &CancellationToken,
+) -> Vec<Outcome> {
+    actions.sort_by_key(|action| Reverse(weight(action)));
+    let outcomes = actions.into_iter().map(async |action| {
+        let result = if stop.is_cancelled() { Err(Failure::Stopped) } else { run(&action, publisher, stop).await };
+        let outcome = Outcome { action, result };
+        log(&outcome);
+        outcome
+    });
+    let mut outcomes: Vec<_> = stream::iter(outcomes).buffer_unordered(concurrency.get()).collect().await;
+    outcomes.sort_by(|a, b| a.action.destination().cmp(b.action.destination()));
+    outcomes
+}
+
+/// Deletions first, for they take no time; then what is likely to take longest.
+fn weight(action: &Action) -> u64 {
+    match action {
+        Action::Publish(publish) => publish.held_bytes,
+        Action::Retire(_) | Action::Sweep(_) => u64::MAX,
+    }
+}
+
+async fn run(action: &Action, publisher: &Publisher, stop: &CancellationToken) -> Result<Done, Failure> {
+    match action {
+        Action::Publish(publish) => {
+            let published = publisher.publish(publish, stop).await?;
+            delete(&publisher.bucket, superseded(publish, &published.key)).await.map_err(Failure::Superseded)?;
+            Ok(Done::Published(published))
+        }
+        Action::Retire(retire) => Ok(Done::Deleted(delete(&publisher.bucket, retire.keys.iter()).await?)),
+        Action::Sweep(sweep) => Ok(Done::Deleted(delete(&publisher.bucket, sweep.keys.iter()).await?)),
+    }
+}
+
+/// What the object at `key` replaces. A branch that moved back since the probe can be at a commit that was held already.
+fn superseded<'a>(publish: &'a Publish, key: &str) -> impl Iterator<Item = &'a String> {
+    publish.supersedes.iter().filter(move |superseded| *superseded != key)
+}
+
+async fn delete(bucket: &Bucket, keys: impl Iterator<Item = &String>) -> Result<usize, BucketError> {
+    let mut deleted = 0;
+    for key in keys {
+        bucket.delete(key).await?;
+        deleted += 1;
+    }
+    Ok(deleted)
+}
+
+fn log(Outcome { action, result }: &Outcome) {
+    let Destination { group, project, branch } = action.destination();
+    match (action, result) {
+        (Action::Publish(publish), Ok(Done::Published(published))) => tracing::info!(
+            group, project, branch,
+            commit = %published.commit,
+            bytes = published.bytes,
+            seconds = published.took.as_secs_f64(),
+            reason = %publish.reason,
+            "published {}", action.destination()
+        ),
+        (Action::Retire(retire), Ok(_)) => {
+            tracing::info!(group, project, branch, objects = retire.keys.len(), reason = %retire.reason, "retired {}", action.destination());
+        }
+        (Action::Sweep(sweep), Ok(_)) => {
+            tracing::info!(group, project, branch, objects = sweep.keys.len(), reason = %sweep.reason, "swept {}", action.destination());
+        }
+        (Action::Publish(_), Ok(Done::Deleted(_))) => {}
+        (_, Err(Failure::Stopped | Failure::Publish(PublishError::Stopped))) => {
+            tracing::info!(group, project, branch, "stopped before {} was done", action.destination());
+        }
+        (_, Err(failure)) => {
+            tracing::error!(group, project, branch, error = error_chain(failure), "failed: {}", action.destination());
+        }
+    }
+}

@@ -1,0 +1,562 @@
+//! The bucket: what it holds (the observed state), and the few ways to change it.
+//!
+//! Invariant: an object is created whole or not at all. A listing is complete or an error, and an upload is completed
+//! only after its writer has said that the last byte is in it.
+
+use std::collections::{BTreeSet, HashSet};
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use aws_config::BehaviorVersion;
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use aws_smithy_http_client::{Builder as HttpBuilder, ConnectorBuilder, proxy::ProxyConfig, tls};
+use bytes::{Bytes, BytesMut};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::config;
+use crate::http::CONNECT_TIMEOUT;
+use crate::key::{self, Destination};
+use crate::plan::HeldObject;
+use crate::report::error_chain;
+use crate::tls::TrustRoots;
+use crate::workdir::{RecordedUpload, UploadRecord, Workdir};
+
+/// The usual size of a part, in bytes. S3's least is 5 MiB.
+const PART_SIZE_BYTES: u64 = 8 << 20;
+/// S3 takes 10,000 parts; with a margin, because a part's size is fixed before the object's size is exact.
+const MAX_PARTS: u64 = 9_500;
+/// Parts of one object that are on their way at the same time.
+const PARALLEL_PARTS: usize = 3;
+/// The bound on all parts in memory, of all uploads together, in bytes.
+pub const UPLOAD_MEMORY_BYTES: u64 = 64 << 20;
+/// One permit of the semaphore that keeps that bound, in bytes.
+const PERMIT_BYTES: u64 = 1 << 20;
+/// How long a request that carries no object data may take, a single attempt of it.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long one part may take, a single attempt of it: at the least 120 kbit/s.
+const PART_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long aborting an upload may take when the program is asked to stop.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Attempts at a request, in all.
+const MAX_ATTEMPTS: u32 = 5;
+
+/// Why a request to S3 did not work.
+#[derive(Debug, thiserror::Error)]
+pub enum BucketError {
+    /// S3's answer, or none.
+    #[error("S3 cannot {action}: {why}{}", hint(code.as_deref()))]
+    Request {
+        /// What was tried.
+        action: &'static str,
+        /// S3's error code.
+        code: Option<String>,
+        /// What went wrong.
+        why: String,
+    },
+    /// An answer that makes no sense.
+    #[error("S3 answered the request to {action} without {missing}")]
+    Incomplete {
+        /// What was tried.
+        action: &'static str,
+        /// What is missing.
+        missing: &'static str,
+    },
+    /// The archive's writer gave up; its own error says why.
+    #[error("the archive was not completed")]
+    WriterGone,
+    /// The program was asked to stop.
+    #[error("stopped")]
+    Stopped,
+    /// The upload could not be recorded in WORKDIR.
+    #[error("cannot record the upload under WORKDIR")]
+    Record(#[source] io::Error),
+}
+
+fn hint(code: Option<&str>) -> &'static str {
+    match code {
+        Some("AccessDenied" | "AllAccessDisabled") => {
+            " (the credentials have no right to this: check the bucket's policy)"
+        }
+        Some("NoSuchBucket") => " (check AWS_S3_BUCKET and AWS_REGION)",
+        Some("PermanentRedirect" | "AuthorizationHeaderMalformed") => " (check AWS_REGION: it must be the bucket's)",
+        Some("InvalidAccessKeyId" | "SignatureDoesNotMatch" | "ExpiredToken" | "InvalidToken") => {
+            " (check the AWS credentials)"
+        }
+        Some("RequestTimeTooSkewed") => " (this machine's clock is wrong)",
+        Some("SlowDown" | "ServiceUnavailable") => " (S3 is overloaded; the next pass tries again)",
+        _ => "",
+    }
+}
+
+fn failed<E, R>(action: &'static str) -> impl FnOnce(SdkError<E, R>) -> BucketError
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+    R: std::fmt::Debug + 'static,
+{
+    move |error| {
+        let code = error.code().map(|code| code.escape_debug().to_string());
+        let why = match (&error, &code, error.message()) {
+            (SdkError::ServiceError(_), Some(code), Some(message)) => format!("{code}: {}", message.escape_debug()),
+            (SdkError::ServiceError(_), Some(code), None) => code.clone(),
+            (SdkError::TimeoutError(_), ..) => "no answer in time".to_owned(),
+            _ => error_chain(&error),
+        };
+        BucketError::Request { action, code, why }
+    }
+}
+
+/// Everything the bucket holds, as far as this program is concerned.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Objects whose keys decode.
+    pub held: Vec<HeldObject>,
+    /// Keys that do not: never touched.
+    pub foreign: Vec<String>,
+}
+
+/// One bucket.
+#[derive(Clone)]
+pub struct Bucket {
+    client: Client,
+    name: String,
+    memory: Arc<Semaphore>,
+}
+
+impl Bucket {
+    /// Sets up a client. Credentials and, where no setting names it, the region come from the SDK's default chain.
+    ///
+    /// # Errors
+    /// Where no region can be found, or the certificates do not load. No request to S3 is made.
+    pub async fn connect(settings: &config::S3, roots: &TrustRoots) -> anyhow::Result<Self> {
+        let http = http_client(roots)?;
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+            .build();
+        let mut loader = aws_config::defaults(BehaviorVersion::latest())
+            .http_client(http)
+            .retry_config(RetryConfig::standard().with_max_attempts(MAX_ATTEMPTS))
+            .timeout_config(timeouts);
+        if let Some(region) = &settings.region {
+            loader = loader.region(aws_config::Region::new(region.clone()));
+        }
+        let shared = loader.load().await;
+        anyhow::ensure!(
+            shared.region().is_some(),
+            "missing: AWS_REGION (no other source of the AWS configuration names a region either)"
+        );
+        let mut builder = aws_sdk_s3::config::Builder::from(&shared).force_path_style(settings.force_path_style);
+        if let Some(endpoint) = &settings.endpoint_url {
+            builder = builder.endpoint_url(endpoint.as_str());
+        }
+        if settings.use_fips {
+            builder = builder.use_fips(true);
+        }
+        let permits = usize::try_from(UPLOAD_MEMORY_BYTES / PERMIT_BYTES)?;
+        Ok(Self {
+            client: Client::from_conf(builder.build()),
+            name: settings.bucket.clone(),
+            memory: Arc::new(Semaphore::new(permits)),
+        })
+    }
+
+    /// Every object, all pages.
+    ///
+    /// # Errors
+    /// [`BucketError`]; a listing that broke off says nothing.
+    pub async fn list(&self) -> Result<Listing, BucketError> {
+        const ACTION: &str = "list the bucket";
+        let (mut listing, mut after, mut seen) = (Listing::default(), None::<String>, BTreeSet::new());
+        loop {
+            let page = self
+                .client
+                .list_objects_v2()
+                .bucket(&self.name)
+                .set_continuation_token(after.take())
+                .send()
+                .await
+                .map_err(failed(ACTION))?;
+            for object in page.contents.unwrap_or_default() {
+                let key = object.key.ok_or(BucketError::Incomplete { action: ACTION, missing: "an object's key" })?;
+                let Some(name) = key::decode(&key) else {
+                    listing.foreign.push(key);
+                    continue;
+                };
+                let last_modified = object.last_modified.and_then(|time| SystemTime::try_from(time).ok());
+                let last_modified =
+                    last_modified.ok_or(BucketError::Incomplete { action: ACTION, missing: "an object's time" })?;
+                let bytes = object.size.and_then(|size| u64::try_from(size).ok()).unwrap_or_default();
+                listing.held.push(HeldObject { key, name, last_modified, bytes });
+            }
+            if !page.is_truncated.unwrap_or_default() {
+                return Ok(listing);
+            }
+            let token = page
+                .next_continuation_token
+                .ok_or(BucketError::Incomplete { action: ACTION, missing: "where to go on" })?;
+            // A server that hands out a token twice would be asked for ever.
+            if !seen.insert(token.clone()) {
+                return Err(BucketError::Incomplete { action: ACTION, missing: "an end" });
+            }
+            after = Some(token);
+        }
+    }
+
+    /// Deletes one object. One that is gone already is fine.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn delete(&self, key: &str) -> Result<(), BucketError> {
+        self.client.delete_object().bucket(&self.name).key(key).send().await.map_err(failed("delete an object"))?;
+        Ok(())
+    }
+
+    /// An object's content.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn download(&self, key: &str) -> Result<ByteStream, BucketError> {
+        let object =
+            self.client.get_object().bucket(&self.name).key(key).send().await.map_err(failed("read an object"))?;
+        Ok(object.body)
+    }
+
+    /// The two ends of an upload of about `expected_bytes`: a writer for a blocking thread, and what to give [`Self::upload`].
+    pub fn pipe(&self, expected_bytes: u64) -> (PartWriter, Parts) {
+        let part_bytes = PART_SIZE_BYTES.max(expected_bytes.div_ceil(MAX_PARTS));
+        // A small object takes only its own share of the memory.
+        let buffer_bytes = part_bytes.min(expected_bytes + PERMIT_BYTES);
+        let (sender, receiver) = mpsc::channel(1);
+        let writer = PartWriter {
+            sender,
+            memory: Arc::clone(&self.memory),
+            runtime: tokio::runtime::Handle::current(),
+            part_bytes: usize::try_from(part_bytes).unwrap_or(usize::MAX),
+            permits: u32::try_from(buffer_bytes.div_ceil(PERMIT_BYTES).min(UPLOAD_MEMORY_BYTES / PERMIT_BYTES))
+                .unwrap_or(1),
+            capacity: usize::try_from(buffer_bytes).unwrap_or(usize::MAX),
+            current: None,
+            written: 0,
+        };
+        (writer, Parts(receiver))
+    }
+
+    /// Uploads what the pipe's writer writes. The object appears when the writer has finished, or not at all.
+    ///
+    /// Returns the object's size in bytes.
+    ///
+    /// # Errors
+    /// [`BucketError`]; an upload that was begun has been aborted then, or stays recorded in `workdir` to be aborted later.
+    pub async fn upload(
+        &self,
+        key: &str,
+        mut parts: Parts,
+        workdir: &Workdir,
+        stop: &CancellationToken,
+    ) -> Result<u64, BucketError> {
+        let first = stop.run_until_cancelled(parts.0.recv()).await.ok_or(BucketError::Stopped)?;
+        match first.ok_or(BucketError::WriterGone)? {
+            Part { bytes, last: true, _memory } => {
+                let size = bytes.len() as u64;
+                let put = self.client.put_object().bucket(&self.name).key(key).body(ByteStream::from(bytes));
+                let put = put.customize().config_override(part_timeouts()).send();
+                stop.run_until_cancelled(put).await.ok_or(BucketError::Stopped)?.map_err(failed("store an object"))?;
+                Ok(size)
+            }
+            first => self.upload_parts(key, first, parts, workdir, stop).await,
+        }
+    }
+
+    async fn upload_parts(
+        &self,
+        key: &str,
+        first: Part,
+        mut parts: Parts,
+        workdir: &Workdir,
+        stop: &CancellationToken,
+    ) -> Result<u64, BucketError> {
+        const ACTION: &str = "begin an upload";
+        let created =
+            self.client.create_multipart_upload().bucket(&self.name).key(key).send().await.map_err(failed(ACTION))?;
+        let id = created.upload_id.ok_or(BucketError::Incomplete { action: ACTION, missing: "its id" })?;
+        let record = workdir.record_upload(key, &id);
+        let sent = match &record {
+            Ok(_) => stop
+                .run_until_cancelled(self.send_parts(key, &id, first, &mut parts))
+                .await
+                .unwrap_or(Err(BucketError::Stopped)),
+            Err(error) => Err(BucketError::Record(io::Error::new(error.kind(), error.to_string()))),
+        };
+        // The writer, should it still be at work, is told by its next write.
+        drop(parts);
+        let settled = match sent {
+            Ok(size) => Ok(size),
+            Err(error) => {
+                let aborted = tokio::time::timeout(ABORT_TIMEOUT, self.abort_upload(key, &id)).await;
+                match aborted {
+                    Ok(Ok(())) => Err((error, true)),
+                    Ok(Err(_)) | Err(_) => Err((error, false)),
+                }
+            }
+        };
+        match (settled, record) {
+            (Ok(size), Ok(record)) => {
+                record.done();
+                Ok(size)
+            }
+            (Ok(size), Err(_)) => Ok(size),
+            (Err((error, true)), Ok(record)) => {
+                record.done();
+                Err(error)
+            }
+            (Err((error, _)), _) => Err(error),
+        }
+    }
+
+    async fn send_parts(&self, key: &str, id: &str, first: Part, parts: &mut Parts) -> Result<u64, BucketError> {
+        let mut sending = JoinSet::new();
+        let (mut size, mut done, mut number) = (0, vec![], 1);
+        let mut next = first;
+        loop {
+            while sending.len() >= PARALLEL_PARTS {
+                done.extend(finished(sending.join_next().await)?);
+            }
+            size += next.bytes.len() as u64;
+            let last = next.last;
+            sending.spawn(send_part(
+                self.client.clone(),
+                self.name.clone(),
+                key.to_owned(),
+                id.to_owned(),
+                number,
+                next,
+            ));
+            if last {
+                break;
+            }
+            number += 1;
+            // A channel that closes is not the end of the archive: only a part marked as the last one is.
+            next = parts.0.recv().await.ok_or(BucketError::WriterGone)?;
+        }
+        while !sending.is_empty() {
+            done.extend(finished(sending.join_next().await)?);
+        }
+        done.sort_by_key(|part: &CompletedPart| part.part_number);
+        let complete = CompletedMultipartUpload::builder().set_parts(Some(done)).build();
+        let request = self
+            .client
+            .complete_multipart_upload()
+            .bucket(&self.name)
+            .key(key)
+            .upload_id(id)
+            .multipart_upload(complete);
+        // Assembling a very large object takes S3 minutes.
+        request.customize().config_override(part_timeouts()).send().await.map_err(failed("complete an upload"))?;
+        Ok(size)
+    }
+
+    /// Aborts a multipart upload; S3 drops its parts. One that is gone already is fine.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn abort_upload(&self, key: &str, id: &str) -> Result<(), BucketError> {
+        match self.client.abort_multipart_upload().bucket(&self.name).key(key).upload_id(id).send().await {
+            Err(error) if error.code() == Some("NoSuchUpload") => Ok(()),
+            other => other.map(drop).map_err(failed("abort an upload")),
+        }
+    }
+
+    /// Aborts what earlier runs left behind: the recorded uploads, and unrecorded ones for destinations of `ours` that were
+    /// begun before `before`. Another replica may be at work on younger ones.
+    ///
+    /// Returns how many were aborted.
+    ///
+    /// # Errors
+    /// Where the unfinished uploads cannot be listed.
+    pub async fn abort_leftovers(
+        &self,
+        recorded: Vec<(RecordedUpload, UploadRecord)>,
+        ours: &HashSet<Destination>,
+        before: SystemTime,
+    ) -> Result<usize, BucketError> {
+        const ACTION: &str = "list unfinished uploads";
+        let mut aborted = 0;
+        for (upload, record) in recorded {
+            if self.abort_upload(&upload.key, &upload.upload_id).await.is_ok() {
+                record.done();
+                aborted += 1;
+            }
+        }
+        let (mut key_marker, mut id_marker) = (None, None);
+        loop {
+            let markers = (key_marker.take(), id_marker.take());
+            let page = self
+                .client
+                .list_multipart_uploads()
+                .bucket(&self.name)
+                .set_key_marker(markers.0.clone())
+                .set_upload_id_marker(markers.1.clone())
+                .send()
+                .await
+                .map_err(failed(ACTION))?;
+            for upload in page.uploads.unwrap_or_default() {
+                let (Some(key), Some(id)) = (upload.key, upload.upload_id) else { continue };
+                let begun = upload.initiated.and_then(|time| SystemTime::try_from(time).ok());
+                let of_ours = key::decode(&key).is_some_and(|name| ours.contains(&name.destination));
+                if of_ours && begun.is_some_and(|begun| begun < before) {
+                    self.abort_upload(&key, &id).await?;
+                    aborted += 1;
+                }
+            }
+            (key_marker, id_marker) = (page.next_key_marker, page.next_upload_id_marker);
+            if !page.is_truncated.unwrap_or_default() || (&key_marker, &id_marker) == (&markers.0, &markers.1) {
+                return Ok(aborted);
+            }
+        }
+    }
+}
+
+fn part_timeouts() -> aws_sdk_s3::config::Builder {
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .operation_attempt_timeout(PART_ATTEMPT_TIMEOUT)
+        .build();
+    aws_sdk_s3::config::Builder::new().timeout_config(timeouts)
+}
+
+async fn send_part(
+    client: Client,
+    bucket: String,
+    key: String,
+    id: String,
+    number: i32,
+    part: Part,
+) -> Result<CompletedPart, BucketError> {
+    let Part { bytes, _memory, .. } = part;
+    let request =
+        client.upload_part().bucket(bucket).key(key).upload_id(id).part_number(number).body(ByteStream::from(bytes));
+    let sent = request
+        .customize()
+        .config_override(part_timeouts())
+        .send()
+        .await
+        .map_err(failed("store a part of an object"))?;
+    Ok(CompletedPart::builder()
+        .part_number(number)
+        .set_e_tag(sent.e_tag)
+        .set_checksum_crc32(sent.checksum_crc32)
+        .build())
+}
+
+fn finished(
+    joined: Option<Result<Result<CompletedPart, BucketError>, tokio::task::JoinError>>,
+) -> Result<Option<CompletedPart>, BucketError> {
+    joined.map(|joined| joined.unwrap_or(Err(BucketError::Stopped))).transpose()
+}
+
+/// A piece of an object, and the share of the memory it takes until S3 has it.
+struct Part {
+    bytes: Bytes,
+    last: bool,
+    _memory: OwnedSemaphorePermit,
+}
+
+/// What an upload reads from.
+pub struct Parts(mpsc::Receiver<Part>);
+
+/// Cuts what is written into parts. Blocking: for a thread that may wait. Dropped without [`Self::finish`], it leaves
+/// the upload without an end, and the upload is aborted.
+pub struct PartWriter {
+    sender: mpsc::Sender<Part>,
+    memory: Arc<Semaphore>,
+    runtime: tokio::runtime::Handle,
+    part_bytes: usize,
+    permits: u32,
+    capacity: usize,
+    current: Option<(BytesMut, OwnedSemaphorePermit)>,
+    written: u64,
+}
+
+impl PartWriter {
+    /// Marks the end. Returns how many bytes were written.
+    ///
+    /// # Errors
+    /// Where the upload has ended already, by an error of its own.
+    pub fn finish(mut self) -> io::Result<u64> {
+        self.buffer()?;
+        self.send(true)?;
+        Ok(self.written)
+    }
+
+    /// The part being filled. While none is, this one waits for memory holding none itself, so that uploads cannot
+    /// block each other for good.
+    fn buffer(&mut self) -> io::Result<&mut BytesMut> {
+        if self.current.is_none() {
+            let memory = self
+                .runtime
+                .block_on(Arc::clone(&self.memory).acquire_many_owned(self.permits))
+                .map_err(io::Error::other)?;
+            self.current = Some((BytesMut::with_capacity(self.capacity), memory));
+        }
+        self.current.as_mut().map(|(buffer, _)| buffer).ok_or_else(upload_over)
+    }
+
+    fn send(&mut self, last: bool) -> io::Result<()> {
+        let (buffer, _memory) = self.current.take().ok_or_else(upload_over)?;
+        self.written += buffer.len() as u64;
+        self.sender.blocking_send(Part { bytes: buffer.freeze(), last, _memory }).map_err(|_| upload_over())
+    }
+}
+
+fn upload_over() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "the upload has ended")
+}
+
+impl io::Write for PartWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let part_bytes = self.part_bytes;
+        // A full part goes out only when another byte comes: the last one has to be marked.
+        if self.current.as_ref().is_some_and(|(buffer, _)| buffer.len() == part_bytes) {
+            self.send(false)?;
+        }
+        let buffer = self.buffer()?;
+        let taken = bytes.len().min(part_bytes - buffer.len());
+        buffer.extend_from_slice(&bytes[..taken]);
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn http_client(roots: &TrustRoots) -> anyhow::Result<aws_sdk_s3::config::SharedHttpClient> {
+    let store = match roots.pem() {
+        Some(pem) => tls::TrustStore::empty().with_pem_certificate(pem),
+        None => tls::TrustStore::default(),
+    };
+    let context = tls::TlsContext::builder()
+        .with_trust_store(store)
+        .build()
+        .context("the CA certificates do not fit the S3 client")?;
+    Ok(HttpBuilder::new().build_with_connector_fn(move |settings, components| {
+        let mut connector = ConnectorBuilder::default()
+            .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc))
+            .tls_context(context.clone());
+        connector.set_connector_settings(settings.cloned());
+        if let Some(components) = components {
+            connector.set_sleep_impl(components.sleep_impl());
+        }
+        connector.set_proxy_config(Some(ProxyConfig::from_env()));
+        connector.build()
+    }))
+}

@@ -1,0 +1,669 @@
+//! Settings: the command line and the environment in, checked [`Settings`] or one message with every problem out.
+//!
+//! Invariant: the environment is seen through the function given to [`parse`] and nothing else, and no message holds the
+//! value of a secret. [`reference()`] is the one list of settings: flags, help and the README's table come from it.
+
+mod check;
+mod reference;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs;
+use std::io::{self, Write};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use age::x25519::Recipient;
+use clap::{Arg, ArgAction, ArgMatches, value_parser};
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+
+use self::check::{
+    above_zero, base_url, boolean, bucket, byte_size, choice, count, http_url, is_loopback, one_line, port, query_file,
+    query_file_or_built_in, recipients, some_bytes, username,
+};
+use self::reference::*;
+pub use self::reference::{Fallback, Kind, Section, Setting, reference};
+use crate::plan::{FormatChoice, MaxRetire};
+
+/// What to do and how, after every check that needs no request.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// What to do.
+    pub command: Command,
+    /// `LOG_FORMAT`.
+    pub log_format: LogFormat,
+}
+
+/// What to do.
+#[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "there is one of these in a process")]
+pub enum Command {
+    /// Synchronise: the program without a command.
+    Run(Run),
+    /// Show what the bucket holds.
+    List(List),
+    /// Download, decrypt, unpack and verify.
+    Restore(Restore),
+}
+
+/// All that synchronising needs.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// Where projects come from.
+    pub gitlab: Gitlab,
+    /// Where the target list comes from.
+    pub graphql: Graphql,
+    /// Where artifacts go.
+    pub s3: S3,
+    /// `PUBLIC_KEY`: who can decrypt; at least one, each once.
+    pub recipients: Vec<Recipient>,
+    /// `WORKDIR`.
+    pub workdir: PathBuf,
+    /// `RECONCILE_SLEEP_TIME`: from the end of a pass to the start of the next; above zero.
+    pub sleep: Duration,
+    /// `DRY_RUN`: print the plan, change nothing.
+    pub dry_run: bool,
+    /// `RUN_ONCE`: one pass, then exit.
+    pub run_once: bool,
+    /// `OUTPUT`: how plan and report are printed.
+    pub output: OutputFormat,
+    /// `ARCHIVE_FORMAT`.
+    pub archive_format: FormatChoice,
+    /// `MAX_RETIRE`.
+    pub max_retire: MaxRetire,
+    /// `SYNC_CONCURRENCY`: targets at work at the same time.
+    pub sync_concurrency: NonZeroUsize,
+    /// `PROBE_CONCURRENCY`: probes under way at the same time.
+    pub probe_concurrency: NonZeroUsize,
+    /// `TARGET_TIMEOUT`: the limit for one target, from fetch to upload; above zero.
+    pub target_timeout: Duration,
+    /// `MIRROR_CACHE_BYTES`: what kept mirrors may take together; 0 keeps none.
+    pub mirror_cache_bytes: u64,
+    /// `MAX_REPOSITORY_BYTES`: a larger repository is refused; above zero.
+    pub max_repository_bytes: u64,
+    /// `INSTANCE_SHARD`: a label of every metric.
+    pub shard: String,
+    /// `METRICS_SERVER_PORT`; 0 takes any free one.
+    pub metrics_port: u16,
+}
+
+/// The source GitLab.
+#[derive(Debug, Clone)]
+pub struct Gitlab {
+    /// `GITLAB_BASE_URL`: no credentials, query or fragment; possibly a path, with or without a `/` at its end.
+    pub base_url: Url,
+    /// `GITLAB_USERNAME`.
+    pub username: String,
+    /// `GITLAB_TOKEN` or `GITLAB_TOKEN_FILE`.
+    pub token: Secret,
+}
+
+/// The server that has the target list.
+#[derive(Debug, Clone)]
+pub struct Graphql {
+    /// `GRAPHQL_SERVER`: the whole address queries are posted to.
+    pub server: Url,
+    /// `GRAPHQL_QUERY_FILE`.
+    pub query: QuerySource,
+    /// `GRAPHQL_USERNAME` and `GRAPHQL_PASSWORD`, where the server wants a login.
+    pub login: Option<(String, Secret)>,
+}
+
+/// Where the query text comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum QuerySource {
+    /// This file. It was readable and not empty when the settings were checked.
+    File(PathBuf),
+    /// The query that comes with the program.
+    BuiltIn,
+}
+
+/// The bucket and how to reach it. Access keys are the AWS SDK's business.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct S3 {
+    /// `AWS_S3_BUCKET`: a name or the ARN of an access point.
+    pub bucket: String,
+    /// `AWS_REGION`; `None` leaves it to the SDK's other sources.
+    pub region: Option<String>,
+    /// `AWS_ENDPOINT_URL_S3`, another server than AWS's own.
+    pub endpoint_url: Option<Url>,
+    /// `AWS_S3_FORCE_PATH_STYLE`: the bucket's name in the path, not in the host name.
+    pub force_path_style: bool,
+    /// `AWS_USE_FIPS_ENDPOINT`; never true with an endpoint.
+    pub use_fips: bool,
+}
+
+/// See [`Command::List`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct List {
+    /// The bucket to show.
+    pub s3: S3,
+    /// `OUTPUT`.
+    pub output: OutputFormat,
+}
+
+/// See [`Command::Restore`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restore {
+    /// The bucket to restore from.
+    pub s3: S3,
+    /// A file of age identities. It could be opened when the settings were checked.
+    pub identity: PathBuf,
+    /// Where to unpack to.
+    pub into: Option<PathBuf>,
+    /// What to restore; everything where this is empty.
+    pub wanted: Vec<Wanted>,
+    /// `OUTPUT`.
+    pub output: OutputFormat,
+}
+
+/// `GROUP/PROJECT[@BRANCH]`: one destination, or all branches of one project.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Group, with subgroups, and project.
+    pub project: String,
+    /// One branch, or all of them.
+    pub branch: Option<String>,
+}
+
+/// How logs are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputFormat {
+    /// For people.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// A secret or where to read it. `Debug` shows neither a secret's value nor its length.
+#[derive(Debug, Clone)]
+pub enum Secret {
+    /// From the environment; never empty.
+    Value(SecretString),
+    /// In a file, which whoever rotates the secret may replace at any time.
+    File(PathBuf),
+}
+
+/// Why a secret's file holds no secret.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// The file cannot be read, or is not UTF-8.
+    #[error("cannot read {}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// There is nothing in it.
+    #[error("{} is empty", .0.display())]
+    Empty(PathBuf),
+}
+
+/// Exit status where settings are missing or wrong.
+pub const EXIT_SETTINGS: u8 = 2;
+
+/// Why there are no settings: text for the terminal, without the last line end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exit {
+    /// Help or the version was asked for.
+    Answer(String),
+    /// Something is missing or wrong.
+    Problem(String),
+}
+
+/// How the environment is looked up, by the variable's name.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
+/// Reads a command line, whose first word is the program's name, and the environment.
+///
+/// Files that settings name are opened, and nothing else happens.
+///
+/// # Errors
+/// [`Exit::Problem`] names everything that is missing or wrong; [`Exit::Answer`] is what `-help` or `-version` prints.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>, environment: Environment<'_>) -> Result<Settings, Exit> {
+    let matches = command_line().try_get_matches_from(double_dashed(arguments))?;
+    let mut reader = Reader { matches: &matches, environment, missing: Vec::new(), problems: Vec::new() };
+    let settings = reader.settings();
+    reader.finish(settings)
+}
+
+impl Secret {
+    /// The secret as it is now: a file is read anew by each call. One line end behind it is cut off.
+    ///
+    /// # Errors
+    /// Where the file cannot be read or is empty.
+    pub fn read(&self) -> Result<SecretString, SecretError> {
+        match self {
+            Self::Value(secret) => Ok(secret.clone()),
+            Self::File(path) => {
+                let text = fs::read_to_string(path)
+                    .map_err(|source| SecretError::Unreadable { path: path.clone(), source })?;
+                without_line_end(text).ok_or_else(|| SecretError::Empty(path.clone()))
+            }
+        }
+    }
+}
+
+/// Editors and `echo` put a line end behind a secret. `None` where nothing is left.
+fn without_line_end(mut text: String) -> Option<SecretString> {
+    let end = text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line)).len();
+    text.truncate(end);
+    (!text.trim().is_empty()).then(|| SecretString::from(text))
+}
+
+impl Wanted {
+    /// Whether this destination, by its `group/project` and its branch, is asked for.
+    pub fn matches(&self, project: &str, branch: &str) -> bool {
+        self.project == project && self.branch.as_deref().is_none_or(|wanted| wanted == branch)
+    }
+}
+
+impl FromStr for Wanted {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // GitLab allows no `@` in a path, and Git allows it in a branch: the first one is the separator.
+        let (project, branch) = text.split_once('@').map_or((text, None), |(project, branch)| (project, Some(branch)));
+        if project.split('/').count() < 2 || project.split('/').any(str::is_empty) || branch == Some("") {
+            return Err(format!("{text:?} is not a destination: write GROUP/PROJECT or GROUP/PROJECT@BRANCH"));
+        }
+        Ok(Self { project: project.to_owned(), branch: branch.map(str::to_owned) })
+    }
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.project)?;
+        self.branch.iter().try_for_each(|branch| write!(f, "@{branch}"))
+    }
+}
+
+impl Exit {
+    /// Prints it, an answer to standard output and a problem to standard error, and says how to leave.
+    pub fn print(&self) -> ExitCode {
+        let (printed, status) = match self {
+            Self::Answer(text) => (writeln!(io::stdout(), "{text}"), ExitCode::SUCCESS),
+            Self::Problem(text) => (writeln!(io::stderr(), "{text}"), ExitCode::from(EXIT_SETTINGS)),
+        };
+        // A reader that has gone away, such as `head`, changes nothing about the status.
+        drop(printed);
+        status
+    }
+}
+
+impl From<clap::Error> for Exit {
+    fn from(error: clap::Error) -> Self {
+        let text = error.render().to_string().trim_end().to_owned();
+        if error.use_stderr() { Self::Problem(text) } else { Self::Answer(text) }
+    }
+}
+
+// ---- The command line ----
+
+/// Go's `flag` package takes `-name` and `--name` for the same; clap reads the first as a bundle of short options.
+/// There is no short option but `-h` here, so a second dash is all it needs.
+fn double_dashed(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments = arguments.into_iter();
+    let mut words: Vec<OsString> = arguments.next().into_iter().collect();
+    for word in arguments.by_ref() {
+        match word.as_encoded_bytes() {
+            b"--" => {
+                words.push(word);
+                break;
+            }
+            [b'-', first, _, ..] if *first != b'-' => {
+                let mut dashed = OsString::from("-");
+                dashed.push(word);
+                words.push(dashed);
+            }
+            _ => words.push(word),
+        }
+    }
+    words.extend(arguments);
+    words
+}
+
+/// What clap has to know: which flags there are and which of them take a value. Values are checked by [`Reader`], which
+/// sees the environment's too.
+fn command_line() -> clap::Command {
+    let flags = all_settings().filter_map(argument);
+    let list = clap::Command::new("list").override_usage(usage(LIST_USAGE)).override_help(list_help());
+    let restore = clap::Command::new("restore")
+        .override_usage(usage(RESTORE_USAGE))
+        .override_help(restore_help())
+        .arg(Arg::new("identity").long("identity").value_name("FILE").value_parser(value_parser!(PathBuf)))
+        .arg(Arg::new("into").long("into").value_name("DIR").value_parser(value_parser!(PathBuf)))
+        .arg(Arg::new("wanted").action(ArgAction::Append).value_parser(value_parser!(OsString)));
+    clap::Command::new(NAME)
+        .version(env!("CARGO_PKG_VERSION"))
+        .disable_version_flag(true)
+        .arg(Arg::new("version").long("version").action(ArgAction::Version))
+        .args_override_self(true)
+        .args(flags)
+        .subcommands([list, restore])
+        .override_usage(usage(RUN_USAGE))
+        .override_help(help())
+}
+
+fn argument(setting: &Setting) -> Option<Arg> {
+    let flag = setting.flag?;
+    let argument = Arg::new(flag).long(flag).global(true).value_name("VALUE").value_parser(value_parser!(OsString));
+    Some(match setting.kind {
+        Kind::Switch => argument.num_args(0..=1).require_equals(true).default_missing_value("true"),
+        Kind::Text | Kind::Secret | Kind::Library => argument,
+    })
+}
+
+// ---- From text to settings ----
+
+/// Proof that a problem was noted: whoever holds one need not report anything.
+#[derive(Debug, Clone, Copy)]
+struct Reported(());
+
+/// A value as it was given, with the name to complain under.
+struct Given {
+    name: &'static str,
+    text: String,
+}
+
+/// Reads one setting after the other and collects what is wrong with them.
+struct Reader<'a> {
+    matches: &'a ArgMatches,
+    environment: Environment<'a>,
+    missing: Vec<&'static str>,
+    problems: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn finish(self, settings: Result<Settings, Reported>) -> Result<Settings, Exit> {
+        let missing = (!self.missing.is_empty()).then(|| format!("missing: {}", self.missing.join(", ")));
+        let problems: Vec<String> = missing.into_iter().chain(self.problems).collect();
+        match settings {
+            Ok(settings) if problems.is_empty() => Ok(settings),
+            Ok(_) | Err(Reported(())) => {
+                Err(Exit::Problem(format!("{}\n`{NAME} -help` explains every setting.", problems.join("; "))))
+            }
+        }
+    }
+
+    fn problem(&mut self, name: &str, why: impl fmt::Display) -> Reported {
+        self.problems.push(format!("{name}: {why}"));
+        Reported(())
+    }
+
+    fn missing(&mut self, name: &'static str) -> Reported {
+        self.missing.push(name);
+        Reported(())
+    }
+
+    /// What was given for a setting, flag before variables. An empty variable is an unset one.
+    fn given(&mut self, setting: &Setting) -> Result<Option<Given>, Reported> {
+        let flag = setting.flag.and_then(|flag| Some((flag, self.matches.get_one::<OsString>(flag)?)));
+        let found = match flag {
+            // In a script this is a variable that was never set; to go on without it would be a guess.
+            Some((flag, value)) if value.is_empty() => {
+                return Err(
+                    self.problem(setting.variable, format!("the flag -{flag} is empty: give a value or leave it out"))
+                );
+            }
+            Some((_, value)) => Some((setting.variable, value.clone())),
+            None => [setting.variable].into_iter().chain(setting.also.iter().copied()).find_map(|variable| {
+                (self.environment)(variable).filter(|value| !value.is_empty()).map(|value| (variable, value))
+            }),
+        };
+        let Some((name, value)) = found else { return Ok(None) };
+        let text = value.into_string().map_err(|_| self.problem(name, "is not UTF-8 text"))?;
+        Ok(Some(Given { name, text }))
+    }
+
+    /// A setting that may be unset.
+    fn optional<T>(
+        &mut self,
+        setting: &Setting,
+        check: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, Reported> {
+        let Some(Given { name, text }) = self.given(setting)? else { return Ok(None) };
+        check(&text).map(Some).map_err(|why| self.problem(name, why))
+    }
+
+    /// A setting that is required or has a default.
+    fn value<T>(&mut self, setting: &Setting, check: impl Fn(&str) -> Result<T, String>) -> Result<T, Reported> {
+        if let Some(value) = self.optional(setting, &check)? {
+            return Ok(value);
+        }
+        match setting.default {
+            Fallback::Value(text) => check(text).map_err(|why| self.problem(setting.variable, why)),
+            Fallback::Required | Fallback::Unset | Fallback::Found(_) => Err(self.missing(setting.variable)),
+        }
+    }
+
+    /// A secret, from its variable or from a file. It is read once, so that a bad file is a problem now.
+    fn secret(&mut self, value: &Setting, file: &Setting) -> Result<Option<Secret>, Reported> {
+        let (text, path) = (self.given(value), self.given(file));
+        let (secret, name) = match (text?, path?) {
+            (None, None) => return Ok(None),
+            (Some(_), Some(_)) => {
+                let why = format!("set together with {}: keep one of the two", file.variable);
+                return Err(self.problem(value.variable, why));
+            }
+            (None, Some(Given { name, text })) => (Secret::File(PathBuf::from(text)), name),
+            (Some(Given { name, text }), None) => match without_line_end(text) {
+                Some(secret) => (Secret::Value(secret), name),
+                None => return Err(self.problem(name, "is blank")),
+            },
+        };
+        match secret.read() {
+            Ok(_) => Ok(Some(secret)),
+            Err(why) => Err(self.problem(name, format_args!("{:#}", anyhow::Error::from(why)))),
+        }
+    }
+
+    fn settings(&mut self) -> Result<Settings, Reported> {
+        let log_format = self.value(&LOG_FORMAT, choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]));
+        let command = match self.matches.subcommand() {
+            Some(("list", _)) => self.list().map(Command::List),
+            Some(("restore", matches)) => self.restore(matches).map(Command::Restore),
+            Some(_) | None => self.run().map(Command::Run),
+        };
+        Ok(Settings { command: command?, log_format: log_format? })
+    }
+
+    // Everything is read before the first `?`: one problem must not hide the next.
+
+    fn run(&mut self) -> Result<Run, Reported> {
+        // Where this switch itself is wrong, what it would allow is not worth a second complaint.
+        let allow_http = self.value(&ALLOW_INSECURE_HTTP, boolean).unwrap_or(true);
+        let s3 = self.s3();
+        let gitlab = self.gitlab(allow_http);
+        let graphql = self.graphql(allow_http);
+        let recipients = self.value(&PUBLIC_KEY, recipients);
+        let workdir = self.value(&WORKDIR, one_line);
+        let sleep = self.value(&RECONCILE_SLEEP_TIME, above_zero);
+        let dry_run = self.value(&DRY_RUN, boolean);
+        let run_once = self.value(&RUN_ONCE, boolean);
+        let output = self.output();
+        let archive_format = self.value(&ARCHIVE_FORMAT, str::parse);
+        let max_retire = self.value(&MAX_RETIRE, str::parse);
+        let sync_concurrency = self.optional(&SYNC_CONCURRENCY, count(1..=64));
+        let probe_concurrency = self.value(&PROBE_CONCURRENCY, count(1..=256));
+        let target_timeout = self.value(&TARGET_TIMEOUT, above_zero);
+        let mirror_cache_bytes = self.value(&MIRROR_CACHE_BYTES, byte_size);
+        let max_repository_bytes = self.value(&MAX_REPOSITORY_BYTES, some_bytes);
+        let shard = self.value(&INSTANCE_SHARD, one_line);
+        let metrics_port = self.value(&METRICS_SERVER_PORT, port);
+        Ok(Run {
+            gitlab: gitlab?,
+            graphql: graphql?,
+            s3: s3?,
+            recipients: recipients?,
+            workdir: workdir?.into(),
+            sleep: sleep?,
+            dry_run: dry_run?,
+            run_once: run_once?,
+            output: output?,
+            archive_format: archive_format?,
+            max_retire: max_retire?,
+            sync_concurrency: sync_concurrency?.unwrap_or_else(default_sync_concurrency),
+            probe_concurrency: probe_concurrency?,
+            target_timeout: target_timeout?,
+            mirror_cache_bytes: mirror_cache_bytes?,
+            max_repository_bytes: max_repository_bytes?,
+            shard: shard?,
+            metrics_port: metrics_port?,
+        })
+    }
+
+    fn list(&mut self) -> Result<List, Reported> {
+        let (s3, output) = (self.s3(), self.output());
+        Ok(List { s3: s3?, output: output? })
+    }
+
+    fn restore(&mut self, matches: &ArgMatches) -> Result<Restore, Reported> {
+        let (s3, output) = (self.s3(), self.output());
+        let identity = match matches.get_one::<PathBuf>("identity") {
+            None => Err(self.missing("-identity")),
+            Some(path) => match fs::File::open(path) {
+                Ok(_) => Ok(path.clone()),
+                Err(why) => Err(self.problem("-identity", format_args!("cannot read {}: {why}", path.display()))),
+            },
+        };
+        let words = matches.get_many::<OsString>("wanted").unwrap_or_default();
+        let wanted: Vec<Result<Wanted, Reported>> = words
+            .map(|word| {
+                let wanted = word.to_str().ok_or_else(|| format!("{word:?} is not UTF-8 text")).and_then(str::parse);
+                wanted.map_err(|why| self.problem("restore", why))
+            })
+            .collect();
+        Ok(Restore {
+            s3: s3?,
+            identity: identity?,
+            into: matches.get_one::<PathBuf>("into").cloned(),
+            wanted: wanted.into_iter().collect::<Result<_, _>>()?,
+            output: output?,
+        })
+    }
+
+    fn output(&mut self) -> Result<OutputFormat, Reported> {
+        self.value(&OUTPUT, choice(&[("text", OutputFormat::Text), ("json", OutputFormat::Json)]))
+    }
+
+    fn s3(&mut self) -> Result<S3, Reported> {
+        let bucket = self.value(&AWS_S3_BUCKET, bucket);
+        let region = self.optional(&AWS_REGION, one_line);
+        let endpoint_url = self.optional(&AWS_ENDPOINT_URL, base_url);
+        let force_path_style = self.optional(&AWS_S3_FORCE_PATH_STYLE, boolean);
+        let use_fips = self.value(&AWS_USE_FIPS_ENDPOINT, boolean);
+        let use_fips = match (&endpoint_url, use_fips) {
+            (Ok(Some(_)), Ok(true)) => {
+                let why = "AWS has FIPS endpoints for its own servers alone, and an endpoint is set: keep one of the two \
+                           (an endpoint's address can be that of a FIPS server)";
+                Err(self.problem(AWS_USE_FIPS_ENDPOINT.variable, why))
+            }
+            (Ok(_) | Err(_), use_fips) => use_fips,
+        };
+        self.access_key()?;
+        let endpoint_url = endpoint_url?;
+        Ok(S3 {
+            bucket: bucket?,
+            region: region?,
+            force_path_style: force_path_style?.unwrap_or(endpoint_url.is_some()),
+            endpoint_url,
+            use_fips: use_fips?,
+        })
+    }
+
+    /// The SDK reads the pair. Half a pair would make it look elsewhere without a word.
+    fn access_key(&mut self) -> Result<(), Reported> {
+        let (id, key) = (self.given(&AWS_ACCESS_KEY_ID), self.given(&AWS_SECRET_ACCESS_KEY));
+        let (alone, other) = match (id?, key?) {
+            (Some(id), None) => (id.name, AWS_SECRET_ACCESS_KEY.variable),
+            (None, Some(key)) => (key.name, AWS_ACCESS_KEY_ID.variable),
+            (Some(_), Some(_)) | (None, None) => return Ok(()),
+        };
+        Err(self.problem(alone, format_args!("set without {other}: set both, or none to use another AWS login")))
+    }
+
+    fn gitlab(&mut self, allow_http: bool) -> Result<Gitlab, Reported> {
+        let base_url = self.value(&GITLAB_BASE_URL, base_url);
+        let base_url = base_url.and_then(|url| self.confidential(&GITLAB_BASE_URL, url, allow_http));
+        let username = self.value(&GITLAB_USERNAME, username);
+        let token = match self.secret(&GITLAB_TOKEN, &GITLAB_TOKEN_FILE) {
+            Ok(Some(token)) => Ok(token),
+            Ok(None) => Err(self.missing(GITLAB_TOKEN.variable)),
+            Err(reported) => Err(reported),
+        };
+        Ok(Gitlab { base_url: base_url?, username: username?, token: token? })
+    }
+
+    fn graphql(&mut self, allow_http: bool) -> Result<Graphql, Reported> {
+        let server = self.value(&GRAPHQL_SERVER, http_url);
+        let query = self.query();
+        let login = self.graphql_login();
+        let server = match login {
+            Ok(Some(_)) => server.and_then(|url| self.confidential(&GRAPHQL_SERVER, url, allow_http)),
+            Ok(None) | Err(_) => server,
+        };
+        Ok(Graphql { server: server?, query: query?, login: login? })
+    }
+
+    fn query(&mut self) -> Result<QuerySource, Reported> {
+        match self.optional(&GRAPHQL_QUERY_FILE, |path| query_file(Path::new(path)))? {
+            Some(query) => Ok(query),
+            None => query_file_or_built_in(Path::new(DEFAULT_QUERY_FILE))
+                .map_err(|why| self.problem(GRAPHQL_QUERY_FILE.variable, why)),
+        }
+    }
+
+    fn graphql_login(&mut self) -> Result<Option<(String, Secret)>, Reported> {
+        let username = self.optional(&GRAPHQL_USERNAME, username);
+        let password = self.secret(&GRAPHQL_PASSWORD, &GRAPHQL_PASSWORD_FILE);
+        let (alone, other) = match (username?, password?) {
+            (None, None) => return Ok(None),
+            (Some(username), Some(password)) => {
+                return Ok((!is_placeholder(&username, &password)).then_some((username, password)));
+            }
+            (Some(_), None) => (&GRAPHQL_USERNAME, &GRAPHQL_PASSWORD),
+            (None, Some(_)) => (&GRAPHQL_PASSWORD, &GRAPHQL_USERNAME),
+        };
+        let why = format!("set without {}: set both, or none for a server that wants no login", other.variable);
+        Err(self.problem(alone.variable, why))
+    }
+
+    /// Lets an address pass that credentials may be sent to.
+    fn confidential(&mut self, setting: &Setting, url: Url, allow_http: bool) -> Result<Url, Reported> {
+        if url.scheme() == "https" || is_loopback(&url) || allow_http {
+            return Ok(url);
+        }
+        let why = "credentials would cross the network in the clear: use https://, or set ALLOW_INSECURE_HTTP=true";
+        Err(self.problem(setting.variable, why))
+    }
+}
+
+/// qontract's development settings name this pair for servers that ask nobody who they are.
+fn is_placeholder(username: &str, password: &Secret) -> bool {
+    username == "dev" && password.read().is_ok_and(|password| password.expose_secret() == "dev")
+}
+
+fn default_sync_concurrency() -> NonZeroUsize {
+    const FEWEST: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1);
+    const MOST: NonZeroUsize = NonZeroUsize::MIN.saturating_add(7);
+    available_parallelism().unwrap_or(FEWEST).clamp(FEWEST, MOST)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+//! Checks of single values: text in, the value or what is wrong with it and what to write instead out.
+//!
+//! Invariant: where a value may hold a credential by mistake (addresses, user names, recipients), no message repeats it.
+
+use std::fs;
+use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::time::Duration;
+
+use age::x25519::Recipient;
+use url::{Host, Url};
+
+use super::QuerySource;
+use crate::duration;
+
+/// Exactly the spellings of Go's `strconv.ParseBool`.
+pub(super) fn boolean(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(true),
+        "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(false),
+        _ => Err(format!("{text:?} is neither true nor false: write one of these")),
+    }
+}
+
+pub(super) fn choice<T: Copy>(choices: &[(&str, T)]) -> impl Fn(&str) -> Result<T, String> {
+    move |text| match choices.iter().find(|(name, _)| *name == text) {
+        Some((_, value)) => Ok(*value),
+        None => {
+            let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+            Err(format!("{text:?} is not known: write {}", names.join(" or ")))
+        }
+    }
+}
+
+pub(super) fn above_zero(text: &str) -> Result<Duration, String> {
+    let duration = duration::parse(text)
+        .map_err(|why| format!("{text:?} is not a duration: {why}, write for example 90s or 5m"))?;
+    let positive = duration.to_std().filter(|duration| !duration.is_zero());
+    positive.ok_or_else(|| format!("{text:?} is not above zero: write for example 90s or 5m"))
+}
+
+pub(super) fn count(range: RangeInclusive<usize>) -> impl Fn(&str) -> Result<NonZeroUsize, String> {
+    move |text| {
+        let number = text.parse().ok().filter(|number: &NonZeroUsize| range.contains(&number.get()));
+        number.ok_or_else(|| format!("{text:?} is not a number from {} to {}", range.start(), range.end()))
+    }
+}
+
+pub(super) fn byte_size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|next: char| !next.is_ascii_digit()).unwrap_or(text.len());
+    let (number, suffix) = text.split_at(digits);
+    let unit = match suffix.strip_suffix('B').unwrap_or(suffix) {
+        "" => Some(1),
+        "Ki" => Some(1 << 10),
+        "Mi" => Some(1 << 20),
+        "Gi" => Some(1 << 30),
+        "Ti" => Some(1_u64 << 40),
+        _ => None,
+    };
+    let size = number.parse::<u64>().ok().zip(unit).and_then(|(number, unit)| number.checked_mul(unit));
+    size.ok_or_else(|| format!("{text:?} is not a size: write bytes, or Ki, Mi, Gi or Ti of them, for example 5Gi"))
+}
+
+pub(super) fn some_bytes(text: &str) -> Result<u64, String> {
+    let size = byte_size(text)?;
+    if size == 0 { Err(format!("{text:?} is nothing at all: write for example 100Gi")) } else { Ok(size) }
+}
+
+pub(super) fn port(text: &str) -> Result<u16, String> {
+    text.parse().map_err(|_| {
+        if text.starts_with("tcp://") {
+            format!(
+                "{text:?} comes from Kubernetes, which sets this variable for a Service named metrics-server: \
+                 put enableServiceLinks: false into the pod's spec, or use the flag"
+            )
+        } else {
+            format!("{text:?} is not a port: write a number up to 65535")
+        }
+    })
+}
+
+pub(super) fn one_line(text: &str) -> Result<String, String> {
+    if text.contains(char::is_control) {
+        return Err("holds a line end or another control character: remove it".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// A user name that HTTP Basic can carry. It is not repeated: people paste tokens into the wrong variable.
+pub(super) fn username(text: &str) -> Result<String, String> {
+    if text.contains(':') {
+        return Err("holds a colon, which no user name for HTTP Basic can: give the name alone".to_owned());
+    }
+    one_line(text)
+}
+
+/// The characters of S3's bucket names, the old ones too. Whether there is such a bucket is for S3 to say.
+pub(super) fn bucket(text: &str) -> Result<String, String> {
+    let is_arn = text.starts_with("arn:aws") && text.split(':').nth(2).is_some_and(|service| service.starts_with("s3"));
+    let is_name = (3..=255).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
+    if is_name || is_arn && !text.contains(char::is_whitespace) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("{text:?} is not a bucket: write its name, without s3:// and path, or an access point's ARN"))
+}
+
+/// An address to send requests to. What was given is never repeated: it may hold credentials.
+pub(super) fn http_url(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|why| match why {
+        url::ParseError::RelativeUrlWithoutBase => "has no https:// in front: write the whole address".to_owned(),
+        why => format!("is not an address ({why}): write for example https://host.example.com"),
+    })?;
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+        return Err("does not begin with https://, or http://, and a host: write the whole address".to_owned());
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("has a user name or password inside: remove it, they have settings of their own".to_owned());
+    }
+    Ok(url)
+}
+
+/// An address that paths are appended to.
+pub(super) fn base_url(text: &str) -> Result<Url, String> {
+    let url = http_url(text)?;
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("has a ? or # in it: write the address up to there".to_owned());
+    }
+    Ok(url)
+}
+
+/// Recipients are told apart by position: what was given instead of one may be a secret.
+pub(super) fn recipients(text: &str) -> Result<Vec<Recipient>, String> {
+    let words = text.split(|next: char| next == ',' || next.is_whitespace()).filter(|word| !word.is_empty());
+    let (mut recipients, mut problems) = (Vec::new(), Vec::new());
+    for (word, position) in words.zip(1..) {
+        match word.parse::<Recipient>() {
+            Ok(recipient) if recipients.contains(&recipient) => {}
+            Ok(recipient) => recipients.push(recipient),
+            Err(_) if word.to_ascii_uppercase().contains("AGE-SECRET-KEY-") => problems.push(format!(
+                "number {position} is an identity (secret key): give the recipient age1… that `age-keygen -y` makes of it"
+            )),
+            Err(_) => problems.push(format!("number {position} is not an age recipient: give one that begins with age1")),
+        }
+    }
+    match (problems.is_empty(), recipients.is_empty()) {
+        (true, false) => Ok(recipients),
+        (true, true) => Err("holds no recipient: give one that begins with age1".to_owned()),
+        (false, _) => Err(problems.join(", ")),
+    }
+}
+
+pub(super) fn query_file(path: &Path) -> Result<QuerySource, String> {
+    let text = fs::read_to_string(path).map_err(|why| format!("cannot read {}: {why}", path.display()))?;
+    if text.trim().is_empty() {
+        return Err(format!("{} is empty: put the query into it", path.display()));
+    }
+    Ok(QuerySource::File(path.to_owned()))
+}
+
+/// An image may come without the file; a file that is there and cannot be used is a mistake nevertheless.
+pub(super) fn query_file_or_built_in(path: &Path) -> Result<QuerySource, String> {
+    if path.try_exists().is_ok_and(|exists| !exists) { Ok(QuerySource::BuiltIn) } else { query_file(path) }
+}
+
+pub(super) fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}

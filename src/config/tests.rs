@@ -1,0 +1,775 @@
+//! Command lines and environments in, settings or the message out.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::ffi::OsStringExt;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::key::ArchiveFormat;
+
+const RECIPIENT: &str = "age1zvkyg2lqzraa2lnjvqej32nkuu0ues2s82hzrye869xeexvn73equnujwj";
+const TOKEN: &str = "glpat-hunter2";
+
+/// Everything that is required, and nothing else.
+fn complete() -> BTreeMap<&'static str, OsString> {
+    let required = [
+        ("AWS_S3_BUCKET", "partition"),
+        ("GITLAB_BASE_URL", "https://gitlab.example.com"),
+        ("GITLAB_USERNAME", "sync"),
+        ("GITLAB_TOKEN", TOKEN),
+        ("GRAPHQL_SERVER", "https://qontract.example.com/graphql"),
+        ("PUBLIC_KEY", RECIPIENT),
+    ];
+    required.map(|(variable, value)| (variable, value.into())).into()
+}
+
+fn parse_in(environment: &BTreeMap<&str, OsString>, arguments: &[&str]) -> Result<Settings, Exit> {
+    let words = ["git-partition-sync-producer"].iter().chain(arguments).map(OsString::from);
+    parse(words, &|variable| environment.get(variable).cloned())
+}
+
+/// The settings of a complete environment with some changes; an empty value takes a variable out.
+fn parse_with(changes: &[(&'static str, &str)], arguments: &[&str]) -> Result<Settings, Exit> {
+    let mut environment = complete();
+    environment.extend(changes.iter().map(|(variable, value)| (*variable, value.into())));
+    parse_in(&environment, arguments)
+}
+
+#[track_caller]
+fn run_with(changes: &[(&'static str, &str)], arguments: &[&str]) -> Run {
+    match parse_with(changes, arguments).unwrap().command {
+        Command::Run(run) => run,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The line with the problems.
+#[track_caller]
+fn problem_of(result: Result<Settings, Exit>) -> String {
+    match result.unwrap_err() {
+        Exit::Problem(text) => text.lines().next().unwrap().to_owned(),
+        Exit::Answer(text) => panic!("{text}"),
+    }
+}
+
+#[track_caller]
+fn problem_with(changes: &[(&'static str, &str)], arguments: &[&str]) -> String {
+    problem_of(parse_with(changes, arguments))
+}
+
+#[track_caller]
+fn answer_to(arguments: &[&str]) -> String {
+    match parse_in(&BTreeMap::new(), arguments).unwrap_err() {
+        Exit::Answer(text) => text,
+        Exit::Problem(text) => panic!("{text}"),
+    }
+}
+
+fn file_with(content: impl AsRef<[u8]>) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file");
+    fs::write(&path, content).unwrap();
+    let path = path.to_str().unwrap().to_owned();
+    (folder, path)
+}
+
+#[test]
+fn the_required_settings_are_enough() {
+    let settings = parse_with(&[], &[]).unwrap();
+    assert_eq!(settings.log_format, LogFormat::Text);
+    let run = run_with(&[], &[]);
+    assert_eq!(run.gitlab.base_url.as_str(), "https://gitlab.example.com/");
+    assert_eq!(run.gitlab.username, "sync");
+    assert_eq!(run.gitlab.token.read().unwrap().expose_secret(), TOKEN);
+    assert_eq!(run.graphql.server.as_str(), "https://qontract.example.com/graphql");
+    assert!(run.graphql.login.is_none());
+    let s3 = S3 {
+        bucket: "partition".to_owned(),
+        region: None,
+        endpoint_url: None,
+        force_path_style: false,
+        use_fips: false,
+    };
+    assert_eq!(run.s3, s3);
+    assert_eq!(run.recipients, [RECIPIENT.parse().unwrap()]);
+    assert_eq!(run.workdir, Path::new("/working"));
+    assert_eq!(run.sleep, Duration::from_secs(300));
+    assert!(!run.dry_run && !run.run_once);
+    assert_eq!(run.output, OutputFormat::Text);
+    assert_eq!(run.archive_format, FormatChoice::Auto);
+    assert_eq!(run.max_retire, MaxRetire::Percent(50));
+    assert!((2..=8).contains(&run.sync_concurrency.get()));
+    assert_eq!(run.probe_concurrency.get(), 32);
+    assert_eq!(run.target_timeout, Duration::from_secs(3600));
+    assert_eq!(run.mirror_cache_bytes, 5 << 30);
+    assert_eq!(run.max_repository_bytes, 100 << 30);
+    assert_eq!(run.shard, "fedramp");
+    assert_eq!(run.metrics_port, 9090);
+}
+
+#[test]
+fn every_setting_can_be_changed_by_its_variable() {
+    let changes = [
+        ("AWS_REGION", "us-gov-west-1"),
+        ("WORKDIR", "/var/sync"),
+        ("RECONCILE_SLEEP_TIME", "1h30m"),
+        ("DRY_RUN", "T"),
+        ("RUN_ONCE", "1"),
+        ("OUTPUT", "json"),
+        ("LOG_FORMAT", "json"),
+        ("ARCHIVE_FORMAT", "tar.gz"),
+        ("MAX_RETIRE", "7"),
+        ("SYNC_CONCURRENCY", "64"),
+        ("PROBE_CONCURRENCY", "1"),
+        ("TARGET_TIMEOUT", "90s"),
+        ("MIRROR_CACHE_BYTES", "0"),
+        ("MAX_REPOSITORY_BYTES", "2GiB"),
+        ("INSTANCE_SHARD", "gov"),
+        ("METRICS_SERVER_PORT", "0"),
+    ];
+    assert_eq!(parse_with(&changes, &[]).unwrap().log_format, LogFormat::Json);
+    let run = run_with(&changes, &[]);
+    assert_eq!(run.s3.region.as_deref(), Some("us-gov-west-1"));
+    assert_eq!(run.workdir, Path::new("/var/sync"));
+    assert_eq!(run.sleep, Duration::from_secs(5400));
+    assert!(run.dry_run && run.run_once);
+    assert_eq!(run.output, OutputFormat::Json);
+    assert_eq!(run.archive_format, FormatChoice::Only(ArchiveFormat::TarGz));
+    assert_eq!(run.max_retire, MaxRetire::Count(7));
+    assert_eq!(run.sync_concurrency.get(), 64);
+    assert_eq!(run.probe_concurrency.get(), 1);
+    assert_eq!(run.target_timeout, Duration::from_secs(90));
+    assert_eq!(run.mirror_cache_bytes, 0);
+    assert_eq!(run.max_repository_bytes, 2 << 30);
+    assert_eq!(run.shard, "gov");
+    assert_eq!(run.metrics_port, 0);
+}
+
+#[test]
+fn all_that_is_missing_is_named_at_once() {
+    let problem = problem_of(parse_in(&BTreeMap::new(), &[]));
+    let missing = "missing: AWS_S3_BUCKET, GITLAB_BASE_URL, GITLAB_USERNAME, GITLAB_TOKEN, GRAPHQL_SERVER, PUBLIC_KEY";
+    assert_eq!(problem, missing);
+}
+
+#[test]
+fn missing_and_wrong_settings_are_one_message_with_the_missing_first() {
+    let changes = [
+        ("AWS_S3_BUCKET", ""),
+        ("PUBLIC_KEY", ""),
+        ("RECONCILE_SLEEP_TIME", "5x"),
+        ("DRY_RUN", "maybe"),
+        ("PROBE_CONCURRENCY", "0"),
+    ];
+    let expected = "missing: AWS_S3_BUCKET, PUBLIC_KEY; \
+         RECONCILE_SLEEP_TIME: \"5x\" is not a duration: the unit \"x\" is none of h, m, s, ms, us and ns, \
+         write for example 90s or 5m; \
+         DRY_RUN: \"maybe\" is neither true nor false: write one of these; \
+         PROBE_CONCURRENCY: \"0\" is not a number from 1 to 256";
+    assert_eq!(problem_with(&changes, &[]), expected);
+}
+
+#[test]
+fn every_wrong_setting_is_reported_however_many_there_are() {
+    let wrong = [
+        ("AWS_S3_BUCKET", "s3://partition"),
+        ("AWS_REGION", "us\ngov"),
+        ("AWS_ENDPOINT_URL_S3", "s3.example.com"),
+        ("AWS_S3_FORCE_PATH_STYLE", "yes"),
+        ("AWS_USE_FIPS_ENDPOINT", "on"),
+        ("AWS_ACCESS_KEY_ID", "AKIA"),
+        ("ALLOW_INSECURE_HTTP", "perhaps"),
+        ("GITLAB_BASE_URL", "gitlab"),
+        ("GITLAB_USERNAME", "a:b"),
+        ("GITLAB_TOKEN", " "),
+        ("GRAPHQL_SERVER", "ftp://x"),
+        ("GRAPHQL_QUERY_FILE", "/no/such/file"),
+        ("GRAPHQL_USERNAME", "alone"),
+        ("PUBLIC_KEY", "key"),
+        ("WORKDIR", "/a\tb"),
+        ("RECONCILE_SLEEP_TIME", "0"),
+        ("DRY_RUN", "y"),
+        ("RUN_ONCE", "n"),
+        ("OUTPUT", "xml"),
+        ("LOG_FORMAT", "xml"),
+        ("ARCHIVE_FORMAT", "rar"),
+        ("MAX_RETIRE", "101%"),
+        ("SYNC_CONCURRENCY", "65"),
+        ("PROBE_CONCURRENCY", "-1"),
+        ("TARGET_TIMEOUT", "-1s"),
+        ("MIRROR_CACHE_BYTES", "5G"),
+        ("MAX_REPOSITORY_BYTES", "0"),
+        ("INSTANCE_SHARD", "\u{7f}"),
+        ("METRICS_SERVER_PORT", "65536"),
+    ];
+    let problem = problem_with(&wrong, &[]);
+    for (variable, _) in wrong {
+        assert!(
+            problem.starts_with(&format!("{variable}: ")) || problem.contains(&format!("; {variable}: ")),
+            "{variable}"
+        );
+    }
+    assert_eq!(problem.split("; ").count(), wrong.len(), "{problem}");
+    assert!(!problem.contains("missing"), "{problem}");
+}
+
+#[test]
+fn problems_end_with_the_way_to_help() {
+    let Exit::Problem(text) = parse_in(&BTreeMap::new(), &[]).unwrap_err() else { panic!("not a problem") };
+    assert_eq!(text.lines().count(), 2);
+    assert!(text.ends_with("`git-partition-sync-producer -help` explains every setting."), "{text}");
+}
+
+#[test]
+fn an_empty_variable_is_an_unset_one() {
+    assert_eq!(run_with(&[("WORKDIR", ""), ("RUN_ONCE", ""), ("AWS_REGION", "")], &[]).workdir, Path::new("/working"));
+    assert_eq!(problem_with(&[("GITLAB_TOKEN", "")], &[]), "missing: GITLAB_TOKEN");
+}
+
+#[test]
+fn an_empty_flag_is_a_problem() {
+    let problem = problem_with(&[], &["-workdir=", "-dry-run="]);
+    assert!(problem.contains("WORKDIR: the flag -workdir is empty"), "{problem}");
+    assert!(problem.contains("DRY_RUN: the flag -dry-run is empty"), "{problem}");
+}
+
+#[test]
+fn a_flag_wins_over_its_variable() {
+    let run = run_with(&[("WORKDIR", "/a"), ("DRY_RUN", "true")], &["-workdir=/b", "-dry-run=false"]);
+    assert_eq!(run.workdir, Path::new("/b"));
+    assert!(!run.dry_run);
+}
+
+#[test]
+fn a_flag_hides_a_variable_that_is_wrong() {
+    let changes = [("METRICS_SERVER_PORT", "tcp://10.0.0.1:9090")];
+    assert_eq!(run_with(&changes, &["-metrics-server-port", "9191"]).metrics_port, 9191);
+}
+
+#[test]
+fn the_last_of_two_equal_flags_wins() {
+    assert_eq!(run_with(&[], &["-workdir", "/a", "--workdir=/b"]).workdir, Path::new("/b"));
+    assert!(!run_with(&[], &["-dry-run", "-dry-run=0"]).dry_run);
+    let list = parse_with(&[], &["-output=text", "list", "-output=json"]).unwrap().command;
+    assert!(matches!(list, Command::List(List { output: OutputFormat::Json, .. })), "{list:?}");
+}
+
+#[test]
+fn flags_are_spelled_as_in_go() {
+    for spelling in [&["-workdir", "/w"][..], &["--workdir", "/w"], &["-workdir=/w"], &["--workdir=/w"]] {
+        assert_eq!(run_with(&[], spelling).workdir, Path::new("/w"), "{spelling:?}");
+    }
+    assert_eq!(run_with(&[], &["-workdir=-w"]).workdir, Path::new("-w"));
+    assert_eq!(run_with(&[], &["-workdir==w"]).workdir, Path::new("=w"));
+    for spelling in ["-dry-run", "--dry-run", "-dry-run=true", "--dry-run=T"] {
+        assert!(run_with(&[], &[spelling, "-run-once=true"]).dry_run, "{spelling}");
+    }
+}
+
+#[test]
+fn a_flag_does_not_take_another_flag_for_its_value() {
+    let problem = problem_with(&[], &["-workdir", "-dry-run"]);
+    assert!(problem.contains("a value is required for '--workdir <VALUE>'"), "{problem}");
+}
+
+#[test]
+fn a_switch_never_takes_the_next_word() {
+    let command = parse_with(&[], &["-dry-run", "list"]).unwrap().command;
+    assert!(matches!(command, Command::List(_)), "{command:?}");
+    let problem = problem_with(&[], &["-dry-run", "false"]);
+    assert!(problem.contains("'false'"), "{problem}");
+}
+
+#[test]
+fn switches_take_the_spellings_of_go_and_no_others() {
+    for spelling in ["1", "t", "T", "TRUE", "true", "True"] {
+        assert_eq!(boolean(spelling), Ok(true), "{spelling}");
+    }
+    for spelling in ["0", "f", "F", "FALSE", "false", "False"] {
+        assert_eq!(boolean(spelling), Ok(false), "{spelling}");
+    }
+    for spelling in ["", "yes", "no", "on", "off", "tRUE", "fAlse", " true", "2", "01"] {
+        assert!(boolean(spelling).is_err(), "{spelling}");
+    }
+}
+
+#[test]
+fn an_unknown_flag_is_a_problem_with_the_nearest_one() {
+    let Exit::Problem(text) = parse_with(&[], &["-dryrun"]).unwrap_err() else { panic!("not a problem") };
+    assert!(text.contains("unexpected argument '--dryrun' found"), "{text}");
+    assert!(text.contains("'--dry-run'"), "{text}");
+    assert!(text.contains("Usage: git-partition-sync-producer [SETTING]…"), "{text}");
+}
+
+#[test]
+fn a_stray_word_is_a_problem() {
+    assert!(problem_with(&[], &["lst"]).contains("'lst'"));
+    assert!(problem_with(&[], &["list", "more"]).contains("'more'"));
+}
+
+#[test]
+fn values_that_are_not_utf8_are_a_problem_with_a_name() {
+    let bytes = OsString::from_vec(b"/work\xff".to_vec());
+    let mut environment = complete();
+    environment.insert("WORKDIR", bytes.clone());
+    environment.insert("GITLAB_TOKEN", OsString::from_vec(b"hunter2\xff".to_vec()));
+    assert_eq!(problem_of(parse_in(&environment, &[])), "GITLAB_TOKEN: is not UTF-8 text; WORKDIR: is not UTF-8 text");
+
+    let environment = complete();
+    let words = ["producer".into(), "-workdir".into(), bytes];
+    let result = parse(words, &|variable| environment.get(variable).cloned());
+    assert_eq!(problem_of(result), "WORKDIR: is not UTF-8 text");
+}
+
+#[test]
+fn the_names_of_the_go_programs_are_understood_and_ours_win() {
+    let (_folder, ours) = file_with("query { a }");
+    let (_other_folder, theirs) = file_with("query { b }");
+    let go = [("AWS_S3_BUCKET", ""), ("AWS_GIT_SYNC_BUCKET", "theirs"), ("GRAPHQL_GLSYNC_QUERY_FILE", &theirs)];
+    let run = run_with(&go, &[]);
+    assert_eq!(run.s3.bucket, "theirs");
+    assert_eq!(run.graphql.query, QuerySource::File(PathBuf::from(&theirs)));
+
+    let both = [&go[1..], &[("AWS_S3_BUCKET", "ours"), ("GRAPHQL_QUERY_FILE", &ours)]].concat();
+    let run = run_with(&both, &[]);
+    assert_eq!(run.s3.bucket, "ours");
+    assert_eq!(run.graphql.query, QuerySource::File(PathBuf::from(&ours)));
+
+    let wrong = problem_with(&[("AWS_S3_BUCKET", ""), ("AWS_GIT_SYNC_BUCKET", "a/b")], &[]);
+    assert!(wrong.starts_with("AWS_GIT_SYNC_BUCKET: "), "{wrong}");
+}
+
+// Secrets
+
+#[test]
+fn secrets_have_no_flag_and_a_try_does_not_show_them() {
+    for setting in all_settings() {
+        assert!(setting.kind != Kind::Secret || setting.flag.is_none(), "{}", setting.variable);
+    }
+    for arguments in [&["-gitlab-token=hunter2"][..], &["-gitlab-token", "hunter2"], &["-graphql-password=hunter2"]] {
+        let Exit::Problem(text) = parse_with(&[], arguments).unwrap_err() else { panic!("not a problem") };
+        assert!(text.contains("unexpected argument"), "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+}
+
+#[test]
+fn neither_debug_nor_any_problem_shows_a_secret() {
+    let secrets = [
+        ("GITLAB_TOKEN", "hunter2-token"),
+        ("GRAPHQL_USERNAME", "reader"),
+        ("GRAPHQL_PASSWORD", "hunter2-password"),
+        ("AWS_ACCESS_KEY_ID", "hunter2-id"),
+        ("AWS_SECRET_ACCESS_KEY", "hunter2-key"),
+    ];
+    let settings = parse_with(&secrets, &[]).unwrap();
+    assert!(!format!("{settings:?}").contains("hunter2"));
+
+    let misplaced = [
+        ("GITLAB_TOKEN_FILE", "/some/file"),
+        ("AWS_ACCESS_KEY_ID", ""),
+        ("GRAPHQL_USERNAME", "oauth2:hunter2"),
+        ("GITLAB_USERNAME", "oauth2:hunter2"),
+        ("GITLAB_BASE_URL", "https://oauth2:hunter2@gitlab.example.com"),
+        ("GRAPHQL_SERVER", "hunter2:hunter2@qontract.example.com/graphql"),
+        ("AWS_ENDPOINT_URL_S3", "https://s3.example.com?key=hunter2"),
+        ("PUBLIC_KEY", "hunter2"),
+    ];
+    let problem = problem_with(&[&secrets[..], &misplaced].concat(), &[]);
+    assert!(!problem.contains("hunter2"), "{problem}");
+    for (variable, _) in &misplaced[2..] {
+        assert!(problem.contains(variable), "{variable} in {problem}");
+    }
+}
+
+#[test]
+fn a_secret_from_a_file_is_read_anew_each_time_without_its_line_end() {
+    let (_folder, path) = file_with("first\n");
+    let run = run_with(&[("GITLAB_TOKEN", ""), ("GITLAB_TOKEN_FILE", &path)], &[]);
+    assert_eq!(run.gitlab.token.read().unwrap().expose_secret(), "first");
+    fs::write(&path, "second\r\n").unwrap();
+    assert_eq!(run.gitlab.token.read().unwrap().expose_secret(), "second");
+    fs::write(&path, "\n").unwrap();
+    assert!(matches!(run.gitlab.token.read(), Err(SecretError::Empty(_))));
+    fs::remove_file(&path).unwrap();
+    assert!(matches!(run.gitlab.token.read(), Err(SecretError::Unreadable { .. })));
+}
+
+#[test]
+fn a_secret_s_file_can_be_named_by_a_flag() {
+    let (_folder, path) = file_with("third");
+    let run = run_with(&[("GITLAB_TOKEN", "")], &["-gitlab-token-file", &path]);
+    assert_eq!(run.gitlab.token.read().unwrap().expose_secret(), "third");
+}
+
+#[test]
+fn one_line_end_behind_a_secret_is_cut_and_the_rest_is_kept() {
+    for (given, expected) in
+        [("a", "a"), ("a\n", "a"), ("a\r\n", "a"), ("a\n\n", "a\n"), (" a ", " a "), ("a\r", "a\r")]
+    {
+        assert_eq!(without_line_end(given.to_owned()).unwrap().expose_secret(), expected, "{given:?}");
+    }
+    for blank in ["", "\n", "\r\n", " \n"] {
+        assert!(without_line_end(blank.to_owned()).is_none(), "{blank:?}");
+    }
+    let run = run_with(&[("GITLAB_TOKEN", "token\n")], &[]);
+    assert_eq!(run.gitlab.token.read().unwrap().expose_secret(), "token");
+}
+
+#[test]
+fn a_secret_given_twice_is_a_problem() {
+    let problem = problem_with(&[("GITLAB_TOKEN_FILE", "/file")], &[]);
+    assert_eq!(problem, "GITLAB_TOKEN: set together with GITLAB_TOKEN_FILE: keep one of the two");
+    let twice = [("GRAPHQL_USERNAME", "u"), ("GRAPHQL_PASSWORD", "p"), ("GRAPHQL_PASSWORD_FILE", "/file")];
+    let problem = problem_with(&twice, &[]);
+    assert_eq!(problem, "GRAPHQL_PASSWORD: set together with GRAPHQL_PASSWORD_FILE: keep one of the two");
+}
+
+#[test]
+fn a_secret_s_file_without_a_secret_is_a_problem_at_the_start() {
+    let (_folder, path) = file_with("\n");
+    let problem = problem_with(&[("GITLAB_TOKEN", ""), ("GITLAB_TOKEN_FILE", &path)], &[]);
+    assert_eq!(problem, format!("GITLAB_TOKEN_FILE: {path} is empty"));
+    let problem = problem_with(&[("GITLAB_TOKEN", ""), ("GITLAB_TOKEN_FILE", "/no/such/file")], &[]);
+    assert!(problem.starts_with("GITLAB_TOKEN_FILE: cannot read /no/such/file: "), "{problem}");
+}
+
+// GraphQL
+
+#[test]
+fn graphql_takes_a_user_and_a_password_or_neither() {
+    let run = run_with(&[("GRAPHQL_USERNAME", "reader"), ("GRAPHQL_PASSWORD", "p")], &[]);
+    let (username, password) = run.graphql.login.unwrap();
+    assert_eq!((username.as_str(), password.read().unwrap().expose_secret()), ("reader", "p"));
+
+    let problem = problem_with(&[("GRAPHQL_USERNAME", "reader")], &[]);
+    assert!(problem.starts_with("GRAPHQL_USERNAME: set without GRAPHQL_PASSWORD: "), "{problem}");
+    let problem = problem_with(&[("GRAPHQL_PASSWORD", "p")], &[]);
+    assert!(problem.starts_with("GRAPHQL_PASSWORD: set without GRAPHQL_USERNAME: "), "{problem}");
+}
+
+#[test]
+fn the_pair_dev_dev_means_no_login() {
+    let (_folder, path) = file_with("dev\n");
+    assert!(run_with(&[("GRAPHQL_USERNAME", "dev"), ("GRAPHQL_PASSWORD", "dev")], &[]).graphql.login.is_none());
+    let from_file = [("GRAPHQL_USERNAME", "dev"), ("GRAPHQL_PASSWORD_FILE", path.as_str())];
+    assert!(run_with(&from_file, &[]).graphql.login.is_none());
+    assert!(run_with(&[("GRAPHQL_USERNAME", "dev"), ("GRAPHQL_PASSWORD", "x")], &[]).graphql.login.is_some());
+}
+
+#[test]
+fn the_built_in_query_stands_in_for_an_absent_default_file_alone() {
+    let (folder, path) = file_with("query { apps_v1 { name } }");
+    let path = Path::new(&path);
+    assert!(GRAPHQL_QUERY_FILE.default.to_string().starts_with(DEFAULT_QUERY_FILE));
+    assert_eq!(query_file_or_built_in(&folder.path().join("absent")), Ok(QuerySource::BuiltIn));
+    assert_eq!(query_file_or_built_in(path), Ok(QuerySource::File(path.to_owned())));
+    fs::write(path, " \n").unwrap();
+    assert_eq!(query_file_or_built_in(path), Err(format!("{} is empty: put the query into it", path.display())));
+    // What docker makes of a mount whose source is missing.
+    assert!(query_file_or_built_in(folder.path()).unwrap_err().starts_with("cannot read "));
+}
+
+#[test]
+fn a_query_file_that_was_named_has_to_be_there() {
+    let problem = problem_with(&[], &["-graphql-query-file=/no/such/file"]);
+    assert!(problem.starts_with("GRAPHQL_QUERY_FILE: cannot read /no/such/file: "), "{problem}");
+    let (_folder, path) = file_with("");
+    assert!(problem_with(&[("GRAPHQL_QUERY_FILE", &path)], &[]).contains("is empty"));
+}
+
+// Addresses
+
+#[test]
+fn addresses_are_http_with_a_host_and_nothing_secret() {
+    for good in ["https://example.com", "http://example.com:8080/gitlab/", "https://[::1]/x", "https://@example.com"] {
+        assert!(base_url(good).is_ok(), "{good}");
+    }
+    let bad = [
+        "",
+        "example.com",
+        "/path",
+        "https://",
+        "https://exa mple.com",
+        "ftp://example.com",
+        "example.com:443",
+        "unix:/socket",
+        "https://user@example.com",
+        "https://:password@example.com",
+        "https://example.com/?a=b",
+        "https://example.com/#a",
+        "https://example.com:99999",
+    ];
+    for bad in bad {
+        assert!(base_url(bad).is_err(), "{bad}");
+    }
+    assert!(http_url("https://example.com/graphql?bundle=x").is_ok());
+}
+
+#[test]
+fn credentials_go_to_https_or_the_same_machine() {
+    for local in ["http://localhost:3000", "http://git.localhost", "http://127.0.0.2", "http://[::1]:80", "HTTPS://far"]
+    {
+        run_with(&[("GITLAB_BASE_URL", local)], &[]);
+    }
+    let far = ("GITLAB_BASE_URL", "http://gitlab.example.com");
+    let problem = problem_with(&[far], &[]);
+    assert!(problem.starts_with("GITLAB_BASE_URL: credentials would cross the network in the clear"), "{problem}");
+    run_with(&[far], &["-allow-insecure-http"]);
+    run_with(&[far, ("ALLOW_INSECURE_HTTP", "true")], &[]);
+    for not_local in ["http://localhost.example.com", "http://128.0.0.1", "http://[::2]"] {
+        problem_with(&[("GITLAB_BASE_URL", not_local)], &[]);
+    }
+}
+
+#[test]
+fn graphql_needs_https_where_there_is_a_login() {
+    let far = ("GRAPHQL_SERVER", "http://qontract.example.com/graphql");
+    run_with(&[far], &[]);
+    run_with(&[far, ("GRAPHQL_USERNAME", "dev"), ("GRAPHQL_PASSWORD", "dev")], &[]);
+    let login = [far, ("GRAPHQL_USERNAME", "u"), ("GRAPHQL_PASSWORD", "p")];
+    assert!(problem_with(&login, &[]).starts_with("GRAPHQL_SERVER: credentials would cross"));
+    run_with(&login, &["-allow-insecure-http=1"]);
+}
+
+// Bucket
+
+#[test]
+fn buckets_are_names_or_access_points() {
+    for good in [
+        "abc",
+        "my-bucket.1",
+        "Old_Bucket",
+        "arn:aws-us-gov:s3:us-gov-west-1:123456789012:accesspoint/sync",
+        "arn:aws:s3-outposts:us-west-2:123456789012:outpost/op-1/accesspoint/sync",
+    ] {
+        assert!(bucket(good).is_ok(), "{good}");
+    }
+    let long = "a".repeat(256);
+    for bad in ["ab", "s3://bucket", "bucket/prefix", "bucket\n", "bücket", "arn:aws:iam::1:role/x", &long] {
+        assert!(bucket(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn an_endpoint_means_path_style_unless_said_otherwise() {
+    let s3 = |changes: &[(&'static str, &str)]| run_with(changes, &[]).s3;
+    let endpoint = ("AWS_ENDPOINT_URL", "http://seaweed:8333");
+    assert!(!s3(&[]).force_path_style);
+    assert!(s3(&[endpoint]).force_path_style);
+    assert!(!s3(&[endpoint, ("AWS_S3_FORCE_PATH_STYLE", "false")]).force_path_style);
+    assert!(s3(&[("AWS_S3_FORCE_PATH_STYLE", "true")]).force_path_style);
+}
+
+#[test]
+fn the_endpoint_for_s3_wins_over_the_one_for_everything() {
+    let both = [("AWS_ENDPOINT_URL", "https://all.example.com"), ("AWS_ENDPOINT_URL_S3", "https://s3.example.com")];
+    let host = |run: Run| run.s3.endpoint_url.unwrap().host_str().unwrap().to_owned();
+    assert_eq!(host(run_with(&both, &[])), "s3.example.com");
+    assert_eq!(host(run_with(&both[..1], &[])), "all.example.com");
+    assert_eq!(host(run_with(&both, &["-aws-endpoint-url=https://flag.example.com"])), "flag.example.com");
+}
+
+#[test]
+fn fips_and_an_endpoint_exclude_each_other() {
+    let fips = ("AWS_USE_FIPS_ENDPOINT", "true");
+    assert!(run_with(&[fips], &[]).s3.use_fips);
+    let problem = problem_with(&[fips, ("AWS_ENDPOINT_URL", "https://s3.example.com")], &[]);
+    assert!(problem.starts_with("AWS_USE_FIPS_ENDPOINT: "), "{problem}");
+}
+
+#[test]
+fn half_an_access_key_is_a_problem() {
+    run_with(&[("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "key")], &[]);
+    let problem = problem_with(&[("AWS_ACCESS_KEY_ID", "id")], &[]);
+    assert!(problem.starts_with("AWS_ACCESS_KEY_ID: set without AWS_SECRET_ACCESS_KEY: "), "{problem}");
+    let problem = problem_with(&[("AWS_SECRET_ACCESS_KEY", "key")], &["list"]);
+    assert!(problem.starts_with("AWS_SECRET_ACCESS_KEY: set without AWS_ACCESS_KEY_ID: "), "{problem}");
+}
+
+// Recipients
+
+#[test]
+fn recipients_are_separated_by_commas_or_white_space_and_kept_once() {
+    let other = age::x25519::Identity::generate().to_public();
+    for separator in [",", " ", "\n", ", ", ",\n\t,"] {
+        let text = format!("{RECIPIENT}{separator}{other}{separator}{RECIPIENT}{separator}");
+        assert_eq!(recipients(&text), Ok(vec![RECIPIENT.parse().unwrap(), other.clone()]), "{separator:?}");
+    }
+    assert!(recipients(" , ").unwrap_err().starts_with("holds no recipient"));
+}
+
+#[test]
+fn a_secret_key_in_place_of_a_recipient_is_named_by_position_and_not_shown() {
+    let identity = age::x25519::Identity::generate().to_string();
+    for identity in [identity.expose_secret().to_owned(), identity.expose_secret().to_lowercase()] {
+        let problem = problem_with(&[("PUBLIC_KEY", &format!("{RECIPIENT},{identity} nonsense"))], &[]);
+        assert!(problem.starts_with("PUBLIC_KEY: number 2 is an identity (secret key): "), "{problem}");
+        assert!(problem.contains("number 3 is not an age recipient"), "{problem}");
+        assert!(!problem.contains(&identity) && !problem.contains("nonsense"), "{problem}");
+    }
+}
+
+// Numbers
+
+#[test]
+fn sizes_are_bytes_or_binary_multiples() {
+    let sizes = [
+        ("0", 0),
+        ("1", 1),
+        ("512B", 512),
+        ("1Ki", 1 << 10),
+        ("3Mi", 3 << 20),
+        ("5Gi", 5 << 30),
+        ("5GiB", 5 << 30),
+        ("2Ti", 2 << 40),
+        ("18446744073709551615", u64::MAX),
+    ];
+    for (text, bytes) in sizes {
+        assert_eq!(byte_size(text), Ok(bytes), "{text}");
+    }
+    for bad in ["", "Gi", "5G", "5GB", "5gi", "5 Gi", "-1", "1.5Gi", "5BB", "18446744073709551616", "16777216Ti"] {
+        assert!(byte_size(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn a_port_from_kubernetes_service_links_is_explained() {
+    let problem = problem_with(&[("METRICS_SERVER_PORT", "tcp://10.0.0.1:9090")], &[]);
+    assert!(problem.contains("enableServiceLinks: false"), "{problem}");
+}
+
+#[test]
+fn times_are_above_zero() {
+    for bad in ["0", "-5m", "0.5ns", "five", "300", "1d"] {
+        let problem = problem_with(&[("RECONCILE_SLEEP_TIME", bad)], &[]);
+        assert!(problem.starts_with("RECONCILE_SLEEP_TIME: ") && problem.contains("90s or 5m"), "{problem}");
+    }
+}
+
+// list and restore
+
+fn bucket_only() -> BTreeMap<&'static str, OsString> {
+    BTreeMap::from([("AWS_S3_BUCKET", "partition".into()), ("RECONCILE_SLEEP_TIME", "wrong".into())])
+}
+
+#[test]
+fn list_needs_the_bucket_alone() {
+    let settings = parse_in(&bucket_only(), &["list", "-output", "json", "-log-format=json"]).unwrap();
+    assert_eq!(settings.log_format, LogFormat::Json);
+    let Command::List(list) = settings.command else { panic!("{settings:?}") };
+    assert_eq!((list.s3.bucket.as_str(), list.output), ("partition", OutputFormat::Json));
+    assert_eq!(problem_of(parse_in(&BTreeMap::new(), &["list"])), "missing: AWS_S3_BUCKET");
+}
+
+#[test]
+fn settings_stand_before_or_behind_the_command() {
+    for arguments in [&["-aws-s3-bucket=flagged", "list"][..], &["list", "-aws-s3-bucket", "flagged"]] {
+        let Command::List(list) = parse_in(&bucket_only(), arguments).unwrap().command else { panic!("not list") };
+        assert_eq!(list.s3.bucket, "flagged", "{arguments:?}");
+    }
+}
+
+#[test]
+fn restore_needs_the_bucket_and_an_identity() {
+    let (_folder, identity) = file_with("AGE-SECRET-KEY-…");
+    let arguments = ["restore", "-identity", &identity, "-into=out", "g/p@a@b", "g/s/p"];
+    let Command::Restore(restore) = parse_in(&bucket_only(), &arguments).unwrap().command else {
+        panic!("not restore")
+    };
+    assert_eq!(restore.identity, Path::new(&identity));
+    assert_eq!(restore.into.as_deref(), Some(Path::new("out")));
+    let wanted: Vec<String> = restore.wanted.iter().map(Wanted::to_string).collect();
+    assert_eq!(wanted, ["g/p@a@b", "g/s/p"]);
+    assert_eq!(restore.output, OutputFormat::Text);
+
+    let problem = problem_of(parse_in(&BTreeMap::new(), &["restore", "project"]));
+    let expected = "missing: AWS_S3_BUCKET, -identity; \
+                    restore: \"project\" is not a destination: write GROUP/PROJECT or GROUP/PROJECT@BRANCH";
+    assert_eq!(problem, expected);
+    let problem = problem_of(parse_in(&bucket_only(), &["restore", "-identity=/no/such/file"]));
+    assert!(problem.starts_with("-identity: cannot read /no/such/file: "), "{problem}");
+}
+
+#[test]
+fn words_behind_two_dashes_are_no_flags() {
+    let (_folder, identity) = file_with("");
+    let arguments = ["restore", "-identity", &identity, "--", "-odd/project"];
+    let Command::Restore(restore) = parse_in(&bucket_only(), &arguments).unwrap().command else {
+        panic!("not restore")
+    };
+    assert_eq!(restore.wanted, [Wanted { project: "-odd/project".to_owned(), branch: None }]);
+}
+
+#[test]
+fn a_wanted_project_means_all_its_branches_and_a_wanted_branch_itself() {
+    let project: Wanted = "g/s/p".parse().unwrap();
+    assert!(project.matches("g/s/p", "main") && project.matches("g/s/p", "x@y"));
+    assert!(!project.matches("g/s", "main") && !project.matches("g/s/p/q", "main"));
+    let branch: Wanted = "g/p@x@y".parse().unwrap();
+    assert!(branch.matches("g/p", "x@y") && !branch.matches("g/p", "x"));
+    for bad in ["", "p", "/p", "g/", "g//p", "g/p@", "@main", "p@a/b"] {
+        assert!(bad.parse::<Wanted>().is_err(), "{bad}");
+    }
+}
+
+// Help
+
+#[test]
+fn help_and_version_need_no_settings() {
+    for spelling in ["-help", "--help", "-h"] {
+        assert_eq!(answer_to(&[spelling]), help().trim_end());
+    }
+    for spelling in ["-version", "--version"] {
+        assert_eq!(answer_to(&[spelling]), concat!("git-partition-sync-producer ", env!("CARGO_PKG_VERSION")));
+    }
+    assert!(answer_to(&["list", "-help"]).starts_with("Shows what the bucket holds"));
+    assert!(answer_to(&["restore", "-h"]).contains("-identity FILE"));
+}
+
+#[test]
+fn help_explains_each_setting_in_a_line_of_100_columns() {
+    let help = help();
+    for setting in all_settings() {
+        let names = |line: &&str| line.split_whitespace().take(2).any(|word| word == setting.variable);
+        let line = help.lines().find(names).unwrap_or_else(|| panic!("{} is not in the help", setting.variable));
+        assert_eq!(line.find(setting.meaning), Some(NAMES_COLUMN + 4), "{line}");
+        assert!(line.contains(&setting.default.to_string()), "{line}");
+        assert_eq!(setting.flag.is_some(), line.trim_start().starts_with('-'), "{line}");
+    }
+    let pages = [help, list_help(), restore_help()];
+    let too_long: Vec<&str> =
+        pages.iter().flat_map(|page| page.lines()).filter(|line| line.chars().count() > 100).collect();
+    assert!(too_long.is_empty(), "{}", too_long.join("\n"));
+}
+
+#[test]
+fn flags_are_called_like_their_variables_and_each_is_there_once() {
+    let settings: Vec<&Setting> = all_settings().collect();
+    let variables: BTreeSet<&str> = settings
+        .iter()
+        .flat_map(|setting| [setting.variable].into_iter().chain(setting.also.iter().copied()))
+        .collect();
+    assert_eq!(variables.len(), settings.iter().map(|setting| 1 + setting.also.len()).sum::<usize>());
+    for setting in settings.iter().filter(|setting| **setting != &AWS_ENDPOINT_URL) {
+        let flag = setting.variable.to_lowercase().replace('_', "-");
+        assert!(setting.flag.is_none_or(|known| known == flag), "{}", setting.variable);
+    }
+    command_line().debug_assert();
+}
+
+proptest! {
+    #[test]
+    fn no_words_and_no_values_make_it_panic(
+        words in proptest::collection::vec("-{0,2}(workdir|dry-run|list|restore|identity|help)?=?\\PC{0,8}", 0..5),
+        values in proptest::collection::vec("\\PC{0,20}", all_settings().count()),
+    ) {
+        let variables = all_settings().map(|setting| setting.variable);
+        let environment: BTreeMap<&str, OsString> = variables.zip(values.iter().map(OsString::from)).collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let _ = parse_in(&environment, &words);
+    }
+}

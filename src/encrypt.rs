@@ -1,0 +1,287 @@
+//! Encryption to age recipients, and decryption with age identities.
+//!
+//! Invariant: what is not finished does not decrypt. This is the only module that may finish an age stream, through
+//! [`Sealer::finish`]; a stream dropped on the way is refused by every age reader.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, BufReader, Cursor, Read, Write};
+use std::path::{Path, PathBuf};
+
+use age::stream::StreamWriter;
+use age::x25519::{Identity, Recipient};
+use age::{DecryptError, Decryptor, EncryptError, Encryptor};
+use secrecy::{ExposeSecret, SecretString};
+
+/// The longest age header read, in bytes: room for several hundred recipients. An age header has no bound of its own.
+const MAX_HEADER_BYTES: u64 = 64 * 1024;
+
+/// The longest identity file read, in bytes: one identity takes less than 100.
+const MAX_IDENTITY_FILE_BYTES: u64 = 1024 * 1024;
+
+/// Starts an age stream to `out` which any of the recipients can decrypt; its header is written at once.
+///
+/// # Errors
+/// Where there is no recipient, or where `out` does not take the header.
+pub fn encrypting<W: Write>(recipients: &[Recipient], out: W) -> Result<Sealer<W>, EncryptError> {
+    let recipients = recipients.iter().map(|recipient| recipient as &dyn age::Recipient);
+    Ok(Sealer(Encryptor::with_recipients(recipients)?.wrap_output(out)?))
+}
+
+/// An age stream being written.
+#[must_use = "an age stream that is not finished does not decrypt"]
+pub struct Sealer<W: Write>(StreamWriter<W>);
+
+impl<W: Write> Sealer<W> {
+    /// Seals the stream and gives the output back: from here on it decrypts.
+    ///
+    /// # Errors
+    /// Where the output does not take the last chunk.
+    pub fn finish(self) -> io::Result<W> {
+        self.0.finish()
+    }
+}
+
+impl<W: Write> Write for Sealer<W> {
+    fn write(&mut self, plaintext: &[u8]) -> io::Result<usize> {
+        self.0.write(plaintext)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// The plaintext of the age stream `input`, decrypted as it is read.
+///
+/// Every chunk is authenticated before it is given out. A truncated stream is an error at its end only: what was read
+/// up to there must not be trusted before a read has returned 0.
+///
+/// # Errors
+/// Where `input` is no binary age stream, none of the identities opens it, or it cannot be read.
+pub fn decrypting<R: Read>(identities: &Identities, mut input: R) -> Result<impl Read + use<R>, DecryptError> {
+    let mut head = Vec::new();
+    input.by_ref().take(MAX_HEADER_BYTES).read_to_end(&mut head)?;
+    if !head.windows(HEADER_END.len()).any(|window| window == HEADER_END) {
+        return Err(DecryptError::InvalidHeader);
+    }
+    let stream = Cursor::new(head).chain(BufReader::new(input));
+    let identities = identities.0.iter().map(|identity| identity as &dyn age::Identity);
+    Decryptor::new_buffered(stream)?.decrypt(identities)
+}
+
+/// What the last line of an age header begins with.
+const HEADER_END: &[u8] = b"\n--- ";
+
+/// The secret keys of an identity file; at least one.
+#[derive(Clone)]
+pub struct Identities(Vec<Identity>);
+
+impl Identities {
+    /// Reads an identity file as `age-keygen` writes it: one `AGE-SECRET-KEY-1…` per line, and comments.
+    ///
+    /// # Errors
+    /// [`IdentityError`], which names the file and the line and never shows what is in it.
+    pub fn from_file(path: &Path) -> Result<Self, IdentityError> {
+        let error = |problem| IdentityError { path: path.to_owned(), problem };
+        let text = read_secret(path).map_err(|source| error(IdentityProblem::Unreadable(source)))?;
+        Self::parse(text.expose_secret()).map_err(error)
+    }
+
+    fn parse(text: &str) -> Result<Self, IdentityProblem> {
+        if text.starts_with("age-encryption.org/") || text.starts_with("-----BEGIN AGE ENCRYPTED FILE") {
+            return Err(IdentityProblem::Encrypted);
+        }
+        let lines = text.lines().map(str::trim).zip(1..).filter(|(line, _)| !line.is_empty() && !line.starts_with('#'));
+        let identities: Vec<_> = lines.map(|(line, number)| parse_line(line, number)).collect::<Result<_, _>>()?;
+        if identities.is_empty() { Err(IdentityProblem::Empty) } else { Ok(Self(identities)) }
+    }
+}
+
+fn parse_line(line: &str, number: usize) -> Result<Identity, IdentityProblem> {
+    line.parse().map_err(|_| match line.get(..4) {
+        Some("age1") => IdentityProblem::Recipient { line: number },
+        _ => IdentityProblem::NotAnIdentity { line: number },
+    })
+}
+
+fn read_secret(path: &Path) -> io::Result<SecretString> {
+    let mut text = String::new();
+    if File::open(path)?.take(MAX_IDENTITY_FILE_BYTES + 1).read_to_string(&mut text)? as u64 > MAX_IDENTITY_FILE_BYTES {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is too long for an identity file"));
+    }
+    Ok(text.into())
+}
+
+impl fmt::Debug for Identities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Identities({})", self.0.len())
+    }
+}
+
+impl From<Identity> for Identities {
+    fn from(identity: Identity) -> Self {
+        Self(vec![identity])
+    }
+}
+
+/// An identity file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("identity file {}", path.display())]
+pub struct IdentityError {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    #[source]
+    pub problem: IdentityProblem,
+}
+
+/// What is wrong with an identity file.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityProblem {
+    /// The file is missing, unreadable, too long or not text.
+    #[error("cannot be read")]
+    Unreadable(#[source] io::Error),
+    /// The file is protected by a passphrase.
+    #[error("it is encrypted; decrypt it with `age -d` first")]
+    Encrypted,
+    /// A line holds a public key.
+    #[error("line {line} holds a recipient (a public key, age1…); the secret key (AGE-SECRET-KEY-1…) is needed")]
+    Recipient {
+        /// Counted from 1.
+        line: usize,
+    },
+    /// A line holds something else.
+    #[error("line {line} is neither a secret key (AGE-SECRET-KEY-1…) nor a comment (#…)")]
+    NotAnIdentity {
+        /// Counted from 1.
+        line: usize,
+    },
+    /// There is no identity in the file.
+    #[error("it holds no secret key (AGE-SECRET-KEY-1…)")]
+    Empty,
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    /// More than two of age's chunks of 64 KiB.
+    const PLAINTEXT: &[u8] = &[7; 150_000];
+
+    fn sealed(recipients: &[Recipient]) -> Vec<u8> {
+        let mut sealer = encrypting(recipients, Vec::new()).unwrap();
+        sealer.write_all(PLAINTEXT).unwrap();
+        sealer.finish().unwrap()
+    }
+
+    fn opened(identity: &Identity, ciphertext: &[u8]) -> io::Result<Vec<u8>> {
+        let mut plaintext = Vec::new();
+        decrypting(&identity.clone().into(), ciphertext)
+            .map_err(io::Error::other)?
+            .read_to_end(&mut plaintext)
+            .map(|_| plaintext)
+    }
+
+    #[test]
+    fn each_of_several_recipients_decrypts() {
+        let identities = [Identity::generate(), Identity::generate(), Identity::generate()];
+        let ciphertext = sealed(&identities.each_ref().map(Identity::to_public));
+        for identity in &identities {
+            assert_eq!(opened(identity, &ciphertext).unwrap(), PLAINTEXT);
+        }
+    }
+
+    #[test]
+    fn somebody_else_s_identity_does_not_decrypt() {
+        let ciphertext = sealed(&[Identity::generate().to_public()]);
+        let refused = decrypting(&Identity::generate().into(), &ciphertext[..]).err().unwrap();
+        assert!(matches!(refused, DecryptError::NoMatchingKeys), "{refused}");
+    }
+
+    #[test]
+    fn an_unfinished_stream_does_not_decrypt() {
+        let identity = Identity::generate();
+        let mut ciphertext = Vec::new();
+        let mut sealer = encrypting(&[identity.to_public()], &mut ciphertext).unwrap();
+        sealer.write_all(PLAINTEXT).unwrap();
+        sealer.flush().unwrap();
+        drop(sealer);
+        assert!(opened(&identity, &ciphertext).is_err());
+    }
+
+    #[test]
+    fn a_stream_cut_anywhere_does_not_decrypt() {
+        let identity = Identity::generate();
+        let ciphertext = sealed(&[identity.to_public()]);
+        for length in [0, 1, 100, 65_536, 131_500, ciphertext.len() - 1] {
+            assert!(opened(&identity, &ciphertext[..length]).is_err(), "{length}");
+        }
+    }
+
+    #[test]
+    fn no_recipient_is_refused() {
+        assert!(matches!(encrypting(&[], Vec::new()), Err(EncryptError::MissingRecipients)));
+    }
+
+    #[test]
+    fn what_is_no_age_stream_is_refused_without_reading_all_of_it() {
+        let mut endless = io::repeat(b'-');
+        let refused = decrypting(&Identity::generate().into(), &mut endless).err().unwrap();
+        assert!(matches!(refused, DecryptError::InvalidHeader), "{refused}");
+    }
+
+    fn identities_in(text: &[u8]) -> Result<Identities, IdentityError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().write_all(text).unwrap();
+        Identities::from_file(file.path())
+    }
+
+    #[test]
+    fn an_identity_file_may_hold_comments_blank_lines_and_several_keys() {
+        let [one, two] = [Identity::generate(), Identity::generate()];
+        let (first, second) = (one.to_string(), two.to_string());
+        let text = format!("# created: today\r\n{}\r\n\n{}", first.expose_secret(), second.expose_secret());
+        let identities = identities_in(text.as_bytes()).unwrap();
+        let plaintext = |identity: &Identity| {
+            let mut plaintext = Vec::new();
+            decrypting(&identities, &sealed(&[identity.to_public()])[..]).unwrap().read_to_end(&mut plaintext).unwrap();
+            plaintext
+        };
+        assert_eq!(plaintext(&one), PLAINTEXT);
+        assert_eq!(plaintext(&two), PLAINTEXT);
+    }
+
+    #[test]
+    fn an_unusable_identity_file_is_explained_and_never_shown() {
+        let recipient = Identity::generate().to_public().to_string();
+        let secret = Identity::generate().to_string();
+        let broken = secret.expose_secret().replacen("KEY-1", "KEY-1X", 1);
+        for (text, explanation) in [
+            (String::new(), "no secret key"),
+            ("# only a comment\n".into(), "no secret key"),
+            (format!("#\n{recipient}\n"), "line 2 holds a recipient"),
+            (format!("#\n\n{broken}\n"), "line 3 is neither"),
+            ("age-encryption.org/v1\n-> scrypt".into(), "age -d"),
+        ] {
+            let refused = identities_in(text.as_bytes()).unwrap_err();
+            let shown = format!("{refused}: {} {refused:?}", refused.problem);
+            assert!(shown.contains(explanation), "{shown}");
+            assert!(!shown.contains(&broken) && !shown.contains(&recipient), "{shown}");
+        }
+    }
+
+    #[test]
+    fn an_identity_file_that_is_missing_or_not_text_is_an_error() {
+        let missing = Identities::from_file(Path::new("/nonexistent/identity")).unwrap_err();
+        assert!(matches!(missing.problem, IdentityProblem::Unreadable(_)), "{missing}");
+        assert!(matches!(identities_in(&[0xff, 0xfe]).unwrap_err().problem, IdentityProblem::Unreadable(_)));
+    }
+
+    #[test]
+    fn identities_do_not_show_their_keys() {
+        assert_eq!(format!("{:?}", Identities::from(Identity::generate())), "Identities(1)");
+    }
+}

@@ -1,0 +1,265 @@
+//! What GraphQL and Git have in common on the wire: one client, one set of limits, one view of what is worth a retry.
+//!
+//! Invariant: credentials go to the host they were given for and nowhere else; every wait and every answer is bounded.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use backon::{BackoffBuilder, ExponentialBuilder};
+use bytes::{Bytes, BytesMut};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
+use reqwest::{Response, StatusCode, redirect};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::time::{Instant, sleep, timeout_at};
+use url::Url;
+
+use crate::tls::TrustRoots;
+
+/// How long a TCP and TLS connection may take to come about.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a server may stay silent before its answer's head or between two pieces of the body. Git servers send a
+/// keep-alive every five seconds while they prepare a pack.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often a request is sent in all before its failure counts.
+pub const MAX_ATTEMPTS: usize = 5;
+/// How many redirects one request follows, each within the same host.
+const MAX_REDIRECTS: usize = 3;
+
+/// A user name and password for HTTP Basic authentication, kept as the header they make.
+#[derive(Clone)]
+pub struct Login(HeaderValue);
+
+impl Login {
+    /// # Errors
+    /// Where the pair cannot stand in a header, which base64 rules out.
+    pub fn new(username: &str, password: &SecretString) -> anyhow::Result<Self> {
+        use base64::Engine;
+        let pair = SecretString::from(format!("{username}:{}", password.expose_secret()));
+        let text = SecretString::from(base64::prelude::BASE64_STANDARD.encode(pair.expose_secret()));
+        let mut header = HeaderValue::from_str(&format!("Basic {}", text.expose_secret()))
+            .context("the user name and password do not fit a header")?;
+        header.set_sensitive(true);
+        Ok(Self(header))
+    }
+}
+
+/// Why a request brought no usable answer.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// No answer, or not all of it.
+    #[error("{}", describe_transport(.0))]
+    Transport(#[source] reqwest::Error),
+    /// No answer within the time the whole exchange may take.
+    #[error("no answer within {} s", .0.as_secs())]
+    Late(Duration),
+    /// An answer of another status than 2xx.
+    #[error("the server answered {status}{}", hint(*.status))]
+    Status {
+        /// The status.
+        status: StatusCode,
+        /// How long the server asks to be left alone.
+        retry_after: Option<Duration>,
+    },
+    /// A redirect that is not followed.
+    #[error("the server redirects to {to}, which is not followed: {why}")]
+    Redirect {
+        /// Where to, without its query.
+        to: String,
+        /// Why not.
+        why: &'static str,
+    },
+    /// A larger answer than anything sensible.
+    #[error("the answer is longer than {limit} bytes")]
+    TooLong {
+        /// The limit in bytes.
+        limit: usize,
+    },
+}
+
+fn describe_transport(error: &reqwest::Error) -> &'static str {
+    if error.is_timeout() {
+        "the server did not answer in time"
+    } else if error.is_connect() {
+        "no connection to the server"
+    } else {
+        "the connection broke off"
+    }
+}
+
+fn hint(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::UNAUTHORIZED => ": the user name or the token is not accepted",
+        StatusCode::FORBIDDEN => ": the user has no right to this",
+        StatusCode::NOT_FOUND => ": nothing by this name is visible to the user",
+        _ => "",
+    }
+}
+
+impl RequestError {
+    /// Whether the same request may well succeed a moment later.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Transport(_) | Self::Late(_) => true,
+            Self::Status { status, .. } => *status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error(),
+            Self::Redirect { .. } | Self::TooLong { .. } => false,
+        }
+    }
+
+    fn retry_after(&self) -> Duration {
+        match self {
+            Self::Status { retry_after, .. } => retry_after.unwrap_or_default(),
+            _ => Duration::ZERO,
+        }
+    }
+}
+
+impl From<reqwest::Error> for RequestError {
+    fn from(error: reqwest::Error) -> Self {
+        Self::Transport(error.without_url())
+    }
+}
+
+/// The client for GraphQL and Git. `max_idle` bounds the connections kept open to one host.
+///
+/// # Errors
+/// Where the certificates cannot be used or the proxy settings make no sense.
+pub fn client(roots: &TrustRoots, max_idle: usize) -> anyhow::Result<reqwest::Client> {
+    let mut builder = reqwest::Client::builder()
+        .user_agent(concat!("git/2.0 (", env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"), ")"))
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(IDLE_TIMEOUT)
+        .pool_max_idle_per_host(max_idle)
+        .tls_version_min(reqwest::tls::Version::TLS_1_2)
+        // Ours, below: a POST must stay one, and never reach another host.
+        .redirect(redirect::Policy::none())
+        .retry(reqwest::retry::never());
+    if let Some(pem) = roots.pem() {
+        builder = builder.tls_certs_only(reqwest::Certificate::from_pem_bundle(pem).context("the CA certificates")?);
+    }
+    builder.build().context("cannot set up the HTTP client")
+}
+
+/// Sends one POST, follows redirects within the host, and hands back an answer of status 2xx with its body unread.
+///
+/// # Errors
+/// [`RequestError`].
+pub async fn post(
+    client: &reqwest::Client,
+    url: &Url,
+    login: Option<&Login>,
+    headers: &HeaderMap,
+    body: Bytes,
+) -> Result<Response, RequestError> {
+    let mut to = url.clone();
+    for _ in 0..=MAX_REDIRECTS {
+        let mut request = client.post(to.clone()).headers(headers.clone()).body(body.clone());
+        if let Some(Login(header)) = login {
+            request = request.header(AUTHORIZATION, header);
+        }
+        let response = request.send().await?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        if !status.is_redirection() {
+            return Err(RequestError::Status { status, retry_after: retry_after(response.headers()) });
+        }
+        to = redirected(&to, response.headers(), status)?;
+    }
+    Err(RequestError::Redirect { to: without_query(&to), why: "too many redirects, one after another" })
+}
+
+/// Where a redirect leads, as long as that is the same server and the same kind of request.
+fn redirected(from: &Url, headers: &HeaderMap, status: StatusCode) -> Result<Url, RequestError> {
+    let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
+    let Some(to) = location.and_then(|location| from.join(location).ok()) else {
+        return Err(RequestError::Status { status, retry_after: None });
+    };
+    let refuse = |why| Err(RequestError::Redirect { to: without_query(&to), why });
+    if to.origin() != from.origin() {
+        return refuse("it is another server, and credentials stay with the one they were given for");
+    }
+    if to.path_segments().and_then(|mut path| path.next_back())
+        != from.path_segments().and_then(|mut path| path.next_back())
+    {
+        return refuse(
+            "it is another kind of page, which usually means that the user name or the token is not accepted",
+        );
+    }
+    Ok(to)
+}
+
+fn without_query(url: &Url) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    url.set_fragment(None);
+    url.to_string()
+}
+
+/// `Retry-After` in seconds. Its other form, a date, is left to the ordinary delays.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+}
+
+/// The whole body, as long as it is no longer than `limit` bytes.
+///
+/// # Errors
+/// [`RequestError::TooLong`], or a connection that breaks off.
+pub async fn body(mut response: Response, limit: usize) -> Result<Bytes, RequestError> {
+    let mut whole = BytesMut::new();
+    while let Some(piece) = response.chunk().await? {
+        if whole.len() + piece.len() > limit {
+            return Err(RequestError::TooLong { limit });
+        }
+        whole.extend_from_slice(&piece);
+    }
+    Ok(whole.freeze())
+}
+
+/// Repeats `attempt` after transient failures, [`MAX_ATTEMPTS`] times at most, with growing, jittered delays or what
+/// the server asks for. All of it ends within `budget`.
+///
+/// # Errors
+/// The last failure.
+pub async fn retrying<T, E, F>(budget: Duration, mut attempt: F) -> Result<T, E>
+where
+    E: Retryable,
+    F: AsyncFnMut() -> Result<T, E>,
+{
+    let deadline = Instant::now() + budget;
+    let mut delays = ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(200))
+        .with_max_delay(Duration::from_secs(10))
+        .with_factor(3.0)
+        .with_jitter()
+        .with_max_times(MAX_ATTEMPTS - 1)
+        .build();
+    loop {
+        let error = match timeout_at(deadline, attempt()).await {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(error)) => error,
+            Err(_) => return Err(RequestError::Late(budget).into()),
+        };
+        let (transient, asked) = error.retry();
+        let Some(delay) = delays.next().filter(|_| transient).map(|delay| delay.max(asked)) else {
+            return Err(error);
+        };
+        if Instant::now() + delay >= deadline {
+            return Err(error);
+        }
+        tracing::debug!(delay_ms = delay.as_millis(), "a request failed and is sent again");
+        sleep(delay).await;
+    }
+}
+
+/// An error of which some kinds are worth another attempt.
+pub trait Retryable: From<RequestError> {
+    /// Whether another attempt makes sense, and how long the server asks to wait before it.
+    fn retry(&self) -> (bool, Duration);
+}
+
+impl Retryable for RequestError {
+    fn retry(&self) -> (bool, Duration) {
+        (self.is_transient(), self.retry_after())
+    }
+}

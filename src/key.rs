@@ -1,0 +1,367 @@
+//! Object names: the only authority on what an object in the bucket is called and what a name means.
+//!
+//! Invariant: a key this module writes decodes, by this module, to what it was made from. Nothing else in the program
+//! builds or takes apart a key.
+
+use std::fmt;
+use std::str::FromStr;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde::{Deserialize, Serialize};
+
+/// The longest key S3 takes, in bytes of UTF-8 ("Creating object key names", Amazon S3 user guide).
+pub const MAX_KEY_BYTES: usize = 1024;
+
+/// How a project is packed; it decides an object's extension and the fields of its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum ArchiveFormat {
+    /// `.zip.age`: this project's own format.
+    #[serde(rename = "zip")]
+    Zip,
+    /// `.tar.age`: a gzipped tar archive, for app-sre's consumer.
+    #[serde(rename = "tar.gz")]
+    TarGz,
+}
+
+impl ArchiveFormat {
+    /// Both formats, for loops over them.
+    pub const ALL: [Self; 2] = [Self::Zip, Self::TarGz];
+
+    /// What follows the first `.` of a key, with that dot.
+    pub const fn extension(self) -> &'static str {
+        match self {
+            Self::Zip => ".zip.age",
+            Self::TarGz => ".tar.age",
+        }
+    }
+
+    fn of_extension(extension: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|format| format.extension() == extension)
+    }
+}
+
+impl fmt::Display for ArchiveFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Zip => "zip",
+            Self::TarGz => "tar.gz",
+        })
+    }
+}
+
+/// A SHA-1 commit id.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CommitId([u8; 20]);
+
+/// The text is not 40 hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a commit id: expected 40 hexadecimal digits")]
+pub struct NotACommitId;
+
+impl CommitId {
+    /// The id from its 20 raw bytes.
+    pub const fn from_bytes(bytes: [u8; 20]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 20 raw bytes.
+    pub const fn as_bytes(&self) -> &[u8; 20] {
+        &self.0
+    }
+}
+
+impl FromStr for CommitId {
+    type Err = NotACommitId;
+
+    fn from_str(text: &str) -> Result<Self, NotACommitId> {
+        let digits = text.as_bytes();
+        if digits.len() != 40 {
+            return Err(NotACommitId);
+        }
+        let mut id = [0; 20];
+        for (byte, pair) in id.iter_mut().zip(digits.chunks_exact(2)) {
+            let nibble = |digit: u8| char::from(digit).to_digit(16).ok_or(NotACommitId);
+            let value = nibble(pair[0])? * 16 + nibble(pair[1])?;
+            *byte = u8::try_from(value).map_err(|_| NotACommitId)?;
+        }
+        Ok(Self(id))
+    }
+}
+
+impl fmt::Display for CommitId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for CommitId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for CommitId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Where a project goes on the far side; the identity that objects, actions and reports are about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Destination {
+    /// Group path, with subgroups: `platform/tools`.
+    pub group: String,
+    /// The project's own path segment.
+    pub project: String,
+    /// The branch the consumer pushes to.
+    pub branch: String,
+}
+
+impl Destination {
+    /// `group/project`, the path of the far side's repository.
+    pub fn path(&self) -> String {
+        format!("{}/{}", self.group, self.project)
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}@{}", self.group, self.project, self.branch)
+    }
+}
+
+/// The key to write for one commit of one destination.
+///
+/// # Errors
+/// [`KeyTooLong`] where S3 would refuse the key.
+pub fn encode(destination: &Destination, commit: CommitId, format: ArchiveFormat) -> Result<String, KeyTooLong> {
+    let json = match format {
+        ArchiveFormat::Zip => to_json(&ZipName {
+            group: &destination.group,
+            project_name: &destination.project,
+            commit_sha: commit,
+            branch: &destination.branch,
+        }),
+        ArchiveFormat::TarGz => escape_like_go(&to_json(&TarName {
+            group: &destination.group,
+            project_name: &destination.project,
+            commit_sha: commit,
+            local_branch: &destination.branch,
+            remote_branch: &destination.branch,
+        })),
+    };
+    let key = BASE64_STANDARD.encode(json) + format.extension();
+    if key.len() > MAX_KEY_BYTES {
+        return Err(KeyTooLong { bytes: key.len() });
+    }
+    Ok(key)
+}
+
+/// The object's name would be longer than S3 allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "its object name would be {bytes} bytes long, and S3 allows {MAX_KEY_BYTES}: shorten the destination's group, name or branch"
+)]
+pub struct KeyTooLong {
+    /// Length the key would have, in bytes.
+    pub bytes: usize,
+}
+
+/// What a key in the bucket says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DecodedKey {
+    /// Where the object's project goes.
+    pub destination: Destination,
+    /// The source commit, as written: an older program's name need not hold 40 digits.
+    pub commit: String,
+    /// The format its extension names.
+    pub format: ArchiveFormat,
+}
+
+/// Reads a key of either format and of either set of fields; `None` is a foreign object, which is never touched.
+pub fn decode(key: &str) -> Option<DecodedKey> {
+    // `/` is a letter of the base64 alphabet and `.` is not: the first dot ends the encoded name.
+    let (encoded, extension) = key.split_at(key.find('.')?);
+    let format = ArchiveFormat::of_extension(extension)?;
+    let name: AnyName = serde_json::from_slice(&BASE64_STANDARD.decode(encoded).ok()?).ok()?;
+    let branch = name.remote_branch.or(name.branch)?;
+    let complete = [&name.group, &name.project_name, &name.commit_sha, &branch].iter().all(|field| !field.is_empty());
+    complete.then_some(DecodedKey {
+        destination: Destination { group: name.group, project: name.project_name, branch },
+        commit: name.commit_sha,
+        format,
+    })
+}
+
+#[derive(Serialize)]
+struct ZipName<'a> {
+    group: &'a str,
+    project_name: &'a str,
+    commit_sha: CommitId,
+    branch: &'a str,
+}
+
+#[derive(Serialize)]
+struct TarName<'a> {
+    group: &'a str,
+    project_name: &'a str,
+    commit_sha: CommitId,
+    local_branch: &'a str,
+    remote_branch: &'a str,
+}
+
+#[derive(Deserialize)]
+struct AnyName {
+    group: String,
+    project_name: String,
+    commit_sha: String,
+    branch: Option<String>,
+    remote_branch: Option<String>,
+}
+
+/// Compact JSON of a struct of strings.
+fn to_json(name: &impl Serialize) -> String {
+    #[expect(clippy::expect_used, reason = "a struct of strings has no state that JSON cannot hold")]
+    serde_json::to_string(name).expect("strings serialize")
+}
+
+/// Go's `encoding/json` writes these five characters as escapes, so that JSON can stand inside HTML and JavaScript; a
+/// name that differed from its bytes would be another object. They only occur inside the strings of compact JSON.
+fn escape_like_go(json: &str) -> String {
+    json.chars().fold(String::with_capacity(json.len()), |mut out, c| {
+        match c {
+            '<' => out.push_str("\\u003c"),
+            '>' => out.push_str("\\u003e"),
+            '&' => out.push_str("\\u0026"),
+            '\u{2028}' => out.push_str("\\u2028"),
+            '\u{2029}' => out.push_str("\\u2029"),
+            other => out.push(other),
+        }
+        out
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+    use proptest::prelude::*;
+
+    fn destination(group: &str, project: &str, branch: &str) -> Destination {
+        Destination { group: group.into(), project: project.into(), branch: branch.into() }
+    }
+
+    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    fn key_of_json(json: &str, extension: &str) -> String {
+        BASE64_STANDARD.encode(json) + extension
+    }
+
+    #[test]
+    fn zip_key_is_base64_of_compact_json_in_the_contract_s_order() {
+        let key = encode(&destination("g/s", "p", "main"), COMMIT.parse().unwrap(), ArchiveFormat::Zip).unwrap();
+        let json = format!(r#"{{"group":"g/s","project_name":"p","commit_sha":"{COMMIT}","branch":"main"}}"#);
+        assert_eq!(key, key_of_json(&json, ".zip.age"));
+    }
+
+    #[test]
+    fn tar_key_names_the_destination_branch_twice_and_escapes_like_go() {
+        let branch = "a<b>&c\u{2028}\u{2029}é";
+        let key = encode(&destination("g", "p", branch), COMMIT.parse().unwrap(), ArchiveFormat::TarGz).unwrap();
+        let escaped = r"a\u003cb\u003e\u0026c\u2028\u2029é";
+        let json = format!(
+            r#"{{"group":"g","project_name":"p","commit_sha":"{COMMIT}","local_branch":"{escaped}","remote_branch":"{escaped}"}}"#
+        );
+        assert_eq!(key, key_of_json(&json, ".tar.age"));
+        assert_eq!(decode(&key).unwrap().destination.branch, branch);
+    }
+
+    #[test]
+    fn either_set_of_fields_is_read_under_either_extension() {
+        for format in ArchiveFormat::ALL {
+            for branches in [r#""branch":"b""#, r#""local_branch":"x","remote_branch":"b""#] {
+                let json = format!(r#"{{"extra":[1],"commit_sha":"c","project_name":"p",{branches},"group":"g"}}"#);
+                let read = decode(&key_of_json(&json, format.extension())).unwrap();
+                assert_eq!(read, DecodedKey { destination: destination("g", "p", "b"), commit: "c".into(), format });
+            }
+        }
+    }
+
+    #[test]
+    fn remote_branch_wins_over_branch() {
+        let json = r#"{"group":"g","project_name":"p","commit_sha":"c","branch":"old","remote_branch":"new"}"#;
+        assert_eq!(decode(&key_of_json(json, ".tar.age")).unwrap().destination.branch, "new");
+    }
+
+    #[test]
+    fn what_lacks_a_field_or_the_shape_is_foreign() {
+        let good = format!(r#"{{"group":"g","project_name":"p","commit_sha":"{COMMIT}","branch":"main"}}"#);
+        assert!(decode(&key_of_json(&good, ".zip.age")).is_some());
+        for foreign in [
+            key_of_json(&good, ".zip"),
+            key_of_json(&good, ".zip.age.bak"),
+            key_of_json(&good, ""),
+            format!("prefix/{}", key_of_json(&good, ".zip.age")),
+            key_of_json(r#"{"group":"g","project_name":"p","commit_sha":"c","local_branch":"b"}"#, ".tar.age"),
+            key_of_json(r#"{"group":"","project_name":"p","commit_sha":"c","branch":"b"}"#, ".zip.age"),
+            key_of_json(r#"{"group":1,"project_name":"p","commit_sha":"c","branch":"b"}"#, ".zip.age"),
+            key_of_json("[]", ".zip.age"),
+            "README.md".into(),
+            ".zip.age".into(),
+            String::new(),
+        ] {
+            assert_eq!(decode(&foreign), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn a_slash_inside_the_base64_text_does_not_split_the_key() {
+        let destination = destination("???", "~~~???", "o?o?");
+        let key = encode(&destination, COMMIT.parse().unwrap(), ArchiveFormat::Zip).unwrap();
+        assert!(key.contains('/'), "{key}");
+        assert_eq!(decode(&key).unwrap().destination, destination);
+    }
+
+    #[test]
+    fn a_key_of_1024_bytes_is_accepted_and_a_longer_one_is_refused_with_its_length() {
+        let commit = COMMIT.parse().unwrap();
+        let longest = (1..1024)
+            .take_while(|&n| encode(&destination("g", "p", &"b".repeat(n)), commit, ArchiveFormat::Zip).is_ok())
+            .last()
+            .unwrap();
+        let key = encode(&destination("g", "p", &"b".repeat(longest)), commit, ArchiveFormat::Zip).unwrap();
+        assert_eq!(key.len(), MAX_KEY_BYTES);
+        let refused = encode(&destination("g", "p", &"b".repeat(longest + 1)), commit, ArchiveFormat::Zip).unwrap_err();
+        assert_eq!(refused.bytes, 1028);
+        assert!(refused.to_string().contains("1028") && refused.to_string().contains("1024"), "{refused}");
+    }
+
+    #[test]
+    fn commit_ids_are_40_hexadecimal_digits() {
+        assert_eq!(COMMIT.parse::<CommitId>().unwrap().to_string(), COMMIT);
+        for bad in ["", "0123", &COMMIT[1..], &format!("{COMMIT}0"), &COMMIT.replace('0', "g"), &"é".repeat(20)] {
+            assert_eq!(bad.parse::<CommitId>(), Err(NotACommitId), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_name_round_trips(group in "\\PC{1,40}", project in "\\PC{1,40}", branch in "\\PC{1,40}", id: [u8; 20]) {
+            let destination = destination(&group, &project, &branch);
+            for format in ArchiveFormat::ALL {
+                let key = encode(&destination, CommitId::from_bytes(id), format).unwrap();
+                let read = decode(&key).unwrap();
+                prop_assert_eq!(&read.destination, &destination);
+                prop_assert_eq!(read.commit, CommitId::from_bytes(id).to_string());
+                prop_assert_eq!(read.format, format);
+            }
+        }
+
+        #[test]
+        fn any_text_is_read_without_panicking(key in "\\PC{0,200}") {
+            let _ = decode(&key);
+        }
+    }
+}

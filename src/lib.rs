@@ -1,0 +1,44 @@
+//! A reconcile daemon that copies GitLab projects, encrypted, into an S3 bucket, for a GitLab in an isolated partition.
+//!
+//! One pass, in the order of the modules it goes through:
+//!
+//! ```text
+//! target ── which projects go where (GraphQL)      ┐ desired
+//! probe ─── where their branches are (Git, wire)   ┘
+//! bucket ── what is there already (S3, key)          observed
+//!              │
+//!            plan ── every decision, a plain function
+//!              │
+//!            apply ── each action on its own, a bounded number at a time
+//!              │
+//!           publish ── fetch (wire, pack, mirror) ► archive ► encrypt ► upload (bucket), as one stream
+//!              │
+//!            report ── what was done and what was not, and why
+//! ```
+//!
+//! `reconcile` ties a pass together and repeats it; `config` says how; `workdir` and `mirror` keep what may be kept
+//! between passes; `list` and `restore` are for people.
+
+pub mod apply;
+pub mod archive;
+pub mod bucket;
+pub mod config;
+pub mod duration;
+pub mod encrypt;
+pub mod http;
+pub mod key;
+pub mod limits;
+pub mod list;
+pub mod mirror;
+pub mod pack;
+pub mod plan;
+pub mod probe;
+pub mod publish;
+pub mod reconcile;
+pub mod report;
+pub mod restore;
+pub mod target;
+pub mod telemetry;
+pub mod tls;
+pub mod wire;
+pub mod workdir;

@@ -1,0 +1,72 @@
+//! `list`: the bucket, decoded for people.
+//!
+//! Invariant: it only reads.
+
+use std::time::SystemTime;
+
+use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
+use serde::Serialize;
+
+use crate::bucket::Listing;
+use crate::key::{ArchiveFormat, Destination};
+use crate::plan::HeldObject;
+use crate::report::{human_bytes, human_duration, short_commit, table};
+
+/// The listing as an aligned table, by destination.
+pub fn text(mut listing: Listing, now: SystemTime) -> String {
+    sort(&mut listing.held);
+    let mut rows = vec![["DESTINATION", "BRANCH", "COMMIT", "FORMAT", "SIZE", "AGE"].map(str::to_owned).to_vec()];
+    rows.extend(listing.held.iter().map(|HeldObject { name, last_modified, bytes, .. }| {
+        let age = now.duration_since(*last_modified).unwrap_or_default();
+        let Destination { branch, .. } = &name.destination;
+        vec![
+            name.destination.path(),
+            branch.clone(),
+            short_commit(&name.commit),
+            name.format.to_string(),
+            human_bytes(*bytes),
+            human_duration(age),
+        ]
+    }));
+    let total: u64 = listing.held.iter().map(|object| object.bytes).sum();
+    let summary =
+        format!("{} objects, {}; {} foreign\n", listing.held.len(), human_bytes(total), listing.foreign.len());
+    if listing.held.is_empty() { summary } else { table("", &rows) + &summary }
+}
+
+/// The listing as JSON; `docs/contract.md` describes the object.
+pub fn json(mut listing: Listing) -> serde_json::Value {
+    sort(&mut listing.held);
+    let objects: Vec<_> = listing.held.iter().map(ObjectView::new).collect();
+    serde_json::json!({ "objects": objects, "foreign": listing.foreign })
+}
+
+fn sort(held: &mut [HeldObject]) {
+    held.sort_by(|a, b| {
+        (&a.name.destination, a.last_modified, &a.key).cmp(&(&b.name.destination, b.last_modified, &b.key))
+    });
+}
+
+#[derive(Serialize)]
+struct ObjectView<'a> {
+    #[serde(flatten)]
+    destination: &'a Destination,
+    commit: &'a str,
+    format: ArchiveFormat,
+    bytes: u64,
+    last_modified: Option<String>,
+    key: &'a str,
+}
+
+impl<'a> ObjectView<'a> {
+    fn new(HeldObject { key, name, last_modified, bytes }: &'a HeldObject) -> Self {
+        Self {
+            destination: &name.destination,
+            commit: &name.commit,
+            format: name.format,
+            bytes: *bytes,
+            last_modified: DateTime::from(*last_modified).fmt(DateTimeFormat::DateTime).ok(),
+            key,
+        }
+    }
+}

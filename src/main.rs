@@ -1,0 +1,158 @@
+//! The program: settings, logging, wiring, exit status.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use git_partition_sync_producer::bucket::Bucket;
+use git_partition_sync_producer::config::{self, Command, EXIT_SETTINGS, OutputFormat};
+use git_partition_sync_producer::encrypt::Identities;
+use git_partition_sync_producer::reconcile::{Reconciler, Workshop, log_failed_pass};
+use git_partition_sync_producer::tls::TrustRoots;
+use git_partition_sync_producer::{list, report, restore, telemetry};
+
+/// How long threads that are still at work are waited for at the end.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
+
+fn main() -> ExitCode {
+    let settings = match config::parse(std::env::args_os(), &|name| std::env::var_os(name)) {
+        Ok(settings) => settings,
+        Err(exit) => return exit.print(),
+    };
+    telemetry::start(settings.log_format);
+    // Files made here, by whichever library, are for this user only.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return unusable(&anyhow::Error::new(error).context("cannot start the runtime")),
+    };
+    let exit = runtime.block_on(run(settings.command)).unwrap_or_else(|error| unusable(&error));
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    exit
+}
+
+/// Reports that the program cannot work with what it was given.
+fn unusable(error: &anyhow::Error) -> ExitCode {
+    eprintln!("{}", report::error_chain(error.as_ref()));
+    ExitCode::from(EXIT_SETTINGS)
+}
+
+async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let extra = std::env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty());
+    let roots = TrustRoots::load(extra.as_deref().map(Path::new))?;
+    match command {
+        Command::Run(settings) => reconcile(settings, &roots).await,
+        Command::List(settings) => {
+            let listing = match Bucket::connect(&settings.s3, &roots).await?.list().await {
+                Ok(listing) => listing,
+                Err(error) => return Ok(failed(&error)),
+            };
+            print(&match settings.output {
+                OutputFormat::Text => list::text(listing, SystemTime::now()),
+                OutputFormat::Json => pretty(&list::json(listing)),
+            });
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Restore(settings) => {
+            let identities = Identities::from_file(&settings.identity)?;
+            let bucket = Bucket::connect(&settings.s3, &roots).await?;
+            let verdicts = match restore::run(&settings, &bucket, identities).await {
+                Ok(verdicts) => verdicts,
+                Err(error) => return Ok(failed(&error)),
+            };
+            print(&match settings.output {
+                OutputFormat::Text => verdicts.text(),
+                OutputFormat::Json => pretty(&serde_json::json!(verdicts)),
+            });
+            Ok(if verdicts.are_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+    }
+}
+
+async fn reconcile(settings: config::Run, roots: &TrustRoots) -> anyhow::Result<ExitCode> {
+    let stop = stop_on_signals()?;
+    let (dry_run, run_once, output) = (settings.dry_run, settings.run_once, settings.output);
+    if dry_run {
+        let mut reconciler = Reconciler::new(settings, roots).await?;
+        loop {
+            let exit = preview(&mut reconciler, output, &stop).await;
+            if run_once {
+                return Ok(exit);
+            }
+            if reconciler.sleep(&stop).await.is_none() {
+                return Ok(ExitCode::SUCCESS);
+            }
+        }
+    }
+    let mut workshop = Workshop::open(&settings)?;
+    let mut reconciler = Reconciler::new(settings, roots).await?;
+    if !run_once {
+        reconciler.run(&mut workshop, &stop).await;
+        tracing::info!("stopped");
+        return Ok(ExitCode::SUCCESS);
+    }
+    Ok(match reconciler.pass(&mut workshop, &stop).await {
+        Ok(report) => {
+            if output == OutputFormat::Json {
+                print(&pretty(&serde_json::json!(report)));
+            }
+            if report.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            log_failed_pass(&error);
+            ExitCode::FAILURE
+        }
+    })
+}
+
+/// Prints what a pass would do.
+async fn preview(reconciler: &mut Reconciler, output: OutputFormat, stop: &CancellationToken) -> ExitCode {
+    match reconciler.observe(stop).await {
+        Ok(observation) => {
+            let (plan, foreign) = (&observation.plan, observation.foreign.len());
+            print(&match output {
+                OutputFormat::Text => report::plan_text(plan, foreign),
+                OutputFormat::Json => pretty(&report::plan_json(plan, foreign)),
+            });
+            if plan.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            log_failed_pass(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Is cancelled by SIGTERM or SIGINT.
+fn stop_on_signals() -> anyhow::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let mut signals = signal(kind).context("cannot listen for signals")?;
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            signals.recv().await;
+            stop.cancel();
+        });
+    }
+    Ok(stop)
+}
+
+fn failed(error: &(dyn std::error::Error + 'static)) -> ExitCode {
+    tracing::error!("{}", report::error_chain(error));
+    ExitCode::FAILURE
+}
+
+fn pretty(value: &serde_json::Value) -> String {
+    format!("{value:#}\n")
+}
+
+/// Writes to standard output. A reader that has gone away, such as `head`, is no error.
+fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+}

@@ -1,0 +1,397 @@
+//! Bare repositories kept between passes, so that a changed branch costs its new commits only.
+//!
+//! Invariant: a mirror is trusted only with its `state.json`, which is removed before an operation and written after it
+//! completed. It then holds exactly the objects reachable from the commit named there: a branch that was rewritten is
+//! fetched afresh. The mirror in use is never evicted.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use git2::{Oid, Repository, RepositoryInitOptions};
+use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedMutexGuard;
+
+use crate::key::CommitId;
+use crate::pack::{CheckedFile, ReceivedPack};
+use crate::target::Source;
+use crate::workdir::create_private_dir;
+
+/// With more packs than this, those of increments are joined into one.
+const MAX_PACKS: usize = 8;
+/// Mirrors never take the file system's last bytes: this share of it stays free, as long as that is no more than
+/// [`RESERVE_LIMIT_BYTES`].
+const RESERVE_PERCENT: u64 = 5;
+const RESERVE_LIMIT_BYTES: u64 = 1 << 30;
+const STATE_FILE: &str = "state.json";
+
+/// Why a mirror could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum MirrorError {
+    /// The file system.
+    #[error("cannot keep the repository under WORKDIR")]
+    Io(#[from] io::Error),
+    /// The repository.
+    #[error("the fetched repository cannot be used")]
+    Git(#[from] git2::Error),
+}
+
+/// All mirrors, within a budget.
+pub struct MirrorStore {
+    dir: PathBuf,
+    budget_bytes: u64,
+    known: Mutex<BTreeMap<String, Known>>,
+    turns: Mutex<HashMap<Source, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    bytes: u64,
+    used: SystemTime,
+    in_use: bool,
+}
+
+/// What a complete mirror says about itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct State {
+    project: String,
+    branch: String,
+    /// What the branch is at.
+    commit: String,
+    /// What the first pack was fetched for; the others are increments on top of it.
+    base: String,
+    packs: Vec<StoredPack>,
+}
+
+/// A pack and its index, as files of a mirror.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StoredPack {
+    /// `pack-<40 hex digits>`.
+    pub name: String,
+    /// The pack's length in bytes.
+    pub pack_bytes: u64,
+    /// The pack's CRC-32.
+    pub pack_crc32: u32,
+    /// The index's length in bytes.
+    pub index_bytes: u64,
+    /// The index's CRC-32.
+    pub index_crc32: u32,
+}
+
+impl StoredPack {
+    /// The record of a pack just received.
+    pub fn new(pack: &ReceivedPack, index: &CheckedFile) -> Self {
+        Self {
+            name: pack.name.clone(),
+            pack_bytes: pack.file.len,
+            pack_crc32: pack.file.crc32,
+            index_bytes: index.len,
+            index_crc32: index.crc32,
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.pack_bytes + self.index_bytes
+    }
+
+    fn files(&self, dir: &Path) -> [CheckedFile; 2] {
+        let file =
+            |extension, len, crc32| CheckedFile { path: dir.join(&self.name).with_extension(extension), len, crc32 };
+        [file("pack", self.pack_bytes, self.pack_crc32), file("idx", self.index_bytes, self.index_crc32)]
+    }
+}
+
+impl MirrorStore {
+    /// The store in `dir`. What is not a complete mirror is removed.
+    ///
+    /// # Errors
+    /// As the file system says.
+    pub fn open(dir: PathBuf, budget_bytes: u64) -> io::Result<Self> {
+        let mut known = BTreeMap::new();
+        for entry in fs::read_dir(&dir)? {
+            let (path, name) = entry.map(|entry| (entry.path(), entry.file_name().to_string_lossy().into_owned()))?;
+            let used = fs::metadata(path.join(STATE_FILE)).and_then(|metadata| metadata.modified());
+            match (read_state(&path), used) {
+                (Some(state), Ok(used)) => {
+                    let bytes = state.packs.iter().map(StoredPack::bytes).sum();
+                    known.insert(name, Known { bytes, used, in_use: false });
+                }
+                _ => remove(&path)?,
+            }
+        }
+        let store = Self { dir, budget_bytes, known: Mutex::new(known), turns: Mutex::default() };
+        store.evict();
+        Ok(store)
+    }
+
+    /// The mirror of a source branch, for one user at a time.
+    pub async fn lease(self: &Arc<Self>, source: &Source) -> Mirror {
+        let turn = Arc::clone(lock(&self.turns).entry(source.clone()).or_default());
+        let turn = turn.lock_owned().await;
+        let name = directory_name(source);
+        let path = self.dir.join(&name);
+        let state = read_state(&path).filter(|state| state.project == source.project && state.branch == source.branch);
+        let known = Known { bytes: 0, used: SystemTime::now(), in_use: true };
+        lock(&self.known).entry(name.clone()).and_modify(|known| known.in_use = true).or_insert(known);
+        Mirror { store: Arc::clone(self), name, path, source: source.clone(), state, _turn: turn }
+    }
+
+    /// Bytes of all mirrors together.
+    pub fn bytes(&self) -> u64 {
+        lock(&self.known).values().map(|known| known.bytes).sum()
+    }
+
+    /// Removes least recently used mirrors until the rest is within the budget and the file system has its reserve.
+    pub fn evict(&self) {
+        let mut known = lock(&self.known);
+        loop {
+            let total: u64 = known.values().map(|known| known.bytes).sum();
+            if total <= self.budget_bytes && !self.short_of_space() {
+                return;
+            }
+            let oldest = known.iter().filter(|(_, known)| !known.in_use).min_by_key(|(_, known)| known.used);
+            let Some(name) = oldest.map(|(name, _)| name.clone()) else { return };
+            known.remove(&name);
+            if let Err(error) = remove(&self.dir.join(&name)) {
+                tracing::warn!(%error, "cannot remove a mirror");
+            }
+        }
+    }
+
+    /// Removes every mirror that is not in use: when the disk is full, the current work counts.
+    pub fn evict_idle(&self) {
+        let mut known = lock(&self.known);
+        known.retain(|name, known| known.in_use || remove(&self.dir.join(name)).is_err());
+    }
+
+    fn short_of_space(&self) -> bool {
+        rustix::fs::statvfs(&self.dir).is_ok_and(|fs| {
+            let reserve = (fs.f_blocks * fs.f_frsize / 100 * RESERVE_PERCENT).min(RESERVE_LIMIT_BYTES);
+            fs.f_bavail * fs.f_frsize < reserve
+        })
+    }
+}
+
+/// One mirror, in use. Dropping it gives it back, and removes it where it is not complete.
+pub struct Mirror {
+    store: Arc<MirrorStore>,
+    name: String,
+    path: PathBuf,
+    source: Source,
+    state: Option<State>,
+    _turn: OwnedMutexGuard<()>,
+}
+
+impl Mirror {
+    /// The commit it is complete at; `None` where there is nothing to build on.
+    pub fn commit(&self) -> Option<CommitId> {
+        self.state.as_ref().and_then(|state| state.commit.parse().ok())
+    }
+
+    /// Where packs go.
+    pub fn pack_dir(&self) -> PathBuf {
+        self.path.join("objects/pack")
+    }
+
+    /// What makes up the mirror, for an archive: each pack and its index.
+    pub fn files(&self) -> Vec<(String, [CheckedFile; 2])> {
+        let packs = self.state.iter().flat_map(|state| &state.packs);
+        packs.map(|pack| (pack.name.clone(), pack.files(&self.pack_dir()))).collect()
+    }
+
+    /// Starts over with an empty repository.
+    ///
+    /// # Errors
+    /// [`MirrorError`].
+    pub fn start_afresh(&mut self) -> Result<(), MirrorError> {
+        self.discard()?;
+        create_private_dir(&self.path)?;
+        let mut options = RepositoryInitOptions::new();
+        options.bare(true).no_reinit(true).external_template(false).initial_head(&self.source.branch);
+        Repository::init_opts(&self.path, &options)?;
+        Ok(())
+    }
+
+    /// Opens the mirror for new objects. Until one of the `finish` functions is through, it counts as incomplete.
+    ///
+    /// # Errors
+    /// As the file system says.
+    pub fn start_increment(&mut self) -> io::Result<Increment> {
+        fs::remove_file(self.path.join(STATE_FILE))?;
+        match self.state.take() {
+            Some(state) => Ok(Increment(state)),
+            None => Err(io::Error::other("the mirror is not complete")),
+        }
+    }
+
+    /// Completes a fresh mirror with its only pack.
+    ///
+    /// # Errors
+    /// [`MirrorError::Git`] where the pack does not hold the commit.
+    pub fn finish_fresh(&mut self, commit: CommitId, pack: StoredPack) -> Result<(), MirrorError> {
+        let state = State {
+            project: self.source.project.clone(),
+            branch: self.source.branch.clone(),
+            commit: commit.to_string(),
+            base: commit.to_string(),
+            packs: vec![pack],
+        };
+        self.finish(&self.repository()?, commit, state)
+    }
+
+    /// Completes an increment. `false`: the branch was rewritten, and the mirror is of no use for the new commit.
+    ///
+    /// # Errors
+    /// [`MirrorError`].
+    pub fn finish_increment(
+        &mut self,
+        Increment(mut state): Increment,
+        commit: CommitId,
+        pack: StoredPack,
+    ) -> Result<bool, MirrorError> {
+        let repository = self.repository()?;
+        if !repository.graph_descendant_of(oid(commit)?, Oid::from_str(&state.commit)?)? {
+            return Ok(false);
+        }
+        state.packs.push(pack);
+        state.commit = commit.to_string();
+        if state.packs.len() > MAX_PACKS {
+            self.join_increments(&repository, &mut state)?;
+        }
+        self.finish(&repository, commit, state)?;
+        Ok(true)
+    }
+
+    /// Removes the mirror: it turned out to be of no use.
+    ///
+    /// # Errors
+    /// As the file system says.
+    pub fn discard(&mut self) -> io::Result<()> {
+        self.state = None;
+        remove(&self.path)
+    }
+
+    fn repository(&self) -> Result<Repository, git2::Error> {
+        Repository::open_bare(&self.path)
+    }
+
+    fn finish(&mut self, repository: &Repository, commit: CommitId, state: State) -> Result<(), MirrorError> {
+        let id = oid(commit)?;
+        repository.find_commit(id)?.tree()?;
+        repository.reference(&format!("refs/heads/{}", self.source.branch), id, true, "")?;
+        let mut file = tempfile::NamedTempFile::new_in(&self.path)?;
+        file.write_all(&serde_json::to_vec(&state).map_err(io::Error::from)?)?;
+        file.persist(self.path.join(STATE_FILE)).map_err(|error| error.error)?;
+        self.state = Some(state);
+        Ok(())
+    }
+
+    /// Replaces the packs of increments by one. The first pack, usually by far the largest, stays as it is.
+    fn join_increments(&self, repository: &Repository, state: &mut State) -> Result<(), MirrorError> {
+        let mut walk = repository.revwalk()?;
+        walk.push(Oid::from_str(&state.commit)?)?;
+        walk.hide(Oid::from_str(&state.base)?)?;
+        let mut builder = repository.packbuilder()?;
+        builder.insert_walk(&mut walk)?;
+        let dir = self.pack_dir();
+        builder.write(&dir, 0o600)?;
+        let name = format!("pack-{}", builder.name().ok().flatten().unwrap_or_default());
+        let [pack, index] = ["pack", "idx"].map(|extension| checked(&dir.join(&name).with_extension(extension)));
+        let (pack, index) = (pack?, index?);
+        for increment in state.packs.drain(1..).filter(|increment| increment.name != name) {
+            for file in increment.files(&dir) {
+                fs::remove_file(&file.path)?;
+            }
+        }
+        state.packs.push(StoredPack::new(&ReceivedPack { name, file: pack }, &index));
+        Ok(())
+    }
+}
+
+/// A mirror's state while new objects come in.
+pub struct Increment(State);
+
+impl Drop for Mirror {
+    fn drop(&mut self) {
+        let mut known = lock(&self.store.known);
+        match &self.state {
+            Some(state) => {
+                let bytes = state.packs.iter().map(StoredPack::bytes).sum();
+                known.insert(self.name.clone(), Known { bytes, used: SystemTime::now(), in_use: false });
+                // The time of the last use, for the next start.
+                let touched = File::options()
+                    .append(true)
+                    .open(self.path.join(STATE_FILE))
+                    .and_then(|file| file.set_modified(SystemTime::now()));
+                if let Err(error) = touched {
+                    tracing::debug!(%error, "cannot note the use of a mirror");
+                }
+            }
+            None => {
+                known.remove(&self.name);
+                if let Err(error) = remove(&self.path) {
+                    tracing::warn!(%error, "cannot remove an incomplete mirror");
+                }
+            }
+        }
+        drop(known);
+        self.store.evict();
+    }
+}
+
+/// The state of a complete mirror: its file is there, and so are all of its packs, at their full length.
+fn read_state(path: &Path) -> Option<State> {
+    let state: State = serde_json::from_slice(&fs::read(path.join(STATE_FILE)).ok()?).ok()?;
+    let dir = path.join("objects/pack");
+    let whole = |file: CheckedFile| fs::metadata(&file.path).is_ok_and(|metadata| metadata.len() == file.len);
+    let complete = !state.packs.is_empty() && state.packs.iter().flat_map(|pack| pack.files(&dir)).all(whole);
+    complete.then_some(state)
+}
+
+fn checked(path: &Path) -> io::Result<CheckedFile> {
+    let (mut file, mut crc32, mut len) = (File::open(path)?, crc32fast::Hasher::new(), 0);
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let read = file.read(&mut buffer)?;
+        if read == 0 {
+            return Ok(CheckedFile { path: path.to_owned(), len, crc32: crc32.finalize() });
+        }
+        crc32.update(&buffer[..read]);
+        len += read as u64;
+    }
+}
+
+/// A name that any project and branch can have on any file system: the SHA-1 of both.
+fn directory_name(source: &Source) -> String {
+    let text = format!("{}\0{}", source.project, source.branch);
+    let mut hash = gix_hash::hasher(gix_hash::Kind::Sha1);
+    hash.update(text.as_bytes());
+    hash.try_finalize().map_or_else(
+        |_| percent_encoding::utf8_percent_encode(&text, percent_encoding::NON_ALPHANUMERIC).to_string(),
+        |id| id.to_string(),
+    )
+}
+
+fn oid(commit: CommitId) -> Result<Oid, git2::Error> {
+    Oid::from_bytes(commit.as_bytes())
+}
+
+/// Removes a file or a directory with all that is in it; nothing there is fine.
+fn remove(path: &Path) -> io::Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,545 @@
+//! A pack from the wire onto the disk: written once, checked object by object, indexed beside it.
+//!
+//! Invariant: an index exists only for a pack in which every object's bytes hash to its name and the whole hashes to the
+//! trailer. Memory does not grow with the size of blobs: those stored whole are hashed as they stream by, and only delta
+//! chains and small objects are decompressed into memory.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::atomic::AtomicBool;
+use std::thread::available_parallelism;
+
+use flate2::{Decompress, FlushDecompress, Status};
+use gix_error::{ErrorExt, message};
+use gix_hash::{Hasher, ObjectId};
+use gix_pack::data::{self, entry::Header, input};
+use gix_utils::progress::Discard;
+
+use crate::workdir::private_file;
+
+/// Blobs of at least this size that are stored whole are hashed while they stream by, and never held in memory.
+const LARGE_BLOB_BYTES: u64 = 16 << 20;
+/// No single object that has to be held in memory may be larger than this.
+const OBJECT_LIMIT_BYTES: usize = 2 << 30;
+/// A pack with fewer objects is indexed on one thread: starting more costs more than it saves.
+const SINGLE_THREAD_OBJECTS: usize = 2_000;
+/// The buffer between the wire and the inflater, and the one behind it.
+const BUFFER_BYTES: usize = 64 << 10;
+const HASH: gix_hash::Kind = gix_hash::Kind::Sha1;
+
+/// A file whose length and CRC-32 are known, in bytes and as zip counts it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckedFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its length in bytes.
+    pub len: u64,
+    /// Its CRC-32 (IEEE), as in zip archives.
+    pub crc32: u32,
+}
+
+/// A pack whose last byte has arrived, trailer checked; its objects are not verified yet.
+#[derive(Debug, Clone)]
+pub struct ReceivedPack {
+    /// `pack-<40 hex digits>`.
+    pub name: String,
+    /// The pack file, under its final name.
+    pub file: CheckedFile,
+}
+
+/// Why a pack was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum PackError {
+    /// Reading from the wire or writing to the disk failed.
+    #[error("cannot store the pack")]
+    Io(#[from] io::Error),
+    /// The pack is damaged or not a pack.
+    #[error("the pack that the server sent is damaged: {0}")]
+    Damaged(String),
+    /// The pack has no object.
+    #[error("the server sent an empty pack")]
+    Empty,
+    /// It would be larger than allowed.
+    #[error("the repository's pack is larger than MAX_REPOSITORY_BYTES allows ({limit} bytes)")]
+    TooLarge {
+        /// The limit in bytes.
+        limit: u64,
+    },
+}
+
+/// Bounds of one reception.
+pub struct Limits<'a> {
+    /// Longest pack accepted, in bytes.
+    pub pack_bytes: u64,
+    /// Set to give up.
+    pub interrupt: &'a AtomicBool,
+    /// Keeps two large packs from being resolved at the same time, each with all the threads.
+    pub gate: &'a IndexGate,
+}
+
+/// Lets one large pack at a time use all cores to resolve its deltas; small ones pass by.
+#[derive(Debug, Default)]
+pub struct IndexGate(std::sync::Mutex<()>);
+
+impl IndexGate {
+    fn enter(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Writes the pack that `source` brings into `dir` (a repository's `objects/pack`) and indexes it. `received` is called
+/// when the pack's last byte is on the disk, before its objects are verified.
+///
+/// Returns the index file. Nothing with an index is left behind after an error.
+///
+/// # Errors
+/// [`PackError`].
+pub fn receive(
+    source: impl Read,
+    dir: &Path,
+    limits: &Limits<'_>,
+    received: impl FnOnce(ReceivedPack),
+) -> Result<(ReceivedPack, CheckedFile), PackError> {
+    let incoming = dir.join("incoming.pack");
+    let tee = Rc::new(RefCell::new(Tee {
+        source,
+        file: private_file(&incoming)?,
+        crc32: crc32fast::Hasher::new(),
+        len: 0,
+        limit: limits.pack_bytes,
+    }));
+    let mut entries =
+        Entries::new(BufReader::with_capacity(BUFFER_BYTES, SharedTee(Rc::clone(&tee))), LARGE_BLOB_BYTES)?;
+    let place = |trailer: ObjectId| -> io::Result<ReceivedPack> {
+        let tee = tee.borrow();
+        let name = format!("pack-{trailer}");
+        let path = dir.join(format!("{name}.pack"));
+        fs::rename(&incoming, &path)?;
+        Ok(ReceivedPack { name, file: CheckedFile { path, len: tee.len, crc32: tee.crc32.clone().finalize() } })
+    };
+
+    let mut pack = None;
+    let first = write_index(dir, &mut entries, limits, |trailer| {
+        let placed = place(trailer)?;
+        received(placed.clone());
+        Ok(pack.insert(placed).file.path.clone())
+    });
+    let Some(pack) = pack else { return Err(first.err().unwrap_or(PackError::Empty)) };
+    let index = match first {
+        Err(_) if entries.needs_large_blobs() => {
+            // Rare: a delta is based on a large blob. Once more from the file, with every object in memory.
+            let file = BufReader::with_capacity(BUFFER_BYTES, File::open(&pack.file.path)?);
+            let path = pack.file.path.clone();
+            write_index(dir, &mut Entries::new(file, u64::MAX)?, limits, |_| Ok(path))?
+        }
+        other => other?,
+    };
+    Ok((pack, index))
+}
+
+/// Runs the entries through the indexer and writes `pack-<trailer>.idx`.
+fn write_index<R: BufRead>(
+    dir: &Path,
+    entries: &mut Entries<R>,
+    limits: &Limits<'_>,
+    pack_path: impl FnOnce(ObjectId) -> io::Result<PathBuf>,
+) -> Result<CheckedFile, PackError> {
+    if entries.objects_left == 0 {
+        return Err(PackError::Empty);
+    }
+    let small = (entries.objects_left as usize) < SINGLE_THREAD_OBJECTS;
+    let threads = if small { 1 } else { available_parallelism().map_or(1, usize::from) };
+    let shared = Rc::clone(&entries.outcome);
+    let mut turn = None;
+    let partial = dir.join("incoming.idx");
+    let mut out = BufWriter::new(Checked::new(truncated(&partial)?));
+    let written = gix_pack::index::write_data_iter_to_stream(
+        gix_pack::index::Version::V2,
+        || {
+            let trailer = shared.borrow().trailer.ok_or_else(|| io::Error::other("the pack has no trailer"))?;
+            let path = pack_path(trailer)?;
+            turn = (!small).then(|| limits.gate.enter());
+            let pack = data::File::at(path, HASH).map_err(io::Error::other)?;
+            Ok((entry_bytes, pack))
+        },
+        entries,
+        Some(threads),
+        &mut Discard,
+        &mut out,
+        limits.interrupt,
+        HASH,
+        Some(OBJECT_LIMIT_BYTES),
+        data::Version::V2,
+    );
+    drop(turn);
+    let outcome = entries.outcome.borrow();
+    let trailer = match (written, outcome.trailer) {
+        // The wire's or the disk's own error says more than what the indexer makes of it.
+        (Err(_), _) if outcome.io_error.borrow().is_some() => {
+            let error = outcome.io_error.borrow_mut().take().unwrap_or_else(|| io::Error::other("unknown"));
+            return Err(match error.downcast::<PackError>() {
+                Ok(error) => error,
+                Err(error) => PackError::Io(error),
+            });
+        }
+        (Err(error), _) => return Err(PackError::Damaged(format!("{:#}", anyhow::Error::new(error)))),
+        (Ok(_), None) => return Err(PackError::Damaged("it has no trailer".to_owned())),
+        (Ok(_), Some(trailer)) => trailer,
+    };
+    let Checked { crc32, len, .. } = out.into_inner().map_err(|error| error.into_error())?;
+    let path = dir.join(format!("pack-{trailer}.idx"));
+    if outcome.large.is_empty() {
+        fs::rename(&partial, &path)?;
+        return Ok(CheckedFile { path, len, crc32: crc32.finalize() });
+    }
+    let merged = merge_index(&partial, &outcome.large, trailer, &path);
+    fs::remove_file(&partial)?;
+    merged
+}
+
+fn entry_bytes(range: data::EntryRange, pack: &data::File) -> Option<&[u8]> {
+    pack.entry_slice(range)
+}
+
+fn truncated(path: &Path) -> io::Result<File> {
+    let file = private_file(path)?;
+    file.set_len(0)?;
+    Ok(file)
+}
+
+/// One object for the index.
+struct IndexRow {
+    id: ObjectId,
+    crc32: u32,
+    offset: u64,
+}
+
+/// Writes the index again with the large blobs in it, which the indexer never saw. Format: gitformat-pack(5), version 2.
+fn merge_index(partial: &Path, large: &[IndexRow], trailer: ObjectId, path: &Path) -> Result<CheckedFile, PackError> {
+    let damaged = |error: gix_error::Error| PackError::Damaged(format!("{:#}", anyhow::Error::new(error)));
+    let small = gix_pack::index::File::at(partial, HASH).map_err(damaged)?;
+    let mut rows: Vec<IndexRow> = small
+        .iter()
+        .map(|entry| IndexRow { id: entry.oid, crc32: entry.crc32.unwrap_or_default(), offset: entry.pack_offset })
+        .collect();
+    rows.extend(large.iter().map(|row| IndexRow { ..*row }));
+    rows.sort_by_key(|row| row.id);
+
+    let mut out = HashedWrite { inner: BufWriter::new(Checked::new(truncated(path)?)), hash: gix_hash::hasher(HASH) };
+    out.write_all(b"\xfftOc\0\0\0\x02")?;
+    let mut upto = 0;
+    for first_byte in 0..=u8::MAX {
+        upto += rows[upto..].iter().take_while(|row| row.id.first_byte() == first_byte).count();
+        out.write_all(&count(upto)?.to_be_bytes())?;
+    }
+    rows.iter().try_for_each(|row| out.write_all(row.id.as_slice()))?;
+    rows.iter().try_for_each(|row| out.write_all(&row.crc32.to_be_bytes()))?;
+    // Offsets from 2 GiB on stand in a table of their own, and here their place in it with the highest bit set.
+    let mut far = vec![];
+    for row in &rows {
+        let word = if row.offset < 1 << 31 {
+            count(usize::try_from(row.offset).unwrap_or(usize::MAX))?
+        } else {
+            far.push(row.offset);
+            count(far.len() - 1)? | 1 << 31
+        };
+        out.write_all(&word.to_be_bytes())?;
+    }
+    far.iter().try_for_each(|offset| out.write_all(&offset.to_be_bytes()))?;
+    out.write_all(trailer.as_slice())?;
+    let HashedWrite { mut inner, hash } = out;
+    inner.write_all(hash.try_finalize().map_err(damaged)?.as_slice())?;
+    let Checked { crc32, len, .. } = inner.into_inner().map_err(|error| error.into_error())?;
+    Ok(CheckedFile { path: path.to_owned(), len, crc32: crc32.finalize() })
+}
+
+fn count(objects: usize) -> Result<u32, PackError> {
+    u32::try_from(objects).map_err(|_| PackError::Damaged("it holds more objects than a pack can".to_owned()))
+}
+
+/// Everything read goes into the file too.
+struct Tee<R> {
+    source: R,
+    file: File,
+    crc32: crc32fast::Hasher,
+    len: u64,
+    limit: u64,
+}
+
+struct SharedTee<R>(Rc<RefCell<Tee<R>>>);
+
+impl<R: Read> Read for SharedTee<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let tee = &mut *self.0.borrow_mut();
+        let read = tee.source.read(buffer)?;
+        tee.len += read as u64;
+        if tee.len > tee.limit {
+            return Err(io::Error::other(PackError::TooLarge { limit: tee.limit }));
+        }
+        tee.crc32.update(&buffer[..read]);
+        tee.file.write_all(&buffer[..read])?;
+        Ok(read)
+    }
+}
+
+/// Counts and checksums what is written.
+struct Checked<W> {
+    inner: W,
+    crc32: crc32fast::Hasher,
+    len: u64,
+}
+
+impl<W> Checked<W> {
+    fn new(inner: W) -> Self {
+        Self { inner, crc32: crc32fast::Hasher::new(), len: 0 }
+    }
+}
+
+impl<W: Write> Write for Checked<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.crc32.update(&bytes[..written]);
+        self.len += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+struct HashedWrite<W> {
+    inner: W,
+    hash: Hasher,
+}
+
+impl<W: Write> Write for HashedWrite<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.hash.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// The entries of a pack as they stream by, for the indexer; large blobs are hashed here and left out.
+struct Entries<R> {
+    read: R,
+    inflate: Decompress,
+    scratch: Box<[u8]>,
+    offset: u64,
+    objects_left: u32,
+    hash: Option<Hasher>,
+    large_from: u64,
+    held_back: Option<input::Entry>,
+    outcome: Rc<RefCell<Outcome>>,
+}
+
+/// What a pass over the entries found besides the entries.
+#[derive(Default)]
+struct Outcome {
+    trailer: Option<ObjectId>,
+    large: Vec<IndexRow>,
+    large_offsets: BTreeSet<u64>,
+    /// A delta is, or may be, based on a blob that was left out.
+    based_on_large: bool,
+    io_error: RefCell<Option<io::Error>>,
+}
+
+impl<R: BufRead> Entries<R> {
+    /// Reads the header. Blobs from `large_from` bytes on are left out.
+    fn new(mut read: R, large_from: u64) -> Result<Self, PackError> {
+        let mut header = [0; 12];
+        read.read_exact(&mut header).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => PackError::Damaged("it ends inside its header".to_owned()),
+            _ => PackError::Io(error),
+        })?;
+        let (_, objects) = data::header::decode(&header)
+            .map_err(|_| PackError::Damaged("it does not begin like a pack".to_owned()))?;
+        let mut hash = gix_hash::hasher(HASH);
+        hash.update(&header);
+        Ok(Self {
+            read,
+            inflate: Decompress::new(true),
+            scratch: vec![0; BUFFER_BYTES].into(),
+            offset: header.len() as u64,
+            objects_left: objects,
+            hash: Some(hash),
+            large_from,
+            held_back: None,
+            outcome: Rc::default(),
+        })
+    }
+
+    fn needs_large_blobs(&self) -> bool {
+        let outcome = self.outcome.borrow();
+        outcome.based_on_large && !outcome.large.is_empty() && outcome.trailer.is_some()
+    }
+
+    /// The next entry for the indexer; `None` after the last. One entry is held back, for the last one given out has to
+    /// carry the trailer.
+    fn next_indexed(&mut self) -> io::Result<Option<input::Entry>> {
+        while self.objects_left > 0 {
+            let (entry, large) = self.next_entry()?;
+            if self.objects_left == 0 {
+                self.finish()?;
+            }
+            let Some(id) = large else {
+                match self.held_back.replace(entry) {
+                    Some(previous) => return Ok(Some(previous)),
+                    None => continue,
+                }
+            };
+            let mut outcome = self.outcome.borrow_mut();
+            outcome.large_offsets.insert(entry.pack_offset);
+            outcome.large.push(IndexRow { id, crc32: entry.crc32.unwrap_or_default(), offset: entry.pack_offset });
+        }
+        let trailer = self.outcome.borrow().trailer;
+        Ok(self.held_back.take().map(|last| input::Entry { trailer, ..last }))
+    }
+
+    /// Reads one entry to its end, and hashes its content where that is a large blob.
+    fn next_entry(&mut self) -> io::Result<(input::Entry, Option<ObjectId>)> {
+        self.objects_left -= 1;
+        let mut head = Recorded { inner: &mut self.read, bytes: vec![] };
+        let entry = data::Entry::from_read(&mut head, self.offset, HASH.len_in_bytes())?;
+        let head = head.bytes;
+        let mut crc32 = crc32fast::Hasher::new();
+        crc32.update(&head);
+        if let Some(hash) = &mut self.hash {
+            hash.update(&head);
+        }
+        let mut content =
+            (matches!(entry.header, Header::Blob) && entry.decompressed_size >= self.large_from).then(|| {
+                let mut hash = gix_hash::hasher(HASH);
+                hash.update(format!("blob {}\0", entry.decompressed_size).as_bytes());
+                hash
+            });
+        self.note_base(&entry);
+
+        self.inflate.reset(true);
+        let compressed_size = loop {
+            let input = self.read.fill_buf()?;
+            if input.is_empty() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let (before_in, before_out) = (self.inflate.total_in(), self.inflate.total_out());
+            let status = self
+                .inflate
+                .decompress(input, &mut self.scratch, FlushDecompress::None)
+                .map_err(|_| corrupt("an object does not decompress"))?;
+            let consumed = usize::try_from(self.inflate.total_in() - before_in).map_err(io::Error::other)?;
+            let produced = usize::try_from(self.inflate.total_out() - before_out).map_err(io::Error::other)?;
+            crc32.update(&input[..consumed]);
+            if let Some(hash) = &mut self.hash {
+                hash.update(&input[..consumed]);
+            }
+            self.read.consume(consumed);
+            if let Some(content) = &mut content {
+                content.update(&self.scratch[..produced]);
+            }
+            if self.inflate.total_out() > entry.decompressed_size {
+                return Err(corrupt("an object is longer than it says"));
+            }
+            match status {
+                Status::StreamEnd => break self.inflate.total_in(),
+                Status::Ok | Status::BufError if consumed == 0 && produced == 0 => {
+                    return Err(corrupt("an object does not decompress"));
+                }
+                Status::Ok | Status::BufError => {}
+            }
+        };
+        if self.inflate.total_out() != entry.decompressed_size {
+            return Err(corrupt("an object is shorter than it says"));
+        }
+        let pack_offset = self.offset;
+        self.offset += head.len() as u64 + compressed_size;
+        let id = content.map(Hasher::try_finalize).transpose().map_err(io::Error::other)?;
+        let entry = input::Entry {
+            header: entry.header,
+            header_size: u16::try_from(head.len()).map_err(io::Error::other)?,
+            pack_offset,
+            compressed: None,
+            compressed_size,
+            crc32: Some(crc32.finalize()),
+            decompressed_size: entry.decompressed_size,
+            trailer: None,
+        };
+        Ok((entry, id))
+    }
+
+    /// Remembers whether a delta needs a blob that was left out.
+    fn note_base(&mut self, entry: &data::Entry) {
+        let mut outcome = self.outcome.borrow_mut();
+        outcome.based_on_large |= match entry.header {
+            Header::OfsDelta { base_distance } => {
+                self.offset.checked_sub(base_distance).is_some_and(|base| outcome.large_offsets.contains(&base))
+            }
+            Header::RefDelta { .. } => true,
+            Header::Blob | Header::Tree | Header::Commit | Header::Tag => false,
+        };
+    }
+
+    /// Checks the trailer, and that nothing follows it.
+    fn finish(&mut self) -> io::Result<()> {
+        let mut trailer = [0; 20];
+        self.read.read_exact(&mut trailer)?;
+        let trailer = ObjectId::from(trailer);
+        let computed =
+            self.hash.take().ok_or_else(|| corrupt("two trailers"))?.try_finalize().map_err(io::Error::other)?;
+        if computed != trailer {
+            return Err(corrupt("its checksum does not match its content"));
+        }
+        if !self.read.fill_buf()?.is_empty() {
+            return Err(corrupt("something follows its end"));
+        }
+        self.outcome.borrow_mut().trailer = Some(trailer);
+        Ok(())
+    }
+}
+
+fn corrupt(why: &str) -> io::Error {
+    io::Error::other(PackError::Damaged(why.to_owned()))
+}
+
+impl<R: BufRead> Iterator for Entries<R> {
+    type Item = gix_error::Result<input::Entry>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.next_indexed().transpose()?;
+        Some(next.map_err(|error| {
+            self.objects_left = 0;
+            let error = match error.kind() {
+                io::ErrorKind::UnexpectedEof => corrupt("it ends too early"),
+                _ => error,
+            };
+            *self.outcome.borrow().io_error.borrow_mut() = Some(error);
+            message("the pack could not be read").raise()
+        }))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (0, Some(self.objects_left as usize))
+    }
+}
+
+/// Keeps what is read, for an entry's few header bytes.
+struct Recorded<'a, R> {
+    inner: &'a mut R,
+    bytes: Vec<u8>,
+}
+
+impl<R: Read> Read for Recorded<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.bytes.extend_from_slice(&buffer[..read]);
+        Ok(read)
+    }
+}

@@ -1,0 +1,580 @@
+//! Every decision the program can take: desired state × observed state → [`Plan`].
+//!
+//! Invariant: plain functions of their arguments. No clock, no I/O, no logging; the same input gives the same plan, in
+//! whatever order it comes. What could not be looked up is *unknown*, never *absent*, and unknown deletes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::str::FromStr;
+use std::time::SystemTime;
+
+use crate::key::{self, ArchiveFormat, CommitId, DecodedKey, Destination, KeyTooLong};
+use crate::target::{RefusedTarget, Target};
+
+/// What should be in the bucket.
+#[derive(Debug, Clone, Default)]
+pub struct Desired {
+    /// Every accepted target with what its source branch's probe found.
+    pub targets: Vec<(Target, Head)>,
+    /// Targets that failed validation: nothing of theirs is published, and nothing of theirs is deleted.
+    pub refused: Vec<RefusedTarget>,
+}
+
+/// A source branch's latest commit, as far as it could be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Head {
+    /// The branch is at this commit.
+    At(CommitId),
+    /// It could not be read, for this reason.
+    Unknown(String),
+}
+
+/// An object of the bucket whose key decodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldObject {
+    /// Its whole key.
+    pub key: String,
+    /// What the key says.
+    pub name: DecodedKey,
+    /// When it was written, by the server's clock.
+    pub last_modified: SystemTime,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
+/// The operator's choices that a plan depends on.
+#[derive(Debug, Clone, Copy)]
+pub struct Policy {
+    /// `ARCHIVE_FORMAT`.
+    pub format: FormatChoice,
+    /// `MAX_RETIRE`.
+    pub max_retire: MaxRetire,
+}
+
+/// What a pass will do, in the order of destinations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The format of everything this plan publishes.
+    pub format: ArchiveFormat,
+    /// What to do; at most one action per destination.
+    pub actions: Vec<Action>,
+    /// Targets that cannot be acted on. Their objects stay.
+    pub blocked: Vec<Blocked>,
+    /// Targets whose current object is there, and nothing else.
+    pub unchanged: Vec<Unchanged>,
+    /// Set where the retire guard held back every [`Action::Retire`].
+    pub guard: Option<RetireGuard>,
+}
+
+impl Plan {
+    /// Whether every target could be planned for and no guard held anything back.
+    pub fn is_clean(&self) -> bool {
+        self.blocked.is_empty() && self.guard.is_none()
+    }
+}
+
+/// One thing to do for one destination. It leaves whoever runs it no choice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Upload one commit under `key`, then delete `supersedes`.
+    Publish(Publish),
+    /// Delete every object of a destination that no target names any more.
+    Retire(Retire),
+    /// Delete what an interrupted pass left beside a current object.
+    Sweep(Sweep),
+}
+
+impl Action {
+    /// The destination it is about.
+    pub fn destination(&self) -> &Destination {
+        match self {
+            Self::Publish(publish) => &publish.target.destination,
+            Self::Retire(retire) => &retire.destination,
+            Self::Sweep(sweep) => &sweep.destination,
+        }
+    }
+}
+
+/// See [`Action::Publish`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publish {
+    /// What to publish, and where to.
+    pub target: Target,
+    /// The source head.
+    pub commit: CommitId,
+    /// How to pack it.
+    pub format: ArchiveFormat,
+    /// The object to write.
+    pub key: String,
+    /// Keys to delete once `key` is up; never `key` itself.
+    pub supersedes: Vec<String>,
+    /// Size of the destination's newest object in bytes, 0 where it has none: what this one may weigh.
+    pub held_bytes: u64,
+    /// Why.
+    pub reason: PublishReason,
+}
+
+/// See [`Action::Retire`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retire {
+    /// The destination that is no longer wanted.
+    pub destination: Destination,
+    /// All its keys.
+    pub keys: Vec<String>,
+    /// Why.
+    pub reason: RetireReason,
+}
+
+/// See [`Action::Sweep`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sweep {
+    /// The destination whose current object stays.
+    pub destination: Destination,
+    /// The commit of the object that stays.
+    pub commit: CommitId,
+    /// The outdated keys.
+    pub keys: Vec<String>,
+    /// Why.
+    pub reason: SweepReason,
+}
+
+/// A target whose current object is in the bucket, alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unchanged {
+    /// The target.
+    pub target: Target,
+    /// The commit both sides are at.
+    pub commit: CommitId,
+    /// The object's size in bytes.
+    pub bytes: u64,
+    /// When the object was written.
+    pub last_modified: SystemTime,
+}
+
+/// Why a commit is uploaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PublishReason {
+    /// The bucket holds nothing for the destination.
+    New,
+    /// The newest object held is of another commit.
+    NewCommit {
+        /// That object's commit.
+        from: String,
+    },
+    /// The commit is there, in the other format.
+    OtherFormat {
+        /// The format it is in.
+        from: ArchiveFormat,
+    },
+    /// The commit is there, under a name the consumer cannot use.
+    OtherName,
+    /// The commit is there, but an outdated object is as new or newer, and the consumer goes by time.
+    NotNewest,
+}
+
+impl PublishReason {
+    /// The commit the far side has now, where this one replaces another.
+    pub fn old_commit(&self) -> Option<&str> {
+        match self {
+            Self::NewCommit { from } => Some(from),
+            Self::New | Self::OtherFormat { .. } | Self::OtherName | Self::NotNewest => None,
+        }
+    }
+}
+
+impl fmt::Display for PublishReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::New => f.write_str("not in the bucket yet"),
+            Self::NewCommit { .. } => f.write_str("the source branch has a new commit"),
+            Self::OtherFormat { from } => write!(f, "held in the format {from}"),
+            Self::OtherName => f.write_str("held under an outdated object name"),
+            Self::NotNewest => f.write_str("an outdated object is newer than the current one"),
+        }
+    }
+}
+
+/// Why a destination's objects are deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetireReason {
+    /// The target list does not name the destination.
+    NoTarget,
+}
+
+impl fmt::Display for RetireReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoTarget => f.write_str("no target names it any more"),
+        }
+    }
+}
+
+/// Why objects beside a current one are deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SweepReason {
+    /// They were superseded, and whatever superseded them did not get to deleting them.
+    LeftBehind,
+}
+
+impl fmt::Display for SweepReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LeftBehind => f.write_str("outdated, left beside the current object"),
+        }
+    }
+}
+
+/// A target that cannot be acted on in this pass.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Blocked {
+    /// Where it would go, as written in the target list.
+    pub destination: Destination,
+    /// What stands in the way.
+    pub blocker: Blocker,
+}
+
+/// What stands in a target's way.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Blocker {
+    /// The target list's entry is not usable; the text says why.
+    Refused(String),
+    /// The source branch's commit could not be read; the text says why.
+    HeadUnknown(String),
+    /// The object's name would be longer than S3 allows.
+    KeyTooLong {
+        /// The length it would have, in bytes.
+        bytes: usize,
+    },
+}
+
+impl fmt::Display for Blocker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(why) | Self::HeadUnknown(why) => f.write_str(why),
+            Self::KeyTooLong { bytes } => KeyTooLong { bytes: *bytes }.fmt(f),
+        }
+    }
+}
+
+/// The retire guard stopped a pass from deleting more than it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetireGuard {
+    /// Destinations that no target names any more.
+    pub would_retire: usize,
+    /// Destinations that the bucket holds.
+    pub held: usize,
+    /// How many may be retired in one pass.
+    pub limit: usize,
+    /// Whether the target list was empty.
+    pub no_targets: bool,
+}
+
+impl fmt::Display for RetireGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { would_retire, held, limit, no_targets } = self;
+        if *no_targets {
+            return write!(
+                f,
+                "the target list is empty while the bucket holds {held} destination(s): nothing is retired. If all of \
+                 them shall really go, set MAX_RETIRE=100%"
+            );
+        }
+        write!(
+            f,
+            "{would_retire} of the {held} destinations held are no longer wanted and MAX_RETIRE allows {limit}: nothing \
+             is retired. Check the target list; if it is right, raise MAX_RETIRE (a number or a percentage)"
+        )
+    }
+}
+
+/// No plan can be made; nothing may change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PlanError {
+    /// `auto` has to keep to the bucket's format, and the bucket has both.
+    MixedFormats {
+        /// Objects held as `.zip.age`.
+        zip: usize,
+        /// Objects held as `.tar.age`.
+        tar: usize,
+    },
+}
+
+impl fmt::Display for PlanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MixedFormats { zip, tar } => write!(
+                f,
+                "the bucket holds {zip} object(s) in the format zip and {tar} in tar.gz, so ARCHIVE_FORMAT=auto cannot \
+                 tell which to keep to: set ARCHIVE_FORMAT=zip or ARCHIVE_FORMAT=tar.gz (what is held in the other \
+                 format is then published again)"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for PlanError {}
+
+/// Decides what one pass does.
+///
+/// # Errors
+/// [`PlanError`] where the policy does not fit the bucket.
+pub fn plan(desired: &Desired, held: &[HeldObject], policy: Policy) -> Result<Plan, PlanError> {
+    let format = policy.format.resolve(held)?;
+    let mut by_destination: BTreeMap<&Destination, Slot<'_>> = BTreeMap::new();
+    for object in held {
+        by_destination.entry(&object.name.destination).or_default().held.push(object);
+    }
+    for (target, head) in &desired.targets {
+        by_destination.entry(&target.destination).or_default().wanted = Some((target, head));
+    }
+    for refused in &desired.refused {
+        by_destination.entry(&refused.target.destination).or_default().refused.push(refused);
+    }
+
+    let mut plan = Plan { format, actions: vec![], blocked: vec![], unchanged: vec![], guard: None };
+    let mut retire = vec![];
+    for (destination, mut slot) in by_destination {
+        slot.held.sort_by_key(|object| (object.last_modified, &object.key));
+        let (wish, held) = slot.against(format);
+        match decide(wish, &held) {
+            Decision::Act(action) => plan.actions.push(action),
+            Decision::Leave(unchanged) => plan.unchanged.push(unchanged),
+            Decision::Block(blockers) => plan
+                .blocked
+                .extend(blockers.into_iter().map(|blocker| Blocked { destination: destination.clone(), blocker })),
+            Decision::Retire => retire.push(Retire {
+                destination: destination.clone(),
+                keys: keys_of(&held),
+                reason: RetireReason::NoTarget,
+            }),
+        }
+    }
+    plan.blocked.sort();
+
+    let no_targets = desired.targets.is_empty() && desired.refused.is_empty();
+    plan.guard = policy.max_retire.guard(retire.len(), distinct_destinations(held), no_targets);
+    if plan.guard.is_none() {
+        plan.actions.extend(retire.into_iter().map(Action::Retire));
+        plan.actions.sort_by(|a, b| a.destination().cmp(b.destination()));
+    }
+    Ok(plan)
+}
+
+/// What is known of one destination.
+#[derive(Default)]
+struct Slot<'a> {
+    wanted: Option<(&'a Target, &'a Head)>,
+    refused: Vec<&'a RefusedTarget>,
+    held: Vec<&'a HeldObject>,
+}
+
+/// What the target list wants of a destination.
+enum Wish<'a> {
+    /// This commit, under this key; `current` is that object where the bucket has it.
+    Commit { target: &'a Target, commit: CommitId, format: ArchiveFormat, key: String, current: Option<&'a HeldObject> },
+    /// It is wanted, but which commit under which key cannot be said.
+    Unclear(Vec<Blocker>),
+    /// It is not in the list.
+    Absent,
+}
+
+enum Decision {
+    Act(Action),
+    Leave(Unchanged),
+    Block(Vec<Blocker>),
+    Retire,
+}
+
+impl<'a> Slot<'a> {
+    /// The wish, and the held objects besides the wished-for one, oldest first.
+    fn against(self, format: ArchiveFormat) -> (Wish<'a>, Vec<&'a HeldObject>) {
+        let Self { wanted, refused, mut held } = self;
+        let mut blockers: Vec<_> = refused.iter().map(|refused| Blocker::Refused(refused.problem.clone())).collect();
+        let Some((target, head)) = wanted else {
+            let wish = if blockers.is_empty() { Wish::Absent } else { Wish::Unclear(blockers) };
+            return (wish, held);
+        };
+        match head {
+            Head::Unknown(why) => blockers.push(Blocker::HeadUnknown(why.clone())),
+            Head::At(commit) => match key::encode(&target.destination, *commit, format) {
+                Err(KeyTooLong { bytes }) => blockers.push(Blocker::KeyTooLong { bytes }),
+                Ok(key) if blockers.is_empty() => {
+                    let current = held.iter().position(|object| object.key == key).map(|at| held.remove(at));
+                    return (Wish::Commit { target, commit: *commit, format, key, current }, held);
+                }
+                Ok(_) => {}
+            },
+        }
+        (Wish::Unclear(blockers), held)
+    }
+}
+
+/// The one place where a destination's fate is decided. `others` are its objects besides the current one, oldest first.
+fn decide(wish: Wish<'_>, others: &[&HeldObject]) -> Decision {
+    match (wish, others) {
+        (Wish::Unclear(blockers), _) => Decision::Block(blockers),
+        (Wish::Absent, _) => Decision::Retire,
+        (Wish::Commit { target, commit, format, key, current: None }, []) => {
+            publish(target, commit, format, key, others, 0, PublishReason::New)
+        }
+        (Wish::Commit { target, commit, format, key, current: None }, [.., newest]) => {
+            let reason = why_replace(newest, commit, format);
+            publish(target, commit, format, key, others, newest.bytes, reason)
+        }
+        (Wish::Commit { target, commit, current: Some(current), .. }, []) => Decision::Leave(Unchanged {
+            target: target.clone(),
+            commit,
+            bytes: current.bytes,
+            last_modified: current.last_modified,
+        }),
+        // A tie counts as newer: S3 tells times by the second, and the consumer could end on either.
+        (Wish::Commit { target, commit, format, key, current: Some(current) }, [.., newest])
+            if newest.last_modified >= current.last_modified =>
+        {
+            publish(target, commit, format, key, others, current.bytes, PublishReason::NotNewest)
+        }
+        (Wish::Commit { target, commit, current: Some(_), .. }, [_, ..]) => Decision::Act(Action::Sweep(Sweep {
+            destination: target.destination.clone(),
+            commit,
+            keys: keys_of(others),
+            reason: SweepReason::LeftBehind,
+        })),
+    }
+}
+
+fn publish(
+    target: &Target,
+    commit: CommitId,
+    format: ArchiveFormat,
+    key: String,
+    supersedes: &[&HeldObject],
+    held_bytes: u64,
+    reason: PublishReason,
+) -> Decision {
+    Decision::Act(Action::Publish(Publish {
+        target: target.clone(),
+        commit,
+        format,
+        key,
+        supersedes: keys_of(supersedes),
+        held_bytes,
+        reason,
+    }))
+}
+
+/// Why `newest`, the newest object of a destination, does not serve.
+fn why_replace(newest: &HeldObject, commit: CommitId, format: ArchiveFormat) -> PublishReason {
+    if newest.name.commit != commit.to_string() {
+        PublishReason::NewCommit { from: newest.name.commit.clone() }
+    } else if newest.name.format != format {
+        PublishReason::OtherFormat { from: newest.name.format }
+    } else {
+        PublishReason::OtherName
+    }
+}
+
+fn keys_of(objects: &[&HeldObject]) -> Vec<String> {
+    let mut keys: Vec<_> = objects.iter().map(|object| object.key.clone()).collect();
+    keys.sort();
+    keys
+}
+
+fn distinct_destinations(held: &[HeldObject]) -> usize {
+    held.iter().map(|object| &object.name.destination).collect::<BTreeSet<_>>().len()
+}
+
+/// `ARCHIVE_FORMAT`: which format to publish in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FormatChoice {
+    /// The format the bucket holds; `zip` in an empty one.
+    #[default]
+    Auto,
+    /// This one, whatever the bucket holds.
+    Only(ArchiveFormat),
+}
+
+impl FormatChoice {
+    fn resolve(self, held: &[HeldObject]) -> Result<ArchiveFormat, PlanError> {
+        let count = |format| held.iter().filter(|object| object.name.format == format).count();
+        match (self, count(ArchiveFormat::Zip), count(ArchiveFormat::TarGz)) {
+            (Self::Only(format), _, _) => Ok(format),
+            (Self::Auto, _, 0) => Ok(ArchiveFormat::Zip),
+            (Self::Auto, 0, _) => Ok(ArchiveFormat::TarGz),
+            (Self::Auto, zip, tar) => Err(PlanError::MixedFormats { zip, tar }),
+        }
+    }
+}
+
+impl FromStr for FormatChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "zip" => Ok(Self::Only(ArchiveFormat::Zip)),
+            "tar.gz" => Ok(Self::Only(ArchiveFormat::TarGz)),
+            other => Err(format!("{other:?} is not an archive format: write auto, zip or tar.gz")),
+        }
+    }
+}
+
+impl fmt::Display for FormatChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Only(format) => format.fmt(f),
+        }
+    }
+}
+
+/// `MAX_RETIRE`: how many of the destinations held one pass may retire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MaxRetire {
+    /// This many destinations.
+    Count(usize),
+    /// This share of the destinations held, 0 to 100, rounded down.
+    Percent(u8),
+}
+
+impl MaxRetire {
+    /// The guard's verdict on retiring `would_retire` of `held` destinations; `None` lets them go.
+    fn guard(self, would_retire: usize, held: usize, no_targets: bool) -> Option<RetireGuard> {
+        let limit = match self {
+            // One may always go, or the last removal from a small bucket could never be followed; but an operator who
+            // writes zero means that nothing is retired.
+            Self::Count(0) | Self::Percent(0) => 0,
+            Self::Count(count) => count,
+            Self::Percent(percent) => (held * usize::from(percent) / 100).max(1),
+        };
+        let refused = match self {
+            Self::Percent(100) => false,
+            Self::Count(_) | Self::Percent(_) => no_targets || would_retire > limit,
+        };
+        (refused && would_retire > 0).then_some(RetireGuard { would_retire, held, limit, no_targets })
+    }
+}
+
+impl FromStr for MaxRetire {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = match text.strip_suffix('%') {
+            Some(percent) => percent.parse().ok().filter(|percent| *percent <= 100).map(Self::Percent),
+            None => text.parse().ok().map(Self::Count),
+        };
+        parsed
+            .ok_or_else(|| format!("{text:?} is not a limit: write a number, like 20, or a percentage from 0% to 100%"))
+    }
+}
+
+impl fmt::Display for MaxRetire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count(count) => count.fmt(f),
+            Self::Percent(percent) => write!(f, "{percent}%"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

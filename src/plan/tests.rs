@@ -1,0 +1,363 @@
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::*;
+use crate::target::Source;
+
+fn commit(n: u8) -> CommitId {
+    CommitId::from_bytes([n; 20])
+}
+
+fn destination(project: &str) -> Destination {
+    Destination { group: "far".into(), project: project.into(), branch: "main".into() }
+}
+
+fn target(project: &str) -> Target {
+    Target {
+        source: Source { project: format!("near/{project}"), branch: "main".into() },
+        destination: destination(project),
+    }
+}
+
+fn at(project: &str, n: u8) -> (Target, Head) {
+    (target(project), Head::At(commit(n)))
+}
+
+fn held_as(project: &str, n: u8, format: ArchiveFormat, age_rank: u64) -> HeldObject {
+    held_under(key::encode(&destination(project), commit(n), format).unwrap(), age_rank)
+}
+
+fn held_under(key: String, age_rank: u64) -> HeldObject {
+    let name = key::decode(&key).unwrap();
+    HeldObject { key, name, last_modified: SystemTime::UNIX_EPOCH + Duration::from_secs(age_rank), bytes: 1 }
+}
+
+fn held(project: &str, n: u8, age_rank: u64) -> HeldObject {
+    held_as(project, n, ArchiveFormat::Zip, age_rank)
+}
+
+const POLICY: Policy = Policy { format: FormatChoice::Auto, max_retire: MaxRetire::Percent(50) };
+
+fn decide_all(targets: Vec<(Target, Head)>, held: &[HeldObject]) -> Plan {
+    plan(&Desired { targets, refused: vec![] }, held, POLICY).unwrap()
+}
+
+fn only_publish(plan: &Plan) -> &Publish {
+    match plan.actions.as_slice() {
+        [Action::Publish(publish)] => publish,
+        other => panic!("expected one publication, found {other:?}"),
+    }
+}
+
+#[test]
+fn a_new_target_is_published() {
+    let plan = decide_all(vec![at("a", 1)], &[]);
+    let publish = only_publish(&plan);
+    assert_eq!((&publish.reason, publish.format, publish.held_bytes), (&PublishReason::New, ArchiveFormat::Zip, 0));
+    assert_eq!(publish.key, key::encode(&destination("a"), commit(1), ArchiveFormat::Zip).unwrap());
+    assert!(publish.supersedes.is_empty());
+}
+
+#[test]
+fn a_new_commit_supersedes_every_older_object() {
+    let objects = [held("a", 1, 10), held("a", 2, 20)];
+    let plan = decide_all(vec![at("a", 3)], &objects);
+    let publish = only_publish(&plan);
+    assert_eq!(publish.reason, PublishReason::NewCommit { from: commit(2).to_string() });
+    let mut keys = objects.map(|object| object.key);
+    keys.sort();
+    assert_eq!(publish.supersedes, keys);
+}
+
+#[test]
+fn a_current_object_alone_needs_nothing() {
+    let plan = decide_all(vec![at("a", 1)], &[held("a", 1, 10)]);
+    assert!(plan.actions.is_empty() && plan.is_clean());
+    assert_eq!(plan.unchanged.len(), 1);
+}
+
+#[test]
+fn an_older_object_beside_the_current_one_is_swept() {
+    let plan = decide_all(vec![at("a", 2)], &[held("a", 1, 10), held("a", 2, 20)]);
+    assert!(
+        matches!(plan.actions.as_slice(), [Action::Sweep(sweep)] if sweep.keys == [held("a", 1, 0).key] && sweep.commit == commit(2))
+    );
+}
+
+#[test]
+fn an_outdated_object_that_is_not_older_has_the_current_one_published_again() {
+    for outdated_at in [20, 30] {
+        let plan = decide_all(vec![at("a", 2)], &[held("a", 1, outdated_at), held("a", 2, 20)]);
+        let publish = only_publish(&plan);
+        assert_eq!(publish.reason, PublishReason::NotNewest);
+        assert_eq!(publish.supersedes, [held("a", 1, 0).key]);
+    }
+}
+
+#[test]
+fn an_object_under_an_outdated_name_is_published_again() {
+    let json = format!(
+        r#"{{"group":"far","project_name":"a","commit_sha":"{}","local_branch":"develop","remote_branch":"main"}}"#,
+        commit(1)
+    );
+    let old = held_under(BASE64_STANDARD.encode(json) + ".tar.age", 10);
+    let plan = decide_all(vec![at("a", 1)], std::slice::from_ref(&old));
+    let publish = only_publish(&plan);
+    assert_eq!((&publish.reason, publish.format), (&PublishReason::OtherName, ArchiveFormat::TarGz));
+    assert_eq!(publish.supersedes, [old.key]);
+}
+
+#[test]
+fn choosing_the_other_format_publishes_again() {
+    let policy = Policy { format: FormatChoice::Only(ArchiveFormat::TarGz), ..POLICY };
+    let desired = Desired { targets: vec![at("a", 1)], refused: vec![] };
+    let plan = plan(&desired, &[held("a", 1, 10)], policy).unwrap();
+    assert_eq!(only_publish(&plan).reason, PublishReason::OtherFormat { from: ArchiveFormat::Zip });
+}
+
+#[test]
+fn auto_keeps_to_the_bucket_s_format_and_refuses_a_mixed_one() {
+    let tar = held_as("b", 1, ArchiveFormat::TarGz, 10);
+    assert_eq!(decide_all(vec![at("a", 1)], std::slice::from_ref(&tar)).format, ArchiveFormat::TarGz);
+    assert_eq!(decide_all(vec![at("a", 1)], &[]).format, ArchiveFormat::Zip);
+    let desired = Desired { targets: vec![at("a", 1)], refused: vec![] };
+    let mixed = plan(&desired, &[tar, held("a", 1, 10)], POLICY).unwrap_err();
+    assert_eq!(mixed, PlanError::MixedFormats { zip: 1, tar: 1 });
+    assert!(mixed.to_string().contains("ARCHIVE_FORMAT=tar.gz"), "{mixed}");
+}
+
+#[test]
+fn an_unknown_head_keeps_the_objects_and_blocks_the_target() {
+    let unknown = (target("a"), Head::Unknown("no branch main".into()));
+    let plan = decide_all(vec![unknown], &[held("a", 1, 10), held("a", 2, 20)]);
+    assert!(plan.actions.is_empty());
+    assert_eq!(
+        plan.blocked,
+        [Blocked { destination: destination("a"), blocker: Blocker::HeadUnknown("no branch main".into()) }]
+    );
+}
+
+#[test]
+fn a_refused_target_keeps_its_objects() {
+    let refused = RefusedTarget { target: target("a"), problem: "bad".into() };
+    let desired = Desired { targets: vec![], refused: vec![refused] };
+    let plan = plan(&desired, &[held("a", 1, 10)], POLICY).unwrap();
+    assert!(plan.actions.is_empty() && plan.guard.is_none());
+    assert_eq!(plan.blocked[0].blocker, Blocker::Refused("bad".into()));
+}
+
+#[test]
+fn a_name_that_s3_cannot_take_blocks_the_target() {
+    let mut long = target("a");
+    long.destination.branch = "b/".repeat(400) + "b";
+    let plan = decide_all(vec![(long, Head::At(commit(1)))], &[]);
+    assert!(matches!(plan.blocked[0].blocker, Blocker::KeyTooLong { bytes } if bytes > 1024));
+    assert!(plan.blocked[0].blocker.to_string().contains("1024"));
+}
+
+#[test]
+fn a_destination_without_a_target_is_retired_with_all_its_objects() {
+    let plan = decide_all(vec![at("a", 1)], &[held("a", 1, 10), held("b", 1, 10), held("b", 2, 20)]);
+    assert!(
+        matches!(plan.actions.as_slice(), [Action::Retire(retire)] if retire.destination == destination("b") && retire.keys.len() == 2)
+    );
+}
+
+/// Plans with ten destinations held, of which `gone` have lost their target.
+fn with_gone(gone: usize, max_retire: &str) -> Plan {
+    let names: Vec<_> = (0..10).map(|n| format!("p{n}")).collect();
+    let objects: Vec<_> = names.iter().map(|name| held(name, 1, 10)).collect();
+    let targets = names.iter().skip(gone).map(|name| at(name, 1)).chain([at("new", 1)]).collect();
+    let policy = Policy { max_retire: max_retire.parse().unwrap(), ..POLICY };
+    plan(&Desired { targets, refused: vec![] }, &objects, policy).unwrap()
+}
+
+fn retired(plan: &Plan) -> usize {
+    plan.actions.iter().filter(|action| matches!(action, Action::Retire(_))).count()
+}
+
+#[test]
+fn exactly_the_limit_may_be_retired_and_one_more_retires_none() {
+    for (limit, max) in [("50%", 5), ("59%", 5), ("3", 3), ("10%", 1), ("100%", 10), ("10", 10)] {
+        let allowed = with_gone(max, limit);
+        assert_eq!((retired(&allowed), allowed.guard), (max, None), "{limit}");
+        if max < 10 {
+            let held_back = with_gone(max + 1, limit);
+            assert_eq!(retired(&held_back), 0, "{limit}");
+            assert_eq!(
+                held_back.guard,
+                Some(RetireGuard { would_retire: max + 1, held: 10, limit: max, no_targets: false })
+            );
+            assert!(held_back.guard.unwrap().to_string().contains("MAX_RETIRE"));
+            assert!(held_back.actions.iter().any(|action| matches!(action, Action::Publish(_))), "publishing goes on");
+        }
+    }
+}
+
+#[test]
+fn one_destination_may_go_whatever_the_percentage_unless_it_is_zero() {
+    assert_eq!(retired(&with_gone(1, "1%")), 1);
+    assert_eq!(retired(&with_gone(2, "1%")), 0);
+    for zero in ["0", "0%"] {
+        let plan = with_gone(1, zero);
+        assert!(retired(&plan) == 0 && plan.guard.is_some());
+        assert_eq!(with_gone(0, zero).guard, None);
+    }
+}
+
+#[test]
+fn an_empty_target_list_retires_nothing_unless_all_may_go() {
+    for (max_retire, goes) in [("50%", false), ("5", false), ("1", false), ("100%", true)] {
+        let policy = Policy { max_retire: max_retire.parse().unwrap(), ..POLICY };
+        let plan = plan(&Desired::default(), &[held("a", 1, 10)], policy).unwrap();
+        assert_eq!((retired(&plan) == 1, plan.guard.is_none()), (goes, goes), "{max_retire}");
+    }
+    let empty = plan(&Desired::default(), &[], POLICY).unwrap();
+    assert!(empty.is_clean() && empty.actions.is_empty());
+}
+
+#[test]
+fn sweeping_is_not_counted_as_retiring() {
+    let names: Vec<_> = (0..4).map(|n| format!("p{n}")).collect();
+    let objects: Vec<_> = names.iter().flat_map(|name| [held(name, 1, 10), held(name, 2, 20)]).collect();
+    let plan = decide_all(names.iter().map(|name| at(name, 2)).collect(), &objects);
+    assert!(plan.guard.is_none());
+    assert_eq!(plan.actions.len(), 4);
+}
+
+#[test]
+fn limits_parse_as_written() {
+    assert_eq!("20".parse(), Ok(MaxRetire::Count(20)));
+    assert_eq!("0%".parse(), Ok(MaxRetire::Percent(0)));
+    for bad in ["", "%", "101%", "-1", "half", "1.5", "50 %"] {
+        assert!(bad.parse::<MaxRetire>().is_err(), "{bad}");
+    }
+}
+
+const PROJECTS: [&str; 5] = ["a", "b", "c", "d", "e"];
+
+fn any_head() -> impl Strategy<Value = Head> {
+    prop_oneof![3 => (1_u8..4).prop_map(|n| Head::At(commit(n))), 1 => Just(Head::Unknown("?".into()))]
+}
+
+fn any_desired() -> impl Strategy<Value = Desired> {
+    let wanted = proptest::collection::btree_map(
+        select(&PROJECTS[..]),
+        prop_oneof![4 => any_head().prop_map(Some), 1 => Just(None)],
+        0..5,
+    );
+    wanted.prop_map(|wanted| {
+        let mut desired = Desired::default();
+        for (project, head) in wanted {
+            match head {
+                Some(head) => desired.targets.push((target(project), head)),
+                None => desired.refused.push(RefusedTarget { target: target(project), problem: "bad".into() }),
+            }
+        }
+        desired
+    })
+}
+
+fn any_held() -> impl Strategy<Value = Vec<HeldObject>> {
+    let object = (select(&PROJECTS[..]), 1_u8..4, select(&ArchiveFormat::ALL[..]), 0_u64..4);
+    proptest::collection::vec(object, 0..8).prop_map(|objects| {
+        let mut seen = HashSet::new();
+        let objects = objects.into_iter().map(|(project, n, format, age_rank)| held_as(project, n, format, age_rank));
+        objects.filter(|object| seen.insert(object.key.clone())).collect()
+    })
+}
+
+fn any_policy() -> impl Strategy<Value = Policy> {
+    let max_retire = prop_oneof![(0_usize..4).prop_map(MaxRetire::Count), (0_u8..=100).prop_map(MaxRetire::Percent)];
+    let format = select(&ArchiveFormat::ALL[..]).prop_map(FormatChoice::Only);
+    (format, max_retire).prop_map(|(format, max_retire)| Policy { format, max_retire })
+}
+
+/// The bucket after the plan was carried out, at a time later than anything in it.
+fn applied(plan: &Plan, held: &[HeldObject]) -> Vec<HeldObject> {
+    let mut after = held.to_vec();
+    for action in &plan.actions {
+        match action {
+            Action::Publish(publish) => {
+                after.retain(|object| object.key != publish.key && !publish.supersedes.contains(&object.key));
+                after.push(held_under(publish.key.clone(), 100));
+            }
+            Action::Retire(Retire { keys, .. }) | Action::Sweep(Sweep { keys, .. }) => {
+                after.retain(|object| !keys.contains(&object.key))
+            }
+        }
+    }
+    after
+}
+
+proptest! {
+    #[test]
+    fn planning_again_after_applying_finds_nothing_to_do(desired in any_desired(), held in any_held(), policy in any_policy()) {
+        let first = plan(&desired, &held, policy).unwrap();
+        let second = plan(&desired, &applied(&first, &held), policy).unwrap();
+        // Where the guard held retirements back, what was published since counts as held and can let them go.
+        let held_back = first.guard.is_some();
+        let left: Vec<_> = second.actions.iter().filter(|action| !(held_back && matches!(action, Action::Retire(_)))).collect();
+        prop_assert!(left.is_empty(), "{left:?}");
+        prop_assert_eq!(&second.blocked, &first.blocked);
+    }
+
+    #[test]
+    fn what_is_unknown_or_refused_loses_nothing(desired in any_desired(), held in any_held(), policy in any_policy()) {
+        let plan = plan(&desired, &held, policy).unwrap();
+        let after: HashSet<_> = applied(&plan, &held).into_iter().map(|object| object.key).collect();
+        let unclear = desired.targets.iter().filter(|(_, head)| matches!(head, Head::Unknown(_))).map(|(target, _)| target)
+            .chain(desired.refused.iter().map(|refused| &refused.target));
+        for target in unclear {
+            prop_assert!(held.iter().filter(|object| object.name.destination == target.destination).all(|object| after.contains(&object.key)));
+        }
+    }
+
+    #[test]
+    fn a_wanted_destination_that_has_an_object_keeps_one(desired in any_desired(), held in any_held(), policy in any_policy()) {
+        let after = applied(&plan(&desired, &held, policy).unwrap(), &held);
+        for (target, _) in &desired.targets {
+            let has = |objects: &[HeldObject]| objects.iter().any(|object| object.name.destination == target.destination);
+            prop_assert!(!has(&held) || has(&after));
+        }
+    }
+
+    #[test]
+    fn what_is_published_is_never_superseded(desired in any_desired(), held in any_held(), policy in any_policy()) {
+        for action in plan(&desired, &held, policy).unwrap().actions {
+            if let Action::Publish(publish) = action {
+                prop_assert!(!publish.supersedes.contains(&publish.key));
+            }
+        }
+    }
+
+    #[test]
+    fn the_order_of_inputs_does_not_matter(desired in any_desired(), held in any_held(), policy in any_policy(), turn in 0_usize..8) {
+        let expected = plan(&desired, &held, policy).unwrap();
+        let (mut desired, mut held) = (desired, held);
+        desired.targets.reverse();
+        desired.refused.reverse();
+        let by = turn % held.len().max(1);
+        held.rotate_left(by);
+        prop_assert_eq!(plan(&desired, &held, policy).unwrap(), expected);
+    }
+
+    #[test]
+    fn no_more_is_retired_than_the_guard_allows(desired in any_desired(), held in any_held(), policy in any_policy()) {
+        let plan = plan(&desired, &held, policy).unwrap();
+        let of = distinct_destinations(&held);
+        let allowed = match policy.max_retire {
+            MaxRetire::Count(n) => n,
+            MaxRetire::Percent(0) => 0,
+            MaxRetire::Percent(p) => (of * usize::from(p) / 100).max(1),
+        };
+        prop_assert!(retired(&plan) <= allowed);
+    }
+}

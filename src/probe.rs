@@ -1,0 +1,78 @@
+//! Heads of source branches: one small request for each project, whatever number of its branches is wanted.
+//!
+//! Invariant: every branch asked for gets an answer; a branch that was not found is as unknown as one that could not be
+//! looked up.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+
+use crate::http::{self, RequestError};
+use crate::key::CommitId;
+use crate::plan::Head;
+use crate::report::error_chain;
+use crate::target::{Source, Target};
+use crate::wire::{GitServer, WireError};
+
+/// How long one project's probe may take, with all its attempts.
+const PROBE_BUDGET: Duration = Duration::from_secs(90);
+/// After this many projects in a row without any answer the server counts as unreachable and the rest is not tried: a
+/// GitLab that is down must not hold up a pass for hours.
+const UNREACHABLE_AFTER: usize = 20;
+
+/// The targets with their source branches' heads, in the order given.
+pub async fn heads(server: &GitServer, targets: Vec<Target>, concurrency: NonZeroUsize) -> Vec<(Target, Head)> {
+    let mut wanted: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for Target { source, .. } in &targets {
+        wanted.entry(&source.project).or_default().insert(&source.branch);
+    }
+    let silent_in_a_row = AtomicUsize::new(0);
+    let probes = wanted.into_iter().map(|(project, branches)| {
+        let silent_in_a_row = &silent_in_a_row;
+        async move {
+            let found = if silent_in_a_row.load(Ordering::Relaxed) >= UNREACHABLE_AFTER {
+                Err("the Git server is unreachable: not tried".to_owned())
+            } else {
+                let found = http::retrying(PROBE_BUDGET, async || server.ls_refs(project, &branches).await).await;
+                match &found {
+                    Err(WireError::Request(RequestError::Transport(_) | RequestError::Late(_))) => {
+                        silent_in_a_row.fetch_add(1, Ordering::Relaxed)
+                    }
+                    _ => silent_in_a_row.swap(0, Ordering::Relaxed),
+                };
+                found.map_err(|error| format!("cannot read {project}: {}", error_chain(&error)))
+            };
+            branches
+                .into_iter()
+                .map(move |branch| (source(project, branch), head(project, branch, &found)))
+                .collect::<Vec<_>>()
+        }
+    });
+    let heads: HashMap<Source, Head> =
+        stream::iter(probes).buffer_unordered(concurrency.get()).map(stream::iter).flatten().collect().await;
+    targets
+        .into_iter()
+        .map(|target| {
+            let head =
+                heads.get(&target.source).cloned().unwrap_or_else(|| Head::Unknown("it was not probed".to_owned()));
+            (target, head)
+        })
+        .collect()
+}
+
+fn source(project: &str, branch: &str) -> Source {
+    Source { project: project.to_owned(), branch: branch.to_owned() }
+}
+
+fn head(project: &str, branch: &str, found: &Result<BTreeMap<String, CommitId>, String>) -> Head {
+    match found {
+        Ok(heads) => match heads.get(branch) {
+            Some(commit) => Head::At(*commit),
+            None => Head::Unknown(format!("{project} has no branch {branch}")),
+        },
+        Err(why) => Head::Unknown(why.clone()),
+    }
+}

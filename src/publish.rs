@@ -1,0 +1,416 @@
+//! One target from the source to the bucket: fetch, archive, encrypt and upload as one stream.
+//!
+//! Invariant: the object is completed only after every object of every pack in it was verified, and it holds the commit
+//! that its name says.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use age::x25519::Recipient;
+use bytes::{Buf, Bytes};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinError, spawn_blocking};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::archive::{self, Contents, Pack, SizedFile};
+use crate::bucket::{Bucket, BucketError};
+use crate::encrypt;
+use crate::http::{self, RequestError, Retryable};
+use crate::key::{self, CommitId, KeyTooLong};
+use crate::mirror::{Mirror, MirrorError, MirrorStore, StoredPack};
+use crate::pack::{self, CheckedFile, IndexGate, Limits, PackError, ReceivedPack};
+use crate::plan::Publish;
+use crate::target::Source;
+use crate::wire::{GitServer, PackStream, WireError};
+use crate::workdir::Workdir;
+
+/// Pieces of a pack, 64 KiB at most each, between the wire and the indexer.
+const FEED_PIECES: usize = 32;
+/// How long a target that is told to stop may take to abort its upload.
+const STOP_GRACE: Duration = Duration::from_secs(8);
+
+/// What every target's publication needs.
+pub struct Publisher {
+    /// The source GitLab.
+    pub git: GitServer,
+    /// Where objects go.
+    pub bucket: Bucket,
+    /// Repositories kept from earlier passes.
+    pub mirrors: Arc<MirrorStore>,
+    /// Where uploads are recorded.
+    pub workdir: Arc<Workdir>,
+    /// Who can decrypt.
+    pub recipients: Arc<[Recipient]>,
+    /// Longest pack accepted, in bytes.
+    pub max_repository_bytes: u64,
+    /// How long one target may take.
+    pub time_limit: Duration,
+    /// Shared by all that index packs.
+    pub gate: Arc<IndexGate>,
+}
+
+/// What was published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// The commit: the planned one, unless the branch moved and the planned one was pruned meanwhile.
+    pub commit: CommitId,
+    /// The object's key.
+    pub key: String,
+    /// The object's size in bytes.
+    pub bytes: u64,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Why a target was not published.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// Reading from the source failed.
+    #[error("cannot fetch {source_branch}")]
+    Fetch {
+        /// What was fetched.
+        source_branch: String,
+        /// What went wrong.
+        #[source]
+        source: WireError,
+    },
+    /// The pack was not taken.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    /// The repository under WORKDIR.
+    #[error(transparent)]
+    Mirror(#[from] MirrorError),
+    /// Archiving or encrypting failed.
+    #[error("cannot make the archive")]
+    Archive(#[source] io::Error),
+    /// Storing the object failed.
+    #[error(transparent)]
+    Upload(#[from] BucketError),
+    /// The branch moved, and its name is too long.
+    #[error(transparent)]
+    Name(#[from] KeyTooLong),
+    /// The branch is gone since the probe.
+    #[error("{0} is gone since it was probed")]
+    BranchGone(Source),
+    /// The time limit.
+    #[error("not finished within TARGET_TIMEOUT ({} s)", .0.as_secs())]
+    TimeLimit(Duration),
+    /// The program was asked to stop.
+    #[error("stopped")]
+    Stopped,
+    /// A request outside of a fetch.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// A thread of the program failed.
+    #[error("internal error: a task failed")]
+    Task(#[from] JoinError),
+}
+
+impl Retryable for PublishError {
+    fn retry(&self) -> (bool, Duration) {
+        match self {
+            Self::Fetch { source, .. } => source.retry(),
+            _ => (false, Duration::ZERO),
+        }
+    }
+}
+
+impl PublishError {
+    fn disk_is_full(&self) -> bool {
+        let io = match self {
+            Self::Pack(PackError::Io(error)) | Self::Mirror(MirrorError::Io(error)) => error,
+            _ => return false,
+        };
+        matches!(io.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+
+    fn is_of_the_mirror(&self) -> bool {
+        matches!(self, Self::Mirror(_) | Self::Archive(_) | Self::Pack(PackError::Empty))
+    }
+}
+
+impl Publisher {
+    /// Publishes one target within the time limit.
+    ///
+    /// # Errors
+    /// [`PublishError`]; nothing partial is left in the bucket then.
+    pub async fn publish(&self, publish: &Publish, stop: &CancellationToken) -> Result<Published, PublishError> {
+        let begun = Instant::now();
+        let stop_this = stop.child_token();
+        let mut work = Box::pin(self.publish_head(publish, &stop_this));
+        let done = match tokio::time::timeout(self.time_limit, &mut work).await {
+            Ok(done) => done,
+            Err(_) => {
+                stop_this.cancel();
+                // Only the clean-up is waited for; what it returns is beside the point.
+                drop(tokio::time::timeout(STOP_GRACE, work).await);
+                return Err(PublishError::TimeLimit(self.time_limit));
+            }
+        };
+        let (commit, key, bytes) = match done {
+            Err(_) if stop.is_cancelled() => return Err(PublishError::Stopped),
+            other => other?,
+        };
+        Ok(Published { commit, key, bytes, took: begun.elapsed() })
+    }
+
+    /// Publishes the planned commit; where the server has pruned it since the probe, the one the branch is at now.
+    async fn publish_head(
+        &self,
+        publish: &Publish,
+        stop: &CancellationToken,
+    ) -> Result<(CommitId, String, u64), PublishError> {
+        let planned = self.publish_commit(publish, publish.commit, &publish.key, stop).await;
+        let Err(PublishError::Fetch { source: WireError::NotOurRef(_), .. }) = planned else {
+            return planned.map(|bytes| (publish.commit, publish.key.clone(), bytes));
+        };
+        let source = &publish.target.source;
+        let heads = self
+            .git
+            .ls_refs(&source.project, &[source.branch.as_str()].into())
+            .await
+            .map_err(|error| fetch_error(source, error))?;
+        let commit = *heads.get(&source.branch).ok_or_else(|| PublishError::BranchGone(source.clone()))?;
+        let key = key::encode(&publish.target.destination, commit, publish.format)?;
+        let bytes = self.publish_commit(publish, commit, &key, stop).await?;
+        Ok((commit, key, bytes))
+    }
+
+    /// Publishes one commit under `key`; once more where the connection to the source breaks.
+    async fn publish_commit(
+        &self,
+        publish: &Publish,
+        commit: CommitId,
+        key: &str,
+        stop: &CancellationToken,
+    ) -> Result<u64, PublishError> {
+        http::retrying(self.time_limit, async || {
+            let job = Job { publisher: self, publish, commit, key, stop };
+            match job.run().await {
+                Err(error) if error.disk_is_full() => {
+                    self.mirrors.evict_idle();
+                    job.run().await
+                }
+                other => other,
+            }
+        })
+        .await
+    }
+}
+
+fn fetch_error(source: &Source, error: WireError) -> PublishError {
+    PublishError::Fetch { source_branch: source.to_string(), source: error }
+}
+
+/// One attempt at one commit.
+struct Job<'a> {
+    publisher: &'a Publisher,
+    publish: &'a Publish,
+    commit: CommitId,
+    key: &'a str,
+    stop: &'a CancellationToken,
+}
+
+impl Job<'_> {
+    async fn run(&self) -> Result<u64, PublishError> {
+        let mirror = self.publisher.mirrors.lease(self.source()).await;
+        match mirror.commit() {
+            None => self.from_scratch(mirror).await,
+            Some(have) => match self.from_mirror(mirror, have).await {
+                Ok(Some(bytes)) => Ok(bytes),
+                // The branch was rewritten, or the mirror is damaged: a fresh one serves in both cases.
+                Ok(None) => self.from_scratch(self.fresh_lease().await?).await,
+                Err(error) if error.is_of_the_mirror() && !self.stop.is_cancelled() => {
+                    tracing::warn!(source = %self.source(), "the kept repository cannot be used and is fetched afresh");
+                    self.from_scratch(self.fresh_lease().await?).await
+                }
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    fn source(&self) -> &Source {
+        &self.publish.target.source
+    }
+
+    async fn fresh_lease(&self) -> Result<Mirror, PublishError> {
+        let mut mirror = self.publisher.mirrors.lease(self.source()).await;
+        mirror.discard().map_err(MirrorError::Io)?;
+        Ok(mirror)
+    }
+
+    /// Publishes from the mirror, after fetching what it lacks. `None`: the new commit does not descend from the mirror's.
+    async fn from_mirror(&self, mut mirror: Mirror, have: CommitId) -> Result<Option<u64>, PublishError> {
+        if have != self.commit {
+            let stream = self.fetch(Some(have)).await?;
+            let commit = self.commit;
+            let increment = mirror.start_increment().map_err(MirrorError::Io)?;
+            let (unused, _) = oneshot::channel();
+            let finish = move |mirror: &mut Mirror, pack| Ok(mirror.finish_increment(increment, commit, pack)?);
+            let (received, on_time) = self.receive(stream, mirror, unused, finish).await?;
+            mirror = received;
+            if !on_time {
+                return Ok(None);
+            }
+        }
+        let packs = mirror.files().into_iter().map(|(name, [data, index])| Pack {
+            name,
+            data: sized(data),
+            index: Box::new(move || Ok(sized(index))),
+        });
+        let shipped = self.ship(packs.collect()).await;
+        if matches!(shipped, Err(PublishError::Archive(_))) {
+            mirror.discard().map_err(MirrorError::Io)?;
+        }
+        shipped.map(Some)
+    }
+
+    /// Fetches the whole history. Archiving and uploading begin when the pack's last byte is there, and go on while its
+    /// objects are verified; the index comes last in the archive, and with it the verdict.
+    async fn from_scratch(&self, mut mirror: Mirror) -> Result<u64, PublishError> {
+        let stream = self.fetch(None).await?;
+        mirror.start_afresh()?;
+        let commit = self.commit;
+        let (received, pack) = oneshot::channel();
+        let (indexed, index) = oneshot::channel();
+        let finish = move |mirror: &mut Mirror, pack: StoredPack| {
+            mirror.finish_fresh(commit, pack)?;
+            if let Some((_, [_, index])) = mirror.files().pop() {
+                // Nobody listens where the upload has failed already.
+                drop(indexed.send(index));
+            }
+            Ok(())
+        };
+        let receiving = self.receive(stream, mirror, received, finish);
+        let shipping = async {
+            // Without a pack there is nothing to ship; what became of it is the other half's to say.
+            let Ok(ReceivedPack { name, file }) = pack.await else { return Ok(0) };
+            let index = Box::new(move || {
+                index.blocking_recv().map(sized).map_err(|_| io::Error::other("the pack was not verified"))
+            });
+            self.ship(vec![Pack { name, data: sized(file), index }]).await
+        };
+        let (received, shipped) = tokio::join!(receiving, shipping);
+        // The mirror is held until the archive has been read.
+        let _mirror = received?;
+        shipped
+    }
+
+    async fn fetch(&self, have: Option<CommitId>) -> Result<PackStream, PublishError> {
+        let fetch = self.publisher.git.fetch(&self.source().project, self.commit, have);
+        let stream = self.stop.run_until_cancelled(fetch).await.ok_or(PublishError::Stopped)?;
+        stream.map_err(|error| fetch_error(self.source(), error))
+    }
+
+    /// Takes a pack from the wire into the mirror. `received` is told when its last byte is there, and `finish` is called
+    /// with the verified pack.
+    async fn receive<T: Send + 'static>(
+        &self,
+        stream: PackStream,
+        mut mirror: Mirror,
+        received: oneshot::Sender<ReceivedPack>,
+        finish: impl FnOnce(&mut Mirror, StoredPack) -> Result<T, PublishError> + Send + 'static,
+    ) -> Result<(Mirror, T), PublishError> {
+        let (feed, pieces) = mpsc::channel(FEED_PIECES);
+        let interrupt = Interrupt::when(self.stop);
+        let (gate, limit, flag) =
+            (Arc::clone(&self.publisher.gate), self.publisher.max_repository_bytes, Arc::clone(&interrupt.flag));
+        let indexing = spawn_blocking(move || {
+            let limits = Limits { pack_bytes: limit, interrupt: &flag, gate: &gate };
+            let source = Pieces { pieces, current: Bytes::new(), ended: false };
+            let (pack, index) = pack::receive(source, &mirror.pack_dir(), &limits, |pack| drop(received.send(pack)))?;
+            let finished = finish(&mut mirror, StoredPack::new(&pack, &index))?;
+            Ok((mirror, finished))
+        });
+        let fed = self.stop.run_until_cancelled(feed_pack(stream, feed)).await.unwrap_or(Ok(()));
+        let indexed = indexing.await?;
+        // Where the wire broke, that is the reason, and the indexer's complaint only its consequence.
+        fed.map_err(|error| fetch_error(self.source(), error))?;
+        indexed
+    }
+
+    /// Archives, encrypts and uploads. Returns the object's size in bytes.
+    async fn ship(&self, packs: Vec<Pack>) -> Result<u64, PublishError> {
+        let publisher = self.publisher;
+        let expected = packs.iter().map(|pack| pack.data.len).sum();
+        let (writer, parts) = publisher.bucket.pipe(expected);
+        let contents = Contents { branch: self.publish.target.destination.branch.clone(), commit: self.commit, packs };
+        let (recipients, format) = (Arc::clone(&publisher.recipients), self.publish.format);
+        let writing = spawn_blocking(move || -> io::Result<u64> {
+            let sealer = encrypt::encrypting(&recipients, writer).map_err(io::Error::other)?;
+            archive::write(format, contents, sealer)?.finish()?.finish()
+        });
+        let uploaded = publisher.bucket.upload(self.key, parts, &publisher.workdir, self.stop).await;
+        match (writing.await?, uploaded) {
+            (Ok(_), Ok(bytes)) => Ok(bytes),
+            // The writer failed, so there was nothing to complete.
+            (Err(error), Ok(_) | Err(BucketError::WriterGone)) => Err(PublishError::Archive(error)),
+            (_, Err(error)) => Err(error.into()),
+        }
+    }
+}
+
+fn sized(file: CheckedFile) -> SizedFile {
+    SizedFile { path: file.path, len: file.len, crc32: Some(file.crc32) }
+}
+
+/// Passes the pack on, piece by piece, and its end as such.
+async fn feed_pack(mut stream: PackStream, feed: mpsc::Sender<Option<Bytes>>) -> Result<(), WireError> {
+    loop {
+        let piece = stream.next().await?;
+        let end = piece.is_none();
+        // The indexer has given up where nobody receives; it says why.
+        if feed.send(piece).await.is_err() || end {
+            return Ok(());
+        }
+    }
+}
+
+/// The pack as the indexer reads it. A feed that stops without its end is an error, never the end of the pack.
+struct Pieces {
+    pieces: mpsc::Receiver<Option<Bytes>>,
+    current: Bytes,
+    ended: bool,
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() && !self.ended {
+            match self.pieces.blocking_recv() {
+                Some(Some(piece)) => self.current = piece,
+                Some(None) => self.ended = true,
+                None => return Err(io::Error::other("the connection broke off")),
+            }
+        }
+        let read = buffer.len().min(self.current.len());
+        self.current.copy_to_slice(&mut buffer[..read]);
+        Ok(read)
+    }
+}
+
+/// A flag for threads that cannot wait for a token: set when the token is cancelled, or when nobody waits any more.
+struct Interrupt {
+    flag: Arc<AtomicBool>,
+    _watch: AbortOnDropHandle<()>,
+}
+
+impl Interrupt {
+    fn when(stop: &CancellationToken) -> Self {
+        let flag = Arc::new(AtomicBool::new(false));
+        let (stop, set) = (stop.clone(), Arc::clone(&flag));
+        let watch = tokio::spawn(async move {
+            stop.cancelled().await;
+            set.store(true, Ordering::Relaxed);
+        });
+        Self { flag, _watch: AbortOnDropHandle::new(watch) }
+    }
+}
+
+impl Drop for Interrupt {
+    fn drop(&mut self) {
+        self.flag.store(true, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,285 @@
+//! One pass — observe, plan, apply, report — and the loop around it.
+//!
+//! Invariant: a pass that cannot observe everything changes nothing, and no failure of a pass ends the loop.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use secrecy::SecretString;
+use tokio_util::sync::CancellationToken;
+
+use crate::apply::apply;
+use crate::bucket::{Bucket, BucketError, Listing};
+use crate::config::{self, QuerySource, Secret};
+use crate::http::{self, Login};
+use crate::key::Destination;
+use crate::limits::Concurrency;
+use crate::mirror::MirrorStore;
+use crate::pack::IndexGate;
+use crate::plan::{Desired, Plan, PlanError, Policy, plan};
+use crate::probe;
+use crate::publish::Publisher;
+use crate::report::{Report, error_chain, printable};
+use crate::target::{BUILT_IN_QUERY, GraphqlServer, TargetsError};
+use crate::tls::TrustRoots;
+use crate::wire::GitServer;
+use crate::workdir::Workdir;
+
+/// How many foreign keys are named in the log; the others are only counted.
+const FOREIGN_SHOWN: usize = 5;
+
+/// Why a pass could not come to a plan. Nothing has changed then.
+#[derive(Debug, thiserror::Error)]
+pub enum PassError {
+    /// A secret's file.
+    #[error("cannot read a secret")]
+    Secret(#[source] anyhow::Error),
+    /// The query's file.
+    #[error("GRAPHQL_QUERY_FILE: cannot read {path}")]
+    Query {
+        /// The file.
+        path: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The target list.
+    #[error("no target list from GRAPHQL_SERVER")]
+    Targets(#[from] TargetsError),
+    /// The bucket.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
+    /// The plan.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The program was asked to stop.
+    #[error("stopped")]
+    Stopped,
+}
+
+/// The desired and the observed state, and what follows from them.
+pub struct Observation {
+    /// What to do.
+    pub plan: Plan,
+    /// Objects whose names do not decode.
+    pub foreign: Vec<String>,
+    git: GitServer,
+    ours: HashSet<Destination>,
+}
+
+/// Everything that stays the same from pass to pass.
+pub struct Reconciler {
+    settings: config::Run,
+    concurrency: Concurrency,
+    http: reqwest::Client,
+    bucket: Bucket,
+    foreign_seen: HashSet<String>,
+}
+
+/// What a pass needs to change anything, and a dry run does not have.
+pub struct Workshop {
+    workdir: Arc<Workdir>,
+    mirrors: Arc<MirrorStore>,
+    gate: Arc<IndexGate>,
+    leftovers_checked: Option<Instant>,
+}
+
+impl Workshop {
+    /// Takes WORKDIR.
+    ///
+    /// # Errors
+    /// Where it cannot be used.
+    pub fn open(settings: &config::Run) -> anyhow::Result<Self> {
+        let workdir = Workdir::open(&settings.workdir)?;
+        let mirrors = MirrorStore::open(workdir.mirrors(), settings.mirror_cache_bytes)?;
+        Ok(Self {
+            workdir: Arc::new(workdir),
+            mirrors: Arc::new(mirrors),
+            gate: Arc::default(),
+            leftovers_checked: None,
+        })
+    }
+}
+
+impl Reconciler {
+    /// Sets up the clients. No request is sent to GitLab, GraphQL or S3.
+    ///
+    /// # Errors
+    /// Where certificates, proxies or the AWS configuration make no sense.
+    pub async fn new(settings: config::Run, roots: &TrustRoots) -> anyhow::Result<Self> {
+        let wanted = Concurrency { sync: settings.sync_concurrency, probe: settings.probe_concurrency };
+        let concurrency = Concurrency::within_this_process(wanted);
+        let http = http::client(roots, concurrency.probe.get())?;
+        let bucket = Bucket::connect(&settings.s3, roots).await?;
+        Ok(Self { settings, concurrency, http, bucket, foreign_seen: HashSet::new() })
+    }
+
+    /// Looks at everything and decides; changes nothing.
+    ///
+    /// # Errors
+    /// [`PassError`].
+    pub async fn observe(&mut self, stop: &CancellationToken) -> Result<Observation, PassError> {
+        let observation = stop.run_until_cancelled(self.observe_all()).await.ok_or(PassError::Stopped)??;
+        self.log_foreign(&observation.foreign);
+        Ok(observation)
+    }
+
+    async fn observe_all(&self) -> Result<Observation, PassError> {
+        let (graphql, query) = (self.graphql()?, self.query()?);
+        let git = self.git()?;
+        let targets = async { graphql.targets(&query).await.map_err(PassError::from) };
+        let listing = async { self.bucket.list().await.map_err(PassError::from) };
+        let (targets, Listing { held, foreign }) = tokio::try_join!(targets, listing)?;
+        let targets_and_heads = probe::heads(&git, targets.accepted, self.concurrency.probe).await;
+        let desired = Desired { targets: targets_and_heads, refused: targets.refused };
+        let policy = Policy { format: self.settings.archive_format, max_retire: self.settings.max_retire };
+        let plan = plan(&desired, &held, policy)?;
+        let ours = desired.targets.into_iter().map(|(target, _)| target.destination).collect();
+        Ok(Observation { plan, foreign, git, ours })
+    }
+
+    /// One pass.
+    ///
+    /// # Errors
+    /// [`PassError`] where nothing was done; what went wrong for single targets is in the report.
+    pub async fn pass(&mut self, workshop: &mut Workshop, stop: &CancellationToken) -> Result<Report, PassError> {
+        let begun = Instant::now();
+        let Observation { mut plan, foreign, git, ours } = self.observe(stop).await?;
+        for blocked in &plan.blocked {
+            let Destination { group, project, branch } = &blocked.destination;
+            tracing::error!(group, project, branch, reason = %printable(&blocked.blocker.to_string()), "blocked: {}", printable(&blocked.destination.to_string()));
+        }
+        if let Some(guard) = &plan.guard {
+            tracing::error!(would_retire = guard.would_retire, held = guard.held, "retire guard: {guard}");
+        }
+        stop.run_until_cancelled(self.abort_leftovers(workshop, &ours)).await;
+        let publisher = Publisher {
+            git,
+            bucket: self.bucket.clone(),
+            mirrors: Arc::clone(&workshop.mirrors),
+            workdir: Arc::clone(&workshop.workdir),
+            recipients: self.settings.recipients.clone().into(),
+            max_repository_bytes: self.settings.max_repository_bytes,
+            time_limit: self.settings.target_timeout,
+            gate: Arc::clone(&workshop.gate),
+        };
+        let actions = std::mem::take(&mut plan.actions);
+        let outcomes = apply(actions, &publisher, self.concurrency.sync, stop).await;
+        let report = Report::new(&plan, &outcomes, foreign.len(), begun.elapsed());
+        log_report(&report);
+        if stop.is_cancelled() { Err(PassError::Stopped) } else { Ok(report) }
+    }
+
+    /// Passes, the configured time apart, until `stop`.
+    pub async fn run(&mut self, workshop: &mut Workshop, stop: &CancellationToken) {
+        loop {
+            match self.pass(workshop, stop).await {
+                Ok(_) => {}
+                Err(PassError::Stopped) => return,
+                Err(error) => log_failed_pass(&error),
+            }
+            if self.sleep(stop).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Waits for the next pass; `None` where the program is asked to stop instead.
+    pub async fn sleep(&self, stop: &CancellationToken) -> Option<()> {
+        stop.run_until_cancelled(tokio::time::sleep(self.settings.sleep)).await
+    }
+
+    /// Aborts uploads that killed runs left behind: at the first pass, and then as often as an upload can have become
+    /// too old to be anybody's.
+    async fn abort_leftovers(&self, workshop: &mut Workshop, ours: &HashSet<Destination>) {
+        if workshop.leftovers_checked.is_some_and(|checked| checked.elapsed() < self.settings.target_timeout) {
+            return;
+        }
+        let first = workshop.leftovers_checked.replace(Instant::now()).is_none();
+        let recorded = if first { workshop.workdir.recorded_uploads().unwrap_or_default() } else { vec![] };
+        let before = SystemTime::now() - self.settings.target_timeout;
+        match self.bucket.abort_leftovers(recorded, ours, before).await {
+            Ok(0) => {}
+            Ok(aborted) => tracing::info!(aborted, "aborted uploads that an earlier run left unfinished"),
+            Err(error) if first => tracing::warn!(
+                error = error_chain(&error),
+                "cannot look for uploads that an earlier run left unfinished"
+            ),
+            Err(error) => tracing::debug!(error = error_chain(&error), "cannot look for unfinished uploads"),
+        }
+    }
+
+    fn graphql(&self) -> Result<GraphqlServer, PassError> {
+        let config::Graphql { server, login, .. } = &self.settings.graphql;
+        let login = login.as_ref().map(|(user, password)| self.login(user, password)).transpose()?;
+        Ok(GraphqlServer { client: self.http.clone(), url: server.clone(), login })
+    }
+
+    fn git(&self) -> Result<GitServer, PassError> {
+        let config::Gitlab { base_url, username, token } = &self.settings.gitlab;
+        Ok(GitServer::new(self.http.clone(), base_url.clone(), self.login(username, token)?))
+    }
+
+    /// Secrets in files are read at every pass, so that a rotated one works without a restart.
+    fn login(&self, user: &str, secret: &Secret) -> Result<Login, PassError> {
+        let secret: SecretString = secret.read().map_err(|error| PassError::Secret(error.into()))?;
+        Login::new(user, &secret).map_err(PassError::Secret)
+    }
+
+    fn query(&self) -> Result<String, PassError> {
+        match &self.settings.graphql.query {
+            QuerySource::BuiltIn => Ok(BUILT_IN_QUERY.to_owned()),
+            QuerySource::File(path) => std::fs::read_to_string(path)
+                .map_err(|source| PassError::Query { path: path.display().to_string(), source }),
+        }
+    }
+
+    fn log_foreign(&mut self, foreign: &[String]) {
+        let new: Vec<_> = foreign.iter().filter(|key| !self.foreign_seen.contains(*key)).collect();
+        if new.is_empty() {
+            return;
+        }
+        let shown: Vec<_> = new.iter().take(FOREIGN_SHOWN).map(|key| printable(key)).collect();
+        tracing::warn!(count = new.len(), examples = ?shown, "the bucket holds objects with foreign names, which are left alone");
+        self.foreign_seen = foreign.iter().cloned().collect();
+    }
+}
+
+/// One line for a pass that ended without a plan.
+pub fn log_failed_pass(error: &PassError) {
+    tracing::error!(error = error_chain(error), "the pass failed and nothing was changed");
+}
+
+fn log_report(report: &Report) {
+    let Report { published, retired, swept, unchanged, blocked, failed, foreign, uploaded_bytes, seconds, .. } = report;
+    let (blocked, failed) = (blocked.len(), failed.len());
+    let seconds = Duration::from_secs_f64(*seconds).as_millis() as f64 / 1e3;
+    if report.is_success() {
+        tracing::info!(
+            published,
+            retired,
+            swept,
+            unchanged,
+            blocked,
+            failed,
+            foreign,
+            uploaded_bytes,
+            seconds,
+            "pass done"
+        );
+    } else {
+        tracing::warn!(
+            published,
+            retired,
+            swept,
+            unchanged,
+            blocked,
+            failed,
+            foreign,
+            uploaded_bytes,
+            seconds,
+            "pass done, not everything is in sync"
+        );
+    }
+}

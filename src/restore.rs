@@ -1,0 +1,470 @@
+//! `restore`: from an object of the bucket back to a repository, or to the verdict that it is none.
+//!
+//! Invariant: a repository appears under its final name only after every object of it was verified, and never in place
+//! of something else. Neither the object nor its name is trusted: anybody who knows a recipient can encrypt to it.
+
+mod command;
+mod unpack;
+mod verify;
+
+use std::fs::{self, DirBuilder};
+use std::io::{self, Read};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use age::DecryptError;
+
+pub use command::{Verdict, Verdicts, run};
+pub use unpack::{Limits, Unpacked, unpack};
+pub use verify::{Verified, verify};
+
+use crate::encrypt::{self, Identities};
+use crate::key::{ArchiveFormat, CommitId, Destination};
+
+/// The longest name of a file or folder that common file systems take, in bytes.
+const MAX_FILE_NAME_BYTES: usize = 255;
+
+/// An object that was found good.
+#[derive(Debug)]
+pub struct Restored {
+    /// Where the repository is now, if it was to be kept.
+    pub repository: Option<PathBuf>,
+    /// What was verified.
+    pub verified: Verified,
+}
+
+/// Decrypts, unpacks and verifies the object `reader` brings.
+///
+/// With `into`, the repository is kept as `<into>/<group>/<project>@<branch>`, where it must not exist yet; it is
+/// unpacked beside that, in `into`. Otherwise it is unpacked in `scratch` and removed. A zip archive takes twice its size
+/// on the disk for a while.
+///
+/// # Errors
+/// [`RestoreError`]; nothing of the object is left on the disk then.
+pub fn restore_object(
+    reader: impl Read,
+    format: ArchiveFormat,
+    destination: &Destination,
+    commit: &str,
+    identities: &Identities,
+    into: Option<&Path>,
+    scratch: &Path,
+) -> Result<Restored, RestoreError> {
+    let commit = commit.parse().map_err(|_| RestoreError::NotACommit(commit.to_owned()))?;
+    let place = into.map(|into| free_place(into, destination)).transpose()?;
+
+    let staging = into.unwrap_or(scratch);
+    let staging = tempfile::Builder::new().prefix(".restore-").tempdir_in(staging).map_err(in_path(staging))?;
+    let repository = staging.path().join("repository");
+    DirBuilder::new().mode(0o700).create(&repository).map_err(in_path(&repository))?;
+
+    let mut download = Download { reader, failure: None };
+    let unpacked = encrypt::decrypting(identities, &mut download)
+        .map_err(RestoreError::from)
+        .and_then(|plaintext| unpack(format, plaintext, &repository, Limits::default()));
+    // A download that failed looks like a damaged object to those who read it.
+    unpacked.map_err(|error| download.failure.take().map_or(error, RestoreError::Download))?;
+    let verified = verify(&repository, &destination.branch, commit, format)?;
+
+    if let Some(place) = &place {
+        move_to(place, &repository)?;
+    }
+    let path = staging.path().to_owned();
+    staging.close().map_err(in_path(&path))?;
+    Ok(Restored { repository: place, verified })
+}
+
+/// Passes the object on, and keeps the error that ended it early.
+struct Download<R> {
+    reader: R,
+    failure: Option<io::Error>,
+}
+
+impl<R: Read> Read for Download<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.reader.read(buffer).map_err(|error| {
+            let kind = error.kind();
+            if kind != io::ErrorKind::Interrupted {
+                self.failure = Some(error);
+            }
+            kind.into()
+        })
+    }
+}
+
+/// Where a destination's repository goes: one folder for each segment of its group, and one for project and branch.
+///
+/// `@` separates these two, `/` does not end the folder's name: both are escaped where a name holds them, so that
+/// different destinations never get the same place or one inside the other.
+fn free_place(into: &Path, destination: &Destination) -> Result<PathBuf, RestoreError> {
+    let Destination { group, project, branch } = destination;
+    let valid = |segment: &str| {
+        !matches!(segment, "" | "." | "..") && !segment.starts_with('-') && !segment.contains(char::is_control)
+    };
+    let escape = |name: &str| name.replace('%', "%25").replace('@', "%40").replace('/', "%2F");
+    let branch_is_valid = git2::Reference::is_valid_name(&format!("refs/heads/{branch}"));
+    if !group.split('/').all(valid) || project.contains('/') || !valid(project) || !branch_is_valid {
+        return Err(RestoreError::UnsafeName(destination.clone()));
+    }
+    let folder = format!("{}@{}", escape(project), escape(branch));
+    let mut place = into.to_owned();
+    for segment in group.split('/').map(escape).chain([folder]) {
+        if segment.len() > MAX_FILE_NAME_BYTES {
+            return Err(RestoreError::LongName(segment));
+        }
+        place.push(segment);
+    }
+    ensure_free(&place)?;
+    Ok(place)
+}
+
+fn move_to(place: &Path, repository: &Path) -> Result<(), RestoreError> {
+    if let Some(parent) = place.parent() {
+        fs::create_dir_all(parent).map_err(in_path(parent))?;
+    }
+    // Renaming replaces no folder but an empty one; looking again only makes for a better message.
+    ensure_free(place)?;
+    fs::rename(repository, place).map_err(in_path(place))
+}
+
+fn ensure_free(place: &Path) -> Result<(), RestoreError> {
+    match fs::symlink_metadata(place) {
+        Ok(_) => Err(RestoreError::Occupied(place.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(in_path(place)(error)),
+    }
+}
+
+fn in_path(path: &Path) -> impl FnOnce(io::Error) -> RestoreError {
+    let path = path.to_owned();
+    move |source| RestoreError::Disk { path, source }
+}
+
+/// Why an object was not restored. Each message goes on from "`<key>`: ".
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The object did not arrive whole; this says nothing about the object.
+    #[error("it could not be downloaded; try again")]
+    Download(#[source] io::Error),
+    /// The local disk.
+    #[error("cannot write {}", path.display())]
+    Disk {
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The name holds something else where the commit should be.
+    #[error("its name says {0:?} where 40 hexadecimal digits of a commit should be: it cannot be verified")]
+    NotACommit(String),
+    /// The name cannot be made a path.
+    #[error("its destination {0} is no safe folder name: restore it without -into")]
+    UnsafeName(Destination),
+    /// The name makes a path that file systems do not take.
+    #[error("its folder's name would be longer than {MAX_FILE_NAME_BYTES} bytes: restore it without -into ({0})")]
+    LongName(String),
+    /// There is something already.
+    #[error("{} exists already: move it away, or restore into another folder", .0.display())]
+    Occupied(PathBuf),
+    /// It was encrypted to others.
+    #[error("none of the given identities decrypts it: it was encrypted to other recipients")]
+    OtherRecipients,
+    /// It is no age file.
+    #[error("it is not encrypted with age, or its header is damaged: {AGAIN}")]
+    NotEncrypted(#[source] DecryptError),
+    /// It ends early, was changed, or is not an archive.
+    #[error("it is damaged or incomplete: {AGAIN}")]
+    Damaged(#[source] io::Error),
+    /// Something in the archive may do harm.
+    #[error("refused, its archive holds an entry {path:?} which {reason}: find out who made it")]
+    Unsafe {
+        /// The entry's name, as far as it can be shown.
+        path: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// It is larger than this program deals with.
+    #[error("refused, its archive has more than {0}")]
+    TooLarge(String),
+    /// Its repository is not one.
+    #[error("its repository cannot be used: {problem}; {AGAIN}")]
+    Unusable {
+        /// What is wrong.
+        problem: String,
+    },
+    /// Its repository lacks the history.
+    #[error("its repository is shallow, which cannot be pushed: {AGAIN}")]
+    Shallow,
+    /// The branch is not there.
+    #[error("its repository has no branch {0:?}: {AGAIN}")]
+    NoBranch(String),
+    /// The name says another commit.
+    #[error("its name says commit {named}, and its branch is at {found}: {AGAIN}")]
+    OtherCommit {
+        /// What the name says.
+        named: CommitId,
+        /// What is there; "another commit" where it may be any reference.
+        found: String,
+    },
+    /// A pack or an index is damaged.
+    #[error("its {pack} is damaged: {AGAIN}")]
+    Pack {
+        /// Which.
+        pack: String,
+        /// What is wrong.
+        #[source]
+        source: gix_error::Error,
+    },
+    /// An object is not there.
+    #[error("its object {object} is missing ({needed_by} refers to it): {AGAIN}")]
+    MissingObject {
+        /// Which.
+        object: String,
+        /// Who refers to it.
+        needed_by: String,
+    },
+    /// An object is not what others say it is.
+    #[error("its object {object} {problem}: {AGAIN}")]
+    BadObject {
+        /// Which.
+        object: String,
+        /// What is wrong.
+        problem: &'static str,
+    },
+}
+
+/// What to do about a bad object.
+const AGAIN: &str = "delete it from the bucket, and the next pass publishes it again";
+
+impl From<DecryptError> for RestoreError {
+    fn from(error: DecryptError) -> Self {
+        match error {
+            DecryptError::NoMatchingKeys => Self::OtherRecipients,
+            DecryptError::Io(error) => Self::Damaged(error),
+            other => Self::NotEncrypted(other),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+    use crate::archive::fixture::{Project, git, run};
+    use age::x25519::Identity;
+    use std::io::Write;
+
+    /// What one restoration is about.
+    struct Case {
+        project: Project,
+        identity: Identity,
+        destination: Destination,
+        folder: tempfile::TempDir,
+    }
+
+    impl Case {
+        fn new() -> Self {
+            let destination =
+                Destination { group: "group/sub".into(), project: "project".into(), branch: "release/1".into() };
+            let (project, folder) = (Project::new(), tempfile::tempdir().unwrap());
+            Self { project, identity: Identity::generate(), destination, folder }
+        }
+
+        fn encrypted(&self, archive: &[u8]) -> Vec<u8> {
+            let mut sealer = encrypt::encrypting(&[self.identity.to_public()], vec![]).unwrap();
+            sealer.write_all(archive).unwrap();
+            sealer.finish().unwrap()
+        }
+
+        fn object(&self, format: ArchiveFormat) -> Vec<u8> {
+            self.encrypted(&self.project.archive(format, &self.destination.branch))
+        }
+
+        /// Keeps the repository.
+        fn restore(&self, format: ArchiveFormat, object: impl Read) -> Result<Restored, RestoreError> {
+            self.restore_as(&self.project.commit.to_string(), format, object, Some(self.folder.path()))
+        }
+
+        fn restore_as(
+            &self,
+            commit: &str,
+            format: ArchiveFormat,
+            object: impl Read,
+            into: Option<&Path>,
+        ) -> Result<Restored, RestoreError> {
+            let identities = self.identity.clone().into();
+            restore_object(object, format, &self.destination, commit, &identities, into, self.folder.path())
+        }
+
+        #[track_caller]
+        fn assert_nothing_left(&self) {
+            assert_eq!(fs::read_dir(self.folder.path()).unwrap().count(), 0);
+        }
+    }
+
+    #[test]
+    fn a_restored_repository_is_the_published_one_and_usable() {
+        for format in ArchiveFormat::ALL {
+            let case = Case::new();
+            let restored = case.restore(format, &case.object(format)[..]).unwrap();
+            let repository = case.folder.path().join("group/sub/project@release%2F1");
+            assert_eq!(restored.repository.as_deref(), Some(&*repository));
+            assert!(restored.verified.objects > 10);
+            git(&repository, &["fsck", "--full", "--strict"]);
+            git(&repository, &["checkout", "-q", "release/1"]);
+            assert_eq!(git(&repository, &["rev-parse", "HEAD"]), case.project.commit.to_string());
+            assert_eq!(fs::read_dir(case.folder.path()).unwrap().count(), 1, "only the group's folder");
+        }
+    }
+
+    #[test]
+    fn without_a_folder_only_the_verdict_remains() {
+        let case = Case::new();
+        for format in ArchiveFormat::ALL {
+            let commit = case.project.commit.to_string();
+            let restored = case.restore_as(&commit, format, &case.object(format)[..], None).unwrap();
+            assert!(restored.repository.is_none());
+            case.assert_nothing_left();
+        }
+    }
+
+    /// The Go program packs a whole clone, and names its branch after the source's.
+    #[test]
+    fn an_object_of_the_go_program_is_restored() {
+        let (case, clone) = (Case::new(), tempfile::tempdir().unwrap());
+        let at = clone.path();
+        git(at, &["clone", "-q", &format!("file://{}", case.project.dir.path().display()), "clone"]);
+        run(at, "tar", &["czf", "clone.tar.gz", "-C", "clone", "."]);
+        let object = case.encrypted(&fs::read(at.join("clone.tar.gz")).unwrap());
+        let restored = case.restore(ArchiveFormat::TarGz, &object[..]).unwrap();
+        let repository = restored.repository.unwrap();
+        git(&repository, &["fsck", "--full"]);
+        assert_eq!(git(&repository, &["rev-parse", "source"]), case.project.commit.to_string());
+        assert_eq!(git(&repository, &["remote"]), "", "its remote, and a credential in its URL, stay behind");
+    }
+
+    #[test]
+    fn an_object_under_another_commit_s_name_is_bad() {
+        let case = Case::new();
+        for format in ArchiveFormat::ALL {
+            let result = case.restore_as(&"7".repeat(40), format, &case.object(format)[..], Some(case.folder.path()));
+            assert!(matches!(result, Err(RestoreError::OtherCommit { .. })), "{result:?}");
+            case.assert_nothing_left();
+        }
+        let result = case.restore_as("main", ArchiveFormat::Zip, &case.object(ArchiveFormat::Zip)[..], None);
+        assert!(matches!(result, Err(RestoreError::NotACommit(_))));
+    }
+
+    #[test]
+    fn an_object_of_another_branch_is_bad() {
+        let case = Case::new();
+        let object = case.encrypted(&case.project.archive(ArchiveFormat::Zip, "other"));
+        assert!(matches!(case.restore(ArchiveFormat::Zip, &object[..]), Err(RestoreError::NoBranch(_))));
+        case.assert_nothing_left();
+    }
+
+    #[test]
+    fn a_damaged_object_is_bad_and_leaves_nothing() {
+        let case = Case::new();
+        for format in ArchiveFormat::ALL {
+            let object = case.object(format);
+            let assert_bad = |damaged: &[u8]| {
+                let error = case.restore(format, damaged).unwrap_err();
+                let damage = matches!(error, RestoreError::Damaged(_) | RestoreError::NotEncrypted(_));
+                assert!(damage && error.to_string().contains("publishes it again"), "{format}: {error}");
+            };
+            for len in [0, 10, 300, object.len() / 2, object.len() - 1] {
+                assert_bad(&object[..len]);
+            }
+            for at in [300, object.len() / 2, object.len() - 1] {
+                let mut changed = object.clone();
+                changed[at] ^= 1;
+                assert_bad(&changed);
+            }
+            assert_bad(b"not encrypted");
+            let other = ArchiveFormat::ALL.into_iter().find(|&other| other != format).unwrap();
+            assert!(matches!(case.restore(other, &object[..]), Err(RestoreError::Damaged(_))), "{format} as {other}");
+            case.assert_nothing_left();
+        }
+    }
+
+    #[test]
+    fn an_object_for_other_recipients_says_so() {
+        let case = Case::new();
+        let object = Case::new().object(ArchiveFormat::Zip);
+        assert!(matches!(case.restore(ArchiveFormat::Zip, &object[..]), Err(RestoreError::OtherRecipients)));
+        case.assert_nothing_left();
+    }
+
+    #[test]
+    fn a_failed_download_is_not_taken_for_damage() {
+        struct Broken;
+        impl Read for Broken {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::Error::new(io::ErrorKind::ConnectionReset, "the network is gone"))
+            }
+        }
+        let case = Case::new();
+        for format in ArchiveFormat::ALL {
+            let object = case.object(format);
+            for len in [0, 300, object.len() / 2, object.len()] {
+                match case.restore(format, object[..len].chain(Broken)).unwrap_err() {
+                    RestoreError::Download(error) => assert_eq!(error.to_string(), "the network is gone"),
+                    other => panic!("{format} {len}: {other}"),
+                }
+                case.assert_nothing_left();
+            }
+        }
+    }
+
+    #[test]
+    fn what_exists_is_never_replaced() {
+        let case = Case::new();
+        let object = case.object(ArchiveFormat::Zip);
+        let place = case.restore(ArchiveFormat::Zip, &object[..]).unwrap().repository.unwrap();
+        fs::write(place.join("mine"), "").unwrap();
+        assert!(matches!(case.restore(ArchiveFormat::Zip, &object[..]), Err(RestoreError::Occupied(_))));
+        assert!(place.join("mine").exists());
+        assert_eq!(fs::read_dir(case.folder.path()).unwrap().count(), 1, "only the group's folder");
+    }
+
+    fn place(group: &str, project: &str, branch: &str) -> Result<PathBuf, RestoreError> {
+        let destination = Destination { group: group.into(), project: project.into(), branch: branch.into() };
+        free_place(Path::new("/nonexistent"), &destination)
+    }
+
+    #[test]
+    fn a_name_that_is_no_safe_path_is_refused() {
+        for group in ["", "..", "a/../b", "/a", "a/", "a//b", ".", "-a", "a/-b", "a\nb", "a\0b"] {
+            assert!(matches!(place(group, "p", "main"), Err(RestoreError::UnsafeName(_))), "{group:?}");
+        }
+        for project in ["", "..", ".", "-p", "a/b", "a\u{7f}b"] {
+            assert!(matches!(place("g", project, "main"), Err(RestoreError::UnsafeName(_))), "{project:?}");
+        }
+        for branch in ["", "..", "a/../b", "/a", "a/", "a\nb", "a\\b"] {
+            assert!(matches!(place("g", "p", branch), Err(RestoreError::UnsafeName(_))), "{branch:?}");
+        }
+        assert!(matches!(place("g", "p", &"b".repeat(254)), Err(RestoreError::LongName(_))));
+    }
+
+    #[test]
+    fn different_destinations_have_different_places_and_none_inside_another() {
+        let names = [
+            ("g", "p", "a"),
+            ("g", "p", "a/b"),
+            ("g", "p", "a%2Fb"),
+            ("g", "p@a", "b"),
+            ("g", "p", "a@b"),
+            ("g/p@a", "q", "b"),
+            ("g", "é", "ü"),
+        ];
+        let places = names.map(|(group, project, branch)| place(group, project, branch).unwrap());
+        for (i, one) in places.iter().enumerate() {
+            for other in &places[i + 1..] {
+                assert!(!one.starts_with(other) && !other.starts_with(one), "{one:?} {other:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The `restore` subcommand: one verdict for each object that was asked for.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde::Serialize;
+use tokio::task::spawn_blocking;
+use tokio_util::io::SyncIoBridge;
+
+use super::{RestoreError, Restored, restore_object};
+use crate::bucket::{Bucket, BucketError};
+use crate::config::{self, Wanted};
+use crate::encrypt::Identities;
+use crate::key::{ArchiveFormat, Destination};
+use crate::plan::HeldObject;
+use crate::report::{error_chain, printable, short_commit};
+
+/// What `restore` found.
+#[derive(Debug, Default, Serialize)]
+pub struct Verdicts {
+    /// One for each object, by destination, newest first.
+    pub objects: Vec<Verdict>,
+    /// Arguments that match nothing in the bucket.
+    pub not_found: Vec<String>,
+}
+
+/// Whether one object is what its name says.
+#[derive(Debug, Serialize)]
+pub struct Verdict {
+    #[serde(flatten)]
+    destination: Destination,
+    commit: String,
+    format: ArchiveFormat,
+    key: String,
+    good: bool,
+    /// Git objects verified.
+    git_objects: Option<u64>,
+    /// Where the repository is now.
+    repository: Option<PathBuf>,
+    /// What is wrong.
+    problem: Option<String>,
+}
+
+impl Verdicts {
+    /// Whether everything asked for is there and good.
+    pub fn are_good(&self) -> bool {
+        self.not_found.is_empty() && self.objects.iter().all(|verdict| verdict.good)
+    }
+
+    /// A line for each, and a sum.
+    pub fn text(&self) -> String {
+        let mut text: String = self.objects.iter().map(|verdict| verdict.line() + "\n").collect();
+        for wanted in &self.not_found {
+            text += &format!("MISSING  {}: the bucket holds no such object\n", printable(wanted));
+        }
+        let good = self.objects.iter().filter(|verdict| verdict.good).count();
+        text + &format!("{good} good, {} bad, {} missing\n", self.objects.len() - good, self.not_found.len())
+    }
+}
+
+impl Verdict {
+    fn line(&self) -> String {
+        let name = format!("{}  {}", printable(&self.destination.to_string()), short_commit(&self.commit));
+        match (&self.problem, &self.repository) {
+            (Some(problem), _) => format!("BAD   {name}  {}", printable(problem)),
+            (None, place) => {
+                let place = place.as_ref().map_or_else(String::new, |place| format!(" → {}", place.display()));
+                format!("good  {name}  {} Git objects{place}", self.git_objects.unwrap_or_default())
+            }
+        }
+    }
+}
+
+/// Checks the objects asked for, all of them where none is named, and keeps the newest of each destination under
+/// `into`.
+///
+/// # Errors
+/// Where the bucket cannot be listed. What is wrong with single objects is in their verdicts.
+pub async fn run(settings: &config::Restore, bucket: &Bucket, identities: Identities) -> Result<Verdicts, BucketError> {
+    let identities = Arc::new(identities);
+    let mut held = bucket.list().await?.held;
+    let wants = |wanted: &Wanted, object: &HeldObject| {
+        wanted.matches(&object.name.destination.path(), &object.name.destination.branch)
+    };
+    let nowhere = settings.wanted.iter().filter(|wanted| !held.iter().any(|object| wants(wanted, object)));
+    let mut verdicts = Verdicts { not_found: nowhere.map(Wanted::to_string).collect(), objects: vec![] };
+    held.retain(|object| settings.wanted.is_empty() || settings.wanted.iter().any(|wanted| wants(wanted, object)));
+    held.sort_by(|a, b| (&a.name.destination, b.last_modified).cmp(&(&b.name.destination, a.last_modified)));
+
+    let mut newest: HashMap<Destination, SystemTime> = HashMap::new();
+    for object in held {
+        let is_newest =
+            *newest.entry(object.name.destination.clone()).or_insert(object.last_modified) == object.last_modified;
+        let into = settings.into.clone().filter(|_| is_newest);
+        let restored = restore(bucket, &object, &identities, into).await;
+        verdicts.objects.push(verdict(object, restored));
+    }
+    Ok(verdicts)
+}
+
+async fn restore(
+    bucket: &Bucket,
+    object: &HeldObject,
+    identities: &Arc<Identities>,
+    into: Option<PathBuf>,
+) -> Result<Restored, String> {
+    let download = bucket.download(&object.key).await.map_err(|error| error_chain(&error))?;
+    let reader = SyncIoBridge::new(download.into_async_read());
+    let (name, identities) = (object.name.clone(), Arc::clone(identities));
+    let restored = spawn_blocking(move || {
+        let scratch = std::env::temp_dir();
+        restore_object(reader, name.format, &name.destination, &name.commit, &identities, into.as_deref(), &scratch)
+    });
+    let restored: Result<Restored, RestoreError> = restored.await.map_err(|error| error_chain(&error))?;
+    restored.map_err(|error| error_chain(&error))
+}
+
+fn verdict(HeldObject { key, name, .. }: HeldObject, restored: Result<Restored, String>) -> Verdict {
+    let (git_objects, repository, problem) = match restored {
+        Ok(restored) => (Some(restored.verified.objects), restored.repository, None),
+        Err(problem) => (None, None, Some(problem)),
+    };
+    let good = problem.is_none();
+    Verdict {
+        destination: name.destination,
+        commit: name.commit,
+        format: name.format,
+        key,
+        good,
+        git_objects,
+        repository,
+        problem,
+    }
+}

@@ -1,0 +1,594 @@
+//! Unpacks an archive, believing nothing of what it says about itself.
+//!
+//! Invariant: what is written are new regular files below the directory given, and only what a repository's history is
+//! made of: `HEAD`, references, packs and loose objects. Whatever makes git run or read something else (configuration,
+//! hooks, alternates) stays behind.
+
+use std::cell::Cell;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, BufReader, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use flate2::read::MultiGzDecoder;
+use tar::EntryType;
+
+use super::{RestoreError, in_path};
+use crate::archive;
+use crate::key::ArchiveFormat;
+
+/// The longest path of an entry, in bytes: Linux's `PATH_MAX`.
+const MAX_PATH_BYTES: usize = 4096;
+/// What a tar archive may take before an entry's content (headers, a long name, attributes), and after the last one.
+const MAX_TAR_HEADER_BYTES: u64 = 1 << 20;
+const COPY_BUFFER_BYTES: usize = 64 << 10;
+
+/// Bounds of an archive.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Entries of any kind.
+    pub entries: usize,
+    /// Content of all files together, in bytes.
+    pub bytes: u64,
+}
+
+impl Default for Limits {
+    /// Far beyond real repositories: one million entries (archives of the Go program hold a working tree) and 256 GiB.
+    fn default() -> Self {
+        Self { entries: 1_000_000, bytes: 256 << 30 }
+    }
+}
+
+/// What an archive held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unpacked {
+    /// Entries of any kind.
+    pub entries: usize,
+    /// Content of all files together, in bytes.
+    pub bytes: u64,
+}
+
+/// Unpacks the repository in the archive `reader` brings into the empty directory `dir`.
+///
+/// All of `reader` is read and checked. A zip archive is kept in a nameless file beside `dir` meanwhile, because its
+/// table of contents is at its end.
+///
+/// A zip archive holds what this program puts into one and nothing else. A tar archive may be one of the Go program's:
+/// the rest of an ordinary clone is accepted, and not unpacked.
+///
+/// # Errors
+/// [`RestoreError`]: `Unsafe`, `TooLarge`, `Damaged` or `Disk`. `dir` may hold a part of the archive then.
+pub fn unpack(format: ArchiveFormat, reader: impl Read, dir: &Path, limits: Limits) -> Result<Unpacked, RestoreError> {
+    let mut unpacker = Unpacker { format, dir, limits, unpacked: Unpacked { entries: 0, bytes: 0 } };
+    // Git takes no directory without these two for a repository, and refs/ may be empty where references are packed.
+    for needed in [".git/objects", ".git/refs"] {
+        create_dir_all(&dir.join(needed))?;
+    }
+    match format {
+        ArchiveFormat::Zip => unzip(reader, &mut unpacker),
+        ArchiveFormat::TarGz => untar(reader, &mut unpacker),
+    }?;
+    unpacker.write(".git/config", &mut archive::CONFIG.as_bytes(), archive::CONFIG.len() as u64)?;
+    Ok(unpacker.unpacked)
+}
+
+fn untar(reader: impl Read, unpacker: &mut Unpacker<'_>) -> Result<(), RestoreError> {
+    let ration = Rc::new(Cell::new(0));
+    let mut archive = tar::Archive::new(Rationed { reader: MultiGzDecoder::new(reader), ration: Rc::clone(&ration) });
+    let mut entries = archive.entries().map_err(RestoreError::Damaged)?;
+    loop {
+        ration.set(MAX_TAR_HEADER_BYTES);
+        let Some(entry) = entries.next() else { break };
+        let mut entry = entry.map_err(RestoreError::Damaged)?;
+        let kind = match entry.header().entry_type() {
+            EntryType::Regular => Ok(Kind::File),
+            EntryType::Directory => Ok(Kind::Directory),
+            EntryType::Symlink | EntryType::Link => Err("is a link"),
+            EntryType::Char | EntryType::Block | EntryType::Fifo => Err("is a device"),
+            EntryType::XGlobalHeader => Err("is a pax global header"),
+            _ => Err("is of an unknown type"),
+        };
+        let path = entry.path_bytes().into_owned();
+        let size = entry.size();
+        ration.set(size);
+        unpacker.entry(&path, kind, size, &mut entry)?;
+    }
+    // To the end of the stream, where it says whether it is whole.
+    ration.set(MAX_TAR_HEADER_BYTES);
+    copy(&mut archive.into_inner(), &mut io::sink(), Path::new(""))?;
+    Ok(())
+}
+
+fn unzip(reader: impl Read, unpacker: &mut Unpacker<'_>) -> Result<(), RestoreError> {
+    let beside = unpacker.dir.parent().unwrap_or(unpacker.dir);
+    let mut file = tempfile::tempfile_in(beside).map_err(in_path(beside))?;
+    let limit = unpacker.limits.bytes;
+    if copy(&mut reader.take(limit.saturating_add(1)), &mut file, beside)? > limit {
+        return Err(too_many_bytes(limit));
+    }
+    let damaged = |error: zip::result::ZipError| RestoreError::Damaged(error.into());
+    let mut archive = zip::ZipArchive::new(BufReader::with_capacity(COPY_BUFFER_BYTES, file)).map_err(damaged)?;
+    if archive.len() > unpacker.limits.entries {
+        return Err(too_many_entries(unpacker.limits.entries));
+    }
+    archive.validate_header_consistency().map_err(damaged)?;
+    for i in 0..archive.len() {
+        let mut entry = archive.by_index(i).map_err(damaged)?;
+        let path = entry.name_raw().to_owned();
+        let kind = match entry.unix_mode().map_or(0, |mode| mode & S_IFMT) {
+            S_IFDIR if entry.is_dir() => Ok(Kind::Directory),
+            S_IFREG if !entry.is_dir() => Ok(Kind::File),
+            S_IFLNK => Err("is a link"),
+            _ => Err("is of an unknown type"),
+        };
+        let size = entry.size();
+        unpacker.entry(&path, kind, size, &mut entry)?;
+    }
+    Ok(())
+}
+
+const S_IFMT: u32 = 0o170_000;
+const S_IFREG: u32 = 0o100_000;
+const S_IFDIR: u32 = 0o040_000;
+const S_IFLNK: u32 = 0o120_000;
+
+/// Hands out as many bytes as were allotted: the tar reader takes whole headers into memory, whatever their length.
+struct Rationed<R> {
+    reader: R,
+    ration: Rc<Cell<u64>>,
+}
+
+impl<R: Read> Read for Rationed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.ration.get();
+        let n = self.reader.by_ref().take(left).read(buffer)?;
+        if n == 0 && left == 0 && !buffer.is_empty() && self.reader.read(&mut [0])? > 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the archive has a header that is too long"));
+        }
+        self.ration.set(left - n as u64);
+        Ok(n)
+    }
+}
+
+enum Kind {
+    File,
+    Directory,
+}
+
+struct Unpacker<'a> {
+    format: ArchiveFormat,
+    dir: &'a Path,
+    limits: Limits,
+    unpacked: Unpacked,
+}
+
+impl Unpacker<'_> {
+    /// Judges an entry, and unpacks it if it is needed.
+    fn entry(
+        &mut self,
+        path: &[u8],
+        kind: Result<Kind, &'static str>,
+        size: u64,
+        content: &mut impl Read,
+    ) -> Result<(), RestoreError> {
+        let refused = |reason| RestoreError::Unsafe { path: String::from_utf8_lossy(path).into_owned(), reason };
+        self.count(size)?;
+        let kind = kind.map_err(refused)?;
+        let segments = safe_segments(path).map_err(refused)?;
+        match (kind, role_of(&segments), self.format) {
+            (_, Role::Hook, _) => Err(refused("is a hook")),
+            (_, Role::Other, ArchiveFormat::Zip) => Err(refused("does not belong into a repository's history")),
+            (Kind::File, Role::Needed(path), _) => self.write(&path, content, size),
+            (Kind::File | Kind::Directory, _, _) => copy(content, &mut io::sink(), self.dir).map(drop),
+        }
+    }
+
+    fn count(&mut self, size: u64) -> Result<(), RestoreError> {
+        let Unpacked { entries, bytes } = &mut self.unpacked;
+        *entries += 1;
+        *bytes = bytes.saturating_add(size);
+        if *entries > self.limits.entries {
+            return Err(too_many_entries(self.limits.entries));
+        }
+        if *bytes > self.limits.bytes {
+            return Err(too_many_bytes(self.limits.bytes));
+        }
+        Ok(())
+    }
+
+    fn write(&self, path: &str, content: &mut impl Read, size: u64) -> Result<(), RestoreError> {
+        let taken = || RestoreError::Unsafe { path: path.to_owned(), reason: "is there twice" };
+        let file = self.dir.join(path);
+        let mut out = create_new(&file).map_err(|error| match error {
+            // The directory was empty: it is another entry that is in the way.
+            RestoreError::Disk { source, .. } if is_in_the_way(source.kind()) => taken(),
+            other => other,
+        })?;
+        if copy(content, &mut out, &file)? == size {
+            return Ok(());
+        }
+        Err(RestoreError::Damaged(io::Error::new(io::ErrorKind::UnexpectedEof, format!("{path} ends early"))))
+    }
+}
+
+fn too_many_entries(limit: usize) -> RestoreError {
+    RestoreError::TooLarge(format!("{limit} entries"))
+}
+
+fn too_many_bytes(limit: u64) -> RestoreError {
+    RestoreError::TooLarge(format!("{limit} bytes"))
+}
+
+/// What an entry is to the repository.
+enum Role {
+    /// A part of its history, by this path.
+    Needed(String),
+    /// What this program writes and does not take from an archive: directories, the configuration.
+    Usual,
+    /// What git would run.
+    Hook,
+    /// Anything else.
+    Other,
+}
+
+fn role_of(segments: &[&[u8]]) -> Role {
+    let Some((b".git", inside)) = segments.split_first().map(|(first, rest)| (*first, rest)) else {
+        return Role::Other;
+    };
+    let is_pack_file =
+        |name: &[u8]| name.starts_with(b"pack-") && (name.ends_with(b".pack") || name.ends_with(b".idx"));
+    let needed = match inside {
+        [b"HEAD" | b"packed-refs" | b"shallow"] => true,
+        [b"refs", b"heads" | b"tags" | b"remotes", _, ..] => true,
+        [b"objects", b"pack", name] => is_pack_file(name),
+        [b"objects", fan, name] => is_hex(fan, 2) && is_hex(name, 38),
+        _ => false,
+    };
+    match inside {
+        _ if needed => match String::from_utf8(segments.join(&b'/')) {
+            Ok(path) => Role::Needed(path),
+            Err(_) => Role::Other,
+        },
+        [] | [b"config" | b"objects" | b"refs"] | [b"objects", b"pack"] | [b"refs", b"heads"] => Role::Usual,
+        [b"hooks", name, ..] if !name.ends_with(b".sample") => Role::Hook,
+        _ => Role::Other,
+    }
+}
+
+fn is_hex(text: &[u8], digits: usize) -> bool {
+    text.len() == digits && text.iter().all(u8::is_ascii_hexdigit)
+}
+
+/// The segments of a relative path that stays where it is unpacked. A `./` in front and a `/` at the end are usual in
+/// tar archives.
+fn safe_segments(path: &[u8]) -> Result<Vec<&[u8]>, &'static str> {
+    if path.len() > MAX_PATH_BYTES {
+        return Err("has a name that is too long");
+    }
+    if path.contains(&b'\\') || path.contains(&0) {
+        return Err("has a backslash or a NUL in its name");
+    }
+    if path.starts_with(b"/") {
+        return Err("has an absolute path");
+    }
+    let path = path.strip_prefix(b"./").unwrap_or(path);
+    let path = path.strip_suffix(b"/").unwrap_or(path);
+    if matches!(path, b"" | b".") {
+        return Ok(vec![]);
+    }
+    let segments: Vec<&[u8]> = path.split(|&byte| byte == b'/').collect();
+    if segments.iter().any(|&segment| matches!(segment, b"" | b"." | b"..")) {
+        return Err("has an empty, `.` or `..` segment in its path");
+    }
+    Ok(segments)
+}
+
+fn create_dir_all(path: &Path) -> Result<(), RestoreError> {
+    DirBuilder::new().mode(0o700).recursive(true).create(path).map_err(in_path(path))
+}
+
+fn create_new(path: &PathBuf) -> Result<File, RestoreError> {
+    if let Some(parent) = path.parent() {
+        create_dir_all(parent)?;
+    }
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(in_path(path))
+}
+
+fn is_in_the_way(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory)
+}
+
+/// Like [`io::copy`], keeping apart what cannot be read and what cannot be written.
+fn copy(from: &mut impl Read, to: &mut impl Write, to_path: &Path) -> Result<u64, RestoreError> {
+    let mut buffer = vec![0; COPY_BUFFER_BYTES];
+    let mut copied = 0;
+    loop {
+        let n = match from.read(&mut buffer) {
+            Ok(0) => return Ok(copied),
+            Ok(n) => n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(RestoreError::Damaged(error)),
+        };
+        to.write_all(&buffer[..n]).map_err(in_path(to_path))?;
+        copied += n as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+    use crate::archive::fixture::{Project, git, run};
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// An entry of an archive made by somebody else: type, name, content.
+    type Entry<'a> = (EntryType, &'a [u8], &'a [u8]);
+
+    const HEAD: Entry<'static> = (EntryType::Regular, b".git/HEAD", b"ref: refs/heads/main\n");
+
+    /// A tar.gz archive with names that `tar::Builder` would not take.
+    fn tar_gz(entries: &[Entry<'_>]) -> Vec<u8> {
+        let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(vec![], flate2::Compression::fast()));
+        for (kind, name, content) in entries {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(*kind);
+            header.set_size(content.len() as u64);
+            header.as_old_mut().name[..name.len()].copy_from_slice(name);
+            header.set_cksum();
+            tar.append(&header, *content).unwrap();
+        }
+        tar.into_inner().unwrap().finish().unwrap()
+    }
+
+    /// A zip archive whose writer takes names as they are; a mode holds the type.
+    fn zip_of(entries: &[(u32, &str, &[u8])]) -> Vec<u8> {
+        let mut zip = zip::ZipWriter::new(io::Cursor::new(vec![]));
+        for (mode, name, content) in entries {
+            let options = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+            zip.start_file(*name, options.external_attributes(mode << 16)).unwrap();
+            zip.write_all(content).unwrap();
+        }
+        zip.finish().unwrap().into_inner()
+    }
+
+    /// The outcome, and the paths that were written.
+    fn unpack_within(
+        format: ArchiveFormat,
+        archive: &[u8],
+        limits: Limits,
+    ) -> (Result<Unpacked, RestoreError>, Vec<String>) {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("repository");
+        fs::create_dir(&dir).unwrap();
+        let outcome = unpack(format, archive, &dir, limits);
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1, "nothing is left beside it");
+        let written = run(&dir, "find", &[".", "-not", "-type", "d"]);
+        (outcome, written.lines().map(|path| path.trim_start_matches("./").to_owned()).collect())
+    }
+
+    fn unpacked(format: ArchiveFormat, archive: &[u8]) -> (Result<Unpacked, RestoreError>, Vec<String>) {
+        unpack_within(format, archive, Limits::default())
+    }
+
+    #[track_caller]
+    fn assert_refused(format: ArchiveFormat, archive: &[u8]) {
+        let (outcome, written) = unpacked(format, archive);
+        assert!(matches!(outcome, Err(RestoreError::Unsafe { .. })), "{format}: {outcome:?}");
+        assert!(written.iter().all(|path| path == ".git/HEAD"), "{format}: {written:?}");
+    }
+
+    const UNSAFE_PATHS: [&str; 12] = [
+        "/etc/passwd",
+        "../outside",
+        ".git/../../outside",
+        ".git/refs/heads/../../../../outside",
+        ".git/refs/heads/..",
+        ".git/./HEAD",
+        ".git//HEAD",
+        "//HEAD",
+        ".git\\HEAD",
+        "..\\outside",
+        "./../outside",
+        ".git/refs/heads//",
+    ];
+
+    #[test]
+    fn our_own_archives_are_unpacked_whole() {
+        let project = Project::new();
+        for format in ArchiveFormat::ALL {
+            let parent = tempfile::tempdir().unwrap();
+            let archive = project.archive(format, "release/1");
+            let unpacked = unpack(format, &archive[..], parent.path(), Limits::default()).unwrap();
+            assert_eq!(unpacked.entries, 13, "{format}");
+            assert_eq!(git(parent.path(), &["rev-parse", "release/1"]), project.commit.to_string());
+            git(parent.path(), &["fsck", "--full", "--strict"]);
+            assert_eq!(run(parent.path(), "find", &[".", "-type", "f", "-perm", "/077"]), "");
+            assert_eq!(run(parent.path(), "find", &[".git", "-type", "d", "-perm", "/077"]), "");
+        }
+    }
+
+    #[test]
+    fn an_ordinary_clone_is_taken_from_tar_without_what_git_would_run_or_read_elsewhere() {
+        let (project, parent) = (Project::new(), tempfile::tempdir().unwrap());
+        let at = &parent.path().join("clone");
+        git(parent.path(), &["clone", "-q", &format!("file://{}", project.dir.path().display()), "clone"]);
+        fs::write(at.join(".git/hooks/post-checkout.sample"), "#!/bin/sh").unwrap();
+        fs::write(at.join(".git/objects/info/alternates"), "/elsewhere\n").unwrap();
+        fs::write(at.join("caf\u{e9}"), "").unwrap();
+        git(at, &["config", "core.fsmonitor", "touch /tmp/run"]);
+        run(at, "tar", &["czf", "../clone.tar.gz", "."]);
+        let (outcome, mut written) =
+            unpacked(ArchiveFormat::TarGz, &fs::read(parent.path().join("clone.tar.gz")).unwrap());
+        outcome.unwrap();
+        written.retain(|path| !path.starts_with(".git/objects/pack/"));
+        written.sort();
+        assert_eq!(
+            written,
+            [".git/HEAD", ".git/config", ".git/packed-refs", ".git/refs/heads/source", ".git/refs/remotes/origin/HEAD"]
+        );
+    }
+
+    #[test]
+    fn the_archive_s_configuration_is_replaced_by_ours() {
+        let evil = b"[core]\n\tfsmonitor = touch /tmp/run\n";
+        for (format, archive) in [
+            (ArchiveFormat::TarGz, tar_gz(&[HEAD, (EntryType::Regular, b".git/config", evil)])),
+            (ArchiveFormat::Zip, zip_of(&[(0o100_644, ".git/config", evil)])),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            unpack(format, &archive[..], dir.path(), Limits::default()).unwrap();
+            assert_eq!(fs::read_to_string(dir.path().join(".git/config")).unwrap(), archive::CONFIG);
+        }
+    }
+
+    #[test]
+    fn paths_that_lead_elsewhere_are_refused() {
+        for path in UNSAFE_PATHS {
+            assert_refused(ArchiveFormat::TarGz, &tar_gz(&[HEAD, (EntryType::Regular, path.as_bytes(), b"x")]));
+            assert_refused(ArchiveFormat::TarGz, &tar_gz(&[HEAD, (EntryType::Directory, path.as_bytes(), b"")]));
+            assert_refused(ArchiveFormat::Zip, &zip_of(&[(0o100_644, ".git/HEAD", b"x"), (0o100_644, path, b"x")]));
+        }
+        assert_refused(ArchiveFormat::Zip, &zip_of(&[(0o100_644, ".git/refs/heads/a\0b", b"x")]));
+        let nul_in_a_long_name = tar_gz(&[(EntryType::GNULongName, b"././@LongLink", b".git/refs/heads/a\0b"), HEAD]);
+        assert_refused(ArchiveFormat::TarGz, &nul_in_a_long_name);
+        assert_refused(
+            ArchiveFormat::Zip,
+            &zip_of(&[(0o100_644, &format!(".git/refs/heads/{}", "a/".repeat(2500)), b"")]),
+        );
+    }
+
+    #[test]
+    fn only_regular_files_and_directories_are_accepted() {
+        let types = [
+            EntryType::Link,
+            EntryType::Symlink,
+            EntryType::Char,
+            EntryType::Block,
+            EntryType::Fifo,
+            EntryType::Continuous,
+            EntryType::XGlobalHeader,
+            EntryType::new(b'Q'),
+        ];
+        for kind in types {
+            for name in [&b".git/refs/heads/main"[..], b"work"] {
+                assert_refused(ArchiveFormat::TarGz, &tar_gz(&[HEAD, (kind, name, b"")]));
+            }
+        }
+        for mode in [0o120_777, 0o020_644, 0o010_644, 0o040_755] {
+            assert_refused(ArchiveFormat::Zip, &zip_of(&[(mode, ".git/refs/heads/main", b"/etc/passwd")]));
+        }
+    }
+
+    #[test]
+    fn a_path_is_there_once() {
+        assert_refused(ArchiveFormat::TarGz, &tar_gz(&[HEAD, HEAD]));
+        let below_a_file = (EntryType::Regular, &b".git/refs/heads/a/b"[..], &b""[..]);
+        let the_file = (EntryType::Regular, &b".git/refs/heads/a"[..], &b""[..]);
+        for entries in [[below_a_file, the_file], [the_file, below_a_file]] {
+            let (outcome, _) = unpacked(ArchiveFormat::TarGz, &tar_gz(&entries));
+            assert!(matches!(outcome, Err(RestoreError::Unsafe { .. })), "{outcome:?}");
+        }
+        // The zip crate does not write duplicates: rename the second entry behind its back.
+        let zip = zip_of(&[(0o100_644, ".git/refs/heads/a", b""), (0o100_644, ".git/refs/heads/b", b"")]);
+        let mut twice = zip.clone();
+        for at in 0..zip.len() {
+            if zip[..at].ends_with(b"heads/b") {
+                twice[at - 1] = b'a';
+            }
+        }
+        let (outcome, _) = unpacked(ArchiveFormat::Zip, &twice);
+        assert!(
+            matches!(&outcome, Err(RestoreError::Damaged(error)) if error.to_string().contains("duplicate")),
+            "{outcome:?}"
+        );
+    }
+
+    #[test]
+    fn hooks_are_refused_and_their_samples_are_not_unpacked() {
+        let hook = (EntryType::Regular, &b".git/hooks/post-checkout"[..], &b"#!/bin/sh"[..]);
+        assert_refused(ArchiveFormat::TarGz, &tar_gz(&[HEAD, hook]));
+        assert_refused(ArchiveFormat::Zip, &zip_of(&[(0o100_755, ".git/hooks/post-checkout", b"#!/bin/sh")]));
+        assert_refused(ArchiveFormat::Zip, &zip_of(&[(0o100_755, ".git/hooks/post-checkout.sample", b"#!/bin/sh")]));
+    }
+
+    #[test]
+    fn a_zip_holds_nothing_but_the_repository() {
+        for path in
+            ["README", ".gitmodules", ".git/index", ".git/info/grafts", ".git/objects/info/alternates", ".GIT/HEAD"]
+        {
+            assert_refused(ArchiveFormat::Zip, &zip_of(&[(0o100_644, path, b"")]));
+        }
+    }
+
+    #[test]
+    fn bounds_are_kept() {
+        let project = Project::new();
+        for format in ArchiveFormat::ALL {
+            let archive = project.archive(format, "main");
+            let Unpacked { entries, bytes } = unpacked(format, &archive).0.unwrap();
+            // A zip archive is bounded as a file first.
+            let room = if format == ArchiveFormat::Zip { archive.len() as u64 } else { bytes };
+            let within = |entries, bytes| unpack_within(format, &archive, Limits { entries, bytes }).0;
+            within(entries, room).unwrap();
+            assert!(matches!(within(entries - 1, room), Err(RestoreError::TooLarge(_))), "{format}");
+            assert!(matches!(within(entries, bytes - 1), Err(RestoreError::TooLarge(_))), "{format}");
+        }
+    }
+
+    #[test]
+    fn a_compressed_bomb_is_not_unpacked() {
+        let bomb = tar_gz(&[(EntryType::Regular, b"zeros", &vec![0; 10 << 20])]);
+        let (outcome, _) = unpack_within(ArchiveFormat::TarGz, &bomb, Limits { entries: 10, bytes: 1 << 20 });
+        assert!(matches!(outcome, Err(RestoreError::TooLarge(_))), "{outcome:?}");
+    }
+
+    #[test]
+    fn headers_and_padding_of_a_tar_archive_are_bounded() {
+        let long = vec![b'a'; MAX_TAR_HEADER_BYTES as usize + 1];
+        for kind in [EntryType::GNULongName, EntryType::XHeader] {
+            let (outcome, _) = unpacked(ArchiveFormat::TarGz, &tar_gz(&[(kind, b"long", &long), HEAD]));
+            assert!(matches!(outcome, Err(RestoreError::Damaged(_))), "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn an_archive_cut_short_is_damaged() {
+        let project = Project::new();
+        for format in ArchiveFormat::ALL {
+            let archive = project.archive(format, "main");
+            for len in (0..archive.len()).step_by(499).chain([archive.len() - 1]) {
+                let (outcome, _) = unpacked(format, &archive[..len]);
+                assert!(matches!(outcome, Err(RestoreError::Damaged(_))), "{format} {len}: {outcome:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_follows_a_gzip_stream_must_be_one() {
+        let archive = Project::new().archive(ArchiveFormat::TarGz, "main");
+        let (outcome, _) = unpacked(ArchiveFormat::TarGz, &[&archive[..], b"garbage"].concat());
+        assert!(matches!(outcome, Err(RestoreError::Damaged(_))), "{outcome:?}");
+    }
+
+    #[test]
+    fn a_changed_byte_in_an_archive_s_files_is_damage() {
+        let project = Project::new();
+        let zip = project.archive(ArchiveFormat::Zip, "main");
+        let at = zip.windows(4).position(|window| window == b"PACK").unwrap();
+        let mut changed = zip.clone();
+        changed[at + 100] ^= 1;
+        let (outcome, _) = unpacked(ArchiveFormat::Zip, &changed);
+        assert!(matches!(outcome, Err(RestoreError::Damaged(_))), "{outcome:?}");
+    }
+
+    #[test]
+    fn unpacked_files_are_private() {
+        let dir = tempfile::tempdir().unwrap();
+        unpack(ArchiveFormat::TarGz, &tar_gz(&[HEAD])[..], dir.path(), Limits::default()).unwrap();
+        let mode = |path: &str| fs::metadata(dir.path().join(path)).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(".git"), mode(".git/HEAD")), (0o700, 0o600));
+    }
+}

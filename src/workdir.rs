@@ -1,0 +1,146 @@
+//! Our part of WORKDIR: one directory, private to one process, and the only place that ever holds plaintext.
+//!
+//! Invariant: everything here is ours and disposable. Nothing else in WORKDIR is read, changed or removed.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// The directory under WORKDIR.
+const OURS: &str = env!("CARGO_PKG_NAME");
+
+/// The locked directory. Dropping it lets the lock go.
+#[derive(Debug)]
+pub struct Workdir {
+    root: PathBuf,
+    _lock: File,
+}
+
+/// Why WORKDIR cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkdirError {
+    /// Creating, locking or cleaning it failed.
+    #[error("WORKDIR: cannot {what} {path}: make it a directory that this user can write to")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Another process has it.
+    #[error("WORKDIR: another process is at work in {0}: give each its own WORKDIR")]
+    InUse(PathBuf),
+}
+
+impl Workdir {
+    /// Creates what is missing under `workdir`, locks it, and removes what a killed run left behind.
+    ///
+    /// # Errors
+    /// [`WorkdirError`].
+    pub fn open(workdir: &Path) -> Result<Self, WorkdirError> {
+        let root = workdir.join(OURS);
+        let failed = |what, path: &Path| {
+            let path = path.to_owned();
+            move |source| WorkdirError::Io { what, path, source }
+        };
+        fs::create_dir_all(workdir).map_err(failed("create", workdir))?;
+        create_private_dir(&root).map_err(failed("create", &root))?;
+        let lock_path = root.join("lock");
+        let lock = private_file(&lock_path).map_err(failed("create", &lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Err(WorkdirError::InUse(root)),
+            Err(fs::TryLockError::Error(error)) => return Err(failed("lock", &lock_path)(error)),
+        }
+        let workdir = Self { root, _lock: lock };
+        for dir in [workdir.mirrors(), workdir.uploads()] {
+            create_private_dir(&dir).map_err(failed("create", &dir))?;
+        }
+        Ok(workdir)
+    }
+
+    /// Where mirrors live, one directory each.
+    pub fn mirrors(&self) -> PathBuf {
+        self.root.join("mirrors")
+    }
+
+    /// Where uploads under way are recorded.
+    fn uploads(&self) -> PathBuf {
+        self.root.join("uploads")
+    }
+
+    /// Records a multipart upload before its first part goes out.
+    ///
+    /// # Errors
+    /// Where the record cannot be written; the upload must be aborted then.
+    pub fn record_upload(&self, key: &str, upload_id: &str) -> io::Result<UploadRecord> {
+        let content = RecordedUpload { key: key.to_owned(), upload_id: upload_id.to_owned() };
+        let mut file = tempfile::Builder::new().suffix(".json").tempfile_in(self.uploads())?;
+        file.write_all(&serde_json::to_vec(&content)?)?;
+        let (_, path) = file.keep().map_err(|error| error.error)?;
+        Ok(UploadRecord { path })
+    }
+
+    /// Uploads that a killed run left recorded, with their records. One that cannot be read says nothing and is dropped.
+    ///
+    /// # Errors
+    /// Where the directory cannot be read.
+    pub fn recorded_uploads(&self) -> io::Result<Vec<(RecordedUpload, UploadRecord)>> {
+        let mut found = vec![];
+        for entry in fs::read_dir(self.uploads())? {
+            let record = UploadRecord { path: entry?.path() };
+            match fs::read(&record.path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
+                Some(upload) => found.push((upload, record)),
+                None => record.done(),
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// A multipart upload that was begun.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RecordedUpload {
+    /// The object's key.
+    pub key: String,
+    /// S3's id of the upload.
+    pub upload_id: String,
+}
+
+/// The record of an upload under way. It outlives its drop on purpose: only a finished or aborted upload is forgotten.
+#[derive(Debug)]
+pub struct UploadRecord {
+    path: PathBuf,
+}
+
+impl UploadRecord {
+    /// Forgets the upload. A record that cannot be removed only costs a needless abort at the next start.
+    pub fn done(self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::debug!(%error, "cannot remove the record of an upload");
+        }
+    }
+}
+
+/// Creates a directory that only this user can enter; one that exists is made so.
+///
+/// # Errors
+/// As the file system says.
+pub fn create_private_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).recursive(true).create(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+}
+
+/// Opens a file for writing, creating it for this user only, and keeping what it holds.
+///
+/// # Errors
+/// As the file system says.
+pub fn private_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).read(true).create(true).truncate(false).mode(0o600).open(path)
+}

@@ -1,0 +1,460 @@
+//! A qontract-server: the part of its schema that the program reads, executed over what the test sets.
+//!
+//! Queries really are validated and executed, so a misspelt field is an error here as it is there.
+//! Invariant: a non-empty answer always holds the nulls that real answers hold: an app without code components
+//! and a component without `gitlabSync` stand among the others.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Result;
+use async_graphql::{EmptyMutation, EmptySubscription, Object, Schema, SimpleObject, value};
+use http_body_util::BodyExt as _;
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+
+use crate::http::{
+    Body, BoxError, Entry, HttpServer, RequestLog, RequestRecord, full, has_basic, lock, plain, unauthorized,
+};
+
+/// Over how many apps the targets are spread.
+const APPS: usize = 3;
+
+/// A project's branch, on either side.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ProjectRef {
+    /// The group with its parents, for example `group/sub`.
+    pub group: String,
+    /// The project's own name.
+    pub name: String,
+    /// The branch.
+    pub branch: String,
+}
+
+impl ProjectRef {
+    /// Takes `group/sub/name` apart at its last slash; nothing is validated, so that tests can say nonsense.
+    pub fn new(path: &str, branch: &str) -> Self {
+        let (group, name) = path.rsplit_once('/').unwrap_or(("", path));
+        Self { group: group.to_owned(), name: name.to_owned(), branch: branch.to_owned() }
+    }
+
+    /// `group/sub/name`.
+    pub fn path(&self) -> String {
+        format!("{}/{}", self.group, self.name)
+    }
+}
+
+/// One wanted synchronisation.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct SyncTarget {
+    /// Where commits come from.
+    pub source: ProjectRef,
+    /// Where they are to arrive.
+    pub destination: ProjectRef,
+}
+
+impl SyncTarget {
+    /// `SyncTarget::new("src/group/name", "main", "dst/group/name", "main")`; the group is all but the last
+    /// segment.
+    pub fn new(source: &str, source_branch: &str, destination: &str, destination_branch: &str) -> Self {
+        Self {
+            source: ProjectRef::new(source, source_branch),
+            destination: ProjectRef::new(destination, destination_branch),
+        }
+    }
+}
+
+/// A SaaS file's one deployment: what `saas_files_v2` answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SaasTarget {
+    /// The SaaS file's name.
+    pub saas_file: String,
+    /// The name of its resource template.
+    pub resource_template: String,
+    /// The Git reference that is deployed.
+    pub reference: String,
+    /// The namespace it is deployed to.
+    pub namespace: String,
+}
+
+/// An answer that is given instead of executing the query.
+#[derive(Debug, Clone)]
+pub struct Canned {
+    /// The status.
+    pub status: u16,
+    /// The `Content-Type`.
+    pub content_type: String,
+    /// The body, as it is.
+    pub body: String,
+    /// Further headers, for example `("Retry-After", "1")`.
+    pub headers: Vec<(String, String)>,
+    /// How often the answer is given before queries are executed again; `None` is for ever.
+    pub times: Option<u32>,
+}
+
+impl Canned {
+    /// A JSON answer with status 200.
+    pub fn json(body: &str) -> Self {
+        Self {
+            status: 200,
+            content_type: "application/json".to_owned(),
+            body: body.to_owned(),
+            headers: Vec::new(),
+            times: None,
+        }
+    }
+
+    /// An HTML page with this status, as proxies answer.
+    pub fn html(status: u16) -> Self {
+        Self {
+            status,
+            content_type: "text/html".to_owned(),
+            body: format!("<html><body><h1>{status}</h1></body></html>"),
+            headers: Vec::new(),
+            times: None,
+        }
+    }
+
+    /// `{"errors": [{"message": …}], "data": null}` with status 200.
+    pub fn errors(message: &str) -> Self {
+        Self::json(&serde_json::json!({ "errors": [{ "message": message }], "data": null }).to_string())
+    }
+
+    /// The same answer this often only.
+    #[must_use]
+    pub fn times(mut self, times: u32) -> Self {
+        self.times = Some(times);
+        self
+    }
+
+    /// The same answer with one more header.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+}
+
+/// How a [`GraphqlServer`] starts.
+#[derive(Debug, Clone, Default)]
+pub struct GraphqlOptions {
+    /// User and password of HTTP Basic; `None` lets everybody in.
+    pub basic: Option<(String, String)>,
+    /// The port on 127.0.0.1; 0 takes any free one.
+    pub port: u16,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    basic: Option<(String, String)>,
+    targets: Mutex<Vec<SyncTarget>>,
+    bundles: Mutex<HashMap<String, Vec<SyncTarget>>>,
+    saas: Mutex<Vec<SaasTarget>>,
+    canned: Mutex<Option<Canned>>,
+    latency: Mutex<Duration>,
+}
+
+/// Answers queries at `/graphql`, and for an older bundle at `/graphqlsha/<sha>`.
+pub struct GraphqlServer {
+    server: HttpServer,
+    log: RequestLog,
+    state: Arc<State>,
+}
+
+impl GraphqlServer {
+    /// Starts a server whose bundle is empty: it answers `"apps_v1": []`.
+    pub fn start(options: GraphqlOptions) -> Result<Self> {
+        let state = Arc::new(State { basic: options.basic, ..State::default() });
+        let log = RequestLog::default();
+        let schema = Schema::build(Query, EmptyMutation, EmptySubscription).finish();
+        let served = Arc::clone(&state);
+        let server = HttpServer::start("graphql-server", options.port, log.clone(), move |request, entry| {
+            serve(Arc::clone(&served), schema.clone(), request, entry)
+        })?;
+        Ok(Self { server, log, state })
+    }
+
+    /// The URL of the current bundle: `http://127.0.0.1:<port>/graphql`.
+    pub fn url(&self) -> String {
+        format!("{}/graphql", self.server.url())
+    }
+
+    /// The URL of one bundle: `http://127.0.0.1:<port>/graphqlsha/<sha>`.
+    pub fn sha_url(&self, sha: &str) -> String {
+        format!("{}/graphqlsha/{sha}", self.server.url())
+    }
+
+    /// User and password, where the server wants them.
+    pub fn basic(&self) -> Option<(&str, &str)> {
+        self.state.basic.as_ref().map(|(user, password)| (user.as_str(), password.as_str()))
+    }
+
+    /// Sets what is wanted. Apps and components without any target are mixed in; no targets at all make an
+    /// empty bundle.
+    pub fn set_targets(&self, targets: Vec<SyncTarget>) {
+        *lock(&self.state.targets) = targets;
+    }
+
+    /// What is wanted now.
+    pub fn targets(&self) -> Vec<SyncTarget> {
+        lock(&self.state.targets).clone()
+    }
+
+    /// Sets what the bundle at `/graphqlsha/<sha>` holds. A bundle never set is answered with 404.
+    pub fn set_bundle(&self, sha: &str, targets: Vec<SyncTarget>) {
+        lock(&self.state.bundles).insert(sha.to_owned(), targets);
+    }
+
+    /// Sets what `saas_files_v2` answers, in every bundle.
+    pub fn set_saas_targets(&self, targets: Vec<SaasTarget>) {
+        *lock(&self.state.saas) = targets;
+    }
+
+    /// Answers with this from now on, or as often as it says, instead of executing queries.
+    pub fn respond_with(&self, canned: Canned) {
+        *lock(&self.state.canned) = Some(canned);
+    }
+
+    /// Executes queries again.
+    pub fn respond_normally(&self) {
+        *lock(&self.state.canned) = None;
+    }
+
+    /// Makes every request wait this long before it is served.
+    pub fn set_latency(&self, latency: Duration) {
+        *lock(&self.state.latency) = latency;
+    }
+
+    /// All requests since the start or the last [`GraphqlServer::clear_requests`], with their bodies.
+    pub fn requests(&self) -> Vec<RequestRecord> {
+        self.log.records()
+    }
+
+    /// Forgets the requests so far.
+    pub fn clear_requests(&self) {
+        self.log.clear();
+    }
+}
+
+impl State {
+    /// The canned answer that is due, if one is.
+    fn next_canned(&self) -> Option<Canned> {
+        let mut slot = lock(&self.canned);
+        let canned = slot.as_mut()?;
+        match &mut canned.times {
+            None => Some(canned.clone()),
+            Some(0) => {
+                *slot = None;
+                None
+            }
+            Some(left) => {
+                *left -= 1;
+                Some(canned.clone())
+            }
+        }
+    }
+
+    /// What the bundle at a path holds; `None` where there is none.
+    fn bundle(&self, path: &str) -> Option<Bundle> {
+        let targets = match path.strip_prefix("/graphqlsha/") {
+            Some(sha) => lock(&self.bundles).get(sha)?.clone(),
+            None if path == "/graphql" => lock(&self.targets).clone(),
+            None => return None,
+        };
+        Some(Bundle { targets, saas: lock(&self.saas).clone() })
+    }
+}
+
+async fn serve(
+    state: Arc<State>,
+    schema: Schema<Query, EmptyMutation, EmptySubscription>,
+    request: Request<Body>,
+    entry: Arc<Entry>,
+) -> Result<Response<Body>, BoxError> {
+    let latency = *lock(&state.latency);
+    tokio::time::sleep(latency).await;
+
+    let (head, body) = request.into_parts();
+    // Read whatever the answer will be, so that the log has it.
+    let body = body.collect().await?.to_bytes();
+    if let Some((user, password)) = &state.basic
+        && !has_basic(&head.headers, user, password)
+    {
+        return Ok(unauthorized("Basic realm=\"qontract\""));
+    }
+    if let Some(canned) = state.next_canned() {
+        return canned_response(canned);
+    }
+    let Some(bundle) = state.bundle(entry.path()) else {
+        return Ok(plain(StatusCode::NOT_FOUND, "no such bundle"));
+    };
+    if head.method != Method::POST {
+        return Ok(plain(StatusCode::METHOD_NOT_ALLOWED, "POST a query"));
+    }
+    let query: async_graphql::Request = match serde_json::from_slice(&body) {
+        Ok(query) => query,
+        Err(error) => return Ok(plain(StatusCode::BAD_REQUEST, &error.to_string())),
+    };
+    let answer = schema.execute(query.data(bundle)).await.extension("schemas", value!(["/app-sre/app-1.yml"]));
+    // As Apollo does: a query that does not fit the schema is the client's error.
+    let status = if answer.is_err() { 400 } else { 200 };
+    canned_response(Canned { status, ..Canned::json(&serde_json::to_string(&answer)?) })
+}
+
+fn canned_response(canned: Canned) -> Result<Response<Body>, BoxError> {
+    let mut response = Response::new(full(canned.body));
+    *response.status_mut() = StatusCode::from_u16(canned.status)?;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_str(&canned.content_type)?);
+    for (name, value) in &canned.headers {
+        response.headers_mut().append(HeaderName::from_bytes(name.as_bytes())?, HeaderValue::from_str(value)?);
+    }
+    Ok(response)
+}
+
+/// The data that one query is executed over.
+struct Bundle {
+    targets: Vec<SyncTarget>,
+    saas: Vec<SaasTarget>,
+}
+
+struct Query;
+
+#[Object]
+impl Query {
+    #[graphql(name = "apps_v1")]
+    async fn apps(&self, context: &async_graphql::Context<'_>) -> async_graphql::Result<Option<Vec<App>>> {
+        let bundle = context.data::<Bundle>()?;
+        Ok(Some(apps(&bundle.targets)))
+    }
+
+    #[graphql(name = "saas_files_v2")]
+    async fn saas_files(&self, context: &async_graphql::Context<'_>) -> async_graphql::Result<Option<Vec<SaasFile>>> {
+        let bundle = context.data::<Bundle>()?;
+        Ok(Some(saas_files(&bundle.saas)))
+    }
+}
+
+#[derive(SimpleObject)]
+#[graphql(name = "App_v1")]
+struct App {
+    path: String,
+    name: String,
+    code_components: Option<Vec<CodeComponents>>,
+}
+
+#[derive(SimpleObject)]
+#[graphql(name = "AppCodeComponents_v1")]
+struct CodeComponents {
+    name: String,
+    resource: String,
+    url: String,
+    gitlab_sync: Option<GitlabSync>,
+}
+
+#[derive(SimpleObject)]
+#[graphql(name = "CodeComponentGitlabSync_v1")]
+struct GitlabSync {
+    source_project: GitlabSyncProject,
+    destination_project: GitlabSyncProject,
+}
+
+#[derive(SimpleObject)]
+#[graphql(name = "CodeComponentGitlabSyncProject_v1")]
+struct GitlabSyncProject {
+    name: String,
+    group: String,
+    branch: String,
+}
+
+#[derive(SimpleObject)]
+#[graphql(name = "SaasFile_v2")]
+struct SaasFile {
+    path: String,
+    name: String,
+    resource_templates: Vec<SaasResourceTemplate>,
+}
+
+#[derive(SimpleObject)]
+#[graphql(name = "SaasResourceTemplate_v2")]
+struct SaasResourceTemplate {
+    name: String,
+    targets: Vec<SaasResourceTemplateTarget>,
+}
+
+#[derive(SimpleObject)]
+#[graphql(name = "SaasResourceTemplateTarget_v2")]
+struct SaasResourceTemplateTarget {
+    r#ref: String,
+    namespace: Namespace,
+}
+
+#[derive(SimpleObject)]
+#[graphql(name = "Namespace_v1")]
+struct Namespace {
+    name: String,
+}
+
+/// Spreads the targets over a few apps, among apps and components that have none.
+fn apps(targets: &[SyncTarget]) -> Vec<App> {
+    if targets.is_empty() {
+        return Vec::new();
+    }
+    let mut apps: Vec<App> = (1..=APPS)
+        .map(|number| App {
+            path: format!("/services/app-{number}/app.yml"),
+            name: format!("app-{number}"),
+            code_components: Some(vec![component("not-synced", None)]),
+        })
+        .collect();
+    for (index, target) in targets.iter().enumerate() {
+        if let Some(components) = &mut apps[index % APPS].code_components {
+            components.push(component(&target.source.name, Some(target)));
+        }
+    }
+    let without_code =
+        App { path: "/services/no-code/app.yml".to_owned(), name: "no-code".to_owned(), code_components: None };
+    apps.insert(1, without_code);
+    apps
+}
+
+fn component(name: &str, target: Option<&SyncTarget>) -> CodeComponents {
+    CodeComponents {
+        name: name.to_owned(),
+        resource: "upstream".to_owned(),
+        url: format!("https://gitlab.example.com/{name}"),
+        gitlab_sync: target.map(|target| GitlabSync {
+            source_project: project(&target.source),
+            destination_project: project(&target.destination),
+        }),
+    }
+}
+
+fn project(project: &ProjectRef) -> GitlabSyncProject {
+    GitlabSyncProject { name: project.name.clone(), group: project.group.clone(), branch: project.branch.clone() }
+}
+
+fn saas_files(targets: &[SaasTarget]) -> Vec<SaasFile> {
+    let mut files: Vec<SaasFile> = Vec::new();
+    for target in targets {
+        let deployed = SaasResourceTemplateTarget {
+            r#ref: target.reference.clone(),
+            namespace: Namespace { name: target.namespace.clone() },
+        };
+        let file = match files.iter().position(|file| file.name == target.saas_file) {
+            Some(index) => &mut files[index],
+            None => files.push_mut(SaasFile {
+                path: format!("/services/{0}/{0}.yml", target.saas_file),
+                name: target.saas_file.clone(),
+                resource_templates: Vec::new(),
+            }),
+        };
+        match file.resource_templates.iter_mut().find(|template| template.name == target.resource_template) {
+            Some(template) => template.targets.push(deployed),
+            None => file
+                .resource_templates
+                .push(SaasResourceTemplate { name: target.resource_template.clone(), targets: vec![deployed] }),
+        }
+    }
+    files
+}

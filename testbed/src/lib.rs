@@ -1,0 +1,29 @@
+//! The world around the program, real and on loopback, for tests, benches and the demo.
+//!
+//! | module | stands for |
+//! |---|---|
+//! | [`repo`] | repositories of every shape, made by `git fast-import` |
+//! | [`git`] | a GitLab: Git smart HTTP with Basic auth over the real `git http-backend` |
+//! | [`graphql`] | a qontract-server: a real schema, executed |
+//! | [`s3`] | an S3 in memory, with fault hooks |
+//! | [`seaweed`] | an S3 that is somebody else's program: SeaweedFS |
+//! | [`bucket`] | an S3 client that sees either of the two as a far side would |
+//! | [`consumer`] | the far side: download, decrypt, unpack, push |
+//! | [`judge`] | programs that are not ours, asked whether an artifact is good |
+//! | [`world`] | all of the above, wired together for one test |
+//! | [`http`] | the log of requests that all servers keep |
+//!
+//! Invariants: every server listens on 127.0.0.1 only; dropping a server stops it and the processes it
+//! started; callers need no async runtime, each server brings its own.
+
+pub mod bucket;
+pub mod consumer;
+pub mod git;
+pub mod graphql;
+pub mod http;
+pub mod judge;
+mod program;
+pub mod repo;
+pub mod s3;
+pub mod seaweed;
+pub mod world;

@@ -1,0 +1,54 @@
+//! The testbed's own tests: each part is shown to be real by the real programs that use it.
+
+mod consumer;
+mod git;
+mod graphql;
+mod repo;
+mod s3;
+mod seaweed;
+mod world;
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, bail, ensure};
+
+/// Runs a program to its end and returns what it prints; its standard error is the error where it fails.
+fn run(command: &mut Command) -> Result<String> {
+    let output = command.output()?;
+    ensure!(output.status.success(), "{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The error a call must end with, its causes included.
+fn complaint<T, E: Into<anyhow::Error>>(result: Result<T, E>) -> Result<String> {
+    match result {
+        Ok(_) => bail!("it succeeded"),
+        Err(error) => Ok(format!("{:#}", error.into())),
+    }
+}
+
+/// Real Git without anybody's configuration, with Basic credentials for a server of the testbed.
+fn git(user: &str, password: &str) -> Command {
+    use base64::Engine as _;
+    let credentials = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
+    let mut git = Command::new("git");
+    git.env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_TERMINAL_PROMPT", "0")
+        .env("GIT_CONFIG_COUNT", "1")
+        .env("GIT_CONFIG_KEY_0", "http.extraHeader")
+        .env("GIT_CONFIG_VALUE_0", format!("Authorization: Basic {credentials}"));
+    git
+}
+
+/// The size of all files below a folder.
+fn folder_bytes(folder: &Path) -> Result<u64> {
+    let mut total = 0;
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        total += if metadata.is_dir() { folder_bytes(&entry.path())? } else { metadata.len() };
+    }
+    Ok(total)
+}

@@ -1,0 +1,6 @@
+//! The program as its users meet it: the real binary, real Git repositories, real servers on loopback.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod support;
+mod sync;
