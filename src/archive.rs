@@ -7,13 +7,15 @@
 //! Packs are compressed already: both formats store them as they are. All metadata is constant, so that equal contents
 //! give equal bytes.
 
+use std::cmp::Ordering;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use flate2::write::GzEncoder;
 
 use crate::key::{ArchiveFormat, CommitId};
+use crate::pack::CheckedFile;
 
 /// The archived repository's whole configuration: no remote, no URL, no credential; not bare, because consumers check
 /// out a branch in it.
@@ -43,21 +45,10 @@ pub struct Pack {
     /// `pack-` and 40 hexadecimal digits, without an extension.
     pub name: String,
     /// The pack itself, final before the archive is begun.
-    pub data: SizedFile,
+    pub data: CheckedFile,
     /// Gives the index, once all packs are written; blocks until the index has verified every object of the pack. An
     /// error fails the archive.
-    pub index: Box<dyn FnOnce() -> io::Result<SizedFile> + Send>,
-}
-
-/// A file whose content is final. That it is not of this length when it is read is an error.
-#[derive(Debug, Clone)]
-pub struct SizedFile {
-    /// Where it is.
-    pub path: PathBuf,
-    /// Length in bytes.
-    pub len: u64,
-    /// CRC-32 (IEEE) where it is known; otherwise a zip archive reads the file once more to compute it.
-    pub crc32: Option<u32>,
+    pub index: Box<dyn FnOnce() -> io::Result<CheckedFile> + Send>,
 }
 
 /// Writes the archive to `out` and gives `out` back once the last byte is in it.
@@ -65,7 +56,7 @@ pub struct SizedFile {
 /// The packs' data go first and the indexes last, so that archiving overlaps indexing.
 ///
 /// # Errors
-/// Where the branch is no valid branch name, a file cannot be read or is not what its [`SizedFile`] says, an index
+/// Where the branch is no valid branch name, a file cannot be read or is not what its [`CheckedFile`] says, an index
 /// fails, or `out` does.
 pub fn write<W: Write>(format: ArchiveFormat, contents: Contents, out: W) -> io::Result<W> {
     match format {
@@ -138,7 +129,7 @@ trait Archive {
 /// What a regular file of the archive holds.
 enum Content<'a> {
     Text(&'a str),
-    File(&'a SizedFile),
+    File(&'a CheckedFile),
 }
 
 impl Content<'_> {
@@ -149,11 +140,10 @@ impl Content<'_> {
         }
     }
 
-    fn crc32(&self) -> io::Result<u32> {
+    fn crc32(&self) -> u32 {
         match self {
-            Self::Text(text) => Ok(crc32fast::hash(text.as_bytes())),
-            Self::File(SizedFile { crc32: Some(crc32), .. }) => Ok(*crc32),
-            Self::File(file) => for_each_chunk(ExactFile::open(file)?, |_| Ok(())),
+            Self::Text(text) => crc32fast::hash(text.as_bytes()),
+            Self::File(file) => file.crc32,
         }
     }
 
@@ -165,44 +155,37 @@ impl Content<'_> {
     }
 }
 
-/// Gives `sink` all that `reader` has, in turn, and returns its CRC-32.
-fn for_each_chunk(mut reader: impl Read, mut sink: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<u32> {
-    let mut hasher = crc32fast::Hasher::new();
-    let mut buffer = vec![0; READ_BUFFER_BYTES];
-    loop {
-        let n = reader.read(&mut buffer)?;
-        if n == 0 {
-            return Ok(hasher.finalize());
-        }
-        hasher.update(&buffer[..n]);
-        sink(&buffer[..n])?;
-    }
-}
-
-/// Reads a file that must be exactly as long as announced: its length is in the archive before its content.
+/// Reads a file that must be exactly what was announced: its length is in the archive before its content, and in a zip
+/// its CRC-32 is too. Its end is reached without an error only where both are right.
 struct ExactFile<'a> {
-    path: &'a Path,
+    announced: &'a CheckedFile,
     file: BufReader<File>,
-    remaining: u64,
+    read: u64,
+    crc32: crc32fast::Hasher,
 }
 
 impl<'a> ExactFile<'a> {
-    fn open(file: &'a SizedFile) -> io::Result<Self> {
-        let opened = File::open(&file.path).map_err(|error| in_file(&file.path, error))?;
-        let reader = BufReader::with_capacity(READ_BUFFER_BYTES, opened);
-        Ok(Self { path: &file.path, file: reader, remaining: file.len })
+    fn open(announced: &'a CheckedFile) -> io::Result<Self> {
+        let opened = File::open(&announced.path).map_err(|error| in_file(&announced.path, error))?;
+        let file = BufReader::with_capacity(READ_BUFFER_BYTES, opened);
+        Ok(Self { announced, file, read: 0, crc32: crc32fast::Hasher::new() })
     }
 }
 
 impl Read for ExactFile<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.file.read(buffer).map_err(|error| in_file(self.path, error))?;
-        let changed = |how| in_file(self.path, io::Error::new(io::ErrorKind::InvalidData, how));
-        if n == 0 && !buffer.is_empty() && self.remaining > 0 {
-            return Err(changed("shorter than it was"));
+        let CheckedFile { path, len, crc32 } = self.announced;
+        let n = self.file.read(buffer).map_err(|error| in_file(path, error))?;
+        self.crc32.update(&buffer[..n]);
+        self.read += n as u64;
+        let changed = |how| Err(in_file(path, io::Error::new(io::ErrorKind::InvalidData, how)));
+        let at_end = n == 0 && !buffer.is_empty();
+        match self.read.cmp(len) {
+            Ordering::Greater => changed("longer than it was"),
+            Ordering::Less if at_end => changed("shorter than it was"),
+            Ordering::Equal if at_end && self.crc32.clone().finalize() != *crc32 => changed("not what its CRC-32 says"),
+            Ordering::Less | Ordering::Equal => Ok(n),
         }
-        self.remaining = self.remaining.checked_sub(n as u64).ok_or_else(|| changed("longer than it was"))?;
-        Ok(n)
     }
 }
 
@@ -396,13 +379,15 @@ impl<W: Write> Archive for ZipArchive<W> {
     }
 
     fn file(&mut self, path: &str, content: Content<'_>) -> io::Result<()> {
-        let entry = ZipEntry { name: path, mode: S_IFREG | FILE_MODE, len: content.len(), crc32: content.crc32()? };
-        self.begin(&entry)?;
-        let written = for_each_chunk(content.open()?, |chunk| self.write(chunk))?;
-        if written != entry.crc32 {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{path}: not what its CRC-32 says")));
+        self.begin(&ZipEntry { name: path, mode: S_IFREG | FILE_MODE, len: content.len(), crc32: content.crc32() })?;
+        let mut reader = content.open()?;
+        let mut buffer = vec![0; READ_BUFFER_BYTES];
+        loop {
+            match reader.read(&mut buffer)? {
+                0 => return Ok(()),
+                n => self.write(&buffer[..n])?,
+            }
         }
-        Ok(())
     }
 
     fn finish(mut self) -> io::Result<W> {
@@ -569,8 +554,12 @@ pub(crate) mod fixture {
         }
     }
 
-    pub(crate) fn sized(path: &Path) -> SizedFile {
-        SizedFile { path: path.into(), len: fs::metadata(path).unwrap().len(), crc32: None }
+    pub(crate) fn sized(path: &Path) -> CheckedFile {
+        CheckedFile {
+            path: path.into(),
+            len: fs::metadata(path).unwrap().len(),
+            crc32: crc32fast::hash(&fs::read(path).unwrap()),
+        }
     }
 }
 
@@ -591,7 +580,7 @@ mod tests {
     }
 
     /// A pack of `bytes`, which need not be one: archiving does not look into packs.
-    fn contents_of(data: &Path, index: impl FnOnce() -> io::Result<SizedFile> + Send + 'static) -> Contents {
+    fn contents_of(data: &Path, index: impl FnOnce() -> io::Result<CheckedFile> + Send + 'static) -> Contents {
         let pack = Pack { name: format!("pack-{}", "a".repeat(40)), data: sized(data), index: Box::new(index) };
         Contents { branch: "main".into(), commit: CommitId::from_bytes([0xab; 20]), packs: vec![pack] }
     }
@@ -763,26 +752,13 @@ mod tests {
     }
 
     #[test]
-    fn a_known_checksum_gives_the_bytes_a_computed_one_gives() {
-        let data = file_of(b"pack");
-        let path = data.path().to_owned();
-        let with = |crc32| {
-            let again = path.clone();
-            let mut contents = contents_of(&path, move || Ok(SizedFile { crc32, ..sized(&again) }));
-            contents.packs[0].data.crc32 = crc32;
-            write(ArchiveFormat::Zip, contents, Vec::new()).unwrap()
-        };
-        assert_eq!(with(None), with(Some(crc32fast::hash(b"pack"))));
-    }
-
-    #[test]
     fn a_file_that_is_not_what_was_announced_fails_the_archive() {
         let data = file_of(&[1; 100_000]);
         for format in ArchiveFormat::ALL {
             for announced in [0, 99_999, 100_001, 1 << 33] {
                 let path = data.path().to_owned();
                 let mut contents = contents_of(&path.clone(), move || Ok(sized(&path)));
-                contents.packs[0].data = SizedFile { len: announced, crc32: Some(0), ..sized(data.path()) };
+                contents.packs[0].data = CheckedFile { len: announced, crc32: 0, ..sized(data.path()) };
                 let mut out = Vec::new();
                 let error = write(format, contents, &mut out).unwrap_err();
                 assert!(error.to_string().contains("than it was"), "{format} {announced}: {error}");
@@ -792,15 +768,17 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_checksum_fails_the_zip() {
+    fn a_wrong_checksum_fails_the_archive() {
         let data = file_of(b"pack");
-        let path = data.path().to_owned();
-        let mut contents = contents_of(&path.clone(), move || Ok(sized(&path)));
-        contents.packs[0].data.crc32 = Some(7);
-        let mut out = Vec::new();
-        let error = write(ArchiveFormat::Zip, contents, &mut out).unwrap_err();
-        assert!(error.to_string().contains("CRC-32"), "{error}");
-        assert!(!looks_complete(ArchiveFormat::Zip, &out));
+        for format in ArchiveFormat::ALL {
+            let path = data.path().to_owned();
+            let mut contents = contents_of(&path.clone(), move || Ok(sized(&path)));
+            contents.packs[0].data.crc32 = 7;
+            let mut out = Vec::new();
+            let error = write(format, contents, &mut out).unwrap_err();
+            assert!(error.to_string().contains("CRC-32"), "{error}");
+            assert!(!looks_complete(format, &out), "{format}");
+        }
     }
 
     #[test]

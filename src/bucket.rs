@@ -385,7 +385,7 @@ impl Bucket {
     pub async fn abort_leftovers(
         &self,
         recorded: Vec<(RecordedUpload, UploadRecord)>,
-        ours: &HashSet<Destination>,
+        ours: &HashSet<&Destination>,
         before: SystemTime,
     ) -> Result<usize, BucketError> {
         const ACTION: &str = "list unfinished uploads";

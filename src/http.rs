@@ -11,6 +11,7 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RETRY_AFT
 use reqwest::{Response, StatusCode, redirect};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::tls::TrustRoots;
@@ -221,7 +222,19 @@ pub async fn body(mut response: Response, limit: usize) -> Result<Bytes, Request
 ///
 /// # Errors
 /// The last failure.
-pub async fn retrying<T, E, F>(budget: Duration, mut attempt: F) -> Result<T, E>
+pub async fn retrying<T, E, F>(budget: Duration, attempt: F) -> Result<T, E>
+where
+    E: Retryable,
+    F: AsyncFnMut() -> Result<T, E>,
+{
+    retrying_until(&CancellationToken::new(), budget, attempt).await
+}
+
+/// The same, without another attempt once `stop` is cancelled. An attempt under way sees to `stop` itself.
+///
+/// # Errors
+/// The last failure.
+pub async fn retrying_until<T, E, F>(stop: &CancellationToken, budget: Duration, mut attempt: F) -> Result<T, E>
 where
     E: Retryable,
     F: AsyncFnMut() -> Result<T, E>,
@@ -248,7 +261,9 @@ where
             return Err(error);
         }
         tracing::debug!(delay_ms = delay.as_millis(), "a request failed and is sent again");
-        sleep(delay).await;
+        if stop.run_until_cancelled(sleep(delay)).await.is_none() {
+            return Err(error);
+        }
     }
 }
 

@@ -38,11 +38,11 @@ impl Concurrency {
     /// The same for this process, after raising its limit as far as it may and as far as that helps.
     pub fn within_this_process(wanted: Self) -> Self {
         let limit = getrlimit(Resource::Nofile);
-        let raised = limit.maximum.unwrap_or(u64::MAX).min(USEFUL_DESCRIPTORS).max(limit.current.unwrap_or(u64::MAX));
-        let current = match setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum: limit.maximum }) {
-            Ok(()) => Some(raised),
-            Err(_) => limit.current,
-        };
+        let current = limit.current.map(|current| {
+            let raised = limit.maximum.unwrap_or(USEFUL_DESCRIPTORS).min(USEFUL_DESCRIPTORS);
+            let more = Rlimit { current: Some(raised), maximum: limit.maximum };
+            if raised > current && setrlimit(Resource::Nofile, more).is_ok() { raised } else { current }
+        });
         let fitting =
             Self::within(wanted, current.and_then(|current| usize::try_from(current).ok()).unwrap_or(usize::MAX));
         if fitting != wanted {

@@ -4,7 +4,7 @@
 //! completed. It then holds exactly the objects reachable from the commit named there: a branch that was rewritten is
 //! fetched afresh. The mirror in use is never evicted.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -159,6 +159,13 @@ impl MirrorStore {
                 tracing::warn!(%error, "cannot remove a mirror");
             }
         }
+    }
+
+    /// Removes the mirrors of branches that are not wanted any more: they hold plaintext.
+    pub fn keep_only<'a>(&self, wanted: impl Iterator<Item = &'a Source>) {
+        let wanted: HashSet<_> = wanted.map(directory_name).collect();
+        let keep = |name: &String, known: &Known| known.in_use || wanted.contains(name);
+        lock(&self.known).retain(|name, known| keep(name, known) || remove(&self.dir.join(name)).is_err());
     }
 
     /// Removes every mirror that is not in use: when the disk is full, the current work counts.

@@ -15,13 +15,13 @@ use tokio::task::{JoinError, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::archive::{self, Contents, Pack, SizedFile};
+use crate::archive::{self, Contents, Pack};
 use crate::bucket::{Bucket, BucketError};
 use crate::encrypt;
 use crate::http::{self, RequestError, Retryable};
 use crate::key::{self, CommitId, KeyTooLong};
 use crate::mirror::{Mirror, MirrorError, MirrorStore, StoredPack};
-use crate::pack::{self, CheckedFile, IndexGate, Limits, PackError, ReceivedPack};
+use crate::pack::{self, IndexGate, Limits, PackError, ReceivedPack};
 use crate::plan::Publish;
 use crate::target::Source;
 use crate::wire::{GitServer, PackStream, WireError};
@@ -187,7 +187,7 @@ impl Publisher {
         key: &str,
         stop: &CancellationToken,
     ) -> Result<u64, PublishError> {
-        http::retrying(self.time_limit, async || {
+        http::retrying_until(stop, self.time_limit, async || {
             let job = Job { publisher: self, publish, commit, key, stop };
             match job.run().await {
                 Err(error) if error.disk_is_full() => {
@@ -218,14 +218,14 @@ impl Job<'_> {
     async fn run(&self) -> Result<u64, PublishError> {
         let mirror = self.publisher.mirrors.lease(self.source()).await;
         match mirror.commit() {
-            None => self.from_scratch(mirror).await,
-            Some(have) => match self.from_mirror(mirror, have).await {
+            None => self.publish_afresh(mirror).await,
+            Some(have) => match self.publish_increment(mirror, have).await {
                 Ok(Some(bytes)) => Ok(bytes),
                 // The branch was rewritten, or the mirror is damaged: a fresh one serves in both cases.
-                Ok(None) => self.from_scratch(self.fresh_lease().await?).await,
+                Ok(None) => self.publish_afresh(self.fresh_lease().await?).await,
                 Err(error) if error.is_of_the_mirror() && !self.stop.is_cancelled() => {
                     tracing::warn!(source = %self.source(), "the kept repository cannot be used and is fetched afresh");
-                    self.from_scratch(self.fresh_lease().await?).await
+                    self.publish_afresh(self.fresh_lease().await?).await
                 }
                 Err(error) => Err(error),
             },
@@ -243,7 +243,7 @@ impl Job<'_> {
     }
 
     /// Publishes from the mirror, after fetching what it lacks. `None`: the new commit does not descend from the mirror's.
-    async fn from_mirror(&self, mut mirror: Mirror, have: CommitId) -> Result<Option<u64>, PublishError> {
+    async fn publish_increment(&self, mut mirror: Mirror, have: CommitId) -> Result<Option<u64>, PublishError> {
         if have != self.commit {
             let stream = self.fetch(Some(have)).await?;
             let commit = self.commit;
@@ -258,8 +258,8 @@ impl Job<'_> {
         }
         let packs = mirror.files().into_iter().map(|(name, [data, index])| Pack {
             name,
-            data: sized(data),
-            index: Box::new(move || Ok(sized(index))),
+            data,
+            index: Box::new(move || Ok(index)),
         });
         let shipped = self.ship(packs.collect()).await;
         if matches!(shipped, Err(PublishError::Archive(_))) {
@@ -270,7 +270,7 @@ impl Job<'_> {
 
     /// Fetches the whole history. Archiving and uploading begin when the pack's last byte is there, and go on while its
     /// objects are verified; the index comes last in the archive, and with it the verdict.
-    async fn from_scratch(&self, mut mirror: Mirror) -> Result<u64, PublishError> {
+    async fn publish_afresh(&self, mut mirror: Mirror) -> Result<u64, PublishError> {
         let stream = self.fetch(None).await?;
         mirror.start_afresh()?;
         let commit = self.commit;
@@ -288,10 +288,9 @@ impl Job<'_> {
         let shipping = async {
             // Without a pack there is nothing to ship; what became of it is the other half's to say.
             let Ok(ReceivedPack { name, file }) = pack.await else { return Ok(0) };
-            let index = Box::new(move || {
-                index.blocking_recv().map(sized).map_err(|_| io::Error::other("the pack was not verified"))
-            });
-            self.ship(vec![Pack { name, data: sized(file), index }]).await
+            let index =
+                Box::new(move || index.blocking_recv().map_err(|_| io::Error::other("the pack was not verified")));
+            self.ship(vec![Pack { name, data: file, index }]).await
         };
         let (received, shipped) = tokio::join!(receiving, shipping);
         // The mirror is held until the archive has been read.
@@ -351,10 +350,6 @@ impl Job<'_> {
             (_, Err(error)) => Err(error.into()),
         }
     }
-}
-
-fn sized(file: CheckedFile) -> SizedFile {
-    SizedFile { path: file.path, len: file.len, crc32: Some(file.crc32) }
 }
 
 /// Passes the pack on, piece by piece, and its end as such.

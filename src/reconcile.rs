@@ -21,7 +21,7 @@ use crate::plan::{Desired, Plan, PlanError, Policy, plan};
 use crate::probe;
 use crate::publish::Publisher;
 use crate::report::{Report, error_chain, printable};
-use crate::target::{BUILT_IN_QUERY, GraphqlServer, TargetsError};
+use crate::target::{BUILT_IN_QUERY, GraphqlServer, Target, TargetsError};
 use crate::tls::TrustRoots;
 use crate::wire::GitServer;
 use crate::workdir::Workdir;
@@ -65,7 +65,7 @@ pub struct Observation {
     /// Objects whose names do not decode.
     pub foreign: Vec<String>,
     git: GitServer,
-    ours: HashSet<Destination>,
+    wanted: Vec<Target>,
 }
 
 /// Everything that stays the same from pass to pass.
@@ -135,8 +135,9 @@ impl Reconciler {
         let desired = Desired { targets: targets_and_heads, refused: targets.refused };
         let policy = Policy { format: self.settings.archive_format, max_retire: self.settings.max_retire };
         let plan = plan(&desired, &held, policy)?;
-        let ours = desired.targets.into_iter().map(|(target, _)| target.destination).collect();
-        Ok(Observation { plan, foreign, git, ours })
+        let refused = desired.refused.into_iter().map(|refused| refused.target);
+        let wanted = desired.targets.into_iter().map(|(target, _)| target).chain(refused).collect();
+        Ok(Observation { plan, foreign, git, wanted })
     }
 
     /// One pass.
@@ -145,7 +146,7 @@ impl Reconciler {
     /// [`PassError`] where nothing was done; what went wrong for single targets is in the report.
     pub async fn pass(&mut self, workshop: &mut Workshop, stop: &CancellationToken) -> Result<Report, PassError> {
         let begun = Instant::now();
-        let Observation { mut plan, foreign, git, ours } = self.observe(stop).await?;
+        let Observation { mut plan, foreign, git, wanted } = self.observe(stop).await?;
         for blocked in &plan.blocked {
             let Destination { group, project, branch } = &blocked.destination;
             tracing::error!(group, project, branch, reason = %printable(&blocked.blocker.to_string()), "blocked: {}", printable(&blocked.destination.to_string()));
@@ -153,7 +154,8 @@ impl Reconciler {
         if let Some(guard) = &plan.guard {
             tracing::error!(would_retire = guard.would_retire, held = guard.held, "retire guard: {guard}");
         }
-        stop.run_until_cancelled(self.abort_leftovers(workshop, &ours)).await;
+        stop.run_until_cancelled(self.abort_leftovers(workshop, &wanted)).await;
+        workshop.mirrors.keep_only(wanted.iter().map(|target| &target.source));
         let publisher = Publisher {
             git,
             bucket: self.bucket.clone(),
@@ -192,14 +194,15 @@ impl Reconciler {
 
     /// Aborts uploads that killed runs left behind: at the first pass, and then as often as an upload can have become
     /// too old to be anybody's.
-    async fn abort_leftovers(&self, workshop: &mut Workshop, ours: &HashSet<Destination>) {
+    async fn abort_leftovers(&self, workshop: &mut Workshop, wanted: &[Target]) {
         if workshop.leftovers_checked.is_some_and(|checked| checked.elapsed() < self.settings.target_timeout) {
             return;
         }
         let first = workshop.leftovers_checked.replace(Instant::now()).is_none();
         let recorded = if first { workshop.workdir.recorded_uploads().unwrap_or_default() } else { vec![] };
+        let ours = wanted.iter().map(|target| &target.destination).collect();
         let before = SystemTime::now() - self.settings.target_timeout;
-        match self.bucket.abort_leftovers(recorded, ours, before).await {
+        match self.bucket.abort_leftovers(recorded, &ours, before).await {
             Ok(0) => {}
             Ok(aborted) => tracing::info!(aborted, "aborted uploads that an earlier run left unfinished"),
             Err(error) if first => tracing::warn!(

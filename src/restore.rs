@@ -35,9 +35,9 @@ pub struct Restored {
 
 /// Decrypts, unpacks and verifies the object `reader` brings.
 ///
-/// With `into`, the repository is kept as `<into>/<group>/<project>@<branch>`, where it must not exist yet; it is
-/// unpacked beside that, in `into`. Otherwise it is unpacked in `scratch` and removed. A zip archive takes twice its size
-/// on the disk for a while.
+/// With `into`, the repository is kept as `<into>/<group>/<project>@<branch>`, where it must not exist yet; until it is
+/// verified it is in a hidden folder of `into`. Otherwise it is unpacked in `scratch` and removed. Both folders are
+/// created if missing. A zip archive takes twice its size on the disk for a while.
 ///
 /// # Errors
 /// [`RestoreError`]; nothing of the object is left on the disk then.
@@ -54,6 +54,7 @@ pub fn restore_object(
     let place = into.map(|into| free_place(into, destination)).transpose()?;
 
     let staging = into.unwrap_or(scratch);
+    fs::create_dir_all(staging).map_err(in_path(staging))?;
     let staging = tempfile::Builder::new().prefix(".restore-").tempdir_in(staging).map_err(in_path(staging))?;
     let repository = staging.path().join("repository");
     DirBuilder::new().mode(0o700).create(&repository).map_err(in_path(&repository))?;
@@ -328,6 +329,15 @@ mod tests {
             assert!(restored.repository.is_none());
             case.assert_nothing_left();
         }
+    }
+
+    #[test]
+    fn the_folder_is_created_if_missing() {
+        let case = Case::new();
+        let into = case.folder.path().join("not/yet");
+        let (commit, object) = (case.project.commit.to_string(), case.object(ArchiveFormat::Zip));
+        let restored = case.restore_as(&commit, ArchiveFormat::Zip, &object[..], Some(&into)).unwrap();
+        assert!(restored.repository.unwrap().starts_with(into));
     }
 
     /// The Go program packs a whole clone, and names its branch after the source's.

@@ -1,0 +1,120 @@
+//! What else could do the job: this program's release build, a shell pipeline, the bare minimum, another producer.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use testbed::world::World;
+
+/// How many repositories the shell pipeline works on at the same time.
+const PIPELINE_PARALLEL: usize = 4;
+
+/// One pass of this producer.
+pub fn ours(world: &World, extra: &[(&str, &str)]) -> Command {
+    let mut command = world.command(env!("CARGO_BIN_EXE_git-partition-sync-producer"));
+    command.arg("-run-once").envs(extra.iter().copied());
+    command
+}
+
+/// One pass of the producer that `BENCH_RIVAL` names.
+pub fn other_producer(world: &World) -> Option<Command> {
+    let mut command = world.command(std::env::var_os("BENCH_RIVAL").filter(|path| !path.is_empty())?);
+    command.args(["-dry-run=false", "-run-once=true"]);
+    Some(command)
+}
+
+/// `git clone | tar | gzip | age`, then rclone, four at a time.
+pub fn pipeline(world: &World, projects: &[String], dir: &Path) -> Command {
+    let list = dir.join("projects");
+    fs::write(&list, projects.join("\n")).unwrap();
+    let s3 = world.s3_endpoint();
+    let one = format!(
+        "set -e; d={dir}/$(echo {{}} | tr / _); git clone -q --bare --single-branch --branch main {url}/{{}}.git $d; \
+         tar -C $d -cf - . | gzip -1 | age -r {recipient} > $d.age; rclone copyto $d.age s3:{bucket}/$(basename $d).age; rm -rf $d $d.age",
+        dir = dir.display(),
+        url = world.source.url(),
+        recipient = world.recipients()[0],
+        bucket = s3.bucket,
+    );
+    let script = format!("xargs -P {PIPELINE_PARALLEL} -I{{}} sh -c '{one}' < {}", list.display());
+    let mut command = shell(world, &script);
+    command
+        .env("RCLONE_CONFIG_S3_TYPE", "s3")
+        .env("RCLONE_CONFIG_S3_PROVIDER", "Other")
+        .env("RCLONE_CONFIG", "/dev/null")
+        .env("RCLONE_CONFIG_S3_ENDPOINT", s3.endpoint)
+        .env("RCLONE_CONFIG_S3_ACCESS_KEY_ID", s3.access_key)
+        .env("RCLONE_CONFIG_S3_SECRET_ACCESS_KEY", s3.secret_key)
+        .env("RCLONE_CONFIG_S3_REGION", s3.region)
+        .env("RCLONE_S3_NO_CHECK_BUCKET", "true");
+    command
+}
+
+/// `git clone` alone, then as many bytes to S3 as the encrypted object has.
+pub fn floor(world: &World, project: &str, bytes: u64, dir: &Path) -> Command {
+    let clone = format!(
+        "git clone -q --bare --single-branch --branch main {}/{project}.git {}/clone",
+        world.source.url(),
+        dir.display()
+    );
+    shell(world, &format!("set -e; {clone}; {}", upload_script(world, bytes, dir)))
+}
+
+/// As many bytes to S3, and nothing else.
+pub fn upload(world: &World, bytes: u64, dir: &Path) -> Command {
+    shell(world, &upload_script(world, bytes, dir))
+}
+
+/// The file is made before the clock starts.
+fn upload_script(world: &World, bytes: u64, dir: &Path) -> String {
+    let (s3, file) = (world.s3_endpoint(), dir.join("bytes"));
+    fs::File::create(&file).unwrap().set_len(bytes).unwrap();
+    format!(
+        "curl -sSf --aws-sigv4 aws:amz:{}:s3 -u {}:{} -H 'x-amz-content-sha256: UNSIGNED-PAYLOAD' -T {} {}/{}/floor",
+        s3.region,
+        s3.access_key,
+        s3.secret_key,
+        file.display(),
+        s3.endpoint,
+        s3.bucket
+    )
+}
+
+/// The same `ls-refs` requests that a quiet pass sends, by curl.
+pub fn probes(world: &World, projects: &[String], parallel: usize, dir: &Path) -> Command {
+    let body = "0014command=ls-refs\n0016agent=curl/xxxxx\n0001001fref-prefix refs/heads/main\n0000";
+    let (request, config) = (dir.join("request"), dir.join("curl"));
+    fs::write(&request, body).unwrap();
+    let urls: String = projects
+        .iter()
+        .map(|project| format!("url = \"{}/{project}.git/git-upload-pack\"\noutput = /dev/null\n", world.source.url()))
+        .collect();
+    fs::write(&config, urls).unwrap();
+    let user = format!("{}:{}", world.source.user(), world.source.password());
+    let mut command = Command::new("curl");
+    command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    command
+        .args(["-sSf", "--parallel", "--parallel-max", &parallel.to_string(), "-u", &user])
+        .args(["-H", "Git-Protocol: version=2", "-H", "Content-Type: application/x-git-upload-pack-request"])
+        .arg("--data-binary")
+        .arg(format!("@{}", request.display()))
+        .arg("-K")
+        .arg(config);
+    command
+}
+
+/// A shell whose Git logs in as the program does.
+fn shell(world: &World, script: &str) -> Command {
+    let login = BASE64_STANDARD.encode(format!("{}:{}", world.source.user(), world.source.password()));
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", script])
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("HOME", "/nonexistent")
+        .env("GIT_CONFIG_COUNT", "1")
+        .env("GIT_CONFIG_KEY_0", "http.extraHeader")
+        .env("GIT_CONFIG_VALUE_0", format!("Authorization: Basic {login}"));
+    command
+}

@@ -1,0 +1,321 @@
+//! The workloads, and the table they make.
+
+use std::collections::BTreeMap;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant, SystemTime};
+
+use git_partition_sync_producer::key::{self, ArchiveFormat, CommitId, Destination};
+use git_partition_sync_producer::plan::{Desired, FormatChoice, Head, HeldObject, MaxRetire, Policy, plan};
+use git_partition_sync_producer::target::{Source, Target};
+use testbed::graphql::SyncTarget;
+use testbed::repo::Repo;
+use testbed::s3::S3Options;
+use testbed::world::World;
+
+use crate::measure::{Measured, fresh, measure, rounds};
+use crate::rivals;
+
+type Workload = fn(usize);
+type Contestants<'a> = BTreeMap<&'a str, Box<dyn FnMut() -> Measured + 'a>>;
+
+/// `PROBE_CONCURRENCY` of the quiet workloads, for the program and for curl.
+const PROBES: usize = 32;
+
+/// Runs the workloads asked for, all where none is, and prints the table.
+pub fn run(wanted: &[String], count: usize) {
+    let workloads: [(&str, Workload); 8] =
+        [("W1", w1), ("W2", w2), ("W3a", w3a), ("W3b", w3b), ("W4", w4), ("W5", w5), ("W6", w6), ("W7", w7)];
+    println!(
+        "| workload | contestant | wall s | ÷ ours | CPU s | anonymous MB | RSS MB | disk MB | Git requests | Git MB | S3 requests | S3 MB | Git server CPU s |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|");
+    for (name, workload) in workloads {
+        if wanted.is_empty() || wanted.iter().any(|wanted| wanted.eq_ignore_ascii_case(name)) {
+            eprintln!("{name}");
+            workload(count);
+        }
+    }
+}
+
+fn print(workload: &str, medians: &BTreeMap<String, Measured>) {
+    let ours = medians.get("ours").map_or(f64::NAN, |ours| ours.wall);
+    for (name, run) in medians {
+        let mb = |bytes: u64| bytes as f64 / 1e6;
+        println!(
+            "| {workload} | {name} | {:.3} | {:.2} | {:.2} | {:.0} | {:.0} | {:.0} | {} | {:.2} | {} | {:.2} | {:.2} |",
+            run.wall,
+            run.wall / ours,
+            run.cpu,
+            mb(run.anonymous),
+            mb(run.resident),
+            mb(run.disk),
+            run.git.0,
+            mb(run.git.1),
+            run.s3.0,
+            mb(run.s3.1),
+            run.server_cpu
+        );
+    }
+}
+
+fn world() -> World {
+    let s3 = S3Options { discard_bodies: true, ..S3Options::default() };
+    World::builder().s3(s3).setting("PROBE_CONCURRENCY", &PROBES.to_string()).start().unwrap()
+}
+
+/// So many projects; the first is made by `make`, the others are copies of it.
+fn projects(world: &World, count: usize, make: impl Fn(&Repo)) -> Vec<String> {
+    let names: Vec<_> = (0..count).map(|n| format!("near/p{n:04}")).collect();
+    let first = world.source.repo(&names[0]).unwrap();
+    make(&first);
+    for name in &names[1..] {
+        let copied = Command::new("cp").arg("-a").arg(first.path()).arg(world.source.repo_path(name)).status().unwrap();
+        assert!(copied.success());
+    }
+    let target = |name: &String| SyncTarget::new(name, "main", &name.replace("near", "far"), "main");
+    world.graphql.set_targets(names.iter().map(target).collect());
+    names
+}
+
+/// The bucket as it is when all these projects are in sync.
+fn in_sync(world: &World, projects: &[String]) {
+    let head: CommitId = world.source.repo(&projects[0]).unwrap().head("main").unwrap().parse().unwrap();
+    for name in projects {
+        let project = name.trim_start_matches("near/").to_owned();
+        let destination = Destination { group: "far".into(), project, branch: "main".into() };
+        world.s3().put(&key::encode(&destination, head, ArchiveFormat::Zip).unwrap(), "x");
+    }
+}
+
+/// Empties the bucket and WORKDIR, and gives a folder for whoever works elsewhere.
+fn reset(world: &World) -> std::path::PathBuf {
+    for key in world.s3().keys() {
+        world.s3().delete(&key);
+    }
+    let _ = std::fs::remove_dir_all(world.workdir());
+    fresh(world.scratch().unwrap())
+}
+
+/// A quiet pass of 1,000 targets.
+fn w1(count: usize) {
+    for latency in [0, 50] {
+        let world = world();
+        let names = projects(&world, 1_000, |repo| repo.fill_small(1).unwrap());
+        in_sync(&world, &names);
+        world.source.set_latency(Duration::from_millis(latency));
+        let scratch = fresh(world.scratch().unwrap());
+        let one = names[..1].to_vec();
+        let mut contestants: Contestants<'_> = BTreeMap::new();
+        contestants.insert("ours", Box::new(|| measure(&world, &rivals::ours(&world, &[]), &world.workdir())));
+        contestants.insert(
+            "curl, the same requests",
+            Box::new(|| measure(&world, &rivals::probes(&world, &names, PROBES, &scratch), &scratch)),
+        );
+        contestants.insert(
+            "curl, one request",
+            Box::new(|| measure(&world, &rivals::probes(&world, &one, 1, &scratch), &scratch)),
+        );
+        other_producer(&world, &mut contestants);
+        print(&format!("W1 at {latency} ms"), &rounds(count, &mut contestants));
+    }
+}
+
+/// The first sync of 200 small repositories.
+fn w2(count: usize) {
+    let world = world();
+    let names = projects(&world, 200, |repo| repo.fill_small(1).unwrap());
+    let mut contestants: Contestants<'_> = BTreeMap::new();
+    first_sync(&world, &names, &mut contestants);
+    print("W2", &rounds(count, &mut contestants));
+}
+
+/// A long history of small edits to large text files.
+fn deep(world: &World) -> Vec<String> {
+    let names = vec!["near/deep".to_owned()];
+    Repo::deep(world.source.repo_path(&names[0]), 100_000, 40).unwrap();
+    world.graphql.set_targets(vec![SyncTarget::new(&names[0], "main", "far/deep", "main")]);
+    names
+}
+
+/// 400 MB that do not compress.
+fn incompressible(world: &World) -> Vec<String> {
+    projects(world, 1, |repo| repo.fill_incompressible(400, 7).unwrap())
+}
+
+fn w3a(count: usize) {
+    large("W3a", count, deep);
+}
+
+fn w3b(count: usize) {
+    large("W3b", count, incompressible);
+}
+
+/// The first sync of one large repository.
+fn large(name: &str, count: usize, make: fn(&World) -> Vec<String>) {
+    let world = world();
+    let names = make(&world);
+    let repo = world.source.repo(&names[0]).unwrap();
+    let pack = repo.pack_bytes().unwrap();
+    eprintln!(
+        "  {} objects, pack of {} MB",
+        repo.git(&["rev-list", "--objects", "--all", "--count"]).unwrap().trim(),
+        pack / 1_000_000
+    );
+    let mut contestants: Contestants<'_> = BTreeMap::new();
+    first_sync(&world, &names, &mut contestants);
+    contestants.insert(
+        "floor: clone, then upload",
+        Box::new(|| {
+            let scratch = reset(&world);
+            let command = rivals::floor(&world, &names[0], pack, &scratch);
+            measure(&world, &command, &scratch)
+        }),
+    );
+    print(name, &rounds(count, &mut contestants));
+}
+
+/// This program and the pipeline, each from nothing.
+fn first_sync<'a>(world: &'a World, names: &'a [String], contestants: &mut Contestants<'a>) {
+    contestants.insert(
+        "ours",
+        Box::new(|| {
+            reset(world);
+            measure(world, &rivals::ours(world, &[]), &world.workdir())
+        }),
+    );
+    contestants.insert(
+        "pipeline",
+        Box::new(|| {
+            let scratch = reset(world);
+            measure(world, &rivals::pipeline(world, names, &scratch), &scratch)
+        }),
+    );
+    other_producer(world, contestants);
+}
+
+fn other_producer<'a>(world: &'a World, contestants: &mut Contestants<'a>) {
+    if let Some(command) = rivals::other_producer(world) {
+        contestants.insert(
+            "BENCH_RIVAL",
+            Box::new(move || {
+                reset(world);
+                measure(world, &command, &world.workdir())
+            }),
+        );
+    }
+}
+
+/// One more commit on each of W3's repositories.
+fn w4(count: usize) {
+    for (name, make) in [("W4 on W3a", deep as fn(&World) -> Vec<String>), ("W4 on W3b", incompressible)] {
+        let world = world();
+        let names = make(&world);
+        let repo = world.source.repo(&names[0]).unwrap();
+        reset(&world);
+        let first = measure(&world, &rivals::ours(&world, &[]), &world.workdir());
+        let bytes = first.s3.1;
+        let mut contestants: Contestants<'_> = BTreeMap::new();
+        contestants.insert(
+            "ours",
+            Box::new(|| {
+                repo.commits("main", 1).unwrap();
+                measure(&world, &rivals::ours(&world, &[]), &world.workdir())
+            }),
+        );
+        contestants.insert(
+            "uploading the bytes alone",
+            Box::new(|| {
+                let scratch = fresh(world.scratch().unwrap());
+                let command = rivals::upload(&world, bytes, &scratch);
+                measure(&world, &command, &scratch)
+            }),
+        );
+        print(name, &rounds(count, &mut contestants));
+    }
+}
+
+/// Planning for many objects, in a process of its own.
+fn w5(count: usize) {
+    let world = world();
+    for objects in [10_000, 100_000] {
+        let mut contestants: Contestants<'_> = BTreeMap::new();
+        contestants.insert(
+            "ours",
+            Box::new(|| {
+                let mut command = Command::new(std::env::current_exe().unwrap());
+                command.args(["--plan", &objects.to_string()]);
+                measure(&world, &command, &world.workdir())
+            }),
+        );
+        print(&format!("W5 with {objects} objects, making the input included"), &rounds(count, &mut contestants));
+    }
+}
+
+/// Makes a bucket of so many objects, one in a hundred outdated, and times the decision alone.
+pub fn plan_once(objects: usize) -> ExitCode {
+    let commit = |n: usize| CommitId::from_bytes([u8::try_from(n % 251).unwrap(); 20]);
+    let destination =
+        |n: usize| Destination { group: format!("far/g{}", n % 100), project: format!("p{n}"), branch: "main".into() };
+    let target = |n: usize| Target {
+        source: Source { project: format!("near/p{n}"), branch: "main".into() },
+        destination: destination(n),
+    };
+    let targets = (0..objects).map(|n| (target(n), Head::At(commit(n)))).collect();
+    let held: Vec<_> = (0..objects)
+        .map(|n| {
+            let key = key::encode(&destination(n), commit(n + usize::from(n % 100 == 0)), ArchiveFormat::Zip).unwrap();
+            HeldObject { name: key::decode(&key).unwrap(), key, last_modified: SystemTime::UNIX_EPOCH, bytes: 1 }
+        })
+        .collect();
+    let desired = Desired { targets, refused: vec![] };
+    let begun = Instant::now();
+    let plan =
+        plan(&desired, &held, Policy { format: FormatChoice::Auto, max_retire: MaxRetire::Percent(50) }).unwrap();
+    eprintln!(
+        "  planning for {objects} objects: {:.1} ms, {} actions",
+        begun.elapsed().as_secs_f64() * 1e3,
+        plan.actions.len()
+    );
+    // What is measured is the plan, not how it is taken apart.
+    std::process::exit(0);
+}
+
+/// Twenty medium repositories that changed at once, several at a time and one at a time.
+fn w6(count: usize) {
+    let world = world();
+    let names = projects(&world, 20, |repo| repo.fill_incompressible(20, 3).unwrap());
+    let mut contestants: Contestants<'_> = BTreeMap::new();
+    contestants.insert(
+        "ours",
+        Box::new(|| {
+            reset(&world);
+            measure(&world, &rivals::ours(&world, &[]), &world.workdir())
+        }),
+    );
+    contestants.insert(
+        "ours, one at a time",
+        Box::new(|| {
+            reset(&world);
+            measure(&world, &rivals::ours(&world, &[("SYNC_CONCURRENCY", "1")]), &world.workdir())
+        }),
+    );
+    let _ = &names;
+    print("W6", &rounds(count, &mut contestants));
+}
+
+/// A quiet target whose repository has 100,000 refs, beside one that has one.
+fn w7(count: usize) {
+    let with = |refs: usize| {
+        let world = world();
+        let repo = Repo::many_refs(world.source.repo_path("near/p0000"), refs).unwrap();
+        repo.commits("main", 1).unwrap();
+        world.graphql.set_targets(vec![SyncTarget::new("near/p0000", "main", "far/p0000", "main")]);
+        in_sync(&world, &["near/p0000".to_owned()]);
+        world
+    };
+    let (many, one) = (with(100_000), with(1));
+    let mut contestants: Contestants<'_> = BTreeMap::new();
+    contestants.insert("ours", Box::new(|| measure(&many, &rivals::ours(&many, &[]), &many.workdir())));
+    contestants.insert("ours, one ref", Box::new(|| measure(&one, &rivals::ours(&one, &[]), &one.workdir())));
+    print("W7", &rounds(count, &mut contestants));
+}
