@@ -3,10 +3,12 @@
 //! Invariant: no decision is taken here. What an action supersedes is deleted only after its object is up, and one
 //! action's failure leaves the others alone.
 
+use std::cell::RefCell;
 use std::cmp::Reverse;
+use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 
-use futures_util::{StreamExt, stream};
+use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
 use crate::bucket::{Bucket, BucketError};
@@ -50,7 +52,8 @@ pub enum Failure {
     Stopped,
 }
 
-/// Runs all actions, large publications first.
+/// Runs all actions, `concurrency` at a time: large publications first, so that the longest does not begin last, except
+/// for one worker that begins with the small ones, so that they need not wait until the large are through.
 pub async fn apply(
     mut actions: Vec<Action>,
     publisher: &Publisher,
@@ -58,22 +61,31 @@ pub async fn apply(
     stop: &CancellationToken,
 ) -> Vec<Outcome> {
     actions.sort_by_key(|action| Reverse(weight(action)));
-    let outcomes = actions.into_iter().map(async |action| {
-        let result = if stop.is_cancelled() { Err(Failure::Stopped) } else { run(&action, publisher, stop).await };
-        let outcome = Outcome { action, result };
-        log(&outcome);
-        outcome
-    });
-    let mut outcomes: Vec<_> = stream::iter(outcomes).buffer_unordered(concurrency.get()).collect().await;
+    let (queue, outcomes) = (RefCell::new(VecDeque::from(actions)), RefCell::new(vec![]));
+    let work = async |next: fn(&mut VecDeque<Action>) -> Option<Action>| {
+        while let Some(action) = take(&queue, next) {
+            let result = if stop.is_cancelled() { Err(Failure::Stopped) } else { run(&action, publisher, stop).await };
+            let outcome = Outcome { action, result };
+            log(&outcome);
+            outcomes.borrow_mut().push(outcome);
+        }
+    };
+    let workers = (0..concurrency.get()).map(|n| work(if n == 0 { VecDeque::pop_back } else { VecDeque::pop_front }));
+    join_all(workers).await;
+    let mut outcomes = outcomes.into_inner();
     outcomes.sort_by(|a, b| a.action.destination().cmp(b.action.destination()));
     outcomes
 }
 
-/// Deletions first, for they take no time; then what is likely to take longest.
+fn take(queue: &RefCell<VecDeque<Action>>, next: fn(&mut VecDeque<Action>) -> Option<Action>) -> Option<Action> {
+    next(&mut queue.borrow_mut())
+}
+
+/// Bytes that are likely to be moved. Deletions weigh nothing.
 fn weight(action: &Action) -> u64 {
     match action {
         Action::Publish(publish) => publish.held_bytes,
-        Action::Retire(_) | Action::Sweep(_) => u64::MAX,
+        Action::Retire(_) | Action::Sweep(_) => 0,
     }
 }
 

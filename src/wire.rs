@@ -110,7 +110,10 @@ impl GitServer {
                         heads.insert(branch, commit);
                     }
                 }
-                Packet::Flush => return Ok(heads),
+                Packet::Flush => {
+                    answer.drain().await;
+                    return Ok(heads);
+                }
                 Packet::Delimiter | Packet::ResponseEnd => {
                     return Err(WireError::Malformed("a delimiter inside a list of refs"));
                 }
@@ -190,7 +193,10 @@ impl PackStream {
         loop {
             let mut line = match self.packets.next().await? {
                 Packet::Data(line) => line,
-                Packet::Flush => return Ok(None),
+                Packet::Flush => {
+                    self.packets.drain().await;
+                    return Ok(None);
+                }
                 Packet::Delimiter | Packet::ResponseEnd => {
                     return Err(WireError::Malformed("a delimiter inside the pack"));
                 }
@@ -279,6 +285,14 @@ struct Packets {
 impl Packets {
     fn new(response: Response) -> Self {
         Self { response, buffer: BytesMut::new() }
+    }
+
+    /// Reads the end of the body, which is all that follows the last packet: only then is the connection kept for the
+    /// next request. A server that sends more loses its connection.
+    async fn drain(&mut self) {
+        if self.buffer.is_empty() {
+            drop(self.response.chunk().await);
+        }
     }
 
     async fn next(&mut self) -> Result<Packet, WireError> {
