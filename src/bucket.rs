@@ -15,7 +15,7 @@ use aws_config::timeout::TimeoutConfig;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, EncodingType};
 use aws_smithy_http_client::{Builder as HttpBuilder, ConnectorBuilder, proxy::ProxyConfig, tls};
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -181,12 +181,16 @@ impl Bucket {
                 .client
                 .list_objects_v2()
                 .bucket(&self.name)
+                // A key may hold characters that XML cannot, and one such key would make the whole page unreadable.
+                .encoding_type(EncodingType::Url)
                 .set_continuation_token(after.take())
                 .send()
                 .await
                 .map_err(failed(ACTION))?;
+            let encoded = page.encoding_type == Some(EncodingType::Url);
             for object in page.contents.unwrap_or_default() {
                 let key = object.key.ok_or(BucketError::Incomplete { action: ACTION, missing: "an object's key" })?;
+                let key = if encoded { url_decoded(&key) } else { key };
                 let Some(name) = key::decode(&key) else {
                     listing.foreign.push(key);
                     continue;
@@ -423,6 +427,12 @@ impl Bucket {
             }
         }
     }
+}
+
+/// A key of a listing in its own characters. S3 writes a space as `+` and a plus sign as `%2B`; here `+` stays `+`, for
+/// our keys hold plus signs and no spaces, and there are servers that leave a plus sign as it is.
+fn url_decoded(key: &str) -> String {
+    percent_encoding::percent_decode_str(key).decode_utf8_lossy().into_owned()
 }
 
 fn part_timeouts() -> aws_sdk_s3::config::Builder {

@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use s3s::checksum::ChecksumHasher;
 use s3s::crypto::{Checksum as _, Crc32, Crc32c, Crc64Nvme, Md5, Sha1, Sha256};
 use s3s::dto::*;
@@ -23,6 +24,10 @@ const MAXIMAL_PART_NUMBER: i32 = 10_000;
 
 /// Most keys that one DeleteObjects takes.
 const MAXIMAL_DELETED_KEYS: usize = 1_000;
+
+/// What `encoding-type=url` encodes; the space becomes a plus sign afterwards.
+const URL_ENCODED: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'*').remove(b'/').remove(b' ');
 
 /// The algorithms of checksums, with the header each travels in.
 const CHECKSUM_HEADERS: [(&str, &str); 5] = [
@@ -170,12 +175,11 @@ impl S3 for Service {
     ) -> S3Result<S3Response<ListObjectsV2Output>> {
         let input = request.input;
         self.check_bucket(&input.bucket)?;
-        if input.delimiter.is_some() || input.encoding_type.is_some() {
-            return Err(s3_error!(
-                NotImplemented,
-                "listings with a delimiter or an encoding are not part of the testbed"
-            ));
+        if input.delimiter.is_some() {
+            return Err(s3_error!(NotImplemented, "listings with a delimiter are not part of the testbed"));
         }
+        let encoded = input.encoding_type.is_some();
+        let encode = |text: String| if encoded { url_encoded(&text) } else { text };
         let after = match &input.continuation_token {
             Some(token) => Some(decode_token(token)?),
             None => input.start_after.clone(),
@@ -188,7 +192,7 @@ impl S3 for Service {
             .items
             .into_iter()
             .map(|object| Object {
-                key: Some(object.key),
+                key: Some(encode(object.key)),
                 size: Some(signed(object.size)),
                 last_modified: Some(object.last_modified.into()),
                 e_tag: Some(ETag::Strong(object.etag)),
@@ -198,13 +202,14 @@ impl S3 for Service {
             .collect();
         Ok(S3Response::new(ListObjectsV2Output {
             name: Some(input.bucket),
-            prefix: Some(prefix),
+            prefix: Some(encode(prefix)),
+            encoding_type: input.encoding_type,
             max_keys: i32::try_from(count).ok(),
             key_count: i32::try_from(contents.len()).ok(),
             is_truncated: Some(page.truncated),
             continuation_token: input.continuation_token,
             next_continuation_token: next,
-            start_after: input.start_after,
+            start_after: input.start_after.map(encode),
             contents: Some(contents),
             ..ListObjectsV2Output::default()
         }))
@@ -655,6 +660,11 @@ fn slice(chunks: &[Bytes], start: u64, length: u64) -> Vec<Bytes> {
 
 fn signed(size: u64) -> i64 {
     i64::try_from(size).unwrap_or(i64::MAX)
+}
+
+/// A key as S3 writes it where `encoding-type=url` is asked for.
+fn url_encoded(key: &str) -> String {
+    utf8_percent_encode(key, URL_ENCODED).to_string().replace(' ', "+")
 }
 
 fn decode_token(token: &str) -> S3Result<String> {
