@@ -1,11 +1,19 @@
 //! Running the program in a testbed world, and looking at what it left behind.
 
-use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use rustix::process::{Pid, Signal, kill_process};
+use testbed::http::RequestRecord;
+use testbed::judge;
+use testbed::repo::Repo;
 use testbed::world::World;
+
+/// How long anything that is waited for may take, even on a machine with much else to do.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How one run of the program ended.
 #[derive(Debug)]
@@ -76,6 +84,83 @@ pub fn pass(world: &World) -> Run {
     run(world, &["-run-once"])
 }
 
+/// One pass with another value of one setting.
+#[track_caller]
+pub fn pass_with(world: &World, name: &str, value: &str) -> Run {
+    program(world, &["-run-once"]).env(name, value).output().expect("the program starts").into()
+}
+
+/// The program as a daemon; killed where a test ends without [`Daemon::stop`].
+pub struct Daemon(Option<Child>);
+
+impl Daemon {
+    /// Starts it with these arguments and hardly a pause between passes.
+    #[track_caller]
+    pub fn start(world: &World, arguments: &[&str]) -> Self {
+        let mut command = program(world, arguments);
+        command.args(["-reconcile-sleep-time=10ms", "-metrics-server-port=0"]);
+        Self(Some(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts")))
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    #[track_caller]
+    pub fn stop(mut self) -> Run {
+        let child = self.0.take().expect("it is stopped once");
+        kill_process(Pid::from_child(&child), Signal::TERM).expect("the daemon is still running");
+        child.wait_with_output().expect("the daemon ends").into()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+}
+
+/// Waits until something is so.
+#[track_caller]
+pub fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// What each of the requests asked for, sorted.
+pub fn operations(requests: &[RequestRecord]) -> Vec<&str> {
+    let mut operations: Vec<_> =
+        requests.iter().map(|request| request.operation.as_deref().unwrap_or("unknown")).collect();
+    operations.sort_unstable();
+    operations
+}
+
+/// How many requests asked for this.
+pub fn count(requests: &[RequestRecord], operation: &str) -> usize {
+    requests.iter().filter(|request| request.is(operation)).count()
+}
+
+/// The object holds one branch with the whole history of a source's commit, and not one object more.
+#[track_caller]
+pub fn assert_holds(world: &World, key: &str, source: &Repo, commit: &str, branch: &str) {
+    let content = world.unpack(key).unwrap();
+    judge::git_fsck(&content).unwrap();
+    assert_eq!(judge::git_refs(&content).unwrap(), [format!("refs/heads/{branch}")]);
+    assert_eq!(judge::git_commit(&content, "HEAD").unwrap(), commit);
+    assert_eq!(stored_objects(&content), judge::object_names(source.path(), commit).unwrap());
+}
+
+/// The ids of all objects in an unpacked archive, whether anything reaches them or not, sorted.
+#[track_caller]
+pub fn stored_objects(content: &Path) -> Vec<String> {
+    let repository = Repo::open(content.join(".git")).unwrap();
+    let names = repository.git(&["cat-file", "--batch-all-objects", "--batch-check=%(objectname)"]).unwrap();
+    names.lines().map(str::to_owned).collect()
+}
+
 /// The key this program writes in the format zip.
 pub fn zip_key(destination: &str, branch: &str, commit: &str) -> String {
     let (group, project) = destination.rsplit_once('/').expect("group/project");
@@ -86,9 +171,14 @@ pub fn zip_key(destination: &str, branch: &str, commit: &str) -> String {
 
 /// The key this program writes in the format tar.gz.
 pub fn tar_key(destination: &str, branch: &str, commit: &str) -> String {
+    go_key(destination, branch, branch, commit)
+}
+
+/// The key that the Go program writes, with the source's branch and the destination's.
+pub fn go_key(destination: &str, local_branch: &str, remote_branch: &str, commit: &str) -> String {
     let (group, project) = destination.rsplit_once('/').expect("group/project");
     let json = format!(
-        r#"{{"group":"{group}","project_name":"{project}","commit_sha":"{commit}","local_branch":"{branch}","remote_branch":"{branch}"}}"#
+        r#"{{"group":"{group}","project_name":"{project}","commit_sha":"{commit}","local_branch":"{local_branch}","remote_branch":"{remote_branch}"}}"#
     );
     BASE64_STANDARD.encode(json) + ".tar.age"
 }

@@ -1,0 +1,172 @@
+//! What the bucket holds already, and what a pass makes of it.
+
+use std::time::{Duration, SystemTime};
+
+use testbed::graphql::SyncTarget;
+use testbed::repo::Repo;
+use testbed::s3::S3Options;
+use testbed::world::World;
+
+use crate::support::{Daemon, assert_holds, count, keys, pass, wait_until, zip_key};
+
+const OLD_COMMIT: &str = "1111111111111111111111111111111111111111";
+
+/// A world with one project in sync, and a key of an older commit of the same destination.
+fn in_sync() -> (World, Repo, String, String) {
+    let world = World::start().unwrap();
+    let source = world.project("near/app").unwrap();
+    world.sync("near/app", "main", "far/app", "main").unwrap();
+    pass(&world).succeeded();
+    let current = zip_key("far/app", "main", &source.head("main").unwrap());
+    world.s3().clear_requests();
+    (world, source, current, zip_key("far/app", "main", OLD_COMMIT))
+}
+
+fn modified(world: &World, key: &str) -> SystemTime {
+    world.s3().objects().into_iter().find(|object| object.key == key).unwrap().last_modified
+}
+
+#[test]
+fn older_leftover_is_swept_without_an_upload() {
+    let (world, _, current, stale) = in_sync();
+    let time = modified(&world, &current);
+    world.s3().put_at(&stale, "stale", time - Duration::from_secs(60));
+    pass(&world).succeeded().logged("swept far/app@main").logged("swept=1");
+    assert_eq!(keys(&world), [current.clone()]);
+    assert_eq!(modified(&world, &current), time);
+    let requests = world.s3().requests();
+    assert_eq!((count(&requests, "PutObject"), count(&requests, "DeleteObject")), (0, 1));
+}
+
+#[test]
+fn newer_leftover_goes_only_after_the_current_commit_is_published_again() {
+    for newer_by in [Duration::ZERO, Duration::from_secs(60)] {
+        let (world, source, current, stale) = in_sync();
+        let time = SystemTime::now() - Duration::from_secs(3_600);
+        world.s3().set_last_modified(&current, time).unwrap();
+        world.s3().put_at(&stale, "stale", time + newer_by);
+        pass(&world).succeeded().logged("an outdated object is newer than the current one").logged("published=1");
+        assert_eq!(keys(&world), [current.clone()]);
+        assert!(modified(&world, &current) > time + newer_by);
+        let operations: Vec<_> = world.s3().requests().into_iter().filter_map(|request| request.operation).collect();
+        let at = |wanted: &str| operations.iter().position(|operation| operation == wanted);
+        assert!(at("PutObject").unwrap() < at("DeleteObject").unwrap(), "{operations:?}");
+        assert_holds(&world, &current, &source, &source.head("main").unwrap(), "main");
+    }
+}
+
+#[test]
+fn several_leftovers_of_a_new_commit_all_go() {
+    let (world, source, current, stale) = in_sync();
+    world.s3().put_at(&stale, "stale", SystemTime::now() - Duration::from_secs(60));
+    let new = source.commits("main", 1).unwrap();
+    pass(&world).succeeded();
+    assert_ne!(keys(&world), [current]);
+    assert_eq!(keys(&world), [zip_key("far/app", "main", &new)]);
+}
+
+#[test]
+fn retired_destination_loses_all_its_objects() {
+    let (world, _, current, stale) = in_sync();
+    world.s3().put(&stale, "stale");
+    world.project("near/other").unwrap();
+    world.sync("near/other", "main", "far/other", "main").unwrap();
+    world.unsync("far/app", "main");
+    pass(&world).succeeded().logged("retired=1");
+    assert!(!keys(&world).contains(&current) && !keys(&world).contains(&stale));
+    assert_eq!(keys(&world).len(), 1);
+}
+
+/// Names that are not ours, each in its own way.
+fn foreign_keys() -> Vec<String> {
+    let zip = zip_key("far/app", "main", OLD_COMMIT);
+    vec![
+        "README.md".to_owned(),
+        "backup/2024/db.zip.age".to_owned(),
+        format!("prefix/{zip}"),
+        zip.replace(".zip.age", ".zip"),
+        zip.replace(".zip.age", ".rar.age"),
+        zip_key("far/app", "maint", OLD_COMMIT).replace("==.zip.age", ".zip.age"),
+        "e30=.zip.age".to_owned(),
+        "control\u{1b}[2J.zip.age".to_owned(),
+    ]
+}
+
+#[test]
+fn foreign_objects_stay_and_are_counted() {
+    let (world, ..) = in_sync();
+    let foreign = foreign_keys();
+    for key in &foreign {
+        world.s3().put(key, "somebody else's");
+    }
+    world.project("near/other").unwrap();
+    world.sync("near/other", "main", "far/other", "main").unwrap();
+    world.unsync("far/app", "main");
+    let run = pass(&world).succeeded().logged(&format!("foreign={}", foreign.len()));
+    assert!(!run.log.contains('\u{1b}'), "{:?}", run.log);
+    for key in &foreign {
+        assert_eq!(world.s3().get(key).unwrap().as_deref(), Some(&b"somebody else's"[..]), "{key:?}");
+    }
+    assert_eq!(world.s3().keys().len(), foreign.len() + 1);
+}
+
+#[test]
+fn foreign_objects_are_logged_once_in_a_daemons_life() {
+    let (world, ..) = in_sync();
+    world.s3().put("README.md", "somebody else's");
+    let daemon = Daemon::start(&world, &[]);
+    wait_until("three passes have listed the bucket", || count(&world.s3().requests(), "ListObjectsV2") > 3);
+    world.s3().put("LICENSE", "somebody else's");
+    let listed = count(&world.s3().requests(), "ListObjectsV2");
+    wait_until("more passes have", || count(&world.s3().requests(), "ListObjectsV2") > listed + 3);
+    let run = daemon.stop().succeeded();
+    let lines: Vec<_> = run.log.lines().filter(|line| line.contains("foreign names")).collect();
+    assert_eq!(lines.len(), 2, "{}", run.log);
+    assert!(lines[0].contains("README.md") && lines[1].contains("LICENSE"), "{lines:?}");
+}
+
+/// A world whose bucket holds the current object of many destinations, without anything having been uploaded.
+fn many(count: usize, options: S3Options) -> (World, Vec<String>) {
+    let world = World::builder().s3(options).start().unwrap();
+    let head = world.project("near/app").unwrap().head("main").unwrap();
+    let branches = (0..count).map(|n| format!("branch-{n:05}"));
+    let (targets, mut expected): (Vec<_>, Vec<_>) = branches
+        .map(|branch| (SyncTarget::new("near/app", "main", "far/app", &branch), zip_key("far/app", &branch, &head)))
+        .unzip();
+    world.graphql.set_targets(targets);
+    expected.sort();
+    for key in &expected {
+        world.s3().put(key, "as if published");
+    }
+    (world, expected)
+}
+
+#[test]
+fn objects_beyond_the_first_page_are_seen() {
+    let (world, expected) = many(2_100, S3Options::default());
+    for n in 0..50 {
+        world.s3().put(&format!("foreign-{n}"), "somebody else's");
+    }
+    pass(&world).succeeded().logged("unchanged=2100").logged("foreign=50");
+    assert_eq!(
+        world.s3().keys().iter().filter(|key| !key.starts_with("foreign-")).cloned().collect::<Vec<_>>(),
+        expected
+    );
+    let requests = world.s3().requests();
+    assert_eq!(count(&requests, "ListObjectsV2"), 3);
+    assert_eq!((count(&requests, "PutObject"), count(&requests, "DeleteObject")), (0, 0));
+    assert_eq!(count(&world.source.requests(), "ls-refs"), 1);
+}
+
+#[test]
+fn destination_on_the_last_page_is_retired() {
+    let (world, mut expected) = many(25, S3Options { page_keys: 10, ..S3Options::default() });
+    let last = expected.pop().unwrap();
+    let mut targets = world.graphql.targets();
+    let head = world.project("near/app").unwrap().head("main").unwrap();
+    targets.retain(|target| zip_key("far/app", &target.destination.branch, &head) != last);
+    world.graphql.set_targets(targets);
+    pass(&world).succeeded().logged("retired=1").logged("unchanged=24");
+    assert_eq!(count(&world.s3().requests(), "ListObjectsV2"), 3);
+    assert_eq!(keys(&world), expected);
+}

@@ -1,0 +1,235 @@
+//! Repositories kept between passes: what is built on them equals a fresh clone, whatever happened in between.
+
+use std::fs;
+use std::path::PathBuf;
+
+use testbed::repo::Repo;
+use testbed::world::World;
+
+use crate::support::{assert_holds, count, keys, operations, pass, pass_with, workdir_files, zip_key};
+
+/// A world with one project, published once.
+fn published() -> (World, Repo) {
+    let world = World::start().unwrap();
+    let source = world.project("near/app").unwrap();
+    world.sync("near/app", "main", "far/app", "main").unwrap();
+    pass(&world).succeeded();
+    (world, source)
+}
+
+/// The bucket holds exactly what the source's branch is at now.
+#[track_caller]
+fn assert_current(world: &World, source: &Repo) {
+    let head = source.head("main").unwrap();
+    let key = zip_key("far/app", "main", &head);
+    assert_eq!(keys(world), [key.clone()]);
+    assert_holds(world, &key, source, &head, "main");
+}
+
+/// The kept files with this extension.
+fn kept(world: &World, extension: &str) -> Vec<PathBuf> {
+    workdir_files(world).into_iter().filter(|path| path.extension().is_some_and(|found| found == extension)).collect()
+}
+
+#[test]
+fn only_new_commits_are_fetched_and_every_archive_equals_a_fresh_clone() {
+    let (world, source) = published();
+    let whole = world.source.requests().iter().find(|request| request.is("fetch")).unwrap().response_bytes;
+    let mut most_packs = 0;
+    for n in 1..=12 {
+        source.commit("main", &[(format!("dir-{}/news.txt", n % 3), format!("news {n}\n"))], "News").unwrap();
+        world.source.clear_requests();
+        pass(&world).succeeded();
+        assert_current(&world, &source);
+        let requests = world.source.requests();
+        assert_eq!(operations(&requests), ["fetch", "ls-refs"]);
+        let fetch = requests.iter().find(|request| request.is("fetch")).unwrap();
+        assert!(fetch.response_bytes < whole / 10, "{} bytes of {whole} for one small commit", fetch.response_bytes);
+        most_packs = most_packs.max(kept(&world, "pack").len());
+    }
+    assert!((3..12).contains(&most_packs), "the packs of increments are joined: there were up to {most_packs}");
+    assert!(kept(&world, "pack").len() < most_packs);
+}
+
+#[test]
+fn increments_with_merges_and_returning_content_equal_a_fresh_clone() {
+    let (world, source) = published();
+    for n in 1..=10 {
+        let text = format!("text {}\n", n % 2);
+        source.branch_from("side", "main").unwrap();
+        source.commit("side", &[("side.txt", format!("side {n}\n"))], "Side").unwrap();
+        source.commit("main", &[("flip.txt", text)], "Flip").unwrap();
+        let tree = source.git(&["rev-parse", "refs/heads/side^{tree}"]).unwrap();
+        let (ours, theirs) = (source.head("main").unwrap(), source.head("side").unwrap());
+        let identity = ["-c", "user.name=Testbed", "-c", "user.email=testbed@example.com"];
+        let merge = ["commit-tree", "-m", "Merge", "-p", &ours, "-p", &theirs, &tree];
+        let merged = source.git(&[&identity[..], &merge[..]].concat()).unwrap();
+        source.git(&["update-ref", "refs/heads/main", &merged]).unwrap();
+        pass(&world).succeeded();
+        assert_current(&world, &source);
+    }
+}
+
+#[test]
+fn rewritten_branch_leaves_nothing_of_the_old_history() {
+    let (world, source) = published();
+    source.force_root("main", &[("new.txt", "a new beginning\n")]).unwrap();
+    pass(&world).succeeded();
+    assert_current(&world, &source);
+    source.commit("main", &[("more.txt", "and on\n")], "On").unwrap();
+    pass(&world).succeeded();
+    assert_current(&world, &source);
+}
+
+#[test]
+fn rewritten_branch_crosses_after_the_server_has_pruned_the_old_history() {
+    let (world, source) = published();
+    source.force_root("main", &[("new.txt", "a new beginning\n")]).unwrap();
+    source.prune().unwrap();
+    pass(&world).succeeded();
+    assert_current(&world, &source);
+}
+
+#[test]
+fn amended_commit_leaves_nothing_of_the_one_it_replaces() {
+    let (world, source) = published();
+    let base = source.head("main").unwrap();
+    source.commit("main", &[("password.txt", "oh no\n")], "A mistake").unwrap();
+    pass(&world).succeeded();
+    source.git(&["update-ref", "refs/heads/main", &base]).unwrap();
+    source.commit("main", &[("fine.txt", "fine\n")], "Amended").unwrap();
+    pass(&world).succeeded();
+    assert_current(&world, &source);
+}
+
+#[test]
+fn branch_moved_back_is_published_as_it_was() {
+    let (world, source) = published();
+    let old = source.head("main").unwrap();
+    source.commits("main", 3).unwrap();
+    pass(&world).succeeded();
+    source.git(&["update-ref", "refs/heads/main", &old]).unwrap();
+    pass(&world).succeeded();
+    assert_current(&world, &source);
+    assert_eq!(keys(&world), [zip_key("far/app", "main", &old)]);
+}
+
+#[test]
+fn cache_of_zero_bytes_keeps_no_repository() {
+    let world = World::builder().setting("MIRROR_CACHE_BYTES", "0").start().unwrap();
+    let source = world.project("near/app").unwrap();
+    world.sync("near/app", "main", "far/app", "main").unwrap();
+    for _ in 0..2 {
+        pass(&world).succeeded();
+        assert_current(&world, &source);
+        assert_eq!((kept(&world, "pack"), kept(&world, "idx"), kept(&world, "json")), (vec![], vec![], vec![]));
+        source.commits("main", 1).unwrap();
+    }
+}
+
+#[test]
+fn cache_set_to_zero_later_is_emptied() {
+    let (world, source) = published();
+    assert_eq!(kept(&world, "pack").len(), 1);
+    pass_with(&world, "MIRROR_CACHE_BYTES", "0").succeeded();
+    assert_eq!(kept(&world, "pack"), Vec::<PathBuf>::new());
+    source.commits("main", 1).unwrap();
+    pass(&world).succeeded();
+    assert_current(&world, &source);
+}
+
+/// Damages what was kept, and expects good objects from the passes after that: one that publishes the kept commit again,
+/// in both formats, and one that builds a new commit on it.
+#[track_caller]
+fn heals(damage: impl Fn(&World)) {
+    let (world, source) = published();
+    damage(&world);
+    world.s3().delete(&keys(&world)[0]);
+    pass(&world).succeeded();
+    assert_current(&world, &source);
+
+    damage(&world);
+    source.commits("main", 1).unwrap();
+    pass(&world).succeeded();
+    assert_current(&world, &source);
+
+    damage(&world);
+    pass_with(&world, "ARCHIVE_FORMAT", "tar.gz").succeeded();
+    let head = source.head("main").unwrap();
+    assert_eq!(keys(&world).len(), 1);
+    assert_holds(&world, &keys(&world)[0], &source, &head, "main");
+
+    // What was fetched afresh is a good base again.
+    source.commits("main", 1).unwrap();
+    world.source.clear_requests();
+    pass(&world).succeeded();
+    assert_eq!(count(&world.source.requests(), "fetch"), 1);
+}
+
+/// Changes the middle byte of each kept file with this extension.
+fn flip(world: &World, extension: &str) {
+    let files = kept(world, extension);
+    assert!(!files.is_empty());
+    for path in files {
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0x01;
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, bytes).unwrap();
+    }
+}
+
+fn truncate(world: &World, extension: &str) {
+    let files = kept(world, extension);
+    assert!(!files.is_empty());
+    for path in files {
+        let bytes = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    }
+}
+
+#[test]
+fn flipped_byte_in_a_kept_pack_heals() {
+    heals(|world| flip(world, "pack"));
+}
+
+#[test]
+fn flipped_byte_in_a_kept_index_heals() {
+    heals(|world| flip(world, "idx"));
+}
+
+#[test]
+fn truncated_kept_pack_heals() {
+    heals(|world| truncate(world, "pack"));
+}
+
+#[test]
+fn truncated_kept_index_heals() {
+    heals(|world| truncate(world, "idx"));
+}
+
+#[test]
+fn garbage_in_a_kept_state_heals() {
+    heals(|world| kept(world, "json").iter().for_each(|path| fs::write(path, "{ garbage").unwrap()));
+}
+
+#[test]
+fn state_that_names_another_commit_heals() {
+    heals(|world| {
+        for path in kept(world, "json") {
+            let mut state: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+            state["commit"] = "0123456789abcdef0123456789abcdef01234567".into();
+            fs::write(&path, state.to_string()).unwrap();
+        }
+    });
+}
+
+#[test]
+fn lost_reference_in_a_kept_repository_heals() {
+    heals(|world| {
+        for path in workdir_files(world).iter().filter(|path| path.ends_with("HEAD")) {
+            fs::write(path, "").unwrap();
+        }
+    });
+}
