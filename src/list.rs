@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::bucket::Listing;
 use crate::key::{ArchiveFormat, Destination};
 use crate::plan::HeldObject;
-use crate::report::{human_bytes, human_duration, short_commit, table};
+use crate::report::{human_bytes, human_duration, objects, short_commit, table};
 
 /// The listing as an aligned table, by destination.
 pub fn text(mut listing: Listing, now: SystemTime) -> String {
@@ -30,7 +30,7 @@ pub fn text(mut listing: Listing, now: SystemTime) -> String {
     }));
     let total: u64 = listing.held.iter().map(|object| object.bytes).sum();
     let summary =
-        format!("{} objects, {}; {} foreign\n", listing.held.len(), human_bytes(total), listing.foreign.len());
+        format!("{}, {}; {} foreign\n", objects(listing.held.len()), human_bytes(total), listing.foreign.len());
     if listing.held.is_empty() { summary } else { table("", &rows) + &summary }
 }
 

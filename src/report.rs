@@ -156,7 +156,8 @@ pub fn plan_text(plan: &Plan, foreign: usize) -> String {
     text
 }
 
-fn objects(count: usize) -> String {
+/// How many objects, in words: `1 object`, `2 objects`.
+pub fn objects(count: usize) -> String {
     if count == 1 { "1 object".to_owned() } else { format!("{count} objects") }
 }
 
