@@ -210,7 +210,10 @@ fn command(program: &Path, folder: &Path, ports: &[u16]) -> Result<Command> {
     let config = folder.join("s3.json");
     std::fs::write(&config, identities.to_string())?;
     let data = folder.join("data");
-    std::fs::create_dir(&data)?;
+    let logs = folder.join("logs");
+    for folder in [&data, &logs] {
+        std::fs::create_dir(folder)?;
+    }
     std::fs::write(folder.join("filer.toml"), FILER_SETTINGS)?;
     let log = std::fs::File::create(folder.join("log"))?;
 
@@ -223,6 +226,8 @@ fn command(program: &Path, folder: &Path, ports: &[u16]) -> Result<Command> {
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
+        // By default its log files go to /tmp, and stay there.
+        .arg(format!("-logdir={}", logs.display()))
         .args(["server", "-s3", "-iam=false", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"])
         .args([
             "-master.telemetry=false",
