@@ -1,1 +1,381 @@
-//! Later.
+//! `list` and `restore`: what the bucket holds, readable again.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use testbed::judge;
+use testbed::repo::Repo;
+use testbed::world::World;
+
+use crate::support::{Run, keys, pass, program, run, tar_key, zip_key};
+
+const OTHER_COMMIT: &str = "cccccccccccccccccccccccccccccccccccccccc";
+
+/// Three objects of two projects, published.
+struct Scene {
+    world: World,
+    app: Repo,
+    tool: Repo,
+}
+
+fn scene(format: &str) -> Scene {
+    let world = World::builder().setting("ARCHIVE_FORMAT", format).start().unwrap();
+    let (app, tool) = (world.project("near/app").unwrap(), world.project("near/tool").unwrap());
+    app.commits("next", 2).unwrap();
+    world.sync("near/app", "main", "far/sub/app", "main").unwrap();
+    world.sync("near/app", "next", "far/sub/app", "rel/1").unwrap();
+    world.sync("near/tool", "main", "far/tool", "main").unwrap();
+    pass(&world).succeeded();
+    Scene { world, app, tool }
+}
+
+impl Scene {
+    fn app_key(&self) -> String {
+        zip_key("far/sub/app", "main", &self.app.head("main").unwrap())
+    }
+
+    /// `restore` with the right identity.
+    fn restore(&self, arguments: &[&str]) -> Run {
+        self.restore_with(self.world.identity_file(), arguments)
+    }
+
+    fn restore_with(&self, identity: &Path, arguments: &[&str]) -> Run {
+        let mut command = program(&self.world, &["restore", "-identity", &identity.to_string_lossy()]);
+        command.args(arguments).env("TMPDIR", self.temporary()).output().unwrap().into()
+    }
+
+    /// Where `restore` puts what it does not keep.
+    fn temporary(&self) -> PathBuf {
+        let folder = self.world.scratch().unwrap().join("tmp");
+        fs::create_dir_all(&folder).unwrap();
+        folder
+    }
+
+    fn folder(&self) -> String {
+        self.world.scratch().unwrap().join("restored").to_string_lossy().into_owned()
+    }
+
+    #[track_caller]
+    fn assert_nothing_left(&self) {
+        assert_eq!(fs::read_dir(self.temporary()).unwrap().count(), 0);
+    }
+}
+
+/// Without anything that only synchronising needs.
+fn reader_only(mut command: Command) -> Run {
+    for name in ["GITLAB_BASE_URL", "GITLAB_USERNAME", "GITLAB_TOKEN", "GRAPHQL_SERVER", "PUBLIC_KEY", "WORKDIR"] {
+        command.env_remove(name);
+    }
+    command.env_remove("GRAPHQL_USERNAME").env_remove("GRAPHQL_PASSWORD").output().unwrap().into()
+}
+
+/// The line that holds all of these.
+#[track_caller]
+fn line<'a>(text: &'a str, words: &[&str]) -> &'a str {
+    let holds_all = |line: &&str| words.iter().all(|word| line.contains(word));
+    text.lines().find(holds_all).unwrap_or_else(|| panic!("no line with {words:?} in\n{text}"))
+}
+
+fn git(folder: &Path, arguments: &[&str]) -> String {
+    let output = Command::new("git").arg("-C").arg(folder).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn list_shows_each_object_decoded_and_counts_the_foreign() {
+    let scene = scene("zip");
+    scene.world.s3().put("README.md", "foreign");
+    scene.world.s3().put("x/y", "foreign");
+    let list = reader_only(program(&scene.world, &["list"])).succeeded();
+    let head = |repo: &Repo, branch: &str| repo.head(branch).unwrap()[..7].to_owned();
+    line(&list.out, &["DESTINATION", "BRANCH", "COMMIT", "FORMAT", "SIZE", "AGE"]);
+    line(&list.out, &["far/sub/app", "main", &head(&scene.app, "main"), "zip", "KiB"]);
+    line(&list.out, &["far/sub/app", "rel/1", &head(&scene.app, "next"), "zip", "KiB"]);
+    line(&list.out, &["far/tool", "main", &head(&scene.tool, "main"), "zip", "KiB"]);
+    line(&list.out, &["3 objects", "2 foreign"]);
+    assert_eq!(list.out.lines().count(), 5, "{}", list.out);
+}
+
+#[test]
+fn list_as_json_has_every_detail() {
+    let scene = scene("tar.gz");
+    scene.world.s3().put("README.md", "foreign");
+    let list = run(&scene.world, &["list", "-output", "json"]).succeeded().json();
+    assert_eq!(list["foreign"], serde_json::json!(["README.md"]));
+    let objects = list["objects"].as_array().unwrap();
+    assert_eq!(objects.len(), 3);
+    let commit = scene.tool.head("main").unwrap();
+    let key = tar_key("far/tool", "main", &commit);
+    let stored = scene.world.s3().objects().into_iter().find(|object| object.key == key).unwrap();
+    let mut tool = objects[0].clone();
+    let written = tool.as_object_mut().unwrap().remove("last_modified").unwrap();
+    assert!(written.as_str().unwrap().starts_with("20") && written.as_str().unwrap().ends_with('Z'), "{written}");
+    assert_eq!(
+        tool,
+        serde_json::json!({
+            "group": "far", "project": "tool", "branch": "main", "commit": commit,
+            "format": "tar.gz", "bytes": stored.size, "key": key,
+        })
+    );
+}
+
+#[test]
+fn list_of_an_empty_bucket_says_so() {
+    let world = World::start().unwrap();
+    let list = run(&world, &["list"]).succeeded();
+    assert!(list.out.contains("0 objects"), "{}", list.out);
+    let list = run(&world, &["list", "-output=json"]).succeeded().json();
+    assert_eq!(list, serde_json::json!({"objects": [], "foreign": []}));
+}
+
+#[test]
+fn names_in_the_bucket_cannot_act_on_a_terminal() {
+    let scene = scene("zip");
+    let key = zip_key(r"far/\u001b[2Jevil", r"ma\u0007in\u202e", OTHER_COMMIT);
+    scene.world.s3().put(&key, "evil");
+    let list = run(&scene.world, &["list"]).succeeded();
+    line(&list.out, &["4 objects", "0 foreign"]);
+    let restore = scene.restore(&[]).failed();
+    for text in [&list.out, &restore.out, &restore.log] {
+        assert!(!text.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{text:?}");
+    }
+    line(&list.out, &["evil"]);
+    line(&restore.out, &["BAD", "evil"]);
+}
+
+#[test]
+fn listing_that_fails_is_said() {
+    let world = World::start().unwrap();
+    world.s3().fail("ListObjectsV2", "AccessDenied", 1);
+    let list = run(&world, &["list"]).failed().logged("AccessDenied");
+    assert_eq!(list.out, "");
+}
+
+#[test]
+fn restore_gives_repositories_to_work_with() {
+    for format in ["zip", "tar.gz"] {
+        let scene = scene(format);
+        let into = scene.folder();
+        let restore = scene.restore(&["-into", &into]).succeeded();
+        line(&restore.out, &["3 good, 0 bad, 0 missing"]);
+        let places = [
+            ("far/sub/app@main", "main", &scene.app, "main"),
+            ("far/sub/app@rel%2F1", "rel/1", &scene.app, "next"),
+            ("far/tool@main", "main", &scene.tool, "main"),
+        ];
+        for (place, branch, source, source_branch) in places {
+            let repository = Path::new(&into).join(place);
+            let head = source.head(source_branch).unwrap();
+            line(&restore.out, &["good", &head[..7], place]);
+            judge::git_fsck(&repository).unwrap();
+            assert_eq!(judge::git_commit(&repository, "HEAD").unwrap(), head);
+            let commits = git(&repository, &["log", "--format=%H"]);
+            assert_eq!(commits.trim(), source.git(&["log", "--format=%H", &head]).unwrap());
+            git(&repository, &["checkout", "--quiet", branch]);
+            assert!(fs::read_dir(&repository).unwrap().count() > 1, "there are files beside .git");
+            assert_eq!(git(&repository, &["status", "--porcelain"]), "");
+        }
+        scene.assert_nothing_left();
+    }
+}
+
+#[test]
+fn restore_needs_nothing_but_the_bucket_and_an_identity() {
+    let scene = scene("zip");
+    let identity = scene.world.identity_file().to_string_lossy().into_owned();
+    let restore = reader_only(program(&scene.world, &["restore", "-identity", &identity])).succeeded();
+    line(&restore.out, &["3 good, 0 bad, 0 missing"]);
+}
+
+#[test]
+fn restore_without_a_folder_gives_verdicts_and_leaves_nothing() {
+    let scene = scene("zip");
+    let before = scene.world.s3().objects();
+    let restore = scene.restore(&[]).succeeded();
+    assert_eq!(restore.out.lines().filter(|line| line.starts_with("good")).count(), 3, "{}", restore.out);
+    scene.assert_nothing_left();
+    assert_eq!(scene.world.s3().objects(), before);
+    assert!(scene.world.s3().requests().iter().all(|request| !request.is("DeleteObject")));
+}
+
+#[test]
+fn restore_takes_only_what_is_named() {
+    let scene = scene("zip");
+    for (wanted, expected) in [
+        (vec!["far/sub/app"], vec!["far/sub/app@main", "far/sub/app@rel/1"]),
+        (vec!["far/sub/app@rel/1"], vec!["far/sub/app@rel/1"]),
+        (vec!["far/sub/app@main", "far/tool"], vec!["far/tool@main", "far/sub/app@main"]),
+    ] {
+        let restore = scene.restore(&wanted).succeeded();
+        let good: Vec<_> = restore.out.lines().filter_map(|line| line.strip_prefix("good  ")).collect();
+        assert_eq!(good.len(), expected.len(), "{}", restore.out);
+        for (line, name) in good.iter().zip(expected) {
+            assert!(line.starts_with(name), "{line}");
+        }
+    }
+}
+
+#[test]
+fn restore_fails_where_something_named_is_not_there() {
+    let scene = scene("zip");
+    let into = scene.folder();
+    let restore = scene.restore(&["-into", &into, "far/tool", "far/nowhere", "far/tool@gone", "sub/app"]).failed();
+    for missing in ["far/nowhere", "far/tool@gone", "sub/app"] {
+        line(&restore.out, &["MISSING", missing]);
+    }
+    line(&restore.out, &["1 good, 0 bad, 3 missing"]);
+    judge::git_fsck(&Path::new(&into).join("far/tool@main")).unwrap();
+}
+
+#[test]
+fn restore_replaces_nothing() {
+    let scene = scene("zip");
+    let into = scene.folder();
+    let occupied = Path::new(&into).join("far/tool@main");
+    fs::create_dir_all(&occupied).unwrap();
+    fs::write(occupied.join("mine.txt"), "mine").unwrap();
+    let restore = scene.restore(&["-into", &into]).failed();
+    line(&restore.out, &["BAD", "far/tool@main", "exists already"]);
+    line(&restore.out, &["2 good, 1 bad, 0 missing"]);
+    assert_eq!(fs::read_dir(&occupied).unwrap().count(), 1);
+    assert_eq!(fs::read_to_string(occupied.join("mine.txt")).unwrap(), "mine");
+
+    let again = scene.restore(&["-into", &into, "far/sub/app"]).failed();
+    line(&again.out, &["0 good, 2 bad, 0 missing"]);
+    judge::git_fsck(&Path::new(&into).join("far/sub/app@main")).unwrap();
+}
+
+#[test]
+fn restore_with_another_identity_says_that_it_is_another() {
+    let (scene, stranger) = (scene("zip"), World::start().unwrap());
+    let into = scene.folder();
+    let restore = scene.restore_with(stranger.identity_file(), &["-into", &into, "far/tool"]).failed();
+    line(&restore.out, &["BAD", "far/tool@main", "none of the given identities decrypts it"]);
+    assert!(!Path::new(&into).join("far/tool@main").exists());
+    scene.assert_nothing_left();
+}
+
+#[test]
+fn restore_with_a_file_that_is_no_identity_says_so_before_any_request() {
+    let scene = scene("zip");
+    scene.world.s3().clear_requests();
+    let file = scene.world.scratch().unwrap().join("not-an-identity");
+    fs::write(&file, "ssh-rsa AAAA\n").unwrap();
+    for path in [file, scene.world.scratch().unwrap().join("no-such-file")] {
+        let restore = scene.restore_with(&path, &[]);
+        assert_eq!(restore.status, 2, "{}", restore.log);
+        assert!(restore.log.contains(&*path.to_string_lossy()), "{}", restore.log);
+    }
+    assert!(scene.world.s3().requests().is_empty());
+}
+
+#[test]
+fn any_of_several_identities_restores() {
+    let world = World::builder().recipients(2).start().unwrap();
+    world.project("near/app").unwrap();
+    world.sync("near/app", "main", "far/app", "main").unwrap();
+    pass(&world).succeeded();
+    for identity in world.identity_files() {
+        let restore = run(&world, &["restore", "-identity", &identity.to_string_lossy()]).succeeded();
+        line(&restore.out, &["1 good, 0 bad"]);
+    }
+}
+
+/// One object is replaced by something that is no good; the verdict says so and the other objects are good.
+#[track_caller]
+fn is_found_bad(format: &str, word: &str, damage: impl Fn(Vec<u8>) -> Vec<u8>) {
+    let scene = scene(format);
+    let key = keys(&scene.world).into_iter().find(|key| *key == scene.app_key() || format != "zip").unwrap();
+    let good = scene.world.s3().get(&key).unwrap().unwrap();
+    scene.world.s3().put(&key, damage(good));
+    let into = scene.folder();
+    let restore = scene.restore(&["-into", &into]).failed();
+    line(&restore.out, &["BAD", word]);
+    line(&restore.out, &["2 good, 1 bad, 0 missing"]);
+    scene.assert_nothing_left();
+
+    fn repositories(folder: &Path) -> usize {
+        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        entries.map(|path| if path.join(".git").exists() { 1 } else { repositories(&path) }).sum()
+    }
+    assert_eq!(repositories(Path::new(&into)), 2, "nothing of the bad one is kept");
+    let hidden = fs::read_dir(&into).unwrap().filter(|entry| entry.as_ref().unwrap().file_name() != "far").count();
+    assert_eq!(hidden, 0);
+}
+
+#[test]
+fn object_with_a_flipped_byte_is_bad() {
+    for format in ["zip", "tar.gz"] {
+        is_found_bad(format, "damaged", |mut bytes| {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            bytes
+        });
+    }
+}
+
+#[test]
+fn object_that_ends_early_is_bad() {
+    for format in ["zip", "tar.gz"] {
+        is_found_bad(format, "damaged or incomplete", |bytes| bytes[..bytes.len() - 1].to_vec());
+        is_found_bad(format, "damaged or incomplete", |bytes| bytes[..bytes.len() / 2].to_vec());
+    }
+}
+
+#[test]
+fn object_that_is_not_encrypted_is_bad() {
+    is_found_bad("zip", "not encrypted", |_| b"PK\x03\x04 in the clear".to_vec());
+    is_found_bad("zip", "", |_| vec![]);
+}
+
+#[test]
+fn object_whose_name_says_another_commit_is_bad() {
+    let scene = scene("zip");
+    let good = scene.world.s3().get(&scene.app_key()).unwrap().unwrap();
+    scene.world.s3().put(&zip_key("far/liar", "main", OTHER_COMMIT), good.clone());
+    scene.world.s3().put(&zip_key("far/liar", "other", &scene.app.head("main").unwrap()), good.clone());
+    scene.world.s3().put(&zip_key("far/liar", "short", "cccc"), good);
+    let restore = scene.restore(&["far/liar"]).failed();
+    line(&restore.out, &["BAD", "far/liar@main", &OTHER_COMMIT[..7], &scene.app.head("main").unwrap()]);
+    line(&restore.out, &["BAD", "far/liar@other", "no branch"]);
+    line(&restore.out, &["BAD", "far/liar@short", "commit"]);
+    line(&restore.out, &["0 good, 3 bad, 0 missing"]);
+}
+
+#[test]
+fn only_the_newest_of_a_destinations_objects_is_kept() {
+    let scene = scene("zip");
+    let old = zip_key("far/tool", "main", OTHER_COMMIT);
+    scene.world.s3().put_at(&old, "outdated", std::time::SystemTime::UNIX_EPOCH);
+    let into = scene.folder();
+    let restore = scene.restore(&["-into", &into, "far/tool"]).failed();
+    line(&restore.out, &["BAD", &OTHER_COMMIT[..7]]);
+    line(&restore.out, &["1 good, 1 bad, 0 missing"]);
+    let repository = Path::new(&into).join("far/tool@main");
+    assert_eq!(judge::git_commit(&repository, "HEAD").ok(), scene.tool.head("main"));
+}
+
+#[test]
+fn restore_as_json_says_the_same() {
+    let scene = scene("zip");
+    scene.world.s3().put(&zip_key("far/bad", "main", OTHER_COMMIT), "bad");
+    let into = scene.folder();
+    let verdicts =
+        scene.restore(&["-output=json", "-into", &into, "far/tool", "far/bad", "far/nowhere"]).failed().json();
+    assert_eq!(verdicts["not_found"], serde_json::json!(["far/nowhere"]));
+    let commit = scene.tool.head("main").unwrap();
+    let (bad, good) = (&verdicts["objects"][0], &verdicts["objects"][1]);
+    assert_eq!((&bad["project"], &bad["good"]), (&"bad".into(), &false.into()));
+    assert!(bad["problem"].as_str().is_some_and(|problem| !problem.is_empty()), "{bad}");
+    let objects = judge::object_names(scene.tool.path(), "refs/heads/main").unwrap().len();
+    assert_eq!(
+        *good,
+        serde_json::json!({
+            "group": "far", "project": "tool", "branch": "main", "commit": commit, "format": "zip",
+            "key": zip_key("far/tool", "main", &commit), "good": true, "git_objects": objects,
+            "repository": Path::new(&into).join("far/tool@main"), "problem": null,
+        })
+    );
+}
