@@ -32,7 +32,7 @@ fn older_leftover_is_swept_without_an_upload() {
     let time = modified(&world, &current);
     world.s3().put_at(&stale, "stale", time - Duration::from_secs(60));
     pass(&world).succeeded().logged("swept far/app@main").logged("swept=1");
-    assert_eq!(keys(&world), [current.clone()]);
+    assert_eq!(keys(&world), [&*current]);
     assert_eq!(modified(&world, &current), time);
     let requests = world.s3().requests();
     assert_eq!((count(&requests, "PutObject"), count(&requests, "DeleteObject")), (0, 1));
@@ -46,7 +46,7 @@ fn newer_leftover_goes_only_after_the_current_commit_is_published_again() {
         world.s3().set_last_modified(&current, time).unwrap();
         world.s3().put_at(&stale, "stale", time + newer_by);
         pass(&world).succeeded().logged("an outdated object is newer than the current one").logged("published=1");
-        assert_eq!(keys(&world), [current.clone()]);
+        assert_eq!(keys(&world), [&*current]);
         assert!(modified(&world, &current) > time + newer_by);
         let operations: Vec<_> = world.s3().requests().into_iter().filter_map(|request| request.operation).collect();
         let at = |wanted: &str| operations.iter().position(|operation| operation == wanted);

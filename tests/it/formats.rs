@@ -235,7 +235,7 @@ fn choosing_the_other_format_publishes_again_and_removes_the_old() {
         world.source.clear_requests();
         pass_with(&world, "ARCHIVE_FORMAT", to).succeeded().logged(&format!("held in the format {from}"));
         let key = key_in(to, "far/app", "trunk", &head);
-        assert_eq!(keys(&world), [key.clone()]);
+        assert_eq!(keys(&world), [&*key]);
         assert_holds(&world, &key, &source, &head, "trunk");
         assert_eq!(operations(&world.source.requests()), ["ls-refs"], "the kept repository serves");
         world.consumer().unwrap().pass().unwrap();
@@ -252,7 +252,7 @@ fn object_of_the_go_program_that_its_consumer_cannot_push_is_published_again() {
     world.s3().put(&go_key("far/app", "main", "production", &head), "by the Go program");
     pass(&world).succeeded().logged("held under an outdated object name");
     let key = tar_key("far/app", "production", &head);
-    assert_eq!(keys(&world), [key.clone()]);
+    assert_eq!(keys(&world), [&*key]);
     assert_holds(&world, &key, &source, &head, "production");
     world.consumer().unwrap().pass().unwrap();
     assert_eq!(destination.head("production"), Some(head));

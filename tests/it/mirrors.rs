@@ -22,7 +22,7 @@ fn published() -> (World, Repo) {
 fn assert_current(world: &World, source: &Repo) {
     let head = source.head("main").unwrap();
     let key = zip_key("far/app", "main", &head);
-    assert_eq!(keys(world), [key.clone()]);
+    assert_eq!(keys(world), [&*key]);
     assert_holds(world, &key, source, &head, "main");
 }
 

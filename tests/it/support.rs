@@ -143,14 +143,16 @@ pub fn count(requests: &[RequestRecord], operation: &str) -> usize {
     requests.iter().filter(|request| request.is(operation)).count()
 }
 
-/// The object holds one branch with the whole history of a source's commit, and not one object more.
+/// The object holds one branch with the whole history of a source's commit, and not one object more. Returns where it
+/// is unpacked.
 #[track_caller]
-pub fn assert_holds(world: &World, key: &str, source: &Repo, commit: &str, branch: &str) {
+pub fn assert_holds(world: &World, key: &str, source: &Repo, commit: &str, branch: &str) -> PathBuf {
     let content = world.unpack(key).unwrap();
     judge::git_fsck(&content).unwrap();
     assert_eq!(judge::git_refs(&content).unwrap(), [format!("refs/heads/{branch}")]);
     assert_eq!(judge::git_commit(&content, "HEAD").unwrap(), commit);
     assert_eq!(stored_objects(&content), judge::object_names(source.path(), commit).unwrap());
+    content
 }
 
 /// The ids of all objects in an unpacked archive, whether anything reaches them or not, sorted.
