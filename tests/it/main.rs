@@ -6,3 +6,4 @@ mod daemon;
 mod failures;
 mod support;
 mod sync;
+mod targets;
