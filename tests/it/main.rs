@@ -4,6 +4,7 @@
 
 mod daemon;
 mod failures;
+mod guards;
 mod support;
 mod sync;
 mod targets;
