@@ -5,6 +5,7 @@
 mod daemon;
 mod failures;
 mod guards;
+mod settings;
 mod support;
 mod sync;
 mod targets;
