@@ -5,6 +5,7 @@
 mod daemon;
 mod failures;
 mod guards;
+mod secrets;
 mod settings;
 mod support;
 mod sync;
