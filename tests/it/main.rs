@@ -5,6 +5,7 @@
 mod daemon;
 mod failures;
 mod guards;
+mod limits;
 mod secrets;
 mod settings;
 mod support;
