@@ -6,6 +6,7 @@ mod daemon;
 mod failures;
 mod guards;
 mod limits;
+mod memory;
 mod secrets;
 mod settings;
 mod support;
