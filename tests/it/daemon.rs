@@ -133,6 +133,21 @@ fn sigterm_during_a_fetch_leaves_nothing_partial() {
 }
 
 #[test]
+fn a_single_pass_that_is_stopped_says_so_and_fails() {
+    let (world, _) = one_large_project();
+    world.project("near/small").unwrap();
+    world.sync("near/small", "main", "far/small", "main").unwrap();
+    world.s3().hold("UploadPart");
+    let daemon = Daemon::spawn(program(&world, &["-run-once", "-sync-concurrency=2"]));
+    world.s3().wait_until_held(PATIENCE).unwrap();
+    wait_until("the small project is up", || keys(&world).len() == 1);
+    let run = daemon.stop().failed().logged("stopped before far/large@main was done");
+    let run = run.logged("stopped before the pass was complete");
+    assert!(!run.log.contains("nothing was changed"), "{}", run.log);
+    assert_eq!(world.s3().uploads(), []);
+}
+
+#[test]
 fn what_a_killed_run_left_is_cleaned_up_and_the_next_run_converges() {
     let (world, key) = one_large_project();
     world.s3().hold("UploadPart");

@@ -1,6 +1,7 @@
 //! One bad target is one bad target, and what fails half-way leaves nothing half-done.
 
 use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
 use std::process::Command;
 
 use testbed::git::{GitFault, GitOperation, GitOptions, GitServer};
@@ -201,6 +202,40 @@ fn a_fetch_that_is_cut_once_is_tried_again_in_the_same_pass() {
     world.source.clear_overrides();
     daemon.ends_within(PATIENCE).succeeded();
     assert_eq!(keys(&world), [key]);
+}
+
+#[test]
+fn a_target_that_takes_too_long_is_given_up_and_leaves_nothing() {
+    let world = World::builder().setting("TARGET_TIMEOUT", "3s").start().unwrap();
+    let good = healthy(&world, "good");
+    large(&world, "slow-upload");
+    healthy(&world, "slow-fetch");
+    world.s3().hold("UploadPart");
+    let (end, blocked) = std::sync::mpsc::channel::<()>();
+    world.source.before("near/slow-fetch", GitOperation::Fetch, move || {
+        let _ = blocked.recv();
+    });
+    let run = pass(&world).failed();
+    drop(end);
+    for name in ["slow-upload", "slow-fetch"] {
+        let lines = run.lines_with(&format!("far/{name}"));
+        assert_eq!(lines.len(), 1, "{}", run.log);
+        assert!(lines[0].contains("not finished within TARGET_TIMEOUT (3 s)"), "{}", lines[0]);
+    }
+    assert_eq!(keys(&world), [good]);
+    assert_eq!(world.s3().uploads(), []);
+}
+
+#[test]
+fn a_git_server_that_is_away_is_no_reason_to_delete_anything() {
+    let world = World::builder().setting("MAX_RETIRE", "100%").start().unwrap();
+    healthy(&world, "p");
+    let old = held(&world, "p");
+    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    let run = pass_with(&world, "GITLAB_BASE_URL", &format!("http://{closed}")).failed();
+    run.logged("blocked: far/p@main").logged("no connection to the server");
+    assert_eq!(keys(&world), [old]);
+    assert_eq!(s3_writes(&world), [""; 0]);
 }
 
 #[test]

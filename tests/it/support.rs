@@ -154,7 +154,7 @@ impl Daemon {
             thread::sleep(POLL_INTERVAL);
         }
         let status = self.child.wait().expect("the process can be waited for");
-        Run { status: status.code().unwrap_or(-1), out: self.out.to_end(), log: self.log.to_end() }
+        Run { status: status.code().unwrap_or(-1), out: self.out.finish(), log: self.log.finish() }
     }
 }
 
@@ -189,7 +189,7 @@ impl Capture {
         String::from_utf8_lossy(&self.bytes.lock().expect("no reader panics")).into_owned()
     }
 
-    fn to_end(&mut self) -> String {
+    fn finish(&mut self) -> String {
         self.reader.take().map(JoinHandle::join);
         self.text()
     }
