@@ -6,6 +6,7 @@ mod daemon;
 mod failures;
 mod guards;
 mod limits;
+mod logs;
 mod memory;
 mod secrets;
 mod settings;
