@@ -254,6 +254,22 @@ fn a_repository_larger_than_allowed_is_refused_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_repository_that_grows_larger_than_allowed_is_refused_from_then_on() {
+    let world = World::builder().setting("MAX_REPOSITORY_BYTES", "8Mi").start().unwrap();
+    let repo = world.source.repo("near/p").unwrap();
+    repo.fill_incompressible(5, 1).unwrap();
+    world.sync("near/p", "main", "far/p", "main").unwrap();
+    let key = zip_key("far/p", "main", &repo.head("main").unwrap());
+    pass(&world).succeeded();
+    for seed in 2..4 {
+        repo.fill_incompressible(5, seed).unwrap();
+        pass(&world).failed().logged("larger than MAX_REPOSITORY_BYTES allows (8388608 bytes)");
+        assert_eq!(keys(&world), [key.as_str()]);
+    }
+    assert_eq!(plaintext(&world), [""; 0].map(std::path::PathBuf::from));
+}
+
+#[test]
 fn a_renamed_project_is_followed_on_the_same_server() {
     let world = World::start().unwrap();
     let repo = world.project("near/new-name").unwrap();
