@@ -15,7 +15,7 @@ use crate::bucket::{Bucket, BucketError};
 use crate::key::Destination;
 use crate::plan::{Action, Publish};
 use crate::publish::{PublishError, Published, Publisher};
-use crate::report::error_chain;
+use crate::report::{error_chain, printable};
 
 /// What became of an action.
 #[derive(Debug)]
@@ -117,6 +117,7 @@ async fn delete(bucket: &Bucket, keys: impl Iterator<Item = &String>) -> Result<
 
 fn log(Outcome { action, result }: &Outcome) {
     let Destination { group, project, branch } = action.destination();
+    let name = printable(&action.destination().to_string());
     match (action, result) {
         (Action::Publish(publish), Ok(Done::Published(published))) => tracing::info!(
             group, project, branch,
@@ -124,20 +125,20 @@ fn log(Outcome { action, result }: &Outcome) {
             bytes = published.bytes,
             seconds = published.took.as_secs_f64(),
             reason = %publish.reason,
-            "published {}", action.destination()
+            "published {name}"
         ),
         (Action::Retire(retire), Ok(_)) => {
-            tracing::info!(group, project, branch, objects = retire.keys.len(), reason = %retire.reason, "retired {}", action.destination());
+            tracing::info!(group, project, branch, objects = retire.keys.len(), reason = %retire.reason, "retired {name}");
         }
         (Action::Sweep(sweep), Ok(_)) => {
-            tracing::info!(group, project, branch, objects = sweep.keys.len(), reason = %sweep.reason, "swept {}", action.destination());
+            tracing::info!(group, project, branch, objects = sweep.keys.len(), reason = %sweep.reason, "swept {name}");
         }
         (Action::Publish(_), Ok(Done::Deleted(_))) => {}
         (_, Err(Failure::Stopped | Failure::Publish(PublishError::Stopped))) => {
-            tracing::info!(group, project, branch, "stopped before {} was done", action.destination());
+            tracing::info!(group, project, branch, "stopped before {name} was done");
         }
         (_, Err(failure)) => {
-            tracing::error!(group, project, branch, error = error_chain(failure), "failed: {}", action.destination());
+            tracing::error!(group, project, branch, error = error_chain(failure), "failed: {name}");
         }
     }
 }

@@ -222,15 +222,20 @@ pub async fn body(mut response: Response, limit: usize) -> Result<Bytes, Request
 ///
 /// # Errors
 /// The last failure.
-pub async fn retrying<T, E, F>(budget: Duration, attempt: F) -> Result<T, E>
+pub async fn retrying<T, E, F>(budget: Duration, mut attempt: F) -> Result<T, E>
 where
     E: Retryable,
     F: AsyncFnMut() -> Result<T, E>,
 {
-    retrying_until(&CancellationToken::new(), budget, attempt).await
+    let deadline = Instant::now() + budget;
+    retrying_until(&CancellationToken::new(), budget, async || {
+        timeout_at(deadline, attempt()).await.unwrap_or_else(|_| Err(RequestError::Late(budget).into()))
+    })
+    .await
 }
 
-/// The same, without another attempt once `stop` is cancelled. An attempt under way sees to `stop` itself.
+/// The same, without another attempt once `stop` is cancelled or `budget` used up. An attempt under way is not cut off:
+/// it may have something to clean up, and sees to `stop` itself.
 ///
 /// # Errors
 /// The last failure.
@@ -248,10 +253,9 @@ where
         .with_max_times(MAX_ATTEMPTS - 1)
         .build();
     loop {
-        let error = match timeout_at(deadline, attempt()).await {
-            Ok(Ok(value)) => return Ok(value),
-            Ok(Err(error)) => error,
-            Err(_) => return Err(RequestError::Late(budget).into()),
+        let error = match attempt().await {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
         };
         let (transient, asked) = error.retry();
         let Some(delay) = delays.next().filter(|_| transient).map(|delay| delay.max(asked)) else {

@@ -242,7 +242,8 @@ impl Job<'_> {
         Ok(mirror)
     }
 
-    /// Publishes from the mirror, after fetching what it lacks. `None`: the new commit does not descend from the mirror's.
+    /// Publishes from the mirror, after fetching what it lacks. `None`: the new commit does not descend from the mirror's,
+    /// or the mirror has grown too large.
     async fn publish_increment(&self, mut mirror: Mirror, have: CommitId) -> Result<Option<u64>, PublishError> {
         if have != self.commit {
             let stream = self.fetch(Some(have)).await?;
@@ -255,6 +256,11 @@ impl Job<'_> {
             if !on_time {
                 return Ok(None);
             }
+        }
+        let bytes: u64 = mirror.files().iter().map(|(_, [data, _])| data.len).sum();
+        if bytes > self.publisher.max_repository_bytes {
+            // Increments hold some things twice: whether the repository itself has grown too large, a fresh fetch tells.
+            return Ok(None);
         }
         let packs = mirror.files().into_iter().map(|(name, [data, index])| Pack {
             name,

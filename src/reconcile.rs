@@ -251,6 +251,10 @@ impl Reconciler {
 
 /// One line for a pass that ended without a plan.
 pub fn log_failed_pass(error: &PassError) {
+    if matches!(error, PassError::Stopped) {
+        tracing::warn!("stopped before the pass was complete");
+        return;
+    }
     tracing::error!(error = error_chain(error), "the pass failed and nothing was changed");
 }
 

@@ -53,6 +53,9 @@ pub fn restore_object(
     let commit = commit.parse().map_err(|_| RestoreError::NotACommit(commit.to_owned()))?;
     let place = into.map(|into| free_place(into, destination)).transpose()?;
 
+    if let Some(into) = into {
+        fs::create_dir_all(into).map_err(in_path(into))?;
+    }
     let staging = into.unwrap_or(scratch);
     fs::create_dir_all(staging).map_err(in_path(staging))?;
     let staging = tempfile::Builder::new().prefix(".restore-").tempdir_in(staging).map_err(in_path(staging))?;

@@ -117,9 +117,23 @@ impl GitServer {
                 Packet::Delimiter | Packet::ResponseEnd => {
                     return Err(WireError::Malformed("a delimiter inside a list of refs"));
                 }
-                Packet::End if read == 0 => return Err(WireError::NotVersion2),
+                Packet::End if read == 0 => return Err(self.why_silent(project).await),
                 Packet::End => return Err(WireError::Truncated),
             }
+        }
+    }
+
+    /// Why there is no answer at all to a command. Git ends without a word where a repository's object names are of
+    /// another kind than the client's, and answers a client that speaks of the right kind.
+    async fn why_silent(&self, project: &str) -> WireError {
+        let mut request = BytesMut::new();
+        command_with(&mut request, "ls-refs", &["object-format=sha256\n"]);
+        data(&mut request, "ref-prefix HEAD\n");
+        request.extend_from_slice(FLUSH);
+        let Ok(answer) = self.upload_pack(project, request.freeze()).await else { return WireError::NotVersion2 };
+        match Packets::new(answer).next().await {
+            Ok(Packet::Data(_) | Packet::Flush) => WireError::Sha256,
+            Ok(Packet::Delimiter | Packet::ResponseEnd | Packet::End) | Err(_) => WireError::NotVersion2,
         }
     }
 
@@ -233,8 +247,13 @@ fn data(request: &mut BytesMut, line: &str) {
 }
 
 fn command(request: &mut BytesMut, name: &str) {
+    command_with(request, name, &[]);
+}
+
+fn command_with(request: &mut BytesMut, name: &str, capabilities: &[&str]) {
     data(request, &format!("command={name}\n"));
     data(request, concat!("agent=", env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"), "\n"));
+    capabilities.iter().for_each(|capability| data(request, capability));
     request.extend_from_slice(DELIMITER);
 }
 

@@ -111,6 +111,24 @@ impl Repo {
         Ok(())
     }
 
+    /// Adds a commit with one file of `megabytes` of random bytes, a single blob, to the branch `main`. The file is made
+    /// in memory.
+    pub fn fill_incompressible_file(&self, megabytes: usize, seed: u64) -> Result<()> {
+        self.store_as_is()?;
+        let mut file = vec![0; megabytes * 1024 * 1024];
+        fastrand::Rng::with_seed(seed).fill(&mut file);
+        self.commit("main", &[("random.bin", file)], &format!("One file of {megabytes} MB"))?;
+        Ok(())
+    }
+
+    /// Content is stored, not deflated, and never searched for deltas: neither here nor when the server sends it.
+    fn store_as_is(&self) -> Result<()> {
+        self.configure("core.compression", "0")?;
+        self.configure("pack.compression", "0")?;
+        self.configure("core.bigFileThreshold", "1m")?;
+        self.configure("fastimport.unpackLimit", "0")
+    }
+
     /// Large text files with one small edit in each of `commits` commits, packed into long delta chains.
     pub fn deep(path: impl AsRef<Path>, commits: usize, files: usize) -> Result<Self> {
         ensure!(files > 0, "a deep repository needs at least one file");

@@ -243,6 +243,11 @@ impl MemoryS3 {
         self.faults.fail(operation, &Failure::Code(code.to_owned()), times);
     }
 
+    /// Serves the next `times` requests for this operation well, before the failures that are ordered after this.
+    pub fn pass(&self, operation: &str, times: usize) {
+        self.faults.fail(operation, &Failure::None, times);
+    }
+
     /// Closes the connection of the next `times` requests for this operation without an answer.
     pub fn cut(&self, operation: &str, times: usize) {
         self.faults.fail(operation, &Failure::Cut, times);

@@ -3,11 +3,21 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod bucket;
+mod daemon;
+mod docs;
 mod dry_run;
+mod failures;
 mod formats;
+mod guards;
+mod limits;
 mod list_restore;
+mod logs;
+mod memory;
 mod mirrors;
 mod packs;
 mod seaweed;
+mod secrets;
+mod settings;
 mod support;
 mod sync;
+mod targets;

@@ -1,7 +1,10 @@
 //! Running the program in a testbed world, and looking at what it left behind.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -13,7 +16,9 @@ use testbed::repo::Repo;
 use testbed::world::World;
 
 /// How long anything that is waited for may take, even on a machine with much else to do.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the program may take to stop.
+pub const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// How one run of the program ended.
 #[derive(Debug)]
@@ -55,6 +60,20 @@ impl Run {
     }
 }
 
+impl Run {
+    /// Fails the test unless the program says that it cannot work with these settings.
+    #[track_caller]
+    pub fn refused(self) -> Self {
+        assert_eq!(self.status, 2, "the settings were not refused\n{}\n{}", self.out, self.log);
+        self
+    }
+
+    /// The lines of the log that say this.
+    pub fn lines_with(&self, text: &str) -> Vec<&str> {
+        self.log.lines().filter(|line| line.contains(text)).collect()
+    }
+}
+
 impl From<Output> for Run {
     fn from(output: Output) -> Self {
         Self {
@@ -78,6 +97,132 @@ pub fn run(world: &World, arguments: &[&str]) -> Run {
     program(world, arguments).output().expect("the program starts").into()
 }
 
+/// The program at work in the background. Dropping it kills it.
+pub struct Daemon {
+    child: Child,
+    out: Capture,
+    log: Capture,
+}
+
+impl Daemon {
+    /// Starts it with these arguments and hardly a pause between passes.
+    pub fn start(world: &World, arguments: &[&str]) -> Self {
+        let mut command = program(world, arguments);
+        command.args(["-reconcile-sleep-time=10ms", "-metrics-server-port=0"]);
+        Self::spawn(command)
+    }
+
+    /// Starts it.
+    pub fn spawn(mut command: Command) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the program starts");
+        let out = Capture::of(child.stdout.take().expect("standard output is piped"));
+        let log = Capture::of(child.stderr.take().expect("standard error is piped"));
+        Self { child, out, log }
+    }
+
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.log.text()
+    }
+
+    /// Whether it is still at work.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("the process can be asked").is_none()
+    }
+
+    /// Waits until it has logged this so many times.
+    #[track_caller]
+    pub fn wait_until_logged(&self, text: &str, times: usize) {
+        wait_until(&format!("{text:?} is {times} times in the log"), || self.log().matches(text).count() >= times);
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.pid().cast_signed()).expect("a process has an id");
+        kill_process(pid, signal).expect("the signal is sent");
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    #[track_caller]
+    pub fn stop(self) -> Run {
+        self.signal(Signal::TERM);
+        self.ends_within(STOP_LIMIT)
+    }
+
+    /// Waits for its end, which must come within `limit`.
+    #[track_caller]
+    pub fn ends_within(mut self, limit: Duration) -> Run {
+        let begun = Instant::now();
+        while self.is_running() {
+            assert!(begun.elapsed() < limit, "it still runs after {limit:?}\n{}", self.log());
+            thread::sleep(POLL_INTERVAL);
+        }
+        let status = self.child.wait().expect("the process can be waited for");
+        Run { status: status.code().unwrap_or(-1), out: self.out.finish(), log: self.log.finish() }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It may have ended already.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// What a process writes, while it writes.
+struct Capture {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Capture {
+    fn of(mut pipe: impl Read + Send + 'static) -> Self {
+        let bytes = Arc::new(Mutex::new(vec![]));
+        let kept = Arc::clone(&bytes);
+        let reader = thread::spawn(move || {
+            let mut buffer = [0; 16 << 10];
+            while let Ok(read @ 1..) = pipe.read(&mut buffer) {
+                kept.lock().expect("no reader panics").extend_from_slice(&buffer[..read]);
+            }
+        });
+        Self { bytes, reader: Some(reader) }
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes.lock().expect("no reader panics")).into_owned()
+    }
+
+    fn finish(&mut self) -> String {
+        self.reader.take().map(JoinHandle::join);
+        self.text()
+    }
+}
+
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Waits until something is so.
+#[track_caller]
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < PATIENCE, "waited in vain until {what}");
+        thread::sleep(POLL_INTERVAL);
+    }
+}
+
+/// What the S3 server in memory was asked to change, in the order of the requests.
+pub fn s3_writes(world: &World) -> Vec<String> {
+    let requests = world.s3().requests().into_iter();
+    requests.filter(|request| request.method != "GET").map(|request| request.operation.unwrap_or_default()).collect()
+}
+
 /// One pass.
 #[track_caller]
 pub fn pass(world: &World) -> Run {
@@ -88,46 +233,6 @@ pub fn pass(world: &World) -> Run {
 #[track_caller]
 pub fn pass_with(world: &World, name: &str, value: &str) -> Run {
     program(world, &["-run-once"]).env(name, value).output().expect("the program starts").into()
-}
-
-/// The program as a daemon; killed where a test ends without [`Daemon::stop`].
-pub struct Daemon(Option<Child>);
-
-impl Daemon {
-    /// Starts it with these arguments and hardly a pause between passes.
-    #[track_caller]
-    pub fn start(world: &World, arguments: &[&str]) -> Self {
-        let mut command = program(world, arguments);
-        command.args(["-reconcile-sleep-time=10ms", "-metrics-server-port=0"]);
-        Self(Some(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts")))
-    }
-
-    /// Sends SIGTERM and waits for the end.
-    #[track_caller]
-    pub fn stop(mut self) -> Run {
-        let child = self.0.take().expect("it is stopped once");
-        kill_process(Pid::from_child(&child), Signal::TERM).expect("the daemon is still running");
-        child.wait_with_output().expect("the daemon ends").into()
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.0 {
-            drop(child.kill());
-            drop(child.wait());
-        }
-    }
-}
-
-/// Waits until something is so.
-#[track_caller]
-pub fn wait_until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// What each of the requests asked for, sorted.

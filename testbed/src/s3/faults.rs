@@ -33,6 +33,8 @@ struct State {
 /// How a request fails.
 #[derive(Debug, Clone)]
 pub(super) enum Failure {
+    /// Not at all.
+    None,
     /// With this S3 error.
     Code(String),
     /// The connection is closed without an answer.
@@ -130,7 +132,7 @@ impl S3Access for FaultyAccess {
         tokio::time::sleep(latency).await;
         faults.wait_while_held(&operation).await;
         match faults.next_failure(&operation) {
-            None => Ok(()),
+            None | Some(Failure::None) => Ok(()),
             Some(Failure::Code(code)) => {
                 let code = S3ErrorCode::from_bytes(code.as_bytes()).unwrap_or(S3ErrorCode::InternalError);
                 Err(S3Error::with_message(code, "refused by the test"))

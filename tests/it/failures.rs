@@ -1,0 +1,407 @@
+//! One bad target is one bad target, and what fails half-way leaves nothing half-done.
+
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::process::Command;
+
+use testbed::git::{GitFault, GitOperation, GitOptions, GitServer};
+use testbed::judge;
+use testbed::repo::Repo;
+use testbed::world::World;
+
+use crate::support::{Daemon, PATIENCE, keys, pass, pass_with, program, s3_writes, wait_until, workdir_files, zip_key};
+
+/// A commit that no repository has: the name of an object from an earlier time.
+const OLD_COMMIT: &str = "00000000000000000000000000000000000000aa";
+
+/// A healthy project with its target; returns the key it gets.
+fn healthy(world: &World, name: &str) -> String {
+    let repo = world.project(&format!("near/{name}")).unwrap();
+    world.sync(&format!("near/{name}"), "main", &format!("far/{name}"), "main").unwrap();
+    zip_key(&format!("far/{name}"), "main", &repo.head("main").unwrap())
+}
+
+/// A project of 20 MiB with its target, which takes several parts to upload; returns the key it gets.
+fn large(world: &World, name: &str) -> String {
+    let repo = world.source.repo(&format!("near/{name}")).unwrap();
+    repo.fill_incompressible(20, 7).unwrap();
+    world.sync(&format!("near/{name}"), "main", &format!("far/{name}"), "main").unwrap();
+    zip_key(&format!("far/{name}"), "main", &repo.head("main").unwrap())
+}
+
+/// An older object of a destination, as a pass before this one left it.
+fn held(world: &World, name: &str) -> String {
+    let key = zip_key(&format!("far/{name}"), "main", OLD_COMMIT);
+    world.s3().put(&key, "older");
+    key
+}
+
+/// Files of the program besides its lock.
+fn plaintext(world: &World) -> Vec<std::path::PathBuf> {
+    let mut files = workdir_files(world);
+    files.retain(|file| !file.ends_with("lock"));
+    files
+}
+
+fn sorted(mut keys: Vec<String>) -> Vec<String> {
+    keys.sort();
+    keys
+}
+
+#[test]
+fn failing_sources_keep_their_objects_and_do_not_hold_up_the_others() {
+    let world = World::builder().setting("MAX_RETIRE", "100%").start().unwrap();
+    let mut expected = vec![healthy(&world, "good-1"), healthy(&world, "good-2")];
+    for name in ["gone", "no-branch", "locked", "forbidden", "broken"] {
+        if name != "gone" {
+            world.project(&format!("near/{name}")).unwrap();
+        }
+        let branch = if name == "no-branch" { "never" } else { "main" };
+        world.sync(&format!("near/{name}"), branch, &format!("far/{name}"), "main").unwrap();
+        expected.push(held(&world, name));
+    }
+    world.source.override_status("near/locked", 401);
+    world.source.override_status("near/forbidden", 403);
+    world.source.override_status("near/broken", 503);
+
+    let run = pass(&world).failed();
+
+    assert_eq!(keys(&world), sorted(expected));
+    for (name, reason) in [
+        ("gone", "404"),
+        ("no-branch", "near/no-branch has no branch never"),
+        ("locked", "401"),
+        ("forbidden", "403"),
+        ("broken", "503"),
+    ] {
+        let lines = run.lines_with(&format!("far/{name}"));
+        assert_eq!(lines.len(), 1, "{name}\n{}", run.log);
+        assert!(lines[0].contains(reason), "{}", lines[0]);
+    }
+    let probes = |name: &str| world.source.requests().iter().filter(|request| request.path.contains(name)).count();
+    assert_eq!(probes("near/locked"), 1, "a refusal is final");
+    assert_eq!(probes("near/forbidden"), 1, "a refusal is final");
+    assert!(probes("near/broken") > 1, "a broken server is asked again");
+}
+
+#[test]
+fn a_server_of_before_protocol_version_2_is_named_as_such() {
+    let world = World::start().unwrap();
+    healthy(&world, "p");
+    let old = held(&world, "p");
+    world.source.set_protocol_v2(false);
+    pass(&world).failed().logged("does not speak Git's protocol version 2");
+    assert_eq!(keys(&world), [old]);
+}
+
+#[test]
+fn a_sha256_repository_is_named_as_such() {
+    let world = World::start().unwrap();
+    let good = healthy(&world, "good");
+    let path = world.source.repo_path("near/sha256");
+    let made = Command::new("git").args(["init", "--quiet", "--bare", "--object-format=sha256"]).arg(&path).status();
+    assert!(made.unwrap().success());
+    Repo::open(&path).unwrap().commit("main", &[("a", "b")], "One").unwrap();
+    world.sync("near/sha256", "main", "far/sha256", "main").unwrap();
+    pass(&world).failed().logged("the repository uses SHA-256 object names");
+    assert_eq!(keys(&world), [good]);
+}
+
+#[test]
+fn a_repository_deleted_after_the_probe_fails_alone() {
+    let world = World::start().unwrap();
+    let good = healthy(&world, "good");
+    healthy(&world, "vanishing");
+    let old = held(&world, "vanishing");
+    let path = world.source.repo_path("near/vanishing");
+    world.source.before("near/vanishing", GitOperation::Fetch, move || fs::remove_dir_all(path).unwrap());
+    pass(&world).failed().logged("cannot fetch near/vanishing@main").logged("404");
+    assert_eq!(keys(&world), sorted(vec![good, old]));
+}
+
+#[test]
+fn a_branch_deleted_and_pruned_after_the_probe_fails_alone() {
+    let world = World::start().unwrap();
+    let good = healthy(&world, "good");
+    healthy(&world, "p");
+    let old = held(&world, "p");
+    let repo = world.source.repo("near/p").unwrap();
+    world.source.before("near/p", GitOperation::Fetch, move || {
+        repo.delete_branch("main").unwrap();
+        repo.prune().unwrap();
+    });
+    pass(&world).failed().logged("near/p@main is gone since it was probed");
+    assert_eq!(keys(&world), sorted(vec![good, old]));
+}
+
+#[test]
+fn a_branch_rewritten_and_pruned_after_the_probe_is_published_as_it_is_now() {
+    let world = World::start().unwrap();
+    let probed = healthy(&world, "p");
+    let repo = world.source.repo("near/p").unwrap();
+    let rewritten = repo.clone();
+    world.source.before("near/p", GitOperation::Fetch, move || {
+        rewritten.force_root("main", &[("new", "history")]).unwrap();
+        rewritten.prune().unwrap();
+    });
+    pass(&world).succeeded();
+    let head = repo.head("main").unwrap();
+    let key = zip_key("far/p", "main", &head);
+    assert_ne!(key, probed);
+    assert_eq!(keys(&world), [key.as_str()]);
+    assert_eq!(judge::git_commit(&world.unpack(&key).unwrap(), "main").unwrap(), head);
+    world.s3().clear_requests();
+    pass(&world).succeeded();
+    assert_eq!(s3_writes(&world), [""; 0], "the second pass is quiet");
+}
+
+#[test]
+fn a_push_after_the_probe_is_left_to_the_next_pass() {
+    let world = World::start().unwrap();
+    let probed = healthy(&world, "p");
+    let repo = world.source.repo("near/p").unwrap();
+    let pushed = repo.clone();
+    world.source.before("near/p", GitOperation::Fetch, move || drop(pushed.commits("main", 3).unwrap()));
+    pass(&world).succeeded();
+    assert_eq!(keys(&world), [probed.as_str()]);
+    let content = world.unpack(&probed).unwrap();
+    assert_eq!(zip_key("far/p", "main", &judge::git_commit(&content, "main").unwrap()), probed);
+    pass(&world).succeeded();
+    assert_eq!(keys(&world), [zip_key("far/p", "main", &repo.head("main").unwrap())]);
+}
+
+#[test]
+fn a_fetch_that_is_cut_leaves_nothing_and_the_next_pass_heals_it() {
+    let world = World::start().unwrap();
+    let good = healthy(&world, "good");
+    let cut = large(&world, "cut");
+    world.source.fault("near/cut", GitFault::CutFetchAfter(3 << 20));
+    // Within this time, it is tried again twice or three times.
+    let run = pass_with(&world, "TARGET_TIMEOUT", "4s").failed();
+    assert_eq!(run.lines_with("cannot fetch near/cut@main").len(), 1, "{}", run.log);
+    assert_eq!(keys(&world), [good.as_str()]);
+    assert_eq!(world.s3().uploads(), []);
+    let mirrors = world.workdir().join("git-partition-sync-producer/mirrors");
+    assert_eq!(fs::read_dir(mirrors).unwrap().count(), 1, "only the good one's mirror is kept");
+
+    world.source.clear_overrides();
+    pass(&world).succeeded();
+    assert_eq!(keys(&world), sorted(vec![good, cut.clone()]));
+    judge::git_fsck(&world.unpack(&cut).unwrap()).unwrap();
+}
+
+#[test]
+fn a_fetch_that_is_cut_once_is_tried_again_in_the_same_pass() {
+    let world = World::start().unwrap();
+    let key = large(&world, "cut");
+    world.source.fault("near/cut", GitFault::CutFetchAfter(3 << 20));
+    let daemon = Daemon::spawn(program(&world, &["-run-once"]));
+    wait_until("a fetch was cut", || {
+        world.source.requests().iter().any(|request| request.is("fetch") && request.status.is_some())
+    });
+    world.source.clear_overrides();
+    daemon.ends_within(PATIENCE).succeeded();
+    assert_eq!(keys(&world), [key]);
+}
+
+#[test]
+fn a_target_that_takes_too_long_is_given_up_and_leaves_nothing() {
+    let world = World::builder().setting("TARGET_TIMEOUT", "3s").start().unwrap();
+    let good = healthy(&world, "good");
+    large(&world, "slow-upload");
+    healthy(&world, "slow-fetch");
+    world.s3().hold("UploadPart");
+    let (end, blocked) = std::sync::mpsc::channel::<()>();
+    world.source.before("near/slow-fetch", GitOperation::Fetch, move || {
+        let _ = blocked.recv();
+    });
+    let run = pass(&world).failed();
+    drop(end);
+    for name in ["slow-upload", "slow-fetch"] {
+        let lines = run.lines_with(&format!("far/{name}"));
+        assert_eq!(lines.len(), 1, "{}", run.log);
+        assert!(lines[0].contains("not finished within TARGET_TIMEOUT (3 s)"), "{}", lines[0]);
+    }
+    assert_eq!(keys(&world), [good]);
+    assert_eq!(world.s3().uploads(), []);
+}
+
+#[test]
+fn a_git_server_that_is_away_is_no_reason_to_delete_anything() {
+    let world = World::builder().setting("MAX_RETIRE", "100%").start().unwrap();
+    healthy(&world, "p");
+    let old = held(&world, "p");
+    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    let run = pass_with(&world, "GITLAB_BASE_URL", &format!("http://{closed}")).failed();
+    run.logged("blocked: far/p@main").logged("no connection to the server");
+    assert_eq!(keys(&world), [old]);
+    assert_eq!(s3_writes(&world), [""; 0]);
+}
+
+#[test]
+fn a_repository_larger_than_allowed_is_refused_and_leaves_nothing_behind() {
+    let world = World::builder().setting("MAX_REPOSITORY_BYTES", "1Mi").setting("MIRROR_CACHE_BYTES", "0").start();
+    let world = world.unwrap();
+    let good = healthy(&world, "good");
+    large(&world, "huge");
+    let old = held(&world, "huge");
+    let run = pass(&world).failed();
+    let lines = run.lines_with("far/huge");
+    assert_eq!(lines.len(), 1, "{}", run.log);
+    assert!(lines[0].contains("larger than MAX_REPOSITORY_BYTES allows (1048576 bytes)"), "{}", lines[0]);
+    assert_eq!(keys(&world), sorted(vec![good, old]));
+    assert_eq!(plaintext(&world), [""; 0].map(std::path::PathBuf::from));
+}
+
+#[test]
+fn a_repository_that_grows_larger_than_allowed_is_refused_from_then_on() {
+    let world = World::builder().setting("MAX_REPOSITORY_BYTES", "8Mi").start().unwrap();
+    let repo = world.source.repo("near/p").unwrap();
+    repo.fill_incompressible(5, 1).unwrap();
+    world.sync("near/p", "main", "far/p", "main").unwrap();
+    let key = zip_key("far/p", "main", &repo.head("main").unwrap());
+    pass(&world).succeeded();
+    for seed in 2..4 {
+        repo.fill_incompressible(5, seed).unwrap();
+        pass(&world).failed().logged("larger than MAX_REPOSITORY_BYTES allows (8388608 bytes)");
+        assert_eq!(keys(&world), [key.as_str()]);
+    }
+    assert_eq!(plaintext(&world), [""; 0].map(std::path::PathBuf::from));
+}
+
+#[test]
+fn a_renamed_project_is_followed_on_the_same_server() {
+    let world = World::start().unwrap();
+    let repo = world.project("near/new-name").unwrap();
+    world.sync("near/old-name", "main", "far/p", "main").unwrap();
+    world.source.fault("near/old-name", GitFault::Redirect("near/new-name".to_owned()));
+    pass(&world).succeeded();
+    assert_eq!(keys(&world), [zip_key("far/p", "main", &repo.head("main").unwrap())]);
+}
+
+#[test]
+fn a_redirect_to_another_git_server_is_refused_without_a_request_to_it() {
+    let world = World::start().unwrap();
+    let good = healthy(&world, "good");
+    let other = GitServer::start(GitOptions::default()).unwrap();
+    other.repo("near/p").unwrap().fill_small(1).unwrap();
+    world.project("near/p").unwrap();
+    world.sync("near/p", "main", "far/p", "main").unwrap();
+    world.source.fault("near/p", GitFault::Redirect(format!("{}/near/p", other.url())));
+    pass(&world).failed().logged("it is another server");
+    assert_eq!(other.requests().len(), 0);
+    assert_eq!(keys(&world), [good]);
+}
+
+#[test]
+fn a_refused_put_is_reported_and_keeps_the_older_object() {
+    let world = World::builder().setting("SYNC_CONCURRENCY", "1").start().unwrap();
+    let key = healthy(&world, "p");
+    let old = held(&world, "p");
+    world.s3().fail("PutObject", "AccessDenied", 1);
+    pass(&world).failed().logged("S3 cannot store an object: AccessDenied").logged("check the bucket's policy");
+    assert_eq!(keys(&world), [old]);
+    pass(&world).succeeded();
+    assert_eq!(keys(&world), [key]);
+}
+
+#[test]
+fn an_upload_that_fails_late_is_aborted() {
+    let world = World::start().unwrap();
+    let key = large(&world, "p");
+    let old = held(&world, "p");
+    world.s3().pass("UploadPart", 2);
+    world.s3().fail("UploadPart", "AccessDenied", 1);
+    pass(&world).failed().logged("S3 cannot store a part of an object: AccessDenied");
+    assert_eq!(keys(&world), [old]);
+    assert_eq!(world.s3().uploads(), []);
+    assert!(s3_writes(&world).contains(&"AbortMultipartUpload".to_owned()));
+
+    pass(&world).succeeded();
+    assert_eq!(keys(&world), [key]);
+}
+
+#[test]
+fn an_upload_that_cannot_be_completed_is_aborted() {
+    let world = World::start().unwrap();
+    large(&world, "p");
+    let old = held(&world, "p");
+    world.s3().fail("CompleteMultipartUpload", "AccessDenied", 1);
+    pass(&world).failed().logged("S3 cannot complete an upload: AccessDenied");
+    assert_eq!(keys(&world), [old]);
+    assert_eq!(world.s3().uploads(), []);
+}
+
+#[test]
+fn an_upload_that_cannot_be_aborted_is_remembered_and_aborted_at_the_next_start() {
+    let world = World::start().unwrap();
+    let key = large(&world, "p");
+    world.s3().fail("UploadPart", "AccessDenied", 3);
+    world.s3().fail("AbortMultipartUpload", "AccessDenied", 1);
+    pass(&world).failed();
+    assert_eq!(world.s3().uploads().len(), 1);
+    world.s3().clear_failures();
+    pass(&world).succeeded();
+    assert_eq!(world.s3().uploads(), []);
+    assert_eq!(keys(&world), [key]);
+}
+
+#[test]
+fn an_object_that_cannot_be_deleted_is_reported_and_swept_by_the_next_pass() {
+    let world = World::start().unwrap();
+    let key = healthy(&world, "p");
+    let old = held(&world, "p");
+    world.s3().fail("DeleteObject", "AccessDenied", 1);
+    pass(&world).failed().logged("published, but outdated objects stay beside it").logged("AccessDenied");
+    assert_eq!(keys(&world), sorted(vec![key.clone(), old]));
+    world.s3().clear_requests();
+    pass(&world).succeeded().logged("swept far/p");
+    assert_eq!(keys(&world), [key]);
+    assert_eq!(s3_writes(&world), ["DeleteObject"]);
+}
+
+#[test]
+fn a_bucket_that_cannot_be_listed_fails_the_pass_and_changes_nothing() {
+    let world = World::builder().setting("MAX_RETIRE", "100%").start().unwrap();
+    healthy(&world, "p");
+    let old = held(&world, "unwanted");
+    world.s3().fail("ListObjectsV2", "AccessDenied", 1);
+    pass(&world).failed().logged("S3 cannot list the bucket: AccessDenied").logged("nothing was changed");
+    assert_eq!(s3_writes(&world), [""; 0]);
+    assert_eq!(keys(&world), [old]);
+}
+
+#[test]
+fn a_listing_that_breaks_off_at_its_second_page_retires_nothing() {
+    let s3 = testbed::s3::S3Options { page_keys: 2, ..Default::default() };
+    let world = World::builder().s3(s3).setting("MAX_RETIRE", "100%").start().unwrap();
+    healthy(&world, "p");
+    let mut old: Vec<String> = (0..5).map(|n| held(&world, &format!("unwanted-{n}"))).collect();
+    old.sort();
+    world.s3().pass("ListObjectsV2", 1);
+    world.s3().fail("ListObjectsV2", "AccessDenied", 1);
+    pass(&world).failed().logged("S3 cannot list the bucket");
+    assert_eq!(keys(&world), old);
+}
+
+#[test]
+fn an_overloaded_bucket_is_asked_again() {
+    let world = World::start().unwrap();
+    let key = healthy(&world, "p");
+    world.s3().fail("ListObjectsV2", "SlowDown", 1);
+    world.s3().fail("PutObject", "SlowDown", 2);
+    pass(&world).succeeded();
+    assert_eq!(keys(&world), [key]);
+    assert_eq!(s3_writes(&world), ["PutObject"; 3]);
+}
+
+#[test]
+fn connections_to_the_bucket_that_break_are_made_again() {
+    let world = World::start().unwrap();
+    let key = large(&world, "p");
+    world.s3().cut("UploadPart", 1);
+    world.s3().cut("CompleteMultipartUpload", 1);
+    pass(&world).succeeded();
+    assert_eq!(keys(&world), [key.as_str()]);
+    judge::git_fsck(&world.unpack(&key).unwrap()).unwrap();
+}

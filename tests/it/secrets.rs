@@ -1,0 +1,148 @@
+//! No secret leaves the program, however much it is asked to say.
+
+use std::fs;
+use std::process::Command;
+
+use base64::Engine;
+use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
+use testbed::graphql::Canned;
+use testbed::judge;
+use testbed::world::World;
+
+use crate::support::{Daemon, keys, program, run, wait_until, workdir_files};
+
+/// Every text that must not be found, by what it is.
+fn needles(world: &World) -> Vec<(String, Vec<u8>)> {
+    let mut needles = vec![];
+    for secret in world.secrets() {
+        needles.push((format!("the secret {secret}"), secret.clone().into_bytes()));
+        needles.push((format!("{secret} in base64"), BASE64_STANDARD_NO_PAD.encode(&secret).into_bytes()));
+    }
+    let logins = [(world.source.user(), world.source.password())].into_iter().chain(world.graphql.basic());
+    for (user, password) in logins {
+        let basic = BASE64_STANDARD.encode(format!("{user}:{password}"));
+        needles.push((format!("{user}'s login"), basic.trim_end_matches('=').as_bytes().to_vec()));
+    }
+    let identity = fs::read_to_string(world.identity_file()).unwrap();
+    needles.push(("the age identity".to_owned(), identity.trim().as_bytes().to_vec()));
+    needles
+}
+
+#[track_caller]
+fn assert_clean(world: &World, place: &str, content: &[u8]) {
+    for (what, needle) in needles(world) {
+        let found = content.windows(needle.len()).any(|window| window == needle);
+        assert!(!found, "{what} is in {place}");
+    }
+}
+
+fn assert_workdir_clean(world: &World) {
+    for file in workdir_files(world) {
+        // Files come and go while the program works.
+        if let Ok(content) = fs::read(&file) {
+            assert_clean(world, &file.display().to_string(), &content);
+        }
+        assert_clean(world, "a file's name", file.display().to_string().as_bytes());
+    }
+}
+
+/// A world in which everything happens: healthy targets, a missing project, one that is refused.
+fn eventful_world(log_format: &str) -> World {
+    let world =
+        World::builder().sleep("50ms").setting("RUST_LOG", "trace").setting("LOG_FORMAT", log_format).start().unwrap();
+    for name in ["p", "locked"] {
+        world.project(&format!("near/{name}")).unwrap();
+    }
+    for name in ["p", "gone", "locked"] {
+        world.sync(&format!("near/{name}"), "main", &format!("far/{name}"), "main").unwrap();
+    }
+    world.source.override_status("near/locked", 401);
+    world
+}
+
+#[test]
+fn secrets_are_nowhere_though_every_library_logs_at_trace_level() {
+    for log_format in ["text", "json"] {
+        let world = eventful_world(log_format);
+        let daemon = Daemon::spawn(program(&world, &[]));
+        let command_line = fs::read(format!("/proc/{}/cmdline", daemon.pid())).unwrap();
+        assert_clean(&world, "the command line", &command_line);
+        wait_until("the first object is up", || {
+            assert_workdir_clean(&world);
+            !keys(&world).is_empty()
+        });
+        world.graphql.respond_with(Canned::errors("broken"));
+        daemon.wait_until_logged("the server reports: broken", 1);
+        world.graphql.respond_with(Canned::html(401));
+        daemon.wait_until_logged("the server answered 401", 1);
+        world.graphql.respond_normally();
+        world.s3().fail("ListObjectsV2", "AccessDenied", 1);
+        daemon.wait_until_logged("S3 cannot list the bucket", 1);
+        world.source.repo("near/p").unwrap().commits("main", 2).unwrap();
+        let before = keys(&world);
+        wait_until("the next object is up", || {
+            assert_workdir_clean(&world);
+            keys(&world) != before
+        });
+        let run = daemon.stop().succeeded();
+
+        assert!(run.log.contains("TRACE"), "libraries log");
+        assert_clean(&world, "standard output", run.out.as_bytes());
+        assert_clean(&world, "the log", run.log.as_bytes());
+        assert_workdir_clean(&world);
+    }
+}
+
+#[test]
+fn secrets_are_in_no_archive() {
+    for format in ["zip", "tar.gz"] {
+        let world = World::builder().setting("ARCHIVE_FORMAT", format).start().unwrap();
+        world.project("near/p").unwrap();
+        world.sync("near/p", "main", "far/p", "main").unwrap();
+        run(&world, &["-run-once"]).succeeded();
+        let key = keys(&world).remove(0);
+        let archive = judge::age_decrypt(&world.bucket().unwrap().get(&key).unwrap(), world.identity_file()).unwrap();
+        assert_clean(&world, "the archive", &archive);
+        let content = world.unpack(&key).unwrap();
+        let mut files = 0;
+        for entry in walk(&content) {
+            assert_clean(&world, &entry.display().to_string(), &fs::read(&entry).unwrap());
+            files += 1;
+        }
+        assert!(files > 3, "an unpacked repository has files");
+        let objects = judge::object_names(&content, "main").unwrap();
+        let all = Command::new("git")
+            .arg("-C")
+            .arg(&content)
+            .args(["cat-file", "--batch", "--batch-all-objects", "--buffer"])
+            .output()
+            .unwrap();
+        assert!(all.status.success() && all.stdout.len() > objects.len());
+        assert_clean(&world, "a Git object", &all.stdout);
+    }
+}
+
+fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut files = vec![];
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { files.extend(walk(&path)) } else { files.push(path) }
+    }
+    files
+}
+
+#[test]
+fn restoring_shows_neither_the_identity_nor_a_secret() {
+    let world = World::builder().setting("RUST_LOG", "trace").start().unwrap();
+    world.project("near/p").unwrap();
+    world.sync("near/p", "main", "far/p", "main").unwrap();
+    run(&world, &["-run-once"]).succeeded();
+    let identity = world.identity_file().to_str().unwrap();
+    let into = world.scratch().unwrap().join("restored");
+    let restored = run(&world, &["restore", "-identity", identity, "-into", into.to_str().unwrap()]).succeeded();
+    let listed = run(&world, &["list"]).succeeded();
+    for text in [restored.out, restored.log, listed.out, listed.log] {
+        assert!(!text.is_empty());
+        assert_clean(&world, "what is printed", text.as_bytes());
+    }
+}

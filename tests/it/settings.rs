@@ -1,0 +1,232 @@
+//! Flags and environment variables, as a shell hands them over.
+
+use std::fs;
+use std::process::Command;
+
+use git_partition_sync_producer::config::{Fallback, Kind, reference};
+use testbed::world::World;
+
+use crate::support::{Run, keys, pass, program, run, workdir_files};
+
+/// The program with an empty environment.
+fn bare(arguments: &[&str]) -> Run {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_git-partition-sync-producer"));
+    Run::from(command.env_clear().args(arguments).output().unwrap())
+}
+
+/// The program in this world, with further variables.
+fn with(world: &World, variables: &[(&str, &str)], arguments: &[&str]) -> Run {
+    let mut command = program(world, arguments);
+    Run::from(command.envs(variables.iter().copied()).output().unwrap())
+}
+
+/// The program in this world, with one variable replaced by others.
+fn instead(world: &World, without: &str, variables: &[(&str, &str)]) -> Run {
+    let mut command = program(world, &["-run-once"]);
+    Run::from(command.env_remove(without).envs(variables.iter().copied()).output().unwrap())
+}
+
+fn one_target() -> World {
+    let world = World::start().unwrap();
+    world.project("near/p").unwrap();
+    world.sync("near/p", "main", "far/p", "main").unwrap();
+    world
+}
+
+#[track_caller]
+fn assert_nothing_happened(world: &World) {
+    assert_eq!(world.graphql.requests().len(), 0);
+    assert_eq!(world.source.requests().len(), 0);
+    assert_eq!(world.s3().requests().len(), 0);
+    assert_eq!(workdir_files(world).len(), 0);
+}
+
+#[test]
+fn without_any_setting_all_that_are_missing_are_named_at_once() {
+    let run = bare(&[]).refused();
+    assert_eq!(
+        run.log.lines().next(),
+        Some("missing: AWS_S3_BUCKET, GITLAB_BASE_URL, GITLAB_USERNAME, GITLAB_TOKEN, GRAPHQL_SERVER, PUBLIC_KEY")
+    );
+    assert_eq!(run.out, "");
+}
+
+#[test]
+fn missing_and_wrong_settings_are_one_message_before_any_request() {
+    let world = one_target();
+    let mut command = program(&world, &["-run-once", "-max-retire", "half", "-sync-concurrency=0"]);
+    command.env_remove("AWS_S3_BUCKET").env_remove("PUBLIC_KEY").env("RECONCILE_SLEEP_TIME", "soon");
+    let run = Run::from(command.output().unwrap()).refused();
+    assert!(run.log.starts_with("missing: AWS_S3_BUCKET, PUBLIC_KEY; RECONCILE_SLEEP_TIME: \"soon\""), "{}", run.log);
+    run.logged("; MAX_RETIRE: \"half\"").logged("; SYNC_CONCURRENCY: \"0\"");
+    assert_nothing_happened(&world);
+}
+
+#[test]
+fn flags_take_one_dash_or_two_and_values_with_or_without_an_equals_sign() {
+    let world = one_target();
+    for arguments in [
+        ["-dry-run", "-run-once", "-archive-format", "tar.gz"].as_slice(),
+        &["--dry-run", "--run-once", "--archive-format", "tar.gz"],
+        &["-dry-run=true", "-run-once=true", "-archive-format=tar.gz"],
+        &["--dry-run=1", "--run-once=T", "--archive-format=tar.gz"],
+    ] {
+        let run = run(&world, arguments).succeeded();
+        assert!(run.out.contains("Plan (tar.gz): 1 to publish"), "{arguments:?}\n{}", run.out);
+    }
+    assert_eq!(keys(&world), [""; 0]);
+}
+
+#[test]
+fn switches_take_go_s_spellings_and_no_others() {
+    let world = World::start().unwrap();
+    for spelling in ["1", "t", "T", "TRUE", "true", "True"] {
+        let run = with(&world, &[("DRY_RUN", spelling)], &["-run-once"]).succeeded();
+        assert!(run.out.contains("Plan ("), "{spelling}");
+    }
+    for spelling in ["0", "f", "F", "FALSE", "false", "False"] {
+        let run = run(&world, &["-run-once", &format!("-dry-run={spelling}")]).succeeded();
+        assert!(!run.out.contains("Plan ("), "{spelling}");
+    }
+    for spelling in ["yes", "on", "tRuE", "2"] {
+        with(&world, &[("DRY_RUN", spelling)], &["-run-once"]).refused().logged("DRY_RUN: ");
+    }
+}
+
+#[test]
+fn a_bare_switch_never_takes_the_next_word() {
+    let world = one_target();
+    let run = run(&world, &["-run-once", "-dry-run", "false"]).refused();
+    assert!(run.log.contains("false"), "{}", run.log);
+    assert_nothing_happened(&world);
+}
+
+#[test]
+fn flags_win_over_the_environment() {
+    let world = one_target();
+    let variables = [("DRY_RUN", "false"), ("ARCHIVE_FORMAT", "zip"), ("AWS_S3_BUCKET", "another-bucket")];
+    let bucket = format!("-aws-s3-bucket={}", world.s3().bucket());
+    let run = with(&world, &variables, &["-run-once", "-dry-run", "-archive-format=tar.gz", &bucket]).succeeded();
+    assert!(run.out.contains("Plan (tar.gz): 1 to publish"), "{}", run.out);
+}
+
+#[test]
+fn the_version_is_printed_without_any_setting() {
+    for flag in ["-version", "--version"] {
+        let run = bare(&[flag]).succeeded();
+        assert_eq!(run.out.trim(), concat!("git-partition-sync-producer ", env!("CARGO_PKG_VERSION")));
+    }
+}
+
+#[test]
+fn help_explains_every_setting_and_shows_no_value() {
+    let world = World::start().unwrap();
+    for flag in ["-help", "--help", "-h"] {
+        let help = run(&world, &[flag]).succeeded().out;
+        for setting in reference().iter().flat_map(|section| section.settings) {
+            let line = help.lines().find(|line| line.split_whitespace().any(|word| word == setting.variable));
+            let line = line.unwrap_or_else(|| panic!("{} is not in the help:\n{help}", setting.variable));
+            if setting.default != Fallback::Unset {
+                assert!(line.contains(&format!("[{}]", setting.default)), "{line}");
+            }
+            match (setting.kind, setting.flag) {
+                (Kind::Secret | Kind::Library, flag) => assert_eq!(flag, None, "{line}"),
+                (_, flag) => assert!(line.contains(&format!("-{} ", flag.unwrap())), "{line}"),
+            }
+        }
+        for secret in world.secrets() {
+            assert!(!help.contains(&secret));
+        }
+        assert!(help.lines().all(|line| line.chars().count() <= 120), "{help}");
+    }
+    assert_nothing_happened(&world);
+}
+
+#[test]
+fn an_unknown_flag_is_refused_by_name() {
+    let world = one_target();
+    run(&world, &["-run-once", "-dry-runn"]).refused().logged("dry-runn");
+    run(&world, &["-run-once", "-gitlab-token=x"]).refused();
+    assert_nothing_happened(&world);
+}
+
+#[test]
+fn the_go_programs_names_are_understood() {
+    let world = one_target();
+    let query = world.scratch().unwrap().join("query.graphql");
+    fs::write(&query, git_partition_sync_producer::target::BUILT_IN_QUERY).unwrap();
+    let variables =
+        [("AWS_GIT_SYNC_BUCKET", world.s3().bucket()), ("GRAPHQL_GLSYNC_QUERY_FILE", query.to_str().unwrap())];
+    instead(&world, "AWS_S3_BUCKET", &variables).succeeded();
+    assert_eq!(keys(&world).len(), 1);
+    let wrong = [("AWS_GIT_SYNC_BUCKET", "another-bucket"), ("GRAPHQL_GLSYNC_QUERY_FILE", "/nowhere")];
+    with(&world, &wrong, &["-run-once", "-graphql-query-file", query.to_str().unwrap()]).succeeded();
+    instead(&world, "AWS_S3_BUCKET", &wrong).refused().logged("GRAPHQL_GLSYNC_QUERY_FILE: cannot read /nowhere");
+}
+
+#[test]
+fn secrets_can_be_given_as_files_and_not_twice() {
+    let world = one_target();
+    let folder = world.scratch().unwrap();
+    let (token, password) = (folder.join("token"), folder.join("password"));
+    fs::write(&token, format!("{}\n", world.source.password())).unwrap();
+    fs::write(&password, format!("{}\r\n", world.graphql.basic().unwrap().1)).unwrap();
+    let files = [("GITLAB_TOKEN_FILE", token.to_str().unwrap()), ("GRAPHQL_PASSWORD_FILE", password.to_str().unwrap())];
+
+    let run = with(&world, &files, &["-run-once"]).refused();
+    let run = run.logged("GITLAB_TOKEN: set together with GITLAB_TOKEN_FILE");
+    run.logged("GRAPHQL_PASSWORD: set together with GRAPHQL_PASSWORD_FILE");
+    assert_nothing_happened(&world);
+
+    let mut command = program(&world, &["-run-once"]);
+    command.env_remove("GITLAB_TOKEN").env_remove("GRAPHQL_PASSWORD").envs(files);
+    Run::from(command.output().unwrap()).succeeded();
+    assert_eq!(keys(&world).len(), 1);
+
+    instead(&world, "GITLAB_TOKEN", &[("GITLAB_TOKEN_FILE", "/nowhere")]).refused().logged("cannot read /nowhere");
+    fs::write(&token, "\n").unwrap();
+    instead(&world, "GITLAB_TOKEN", &[files[0]]).refused().logged("GITLAB_TOKEN_FILE: ").logged("is empty");
+}
+
+#[test]
+fn an_identity_in_place_of_a_recipient_is_refused_and_not_repeated() {
+    let world = one_target();
+    let identity = fs::read_to_string(world.identity_file()).unwrap();
+    let run = with(&world, &[("PUBLIC_KEY", identity.trim())], &["-run-once"]).refused().logged("PUBLIC_KEY: ");
+    assert!(!run.log.to_ascii_uppercase().contains(&identity.trim().to_ascii_uppercase()[20..]), "{}", run.log);
+    assert_nothing_happened(&world);
+}
+
+#[test]
+fn credentials_cross_the_network_in_the_clear_only_where_that_is_allowed() {
+    let world = one_target();
+    // An address of this machine, but none that never leaves it.
+    let (gitlab, graphql) =
+        (world.source.url().replace("127.0.0.1", "0.0.0.0"), world.graphql.url().replace("127.0.0.1", "0.0.0.0"));
+    let addresses = [("GITLAB_BASE_URL", gitlab.as_str()), ("GRAPHQL_SERVER", graphql.as_str())];
+    let run = with(&world, &addresses, &["-run-once"]).refused();
+    run.logged("GITLAB_BASE_URL: credentials would cross").logged("GRAPHQL_SERVER: credentials would cross");
+    assert_nothing_happened(&world);
+    with(&world, &addresses, &["-run-once", "-allow-insecure-http"]).succeeded();
+    assert_eq!(keys(&world).len(), 1);
+}
+
+#[test]
+fn a_port_that_kubernetes_made_up_is_explained() {
+    let world = one_target();
+    with(&world, &[("METRICS_SERVER_PORT", "tcp://10.0.0.1:9090")], &["-run-once"])
+        .refused()
+        .logged("METRICS_SERVER_PORT: ")
+        .logged("enableServiceLinks: false");
+    assert_nothing_happened(&world);
+}
+
+#[test]
+fn an_empty_variable_is_an_unset_one() {
+    let world = one_target();
+    with(&world, &[("GITLAB_TOKEN", ""), ("MAX_RETIRE", "")], &["-run-once"])
+        .refused()
+        .logged("missing: GITLAB_TOKEN\n");
+    with(&world, &[("MAX_RETIRE", ""), ("ARCHIVE_FORMAT", "")], &["-run-once"]).succeeded();
+    pass(&world).succeeded();
+}

@@ -1,0 +1,304 @@
+//! The target list: how it is asked for, and what becomes of answers that are not what they should be.
+
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::thread;
+use std::time::Duration;
+
+use testbed::graphql::{Canned, GraphqlOptions, GraphqlServer, ProjectRef, SyncTarget};
+use testbed::world::World;
+
+use crate::support::{Run, keys, pass, pass_with, program, s3_writes, zip_key};
+
+const OLD_COMMIT: &str = "00000000000000000000000000000000000000aa";
+
+/// A world with something to publish and something to retire, with nothing that would hold a pass back.
+fn world_with_work() -> World {
+    let world = World::builder().setting("MAX_RETIRE", "100%").start().unwrap();
+    world.project("near/p").unwrap();
+    world.sync("near/p", "main", "far/p", "main").unwrap();
+    world.s3().put(&zip_key("far/unwanted", "main", OLD_COMMIT), "older");
+    world
+}
+
+/// What the world with work is like once a pass was good.
+#[track_caller]
+fn assert_served(world: &World) {
+    let head = world.source.repo("near/p").unwrap().head("main").unwrap();
+    assert_eq!(keys(world), [zip_key("far/p", "main", &head)]);
+}
+
+/// What the world with work is like while no pass was good.
+#[track_caller]
+fn assert_untouched(world: &World) {
+    assert_eq!(s3_writes(world), [""; 0]);
+    assert_eq!(keys(world), [zip_key("far/unwanted", "main", OLD_COMMIT)]);
+    assert_eq!(world.source.requests().len(), 0, "no target is looked at");
+}
+
+#[test]
+fn the_query_is_sent_with_basic_authentication_and_without_an_operation_name() {
+    let world = world_with_work();
+    pass(&world).succeeded();
+    assert_served(&world);
+    let requests = world.graphql.requests();
+    assert_eq!(requests.len(), 1);
+    assert!(requests[0].authorization);
+    let body: serde_json::Value = serde_json::from_slice(&requests[0].body).unwrap();
+    assert_eq!(body.as_object().unwrap().keys().collect::<Vec<_>>(), ["query"]);
+}
+
+#[test]
+fn an_anonymous_query_and_one_of_another_name_work() {
+    let world = world_with_work();
+    let file = world.scratch().unwrap().join("query.graphql");
+    let fields = "{ apps_v1 { codeComponents { gitlabSync {
+        sourceProject { name group branch } destinationProject { name group branch } } } } }";
+    for head in ["", "query ", "query SomethingElse "] {
+        fs::write(&file, format!("{head}{fields}")).unwrap();
+        world.s3().put(&zip_key("far/unwanted", "main", OLD_COMMIT), "older");
+        pass_with(&world, "GRAPHQL_QUERY_FILE", file.to_str().unwrap()).succeeded();
+        assert_served(&world);
+    }
+}
+
+#[test]
+fn the_pair_dev_dev_and_no_pair_at_all_send_no_authentication() {
+    for pair in [None, Some(("dev", "dev"))] {
+        let mut builder = World::builder().open_graphql();
+        if let Some((user, password)) = pair {
+            builder = builder.setting("GRAPHQL_USERNAME", user).setting("GRAPHQL_PASSWORD", password);
+        }
+        let world = builder.start().unwrap();
+        pass(&world).succeeded();
+        assert_eq!(world.graphql.requests().len(), 1);
+        assert!(!world.graphql.requests()[0].authorization);
+    }
+}
+
+#[test]
+fn an_older_bundle_can_be_asked_for() {
+    let world = world_with_work();
+    world.graphql.set_bundle("0123abcd", world.graphql.targets());
+    world.graphql.set_targets(vec![]);
+    pass_with(&world, "GRAPHQL_SERVER", &world.graphql.sha_url("0123abcd")).succeeded();
+    assert_served(&world);
+}
+
+#[test]
+fn nulls_among_the_components_are_no_targets() {
+    let world = world_with_work();
+    world.graphql.respond_with(Canned::json(
+        r#"{"data": {"apps_v1": [
+            {"codeComponents": null},
+            {"codeComponents": []},
+            {"codeComponents": [{"gitlabSync": null}, {"gitlabSync": {
+                "sourceProject": {"name": "p", "group": "near", "branch": "main"},
+                "destinationProject": {"name": "p", "group": "far", "branch": "main"}}}]}
+        ]}, "extensions": {"schemas": []}}"#,
+    ));
+    pass(&world).succeeded();
+    assert_served(&world);
+}
+
+#[test]
+fn names_that_cannot_be_used_are_reported_and_the_rest_is_served() {
+    let world = World::builder().setting("MAX_RETIRE", "100%").start().unwrap();
+    let repo = world.project("near/p").unwrap();
+    let good = SyncTarget::new("near/p", "main", "far/good", "main");
+    let part = |group: &str, name: &str, branch: &str| ProjectRef {
+        group: group.to_owned(),
+        name: name.to_owned(),
+        branch: branch.to_owned(),
+    };
+    let source = |destination: &str, group: &str, name: &str, branch: &str| SyncTarget {
+        source: part(group, name, branch),
+        ..SyncTarget::new("near/p", "main", destination, "main")
+    };
+    let destination =
+        |group: &str, name: &str, branch: &str| SyncTarget { destination: part(group, name, branch), ..good.clone() };
+    let bad = [
+        (source("far/1", "near/..", "p", "main"), "source project \"near/../p\""),
+        (source("far/2", "near", "", "main"), "source project \"near/\""),
+        (source("far/3", "near", "-p", "main"), "source project \"near/-p\""),
+        (source("far/4", "near", "p", "a..b"), "source branch \"a..b\""),
+        (source("far/5", "near", "p", "-b"), "source branch \"-b\""),
+        (source("far/6", "near", "p", ""), "source branch \"\""),
+        (destination("/far", "7", "main"), "destination group \"/far\""),
+        (destination("far", ".", "main"), "destination project \".\""),
+        (destination("far\u{7}", "8", "main"), "destination group \"far\\u{7}\""),
+        (destination("far", "9", "x.lock"), "destination branch \"x.lock\""),
+        (destination("far", "10", "two words"), "destination branch \"two words\""),
+    ];
+    let mut targets = vec![good];
+    let mut expected = vec![zip_key("far/good", "main", &repo.head("main").unwrap())];
+    for (target, _) in &bad {
+        let ProjectRef { group, name, branch } = &target.destination;
+        let json =
+            serde_json::json!({"group": group, "project_name": name, "commit_sha": OLD_COMMIT, "branch": branch});
+        let key = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, json.to_string()) + ".zip.age";
+        world.s3().put(&key, "older");
+        expected.push(key);
+        targets.push(target.clone());
+    }
+    world.graphql.set_targets(targets);
+
+    let run = pass(&world).failed();
+
+    expected.sort();
+    assert_eq!(keys(&world), expected);
+    for (_, problem) in &bad {
+        assert_eq!(run.lines_with(&format!("the {problem}")).len(), 1, "{problem}\n{}", run.log);
+    }
+    assert_eq!(run.lines_with("blocked: ").len(), bad.len(), "{}", run.log);
+}
+
+#[test]
+fn identical_targets_are_one() {
+    let world = world_with_work();
+    let target = world.graphql.targets().remove(0);
+    world.graphql.set_targets(vec![target.clone(), target.clone(), target]);
+    pass(&world).succeeded();
+    assert_served(&world);
+    assert_eq!(s3_writes(&world).iter().filter(|operation| *operation == "PutObject").count(), 1);
+}
+
+#[test]
+fn two_sources_for_one_destination_are_both_reported_and_nothing_happens_to_it() {
+    let world = world_with_work();
+    world.project("near/rival").unwrap();
+    world.sync("near/p", "main", "far/contested", "main").unwrap();
+    world.sync("near/rival", "main", "far/contested", "main").unwrap();
+    let old = zip_key("far/contested", "main", OLD_COMMIT);
+    world.s3().put(&old, "older");
+
+    let run = pass(&world).failed();
+
+    let head = world.source.repo("near/p").unwrap().head("main").unwrap();
+    let mut expected = vec![zip_key("far/p", "main", &head), old];
+    expected.sort();
+    assert_eq!(keys(&world), expected);
+    let lines = run.lines_with("blocked: far/contested@main");
+    assert!(!lines.is_empty(), "{}", run.log);
+    for source in ["near/p@main", "near/rival@main"] {
+        assert!(lines.iter().all(|line| line.contains(source)), "{}", run.log);
+    }
+}
+
+#[test]
+fn an_answer_that_is_no_target_list_fails_the_pass_and_changes_nothing() {
+    let world = world_with_work();
+    let html = Canned::html;
+    for (answer, reason) in [
+        (Canned::errors("the bundle is gone"), "the server reports: the bundle is gone"),
+        (
+            Canned::json(r#"{"data": {"apps_v1": []}, "errors": [{"message": "only a part"}]}"#),
+            "the server reports: only a part",
+        ),
+        (Canned::json(r#"{"data": null}"#), "the answer has no data"),
+        (Canned::json("{}"), "the answer has no data"),
+        (Canned::json(r#"{"data": {"apps_v1": null}}"#), "the answer has no apps_v1"),
+        (Canned::json(r#"{"data": {}}"#), "the answer has no apps_v1"),
+        (Canned::json(r#"{"data": {"apps_v1": [{"#), "is not what the query asks for"),
+        (Canned::json(r#"{"data": {"apps_v1": [{"codeComponents": 5}]}}"#), "is not what the query asks for"),
+        (Canned::json(""), "is not what the query asks for"),
+        (html(200), "the answer (text/html) is not what the query asks for"),
+        (Canned { status: 204, ..Canned::json("") }, "is not what the query asks for"),
+        (html(400), "the server answered 400 Bad Request"),
+        (html(403), "the server answered 403 Forbidden"),
+        (html(404), "the server answered 404 Not Found"),
+    ] {
+        world.graphql.clear_requests();
+        world.graphql.respond_with(answer.clone());
+        pass(&world).failed().logged("no target list from GRAPHQL_SERVER").logged(reason);
+        assert_eq!(world.graphql.requests().len(), 1, "{answer:?} is not asked for again");
+        assert_untouched(&world);
+    }
+    world.graphql.respond_normally();
+    pass(&world).succeeded();
+    assert_served(&world);
+}
+
+#[test]
+fn a_wrong_password_is_not_tried_again() {
+    let world = World::builder().setting("GRAPHQL_PASSWORD", "not-the-password").start().unwrap();
+    let log = pass(&world).failed().logged("401 Unauthorized").log;
+    assert!(!log.contains("not-the-password"), "{log}");
+    assert_eq!(world.graphql.requests().len(), 1);
+}
+
+#[test]
+fn a_query_that_the_server_does_not_understand_is_not_tried_again() {
+    let world = world_with_work();
+    let file = world.scratch().unwrap().join("query.graphql");
+    fs::write(&file, "{ apps_v1 { noSuchField } }").unwrap();
+    pass_with(&world, "GRAPHQL_QUERY_FILE", file.to_str().unwrap()).failed().logged("400 Bad Request");
+    assert_eq!(world.graphql.requests().len(), 1);
+    assert_untouched(&world);
+}
+
+#[test]
+fn a_server_error_is_passed_over_when_a_later_attempt_succeeds() {
+    for times in [1, 3] {
+        let world = world_with_work();
+        world.graphql.respond_with(Canned::html(500).times(times));
+        pass(&world).succeeded();
+        assert_served(&world);
+        assert_eq!(world.graphql.requests().len(), times as usize + 1);
+    }
+}
+
+#[test]
+fn a_server_that_stays_broken_or_away_fails_the_pass_and_changes_nothing() {
+    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    let broken = |answer: Option<Canned>, reason: &'static str| {
+        move || {
+            let world = world_with_work();
+            let mut command = program(&world, &["-run-once"]);
+            match &answer {
+                Some(answer) => world.graphql.respond_with(answer.clone()),
+                None => drop(command.env("GRAPHQL_SERVER", format!("http://{closed}/graphql"))),
+            }
+            Run::from(command.output().unwrap()).failed().logged("no target list from GRAPHQL_SERVER").logged(reason);
+            assert_untouched(&world);
+            if answer.is_some() {
+                assert!(world.graphql.requests().len() > 1);
+            }
+        }
+    };
+    // Together, for they spend their time waiting.
+    let cases = [
+        thread::spawn(broken(Some(Canned::html(500)), "the server answered 500 Internal Server Error")),
+        thread::spawn(broken(Some(Canned::html(502)), "the server answered 502 Bad Gateway")),
+        thread::spawn(broken(None, "no connection to the server")),
+    ];
+    let panicked = cases.into_iter().map(thread::JoinHandle::join).filter(Result::is_err).count();
+    assert_eq!(panicked, 0);
+}
+
+#[test]
+fn a_server_that_asks_for_patience_gets_it() {
+    let world = world_with_work();
+    let busy = Canned { status: 429, ..Canned::html(429) }.header("Retry-After", "1").times(2);
+    world.graphql.respond_with(busy);
+    pass(&world).succeeded();
+    assert_served(&world);
+    let times: Vec<_> = world.graphql.requests().iter().map(|request| request.at).collect();
+    assert_eq!(times.len(), 3);
+    for pair in times.windows(2) {
+        assert!(pair[1].duration_since(pair[0]).unwrap() >= Duration::from_secs(1), "{times:?}");
+    }
+}
+
+#[test]
+fn a_redirect_to_another_server_is_refused_without_a_request_to_it() {
+    let world = world_with_work();
+    let other = GraphqlServer::start(GraphqlOptions::default()).unwrap();
+    for status in [301, 302, 307, 308] {
+        let elsewhere = Canned::html(status).header("Location", &other.url());
+        world.graphql.respond_with(elsewhere);
+        pass(&world).failed().logged("it is another server");
+        assert_untouched(&world);
+    }
+    assert_eq!(other.requests().len(), 0);
+}
