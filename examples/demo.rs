@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use git_partition_sync_producer::report::human_bytes;
 use testbed::consumer::{Consumer, Delivered};
-use testbed::git::GitOptions;
+use testbed::git::{GitOptions, GitServer};
 use testbed::judge;
 use testbed::seaweed::Seaweed;
 use testbed::world::World;
+use tokio::signal::unix::{SignalKind, signal};
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 const PROGRAM: &str = "git-partition-sync-producer";
@@ -362,43 +363,52 @@ impl<'a> Demo<'a> {
         }
         let file = self.world.scratch()?.join("environment");
         std::fs::write(&file, lines.join("\n") + "\n")?;
-        story.say(&format!("or, shorter:  . {}", file.display()));
+        story.say("or, shorter:");
+        println!(". {}", file.display());
         story.say("Things to try:");
-        let login = |server: &testbed::git::GitServer, project: &str| {
+        let login = |server: &GitServer, project: &str| {
             server.clone_url(project).replacen("://", &format!("://{}:{}@", server.user(), server.password()), 1)
         };
         let near = login(&self.world.source, "platform/web");
         let far = login(&self.world.destination, "mirror/platform/web");
-        story.table(&[
-            [format!("{PROGRAM} -dry-run -run-once"), "what would a pass do?".to_owned()],
-            [format!("{PROGRAM} -archive-format=tar.gz"), "the daemon; a pass every second".to_owned()],
-            [format!("{PROGRAM} list"), "the bucket, decoded".to_owned()],
-            [format!("{PROGRAM} restore -identity $IDENTITY"), "is all of it good?".to_owned()],
-            [format!("git clone {near} near"), "commit there and push: the next pass publishes it".to_owned()],
-            [format!("git clone -b production {far} far"), "what has arrived".to_owned()],
-        ]);
-        story.say("The far side looks into the bucket every few seconds and says what it receives:");
-        // What is in the bucket now has been received above.
+        for (command, what) in [
+            (format!("{PROGRAM} -dry-run -run-once"), "what would a pass do?"),
+            (PROGRAM.to_owned(), "the daemon: a pass, a second's sleep, the next pass, until Ctrl-C"),
+            (format!("git clone {near} near"), "commit there and push: the next pass publishes it"),
+            (format!("git clone -b production {far} far"), "what has arrived"),
+            (format!("{PROGRAM} list"), "the bucket, decoded"),
+            (format!("{PROGRAM} restore -identity $IDENTITY"), "is all of it good?"),
+        ] {
+            story.line("2", format!("# {what}"));
+            story.line("", command);
+        }
+        // What the other format brought has arrived already.
         far_side.pass().context("the far side")?;
+        story.say("The far side looks into the bucket every few seconds and says what it receives:");
 
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let stopped = runtime.block_on(async {
-            let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-            loop {
-                tokio::select! {
-                    stopped = tokio::signal::ctrl_c() => return stopped,
-                    _ = terminate.recv() => return Ok(()),
-                    () = tokio::time::sleep(FAR_SIDE_INTERVAL) => {}
-                }
-                match far_side.pass() {
-                    Ok(delivered) => self.show_delivered(&delivered),
-                    // Half of what a pass replaces may be gone by the time it is downloaded.
-                    Err(error) => story.output(&format!("the far side will try again: {error:#}")),
-                }
+        let listening = runtime.enter();
+        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        drop(listening);
+        loop {
+            // Consumers bring a runtime of their own, so they work outside of this one.
+            match far_side.pass() {
+                Ok(delivered) => self.show_delivered(&delivered),
+                // What a pass of the program replaces may be gone by the time it is downloaded.
+                Err(error) => story.output(&format!("the far side will try again: {error:#}")),
             }
-        });
-        story.say("Stopping the servers.");
-        Ok(stopped?)
+            let stopped = runtime.block_on(async {
+                tokio::select! {
+                    _ = interrupt.recv() => true,
+                    _ = terminate.recv() => true,
+                    () = tokio::time::sleep(FAR_SIDE_INTERVAL) => false,
+                }
+            });
+            if stopped {
+                story.say("Stopping the servers.");
+                return Ok(());
+            }
+        }
     }
 
     // ---- Asking the servers ----
