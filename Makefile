@@ -1,0 +1,38 @@
+# Everything one types while working on the project. `make` alone prints the list.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint unit build setup diagram image clean
+
+BIN := git-partition-sync-producer
+IMAGE ?= quay.io/app-sre/$(BIN):latest
+
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## Watch the program at work, on real servers of its own (KEEP=1 leaves them up)
+	@scripts/demo $(if $(filter-out 0,$(KEEP)),keep)
+
+test: ## Install what tests need, then formatting, lints, documentation and all tests
+	@scripts/test
+
+lint: ## Formatting, clippy and documentation only, warnings denied
+	@scripts/test lint
+
+unit: ## The tests alone, without formatting and lints
+	@scripts/test tests
+
+build: ## The program, optimised, in target/release
+	cargo build --release --locked --bin $(BIN)
+
+setup: ## Only install what tests and demo need
+	@scripts/setup
+
+diagram: ## Draw gitsync-diagram.png from docs/diagram.dot (needs Graphviz)
+	dot -Tpng -o gitsync-diagram.png docs/diagram.dot
+
+image: ## Build the container image with docker, podman or buildah (IMAGE=name:tag)
+	@scripts/image $(IMAGE)
+
+clean: ## Remove everything that was built
+	cargo clean
