@@ -1,6 +1,6 @@
 //! The hot parts that touch no network: names, plans, archives, encryption. `cargo bench --bench pure`.
 
-#![expect(clippy::unwrap_used, missing_docs, reason = "a benchmark that cannot go on says so by panicking")]
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on says so by panicking")]
 
 use std::hint::black_box;
 use std::io::{self, Write};
