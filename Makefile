@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit build setup diagram image clean
+.PHONY: help demo test lint unit build setup bench diagram image clean
 
 BIN := git-partition-sync-producer
 IMAGE ?= quay.io/app-sre/$(BIN):latest
@@ -27,6 +27,9 @@ build: ## The program, optimised, in target/release
 
 setup: ## Only install what tests and demo need
 	@scripts/setup
+
+bench: ## Compare with what a user would do instead (ARGS="--rounds 5 W1 W2 …"); takes long
+	@scripts/bench $(ARGS)
 
 diagram: ## Draw gitsync-diagram.png from docs/diagram.dot (needs Graphviz)
 	dot -Tpng -o gitsync-diagram.png docs/diagram.dot

@@ -144,7 +144,7 @@ pub(super) const WORKDIR: Setting = text("workdir", "WORKDIR", Value("/working")
 pub(super) const SYNC_CONCURRENCY: Setting =
     text("sync-concurrency", "SYNC_CONCURRENCY", Found("cores, 2 to 8"), "targets published at once");
 pub(super) const PROBE_CONCURRENCY: Setting =
-    text("probe-concurrency", "PROBE_CONCURRENCY", Value("32"), "branches looked up at once");
+    text("probe-concurrency", "PROBE_CONCURRENCY", Value("32"), "projects looked up at once");
 pub(super) const TARGET_TIMEOUT: Setting =
     text("target-timeout", "TARGET_TIMEOUT", Value("1h"), "time limit for one target");
 pub(super) const MIRROR_CACHE_BYTES: Setting =

@@ -28,6 +28,8 @@ const RANDOM_BLOB_BYTES: usize = 4 * 1024 * 1024;
 
 /// Lines in each file of [`Repo::deep`].
 const DEEP_LINES: usize = 1_500;
+/// How many edits in turn are to the same file of a deep repository.
+const DEEP_RUN: usize = 50;
 
 /// A commit of nobody's repository, for submodule entries.
 const SUBMODULE_COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -144,14 +146,15 @@ impl Repo {
 
         let mut import = repo.import()?;
         for number in 0..commits {
-            let file = number % files;
+            // Runs of edits to one file let fast-import write small deltas at once.
+            let file = number / DEEP_RUN % files;
             let line = random.usize(..DEEP_LINES);
             texts[file][line] = format!("{line:04} {:016x} changed by commit {number}\n", random.u64(..));
             import.start_commit("main", &format!("Edit {number}"))?;
             import.file(&format!("text/{file:03}.txt"), texts[file].concat().as_bytes())?;
         }
         import.finish()?;
-        repo.repack(&["-a", "-d", "-f", "--depth=50", "--window=10"])?;
+        repo.repack(&["-a", "-d", "-f", "--depth=50", "--window=5"])?;
         Ok(repo)
     }
 
