@@ -93,11 +93,12 @@ async fn run(action: &Action, publisher: &Publisher, stop: &CancellationToken) -
     match action {
         Action::Publish(publish) => {
             let published = publisher.publish(publish, stop).await?;
-            delete(&publisher.bucket, superseded(publish, &published.key)).await.map_err(Failure::Superseded)?;
+            let superseded = superseded(publish, &published.key);
+            delete(&publisher.bucket, superseded, stop).await.map_err(Failure::Superseded)?;
             Ok(Done::Published(published))
         }
-        Action::Retire(retire) => Ok(Done::Deleted(delete(&publisher.bucket, retire.keys.iter()).await?)),
-        Action::Sweep(sweep) => Ok(Done::Deleted(delete(&publisher.bucket, sweep.keys.iter()).await?)),
+        Action::Retire(retire) => Ok(Done::Deleted(delete(&publisher.bucket, retire.keys.iter(), stop).await?)),
+        Action::Sweep(sweep) => Ok(Done::Deleted(delete(&publisher.bucket, sweep.keys.iter(), stop).await?)),
     }
 }
 
@@ -106,10 +107,14 @@ fn superseded<'a>(publish: &'a Publish, key: &str) -> impl Iterator<Item = &'a S
     publish.supersedes.iter().filter(move |superseded| *superseded != key)
 }
 
-async fn delete(bucket: &Bucket, keys: impl Iterator<Item = &String>) -> Result<usize, BucketError> {
+async fn delete(
+    bucket: &Bucket,
+    keys: impl Iterator<Item = &String>,
+    stop: &CancellationToken,
+) -> Result<usize, BucketError> {
     let mut deleted = 0;
     for key in keys {
-        bucket.delete(key).await?;
+        stop.run_until_cancelled(bucket.delete(key)).await.ok_or(BucketError::Stopped)??;
         deleted += 1;
     }
     Ok(deleted)

@@ -13,6 +13,7 @@ use aws_config::BehaviorVersion;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_sdk_s3::Client;
+use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, EncodingType};
@@ -20,6 +21,7 @@ use aws_smithy_http_client::{Builder as HttpBuilder, ConnectorBuilder, proxy::Pr
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
@@ -33,11 +35,11 @@ use crate::workdir::{RecordedUpload, UploadRecord, Workdir};
 /// The usual size of a part, in bytes. S3's least is 5 MiB.
 const PART_SIZE_BYTES: u64 = 8 << 20;
 /// S3 takes 10,000 parts; with a margin, because a part's size is fixed before the object's size is exact.
-const MAX_PARTS: u64 = 9_500;
+const MAX_PARTS: u64 = 7_500;
 /// Parts of one object that are on their way at the same time.
 const PARALLEL_PARTS: usize = 3;
 /// The bound on all parts in memory, of all uploads together, in bytes.
-pub const UPLOAD_MEMORY_BYTES: u64 = 64 << 20;
+const UPLOAD_MEMORY_BYTES: u64 = 64 << 20;
 /// One permit of the semaphore that keeps that bound, in bytes.
 const PERMIT_BYTES: u64 = 1 << 20;
 /// How long a request that carries no object data may take, a single attempt of it.
@@ -97,16 +99,21 @@ fn hint(code: Option<&str>) -> &'static str {
     }
 }
 
-fn failed<E, R>(action: &'static str) -> impl FnOnce(SdkError<E, R>) -> BucketError
+fn failed<E>(action: &'static str) -> impl FnOnce(SdkError<E, HttpResponse>) -> BucketError
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
-    R: std::fmt::Debug + 'static,
 {
     move |error| {
         let code = error.code().map(|code| code.escape_debug().to_string());
         let why = match (&error, &code, error.message()) {
             (SdkError::ServiceError(_), Some(code), Some(message)) => format!("{code}: {}", message.escape_debug()),
             (SdkError::ServiceError(_), Some(code), None) => code.clone(),
+            (SdkError::ServiceError(error), None, _) => {
+                format!(
+                    "the answer, of HTTP status {}, is not S3's: check AWS_ENDPOINT_URL_S3",
+                    error.raw().status().as_u16()
+                )
+            }
             (SdkError::TimeoutError(_), ..) => "no answer in time".to_owned(),
             _ => error_chain(&error),
         };
@@ -289,41 +296,26 @@ impl Bucket {
         stop: &CancellationToken,
     ) -> Result<u64, BucketError> {
         const ACTION: &str = "begin an upload";
-        let created =
-            self.client.create_multipart_upload().bucket(&self.name).key(key).send().await.map_err(failed(ACTION))?;
+        let create = self.client.create_multipart_upload().bucket(&self.name).key(key).send();
+        let created = stop.run_until_cancelled(create).await.ok_or(BucketError::Stopped)?.map_err(failed(ACTION))?;
         let id = created.upload_id.ok_or(BucketError::Incomplete { action: ACTION, missing: "its id" })?;
-        let record = workdir.record_upload(key, &id);
-        let sent = match &record {
-            Ok(_) => stop
-                .run_until_cancelled(self.send_parts(key, &id, first, &mut parts))
-                .await
-                .unwrap_or(Err(BucketError::Stopped)),
-            Err(error) => Err(BucketError::Record(io::Error::new(error.kind(), error.to_string()))),
+        let (sent, record) = match workdir.record_upload(key, &id) {
+            Ok(record) => {
+                let sending = self.send_parts(key, &id, first, &mut parts);
+                (stop.run_until_cancelled(sending).await.unwrap_or(Err(BucketError::Stopped)), Some(record))
+            }
+            Err(error) => (Err(BucketError::Record(error)), None),
         };
         // The writer, should it still be at work, is told by its next write.
         drop(parts);
-        let settled = match sent {
-            Ok(size) => Ok(size),
-            Err(error) => {
-                let aborted = tokio::time::timeout(ABORT_TIMEOUT, self.abort_upload(key, &id)).await;
-                match aborted {
-                    Ok(Ok(())) => Err((error, true)),
-                    Ok(Err(_)) | Err(_) => Err((error, false)),
-                }
-            }
+        let settled = match &sent {
+            Ok(_) => true,
+            Err(_) => matches!(timeout(ABORT_TIMEOUT, self.abort_upload(key, &id)).await, Ok(Ok(()))),
         };
-        match (settled, record) {
-            (Ok(size), Ok(record)) => {
-                record.done();
-                Ok(size)
-            }
-            (Ok(size), Err(_)) => Ok(size),
-            (Err((error, true)), Ok(record)) => {
-                record.done();
-                Err(error)
-            }
-            (Err((error, _)), _) => Err(error),
+        if let Some(record) = record.filter(|_| settled) {
+            record.done();
         }
+        sent
     }
 
     async fn send_parts(&self, key: &str, id: &str, first: Part, parts: &mut Parts) -> Result<u64, BucketError> {
@@ -379,27 +371,30 @@ impl Bucket {
         }
     }
 
-    /// Aborts what earlier runs left behind: the recorded uploads, and unrecorded ones for destinations of `ours` that were
-    /// begun before `before`. Another replica may be at work on younger ones.
-    ///
-    /// Returns how many were aborted.
-    ///
-    /// # Errors
-    /// Where the unfinished uploads cannot be listed.
-    pub async fn abort_leftovers(
-        &self,
-        recorded: Vec<(RecordedUpload, UploadRecord)>,
-        ours: &HashSet<&Destination>,
-        before: SystemTime,
-    ) -> Result<usize, BucketError> {
-        const ACTION: &str = "list unfinished uploads";
+    /// Aborts the uploads that `records` tell of, and forgets those that are gone. Returns how many.
+    pub async fn abort_recorded(&self, records: Vec<(RecordedUpload, UploadRecord)>) -> usize {
         let mut aborted = 0;
-        for (upload, record) in recorded {
+        for (upload, record) in records {
             if self.abort_upload(&upload.key, &upload.upload_id).await.is_ok() {
                 record.done();
                 aborted += 1;
             }
         }
+        aborted
+    }
+
+    /// Aborts unfinished uploads for destinations of `ours` that were begun before `before`, recorded or not. Another
+    /// replica may be at work on younger ones. Returns how many.
+    ///
+    /// # Errors
+    /// Where the unfinished uploads cannot be listed.
+    pub async fn abort_abandoned(
+        &self,
+        ours: &HashSet<&Destination>,
+        before: SystemTime,
+    ) -> Result<usize, BucketError> {
+        const ACTION: &str = "list unfinished uploads";
+        let mut aborted = 0;
         let (mut key_marker, mut id_marker) = (None, None);
         loop {
             let markers = (key_marker.take(), id_marker.take());

@@ -2,7 +2,7 @@
 //!
 //! Invariant: credentials go to the host they were given for and nowhere else; every wait and every answer is bounded.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -20,9 +20,9 @@ use crate::tls::TrustRoots;
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a server may stay silent before its answer's head or between two pieces of the body. Git servers send a
 /// keep-alive every five seconds while they prepare a pack.
-pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a request is sent in all before its failure counts.
-pub const MAX_ATTEMPTS: usize = 5;
+const MAX_ATTEMPTS: usize = 5;
 /// How many redirects one request follows, each within the same host.
 const MAX_REDIRECTS: usize = 3;
 
@@ -31,6 +31,8 @@ const MAX_REDIRECTS: usize = 3;
 pub struct Login(HeaderValue);
 
 impl Login {
+    /// The login of this user.
+    ///
     /// # Errors
     /// Where the pair cannot stand in a header, which base64 rules out.
     pub fn new(username: &str, password: &SecretString) -> anyhow::Result<Self> {
@@ -197,9 +199,13 @@ fn without_query(url: &Url) -> String {
     url.to_string()
 }
 
-/// `Retry-After` in seconds. Its other form, a date, is left to the ordinary delays.
+/// `Retry-After`, in seconds or as a date (RFC 9110, section 10.2.3).
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    match text.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).ok(),
+    }
 }
 
 /// The whole body, as long as it is no longer than `limit` bytes.
@@ -217,7 +223,7 @@ pub async fn body(mut response: Response, limit: usize) -> Result<Bytes, Request
     Ok(whole.freeze())
 }
 
-/// Repeats `attempt` after transient failures, [`MAX_ATTEMPTS`] times at most, with growing, jittered delays or what
+/// Repeats `attempt` after transient failures, five times at most, with growing, jittered delays or what
 /// the server asks for. All of it ends within `budget`.
 ///
 /// # Errors
@@ -261,7 +267,7 @@ where
         let Some(delay) = delays.next().filter(|_| transient).map(|delay| delay.max(asked)) else {
             return Err(error);
         };
-        if Instant::now() + delay >= deadline {
+        if deadline.saturating_duration_since(Instant::now()) <= delay {
             return Err(error);
         }
         tracing::debug!(delay_ms = delay.as_millis(), "a request failed and is sent again");
@@ -280,5 +286,35 @@ pub trait Retryable: From<RequestError> {
 impl Retryable for RequestError {
     fn retry(&self) -> (bool, Duration) {
         (self.is_transient(), self.retry_after())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    fn busy(retry_after: &str) -> RequestError {
+        let headers = HeaderMap::from_iter([(RETRY_AFTER, retry_after.parse().unwrap())]);
+        RequestError::Status { status: StatusCode::TOO_MANY_REQUESTS, retry_after: super::retry_after(&headers) }
+    }
+
+    #[test]
+    fn a_server_may_ask_for_seconds_or_a_date() {
+        assert_eq!(busy("7").retry(), (true, Duration::from_secs(7)));
+        let later = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(100));
+        let (_, asked) = busy(&later).retry();
+        assert!((90..=100).contains(&asked.as_secs()), "{asked:?}");
+        for nothing in ["soon", "-1", "Thu, 01 Jan 1970 00:00:00 GMT"] {
+            assert_eq!(busy(nothing).retry(), (true, Duration::ZERO), "{nothing}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_asks_for_too_long_is_not_waited_for() {
+        let asked = u64::MAX.to_string();
+        let ended: Result<(), _> = retrying(Duration::from_secs(60), async || Err(busy(&asked))).await;
+        assert!(matches!(ended, Err(RequestError::Status { .. })));
     }
 }

@@ -1,6 +1,6 @@
 //! The program: settings, logging, wiring, exit status.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use git_partition_sync_producer::bucket::Bucket;
 use git_partition_sync_producer::config::{self, Command, EXIT_SETTINGS, OutputFormat};
 use git_partition_sync_producer::encrypt::Identities;
-use git_partition_sync_producer::reconcile::{Reconciler, Workshop, log_failed_pass};
+use git_partition_sync_producer::reconcile::{Reconciler, log_failed_pass};
 use git_partition_sync_producer::tls::TrustRoots;
 use git_partition_sync_producer::{list, report, restore, telemetry};
 
@@ -52,24 +52,25 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
                 Ok(listing) => listing,
                 Err(error) => return Ok(failed(&error)),
             };
-            print(&match settings.output {
+            let text = match settings.output {
                 OutputFormat::Text => list::text(listing, SystemTime::now()),
                 OutputFormat::Json => pretty(&list::json(listing)),
-            });
-            Ok(ExitCode::SUCCESS)
+            };
+            Ok(print(&text, true))
         }
         Command::Restore(settings) => {
+            let stop = stop_on_signals()?;
             let identities = Identities::from_file(&settings.identity)?;
             let bucket = Bucket::connect(&settings.s3, &roots).await?;
-            let verdicts = match restore::run(&settings, &bucket, identities).await {
+            let verdicts = match restore::run(&settings, &bucket, identities, &stop).await {
                 Ok(verdicts) => verdicts,
                 Err(error) => return Ok(failed(&error)),
             };
-            print(&match settings.output {
+            let text = match settings.output {
                 OutputFormat::Text => verdicts.text(),
                 OutputFormat::Json => pretty(&serde_json::json!(verdicts)),
-            });
-            Ok(if verdicts.are_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            };
+            Ok(print(&text, verdicts.are_good()))
         }
     }
 }
@@ -89,8 +90,8 @@ async fn reconcile(settings: config::Run, roots: &TrustRoots) -> anyhow::Result<
             }
         }
     }
-    let mut workshop = Workshop::open(&settings)?;
     let mut reconciler = Reconciler::new(settings, roots).await?;
+    let mut workshop = reconciler.open_workshop()?;
     if !run_once {
         reconciler.run(&mut workshop, &stop).await;
         tracing::info!("stopped");
@@ -98,10 +99,11 @@ async fn reconcile(settings: config::Run, roots: &TrustRoots) -> anyhow::Result<
     }
     Ok(match reconciler.pass(&mut workshop, &stop).await {
         Ok(report) => {
-            if output == OutputFormat::Json {
-                print(&pretty(&serde_json::json!(report)));
-            }
-            if report.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            let text = match output {
+                OutputFormat::Text => String::new(),
+                OutputFormat::Json => pretty(&serde_json::json!(report)),
+            };
+            print(&text, report.is_success())
         }
         Err(error) => {
             log_failed_pass(&error);
@@ -115,11 +117,11 @@ async fn preview(reconciler: &mut Reconciler, output: OutputFormat, stop: &Cance
     match reconciler.observe(stop).await {
         Ok(observation) => {
             let (plan, foreign) = (&observation.plan, observation.foreign.len());
-            print(&match output {
+            let text = match output {
                 OutputFormat::Text => report::plan_text(plan, foreign),
                 OutputFormat::Json => pretty(&report::plan_json(plan, foreign)),
-            });
-            if plan.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            };
+            print(&text, plan.is_clean())
         }
         Err(error) => {
             log_failed_pass(&error);
@@ -151,8 +153,16 @@ fn pretty(value: &serde_json::Value) -> String {
     format!("{value:#}\n")
 }
 
-/// Writes to standard output. A reader that has gone away, such as `head`, is no error.
-fn print(text: &str) {
+/// Writes to standard output and gives the exit status: success where all is `good` and was written. A reader that has
+/// gone away, such as `head`, is no error.
+fn print(text: &str, good: bool) -> ExitCode {
     let mut out = std::io::stdout().lock();
-    drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            tracing::error!(%error, "cannot write to standard output");
+            ExitCode::FAILURE
+        }
+        _ if good => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
 }

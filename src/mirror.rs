@@ -1,7 +1,7 @@
 //! Bare repositories kept between passes, so that a changed branch costs its new commits only.
 //!
-//! Invariant: a mirror is trusted only with its `state.json`, which is removed before an operation and written after it
-//! completed. It then holds exactly the objects reachable from the commit named there: a branch that was rewritten is
+//! Invariant: a mirror is trusted only with its `state.json`, which is replaced, whole, after an operation completed, and
+//! only as far as that goes: a pack it does not name is of no account. A mirror holds exactly the objects reachable from the commit named there: a branch that was rewritten is
 //! fetched afresh. The mirror in use is never evicted.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -139,11 +139,6 @@ impl MirrorStore {
         Mirror { store: Arc::clone(self), name, path, source: source.clone(), state, _turn: turn }
     }
 
-    /// Bytes of all mirrors together.
-    pub fn bytes(&self) -> u64 {
-        lock(&self.known).values().map(|known| known.bytes).sum()
-    }
-
     /// Removes least recently used mirrors until the rest is within the budget and the file system has its reserve.
     pub fn evict(&self) {
         let mut known = lock(&self.known);
@@ -164,6 +159,8 @@ impl MirrorStore {
     /// Removes the mirrors of branches that are not wanted any more: they hold plaintext.
     pub fn keep_only<'a>(&self, wanted: impl Iterator<Item = &'a Source>) {
         let wanted: HashSet<_> = wanted.map(directory_name).collect();
+        lock(&self.turns)
+            .retain(|source, turn| Arc::strong_count(turn) > 1 || wanted.contains(&directory_name(source)));
         let keep = |name: &String, known: &Known| known.in_use || wanted.contains(name);
         lock(&self.known).retain(|name, known| keep(name, known) || remove(&self.dir.join(name)).is_err());
     }
@@ -222,18 +219,6 @@ impl Mirror {
         Ok(())
     }
 
-    /// Opens the mirror for new objects. Until one of the `finish` functions is through, it counts as incomplete.
-    ///
-    /// # Errors
-    /// As the file system says.
-    pub fn start_increment(&mut self) -> io::Result<Increment> {
-        fs::remove_file(self.path.join(STATE_FILE))?;
-        match self.state.take() {
-            Some(state) => Ok(Increment(state)),
-            None => Err(io::Error::other("the mirror is not complete")),
-        }
-    }
-
     /// Completes a fresh mirror with its only pack.
     ///
     /// # Errors
@@ -249,26 +234,26 @@ impl Mirror {
         self.finish(&self.repository()?, commit, state)
     }
 
-    /// Completes an increment. `false`: the branch was rewritten, and the mirror is of no use for the new commit.
+    /// Takes an increment's pack in. `false`: the branch was rewritten, and the mirror is of no use for the new commit.
     ///
     /// # Errors
     /// [`MirrorError`].
-    pub fn finish_increment(
-        &mut self,
-        Increment(mut state): Increment,
-        commit: CommitId,
-        pack: StoredPack,
-    ) -> Result<bool, MirrorError> {
+    pub fn finish_increment(&mut self, commit: CommitId, pack: StoredPack) -> Result<bool, MirrorError> {
+        let mut state = self.state.clone().ok_or_else(|| io::Error::other("the mirror is not complete"))?;
         let repository = self.repository()?;
         if !repository.graph_descendant_of(oid(commit)?, Oid::from_str(&state.commit)?)? {
             return Ok(false);
         }
         state.packs.push(pack);
         state.commit = commit.to_string();
-        if state.packs.len() > MAX_PACKS {
-            self.join_increments(&repository, &mut state)?;
-        }
+        let joined =
+            if state.packs.len() > MAX_PACKS { self.join_increments(&repository, &mut state)? } else { vec![] };
         self.finish(&repository, commit, state)?;
+        for increment in joined {
+            for file in increment.files(&self.pack_dir()) {
+                fs::remove_file(&file.path)?;
+            }
+        }
         Ok(true)
     }
 
@@ -296,8 +281,9 @@ impl Mirror {
         Ok(())
     }
 
-    /// Replaces the packs of increments by one. The first pack, usually by far the largest, stays as it is.
-    fn join_increments(&self, repository: &Repository, state: &mut State) -> Result<(), MirrorError> {
+    /// Replaces the packs of increments by one, in `state`, and gives back those that are not needed any more. The first
+    /// pack, usually by far the largest, stays as it is.
+    fn join_increments(&self, repository: &Repository, state: &mut State) -> Result<Vec<StoredPack>, MirrorError> {
         let mut walk = repository.revwalk()?;
         walk.push(Oid::from_str(&state.commit)?)?;
         walk.hide(Oid::from_str(&state.base)?)?;
@@ -308,18 +294,11 @@ impl Mirror {
         let name = format!("pack-{}", builder.name().ok().flatten().unwrap_or_default());
         let [pack, index] = ["pack", "idx"].map(|extension| checked(&dir.join(&name).with_extension(extension)));
         let (pack, index) = (pack?, index?);
-        for increment in state.packs.drain(1..).filter(|increment| increment.name != name) {
-            for file in increment.files(&dir) {
-                fs::remove_file(&file.path)?;
-            }
-        }
+        let joined = state.packs.drain(1..).filter(|increment| increment.name != name).collect();
         state.packs.push(StoredPack::new(&ReceivedPack { name, file: pack }, &index));
-        Ok(())
+        Ok(joined)
     }
 }
-
-/// A mirror's state while new objects come in.
-pub struct Increment(State);
 
 impl Drop for Mirror {
     fn drop(&mut self) {

@@ -24,12 +24,15 @@ use crate::workdir::private_file;
 /// Blobs of at least this size that are stored whole are hashed while they stream by, and never held in memory.
 const LARGE_BLOB_BYTES: u64 = 16 << 20;
 /// No single object that has to be held in memory may be larger than this.
-const OBJECT_LIMIT_BYTES: usize = 2 << 30;
+pub const OBJECT_LIMIT_BYTES: usize = 2 << 30;
 /// A pack with fewer objects is indexed on one thread: starting more costs more than it saves.
 const SINGLE_THREAD_OBJECTS: usize = 2_000;
 /// The buffer between the wire and the inflater, and the one behind it.
 const BUFFER_BYTES: usize = 64 << 10;
 const HASH: gix_hash::Kind = gix_hash::Kind::Sha1;
+/// Names of files until they are complete.
+const INCOMING_PACK: &str = "incoming.pack";
+const INCOMING_INDEX: &str = "incoming.idx";
 
 /// A file whose length and CRC-32 are known, in bytes and as zip counts it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,7 +97,7 @@ impl IndexGate {
 /// Writes the pack that `source` brings into `dir` (a repository's `objects/pack`) and indexes it. `received` is called
 /// when the pack's last byte is on the disk, before its objects are verified.
 ///
-/// Returns the index file. Nothing with an index is left behind after an error.
+/// Returns the pack and its index. Nothing is left behind after an error.
 ///
 /// # Errors
 /// [`PackError`].
@@ -104,10 +107,33 @@ pub fn receive(
     limits: &Limits<'_>,
     received: impl FnOnce(ReceivedPack),
 ) -> Result<(ReceivedPack, CheckedFile), PackError> {
-    let incoming = dir.join("incoming.pack");
+    let mut pack = None;
+    match store_and_index(source, dir, limits, received, &mut pack) {
+        Ok(index) => pack.map(|pack| (pack, index)).ok_or(PackError::Empty),
+        Err(error) => {
+            let unverified = pack.map(|pack| pack.file.path);
+            let incoming = [INCOMING_PACK, INCOMING_INDEX].map(|name| dir.join(name));
+            for leftover in incoming.into_iter().chain(unverified) {
+                // What cannot be removed is not in the repository's list of packs either.
+                drop(fs::remove_file(leftover));
+            }
+            Err(error)
+        }
+    }
+}
+
+/// The same without the clearing up. `pack` is set as soon as the pack is whole.
+fn store_and_index(
+    source: impl Read,
+    dir: &Path,
+    limits: &Limits<'_>,
+    received: impl FnOnce(ReceivedPack),
+    pack: &mut Option<ReceivedPack>,
+) -> Result<CheckedFile, PackError> {
+    let incoming = dir.join(INCOMING_PACK);
     let tee = Rc::new(RefCell::new(Tee {
         source,
-        file: private_file(&incoming)?,
+        file: truncated(&incoming)?,
         crc32: crc32fast::Hasher::new(),
         len: 0,
         limit: limits.pack_bytes,
@@ -122,23 +148,20 @@ pub fn receive(
         Ok(ReceivedPack { name, file: CheckedFile { path, len: tee.len, crc32: tee.crc32.clone().finalize() } })
     };
 
-    let mut pack = None;
     let first = write_index(dir, &mut entries, limits, |trailer| {
         let placed = place(trailer)?;
         received(placed.clone());
         Ok(pack.insert(placed).file.path.clone())
     });
-    let Some(pack) = pack else { return Err(first.err().unwrap_or(PackError::Empty)) };
-    let index = match first {
-        Err(_) if entries.needs_large_blobs() => {
+    match (first, pack) {
+        (Err(_), Some(pack)) if entries.needs_large_blobs() => {
             // Rare: a delta is based on a large blob. Once more from the file, with every object in memory.
             let file = BufReader::with_capacity(BUFFER_BYTES, File::open(&pack.file.path)?);
             let path = pack.file.path.clone();
-            write_index(dir, &mut Entries::new(file, u64::MAX)?, limits, |_| Ok(path))?
+            write_index(dir, &mut Entries::new(file, u64::MAX)?, limits, |_| Ok(path))
         }
-        other => other?,
-    };
-    Ok((pack, index))
+        (first, _) => first,
+    }
 }
 
 /// Runs the entries through the indexer and writes `pack-<trailer>.idx`.
@@ -155,7 +178,7 @@ fn write_index<R: BufRead>(
     let threads = if small { 1 } else { available_parallelism().map_or(1, usize::from) };
     let shared = Rc::clone(&entries.outcome);
     let mut turn = None;
-    let partial = dir.join("incoming.idx");
+    let partial = dir.join(INCOMING_INDEX);
     let mut out = BufWriter::new(Checked::new(truncated(&partial)?));
     let written = gix_pack::index::write_data_iter_to_stream(
         gix_pack::index::Version::V2,

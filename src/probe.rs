@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 
-use crate::http::{self, RequestError};
+use crate::http;
 use crate::key::CommitId;
 use crate::plan::Head;
 use crate::report::error_chain;
@@ -19,7 +19,7 @@ use crate::wire::{GitServer, WireError};
 
 /// How long one project's probe may take, with all its attempts.
 const PROBE_BUDGET: Duration = Duration::from_secs(90);
-/// After this many projects in a row without any answer the server counts as unreachable and the rest is not tried: a
+/// After this many projects in a row without a proper answer the server counts as unreachable and the rest is not tried: a
 /// GitLab that is down must not hold up a pass for hours.
 const UNREACHABLE_AFTER: usize = 20;
 
@@ -38,7 +38,7 @@ pub async fn heads(server: &GitServer, targets: Vec<Target>, concurrency: NonZer
             } else {
                 let found = http::retrying(PROBE_BUDGET, async || server.ls_refs(project, &branches).await).await;
                 match &found {
-                    Err(WireError::Request(RequestError::Transport(_) | RequestError::Late(_))) => {
+                    Err(WireError::Request(error)) if error.is_transient() => {
                         silent_in_a_row.fetch_add(1, Ordering::Relaxed)
                     }
                     _ => silent_in_a_row.swap(0, Ordering::Relaxed),

@@ -23,12 +23,15 @@ use crate::key::{self, CommitId, KeyTooLong};
 use crate::mirror::{Mirror, MirrorError, MirrorStore, StoredPack};
 use crate::pack::{self, IndexGate, Limits, PackError, ReceivedPack};
 use crate::plan::Publish;
+use crate::report::{error_chain, printable};
 use crate::target::Source;
 use crate::wire::{GitServer, PackStream, WireError};
 use crate::workdir::Workdir;
 
 /// Pieces of a pack, 64 KiB at most each, between the wire and the indexer.
 const FEED_PIECES: usize = 32;
+/// How long the branch may be looked up again where its commit is gone.
+const REPROBE_BUDGET: Duration = Duration::from_secs(60);
 /// How long a target that is told to stop may take to abort its upload.
 const STOP_GRACE: Duration = Duration::from_secs(8);
 
@@ -128,7 +131,7 @@ impl PublishError {
     }
 
     fn is_of_the_mirror(&self) -> bool {
-        matches!(self, Self::Mirror(_) | Self::Archive(_) | Self::Pack(PackError::Empty))
+        matches!(self, Self::Mirror(_) | Self::Archive(_))
     }
 }
 
@@ -136,20 +139,23 @@ impl Publisher {
     /// Publishes one target within the time limit.
     ///
     /// # Errors
-    /// [`PublishError`]; nothing partial is left in the bucket then.
+    /// [`PublishError`]; no object has appeared then, and a begun upload was aborted or stays recorded.
     pub async fn publish(&self, publish: &Publish, stop: &CancellationToken) -> Result<Published, PublishError> {
         let begun = Instant::now();
         let stop_this = stop.child_token();
         let mut work = Box::pin(self.publish_head(publish, &stop_this));
-        let done = match tokio::time::timeout(self.time_limit, &mut work).await {
-            Ok(done) => done,
-            Err(_) => {
+        let in_time = tokio::time::timeout(self.time_limit, &mut work);
+        let (cut_off, why) = match stop.run_until_cancelled(in_time).await {
+            Some(Ok(done)) => (done, None),
+            ended => {
                 stop_this.cancel();
-                // Only the clean-up is waited for; what it returns is beside the point.
-                drop(tokio::time::timeout(STOP_GRACE, work).await);
-                return Err(PublishError::TimeLimit(self.time_limit));
+                let late = ended.map_or(PublishError::Stopped, |_| PublishError::TimeLimit(self.time_limit));
+                // Only the clean-up is waited for, and not for ever.
+                let done = tokio::time::timeout(STOP_GRACE, work).await.unwrap_or(Err(PublishError::Stopped));
+                (done, Some(late))
             }
         };
+        let done = cut_off.map_err(|error| why.unwrap_or(error));
         let (commit, key, bytes) = match done {
             Err(_) if stop.is_cancelled() => return Err(PublishError::Stopped),
             other => other?,
@@ -168,18 +174,17 @@ impl Publisher {
             return planned.map(|bytes| (publish.commit, publish.key.clone(), bytes));
         };
         let source = &publish.target.source;
-        let heads = self
-            .git
-            .ls_refs(&source.project, &[source.branch.as_str()].into())
-            .await
-            .map_err(|error| fetch_error(source, error))?;
+        let branches = [source.branch.as_str()].into();
+        let probe = http::retrying(REPROBE_BUDGET, async || self.git.ls_refs(&source.project, &branches).await);
+        let heads = stop.run_until_cancelled(probe).await.ok_or(PublishError::Stopped)?;
+        let heads = heads.map_err(|error| fetch_error(source, error))?;
         let commit = *heads.get(&source.branch).ok_or_else(|| PublishError::BranchGone(source.clone()))?;
         let key = key::encode(&publish.target.destination, commit, publish.format)?;
         let bytes = self.publish_commit(publish, commit, &key, stop).await?;
         Ok((commit, key, bytes))
     }
 
-    /// Publishes one commit under `key`; once more where the connection to the source breaks.
+    /// Publishes one commit under `key`; again where the connection to the source breaks.
     async fn publish_commit(
         &self,
         publish: &Publish,
@@ -222,9 +227,12 @@ impl Job<'_> {
             Some(have) => match self.publish_increment(mirror, have).await {
                 Ok(Some(bytes)) => Ok(bytes),
                 // The branch was rewritten, or the mirror is damaged: a fresh one serves in both cases.
-                Ok(None) => self.publish_afresh(self.fresh_lease().await?).await,
+                Ok(None) | Err(PublishError::Pack(PackError::Empty)) => {
+                    self.publish_afresh(self.fresh_lease().await?).await
+                }
                 Err(error) if error.is_of_the_mirror() && !self.stop.is_cancelled() => {
-                    tracing::warn!(source = %self.source(), "the kept repository cannot be used and is fetched afresh");
+                    let (source, error) = (printable(&self.source().to_string()), error_chain(&error));
+                    tracing::warn!(source, error, "the kept repository cannot be used and is fetched afresh");
                     self.publish_afresh(self.fresh_lease().await?).await
                 }
                 Err(error) => Err(error),
@@ -248,9 +256,8 @@ impl Job<'_> {
         if have != self.commit {
             let stream = self.fetch(Some(have)).await?;
             let commit = self.commit;
-            let increment = mirror.start_increment().map_err(MirrorError::Io)?;
             let (unused, _) = oneshot::channel();
-            let finish = move |mirror: &mut Mirror, pack| Ok(mirror.finish_increment(increment, commit, pack)?);
+            let finish = move |mirror: &mut Mirror, pack| Ok(mirror.finish_increment(commit, pack)?);
             let (received, on_time) = self.receive(stream, mirror, unused, finish).await?;
             mirror = received;
             if !on_time {
@@ -340,7 +347,9 @@ impl Job<'_> {
     /// Archives, encrypts and uploads. Returns the object's size in bytes.
     async fn ship(&self, packs: Vec<Pack>) -> Result<u64, PublishError> {
         let publisher = self.publisher;
-        let expected = packs.iter().map(|pack| pack.data.len).sum();
+        let data: u64 = packs.iter().map(|pack| pack.data.len).sum();
+        // The index comes last, and how long it will be is not known yet: seldom more than a quarter of the pack.
+        let expected = data + data / 4;
         let (writer, parts) = publisher.bucket.pipe(expected);
         let contents = Contents { branch: self.publish.target.destination.branch.clone(), commit: self.commit, packs };
         let (recipients, format) = (Arc::clone(&publisher.recipients), self.publish.format);

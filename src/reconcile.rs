@@ -82,24 +82,7 @@ pub struct Workshop {
     workdir: Arc<Workdir>,
     mirrors: Arc<MirrorStore>,
     gate: Arc<IndexGate>,
-    leftovers_checked: Option<Instant>,
-}
-
-impl Workshop {
-    /// Takes WORKDIR.
-    ///
-    /// # Errors
-    /// Where it cannot be used.
-    pub fn open(settings: &config::Run) -> anyhow::Result<Self> {
-        let workdir = Workdir::open(&settings.workdir)?;
-        let mirrors = MirrorStore::open(workdir.mirrors(), settings.mirror_cache_bytes)?;
-        Ok(Self {
-            workdir: Arc::new(workdir),
-            mirrors: Arc::new(mirrors),
-            gate: Arc::default(),
-            leftovers_checked: None,
-        })
-    }
+    abandoned_checked: Option<Instant>,
 }
 
 impl Reconciler {
@@ -113,6 +96,21 @@ impl Reconciler {
         let http = http::client(roots, concurrency.probe.get())?;
         let bucket = Bucket::connect(&settings.s3, roots).await?;
         Ok(Self { settings, concurrency, http, bucket, foreign_seen: HashSet::new() })
+    }
+
+    /// Takes WORKDIR.
+    ///
+    /// # Errors
+    /// Where it cannot be used.
+    pub fn open_workshop(&self) -> anyhow::Result<Workshop> {
+        let workdir = Workdir::open(&self.settings.workdir)?;
+        let mirrors = MirrorStore::open(workdir.mirrors(), self.settings.mirror_cache_bytes)?;
+        Ok(Workshop {
+            workdir: Arc::new(workdir),
+            mirrors: Arc::new(mirrors),
+            gate: Arc::default(),
+            abandoned_checked: None,
+        })
     }
 
     /// Looks at everything and decides; changes nothing.
@@ -146,6 +144,7 @@ impl Reconciler {
     /// [`PassError`] where nothing was done; what went wrong for single targets is in the report.
     pub async fn pass(&mut self, workshop: &mut Workshop, stop: &CancellationToken) -> Result<Report, PassError> {
         let begun = Instant::now();
+        stop.run_until_cancelled(self.abort_recorded(workshop)).await;
         let Observation { mut plan, foreign, git, wanted } = self.observe(stop).await?;
         for blocked in &plan.blocked {
             let Destination { group, project, branch } = &blocked.destination;
@@ -154,7 +153,7 @@ impl Reconciler {
         if let Some(guard) = &plan.guard {
             tracing::error!(would_retire = guard.would_retire, held = guard.held, "retire guard: {guard}");
         }
-        stop.run_until_cancelled(self.abort_leftovers(workshop, &wanted)).await;
+        stop.run_until_cancelled(self.abort_abandoned(workshop, &wanted)).await;
         workshop.mirrors.keep_only(wanted.iter().map(|target| &target.source));
         let publisher = Publisher {
             git,
@@ -192,23 +191,32 @@ impl Reconciler {
         stop.run_until_cancelled(tokio::time::sleep(self.settings.sleep)).await
     }
 
-    /// Aborts uploads that killed runs left behind: at the first pass, and then as often as an upload can have become
-    /// too old to be anybody's.
-    async fn abort_leftovers(&self, workshop: &mut Workshop, wanted: &[Target]) {
-        if workshop.leftovers_checked.is_some_and(|checked| checked.elapsed() < self.settings.target_timeout) {
+    /// Aborts uploads that a killed run, or a pass whose abort failed, left behind. At the start of a pass none is under
+    /// way.
+    async fn abort_recorded(&self, workshop: &Workshop) {
+        match workshop.workdir.recorded_uploads() {
+            Ok(records) if records.is_empty() => {}
+            Ok(records) => {
+                let aborted = self.bucket.abort_recorded(records).await;
+                tracing::info!(aborted, "aborted uploads that were left unfinished");
+            }
+            Err(error) => tracing::warn!(%error, "cannot read the records of unfinished uploads"),
+        }
+    }
+
+    /// Aborts unfinished uploads that nothing recorded: at the first pass, and then as often as one can have become too
+    /// old to be anybody's.
+    async fn abort_abandoned(&self, workshop: &mut Workshop, wanted: &[Target]) {
+        if workshop.abandoned_checked.is_some_and(|checked| checked.elapsed() < self.settings.target_timeout) {
             return;
         }
-        let first = workshop.leftovers_checked.replace(Instant::now()).is_none();
-        let recorded = if first { workshop.workdir.recorded_uploads().unwrap_or_default() } else { vec![] };
+        let first = workshop.abandoned_checked.replace(Instant::now()).is_none();
         let ours = wanted.iter().map(|target| &target.destination).collect();
-        let before = SystemTime::now() - self.settings.target_timeout;
-        match self.bucket.abort_leftovers(recorded, &ours, before).await {
+        let Some(before) = SystemTime::now().checked_sub(self.settings.target_timeout) else { return };
+        match self.bucket.abort_abandoned(&ours, before).await {
             Ok(0) => {}
-            Ok(aborted) => tracing::info!(aborted, "aborted uploads that an earlier run left unfinished"),
-            Err(error) if first => tracing::warn!(
-                error = error_chain(&error),
-                "cannot look for uploads that an earlier run left unfinished"
-            ),
+            Ok(aborted) => tracing::info!(aborted, "aborted uploads that somebody left unfinished"),
+            Err(error) if first => tracing::warn!(error = error_chain(&error), "cannot look for unfinished uploads"),
             Err(error) => tracing::debug!(error = error_chain(&error), "cannot look for unfinished uploads"),
         }
     }
@@ -244,7 +252,11 @@ impl Reconciler {
             return;
         }
         let shown: Vec<_> = new.iter().take(FOREIGN_SHOWN).map(|key| printable(key)).collect();
-        tracing::warn!(count = new.len(), examples = ?shown, "the bucket holds objects with foreign names, which are left alone");
+        tracing::warn!(
+            count = new.len(),
+            examples = shown.join(" "),
+            "the bucket holds objects with foreign names, which are left alone"
+        );
         self.foreign_seen = foreign.iter().cloned().collect();
     }
 }
@@ -262,31 +274,25 @@ fn log_report(report: &Report) {
     let Report { published, retired, swept, unchanged, blocked, failed, foreign, uploaded_bytes, seconds, .. } = report;
     let (blocked, failed) = (blocked.len(), failed.len());
     let seconds = Duration::from_secs_f64(*seconds).as_millis() as f64 / 1e3;
+    macro_rules! log {
+        ($level:ident, $message:literal) => {
+            tracing::$level!(
+                published,
+                retired,
+                swept,
+                unchanged,
+                blocked,
+                failed,
+                foreign,
+                uploaded_bytes,
+                seconds,
+                $message
+            )
+        };
+    }
     if report.is_success() {
-        tracing::info!(
-            published,
-            retired,
-            swept,
-            unchanged,
-            blocked,
-            failed,
-            foreign,
-            uploaded_bytes,
-            seconds,
-            "pass done"
-        );
+        log!(info, "pass done");
     } else {
-        tracing::warn!(
-            published,
-            retired,
-            swept,
-            unchanged,
-            blocked,
-            failed,
-            foreign,
-            uploaded_bytes,
-            seconds,
-            "pass done, not everything is in sync"
-        );
+        log!(warn, "pass done, not everything is in sync");
     }
 }

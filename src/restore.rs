@@ -20,6 +20,7 @@ pub use verify::{Verified, verify};
 
 use crate::encrypt::{self, Identities};
 use crate::key::{ArchiveFormat, CommitId, Destination};
+use crate::target::{branch_problem, path_problem, project_problem};
 
 /// The longest name of a file or folder that common file systems take, in bytes.
 const MAX_FILE_NAME_BYTES: usize = 255;
@@ -102,12 +103,8 @@ impl<R: Read> Read for Download<R> {
 /// different destinations never get the same place or one inside the other.
 fn free_place(into: &Path, destination: &Destination) -> Result<PathBuf, RestoreError> {
     let Destination { group, project, branch } = destination;
-    let valid = |segment: &str| {
-        !matches!(segment, "" | "." | "..") && !segment.starts_with('-') && !segment.contains(char::is_control)
-    };
     let escape = |name: &str| name.replace('%', "%25").replace('@', "%40").replace('/', "%2F");
-    let branch_is_valid = git2::Reference::is_valid_name(&format!("refs/heads/{branch}"));
-    if !group.split('/').all(valid) || project.contains('/') || !valid(project) || !branch_is_valid {
+    if path_problem(group).or_else(|| project_problem(project)).or_else(|| branch_problem(branch)).is_some() {
         return Err(RestoreError::UnsafeName(destination.clone()));
     }
     let folder = format!("{}@{}", escape(project), escape(branch));

@@ -25,6 +25,8 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(25);
 const ANSWER_LIMIT_BYTES: usize = 256 << 20;
 /// Longest segment of a branch name, in bytes: Git keeps `<segment>.lock` beside it, and file systems allow 255.
 const SEGMENT_LIMIT_BYTES: usize = 250;
+/// Longest branch name, in bytes: one that is longer would not fit into the destination's object name either.
+const BRANCH_LIMIT_BYTES: usize = 1_024;
 
 /// The typed response; its query text is only what the response type is made from.
 #[derive(GraphQLQuery)]
@@ -227,7 +229,8 @@ impl Target {
                 path_problem(&destination.group).map(|why| problem("destination group", &destination.group, why))
             })
             .or_else(|| {
-                path_problem(&destination.project).map(|why| problem("destination project", &destination.project, why))
+                project_problem(&destination.project)
+                    .map(|why| problem("destination project", &destination.project, why))
             })
             .or_else(|| {
                 branch_problem(&destination.branch).map(|why| problem("destination branch", &destination.branch, why))
@@ -249,10 +252,19 @@ pub fn path_problem(path: &str) -> Option<String> {
     })
 }
 
+/// Why a name cannot be a project's own: it is one segment of a path, and groups belong into the group.
+pub fn project_problem(name: &str) -> Option<String> {
+    if name.contains('/') { Some("holds a slash, which belongs into the group".to_owned()) } else { path_problem(name) }
+}
+
 /// Why a name cannot be a branch: Git's own rules (git-check-ref-format(1)) and those of the file systems it lives on.
 pub fn branch_problem(branch: &str) -> Option<String> {
     let why = if branch.is_empty() {
         "is empty"
+    } else if branch.len() > BRANCH_LIMIT_BYTES {
+        return Some(format!("is longer than {BRANCH_LIMIT_BYTES} bytes"));
+    } else if branch.contains(char::is_control) {
+        "holds a control character"
     } else if branch == "HEAD"
         || branch.starts_with('-')
         || !git2::Reference::is_valid_name(&format!("refs/heads/{branch}"))

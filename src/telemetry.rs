@@ -11,7 +11,10 @@ use crate::config::LogFormat;
 
 /// Starts logging in the given format, at `RUST_LOG`'s levels or `info`. A second call changes nothing.
 pub fn start(format: LogFormat) {
-    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
+    // The AWS SDK warns about every place where it looked in vain for a region or credentials; the error says enough.
+    let directives = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|directives| !directives.is_empty());
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
+    let filter = filter.parse_lossy(directives.as_deref().unwrap_or("info,aws_config=error"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     let started = match format {
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).try_init(),

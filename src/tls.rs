@@ -26,13 +26,12 @@ impl TrustRoots {
     /// # Errors
     /// Where `extra` cannot be read or holds no certificate.
     pub fn load(extra: Option<&Path>) -> anyhow::Result<Self> {
-        let system = SYSTEM_BUNDLES.iter().find_map(|path| std::fs::read(path).ok());
+        let system = SYSTEM_BUNDLES.iter().find_map(|path| std::fs::read(path).ok()).map(usable);
         let Some(extra) = extra else { return Ok(Self(system)) };
         let show = extra.display();
         let added = std::fs::read(extra).with_context(|| format!("SSL_CERT_FILE: cannot read {show}"))?;
-        let count = reqwest::Certificate::from_pem_bundle(&added)
-            .with_context(|| format!("SSL_CERT_FILE: {show} is not a bundle of PEM certificates"))?
-            .len();
+        let count =
+            try_out(&added).with_context(|| format!("SSL_CERT_FILE: {show} is not a bundle of PEM certificates"))?;
         ensure!(count > 0, "SSL_CERT_FILE: {show} holds no PEM certificate");
         Ok(Self(Some([system.unwrap_or_default(), added].join(&b'\n'))))
     }
@@ -41,4 +40,26 @@ impl TrustRoots {
     pub fn pem(&self) -> Option<&[u8]> {
         self.0.as_deref()
     }
+}
+
+/// How many certificates the bundle holds, once a client has taken them all: the S3 client's library panics where it
+/// cannot take one.
+fn try_out(pem: &[u8]) -> reqwest::Result<usize> {
+    let certificates = reqwest::Certificate::from_pem_bundle(pem)?;
+    let count = certificates.len();
+    reqwest::Client::builder().tls_certs_only(certificates).build()?;
+    Ok(count)
+}
+
+/// The bundle, without the certificates that the TLS library does not take. A system may trust some that are too old.
+fn usable(bundle: Vec<u8>) -> Vec<u8> {
+    const END: &str = "-----END CERTIFICATE-----";
+    if try_out(&bundle).is_ok() {
+        return bundle;
+    }
+    let text = String::from_utf8_lossy(&bundle);
+    let good: Vec<&str> =
+        text.split_inclusive(END).filter(|one| try_out(one.as_bytes()).is_ok_and(|count| count == 1)).collect();
+    tracing::warn!("some of the system's certificate authorities cannot be used and are left out");
+    good.join("\n").into_bytes()
 }

@@ -157,7 +157,7 @@ impl GitServer {
         loop {
             match packets.next().await.map_err(|error| not_our_ref(error, want))? {
                 Packet::Data(line) if line.trim_ascii_end() == b"packfile" => {
-                    return Ok(PackStream { packets, received: 0 });
+                    return Ok(PackStream { packets });
                 }
                 // Sections that may come before the pack; with `done` there is nothing in them to answer.
                 Packet::Data(_) | Packet::Delimiter => {}
@@ -195,7 +195,6 @@ impl GitServer {
 /// The pack a fetch brings, piece by piece.
 pub struct PackStream {
     packets: Packets,
-    received: u64,
 }
 
 impl PackStream {
@@ -221,7 +220,6 @@ impl PackStream {
                     line.advance(1);
                     // An empty piece is the server's sign of life while it prepares the pack.
                     if !line.is_empty() {
-                        self.received += line.len() as u64;
                         return Ok(Some(line));
                     }
                 }
@@ -230,11 +228,6 @@ impl PackStream {
                 Some(_) | None => return Err(WireError::Malformed("an unknown side band in the pack")),
             }
         }
-    }
-
-    /// Bytes of the pack received so far.
-    pub fn received(&self) -> u64 {
-        self.received
     }
 }
 

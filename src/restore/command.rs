@@ -1,13 +1,17 @@
 //! The `restore` subcommand: one verdict for each object that was asked for.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
+use std::io;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::task::{Context, Poll};
 
 use serde::Serialize;
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::task::spawn_blocking;
 use tokio_util::io::SyncIoBridge;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{RestoreError, Restored, restore_object};
 use crate::bucket::{Bucket, BucketError};
@@ -24,6 +28,8 @@ pub struct Verdicts {
     pub objects: Vec<Verdict>,
     /// Arguments that match nothing in the bucket.
     pub not_found: Vec<String>,
+    /// Whether a signal ended it before all objects were looked at.
+    pub interrupted: bool,
 }
 
 /// Whether one object is what its name says.
@@ -46,7 +52,7 @@ pub struct Verdict {
 impl Verdicts {
     /// Whether everything asked for is there and good.
     pub fn are_good(&self) -> bool {
-        self.not_found.is_empty() && self.objects.iter().all(|verdict| verdict.good)
+        !self.interrupted && self.not_found.is_empty() && self.objects.iter().all(|verdict| verdict.good)
     }
 
     /// A line for each, and a sum.
@@ -54,6 +60,9 @@ impl Verdicts {
         let mut text: String = self.objects.iter().map(|verdict| verdict.line() + "\n").collect();
         for wanted in &self.not_found {
             text += &format!("MISSING  {}: the bucket holds no such object\n", printable(wanted));
+        }
+        if self.interrupted {
+            text += "STOPPED  by a signal; the rest was not looked at\n";
         }
         let good = self.objects.iter().filter(|verdict| verdict.good).count();
         text + &format!("{good} good, {} bad, {} missing\n", self.objects.len() - good, self.not_found.len())
@@ -66,7 +75,9 @@ impl Verdict {
         match (&self.problem, &self.repository) {
             (Some(problem), _) => format!("BAD   {name}  {}", printable(problem)),
             (None, place) => {
-                let place = place.as_ref().map_or_else(String::new, |place| format!(" → {}", place.display()));
+                let place = place
+                    .as_ref()
+                    .map_or_else(String::new, |place| format!(" → {}", printable(&place.to_string_lossy())));
                 format!("good  {name}  {} Git objects{place}", self.git_objects.unwrap_or_default())
             }
         }
@@ -78,23 +89,33 @@ impl Verdict {
 ///
 /// # Errors
 /// Where the bucket cannot be listed. What is wrong with single objects is in their verdicts.
-pub async fn run(settings: &config::Restore, bucket: &Bucket, identities: Identities) -> Result<Verdicts, BucketError> {
+pub async fn run(
+    settings: &config::Restore,
+    bucket: &Bucket,
+    identities: Identities,
+    stop: &CancellationToken,
+) -> Result<Verdicts, BucketError> {
     let identities = Arc::new(identities);
     let mut held = bucket.list().await?.held;
     let wants = |wanted: &Wanted, object: &HeldObject| {
         wanted.matches(&object.name.destination.path(), &object.name.destination.branch)
     };
     let nowhere = settings.wanted.iter().filter(|wanted| !held.iter().any(|object| wants(wanted, object)));
-    let mut verdicts = Verdicts { not_found: nowhere.map(Wanted::to_string).collect(), objects: vec![] };
+    let mut verdicts = Verdicts { not_found: nowhere.map(Wanted::to_string).collect(), ..Verdicts::default() };
     held.retain(|object| settings.wanted.is_empty() || settings.wanted.iter().any(|wanted| wants(wanted, object)));
-    held.sort_by(|a, b| (&a.name.destination, b.last_modified).cmp(&(&b.name.destination, a.last_modified)));
+    held.sort_by(|a, b| {
+        (&a.name.destination, b.last_modified, &a.key).cmp(&(&b.name.destination, a.last_modified, &b.key))
+    });
 
-    let mut newest: HashMap<Destination, SystemTime> = HashMap::new();
+    let mut seen = HashSet::new();
     for object in held {
-        let is_newest =
-            *newest.entry(object.name.destination.clone()).or_insert(object.last_modified) == object.last_modified;
+        let is_newest = seen.insert(object.name.destination.clone());
         let into = settings.into.clone().filter(|_| is_newest);
-        let restored = restore(bucket, &object, &identities, into).await;
+        let restored = restore(bucket, &object, &identities, into, stop).await;
+        if stop.is_cancelled() {
+            verdicts.interrupted = true;
+            break;
+        }
         verdicts.objects.push(verdict(object, restored));
     }
     Ok(verdicts)
@@ -105,9 +126,12 @@ async fn restore(
     object: &HeldObject,
     identities: &Arc<Identities>,
     into: Option<PathBuf>,
+    stop: &CancellationToken,
 ) -> Result<Restored, String> {
-    let download = bucket.download(&object.key).await.map_err(|error| error_chain(&error))?;
-    let reader = SyncIoBridge::new(download.into_async_read());
+    let download = stop.run_until_cancelled(bucket.download(&object.key)).await.ok_or("stopped")?;
+    let download = download.map_err(|error| error_chain(&error))?;
+    let stopped = Box::pin(stop.clone().cancelled_owned());
+    let reader = SyncIoBridge::new(UntilStopped { inner: download.into_async_read(), stopped });
     let (name, identities) = (object.name.clone(), Arc::clone(identities));
     let restored = spawn_blocking(move || {
         let scratch = std::env::temp_dir();
@@ -115,6 +139,25 @@ async fn restore(
     });
     let restored: Result<Restored, RestoreError> = restored.await.map_err(|error| error_chain(&error))?;
     restored.map_err(|error| error_chain(&error))
+}
+
+/// Reads until the program is asked to stop: what was unpacked so far is then removed like that of a broken download.
+struct UntilStopped<R> {
+    inner: R,
+    stopped: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for UntilStopped<R> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.stopped.as_mut().poll(context) {
+            Poll::Ready(()) => Poll::Ready(Err(io::Error::other("stopped"))),
+            Poll::Pending => Pin::new(&mut self.inner).poll_read(context, buffer),
+        }
+    }
 }
 
 fn verdict(HeldObject { key, name, .. }: HeldObject, restored: Result<Restored, String>) -> Verdict {

@@ -24,10 +24,9 @@ use gix_utils::progress::Discard;
 
 use super::{RestoreError, in_path};
 use crate::key::{ArchiveFormat, CommitId};
+use crate::pack::OBJECT_LIMIT_BYTES;
 
 const HASH: gix_hash::Kind = gix_hash::Kind::Sha1;
-/// The largest object verified, in bytes; each is in memory as a whole while it is.
-const OBJECT_LIMIT_BYTES: usize = 8 << 30;
 /// The longest file of references read, in bytes.
 const REFERENCES_LIMIT_BYTES: u64 = 64 << 20;
 

@@ -100,6 +100,25 @@ fn sigterm_during_an_upload_leaves_nothing_partial() {
 }
 
 #[test]
+fn sigterm_ends_requests_that_s3_does_not_answer() {
+    for operation in ["CreateMultipartUpload", "DeleteObject", "PutObject"] {
+        let (world, key) = one_large_project();
+        world.s3().put(&zip_key("far/gone", "main", &"0".repeat(40)), "x");
+        world.project("near/small").unwrap();
+        world.sync("near/small", "main", "far/small", "main").unwrap();
+        world.s3().hold(operation);
+        let daemon = Daemon::spawn(program(&world, &[]));
+        world.s3().wait_until_held(PATIENCE).unwrap();
+        daemon.stop().succeeded();
+
+        world.s3().release();
+        pass(&world).succeeded();
+        assert_eq!(keys(&world).len(), 2, "{operation}");
+        assert!(keys(&world).contains(&key), "{operation}");
+    }
+}
+
+#[test]
 fn sigterm_while_the_target_list_or_a_probe_is_awaited_stops_the_daemon() {
     let world = one_project("1h");
     world.graphql.set_latency(Duration::from_secs(30));

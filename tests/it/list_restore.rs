@@ -8,7 +8,7 @@ use testbed::judge;
 use testbed::repo::Repo;
 use testbed::world::World;
 
-use crate::support::{Run, keys, pass, program, run, tar_key, zip_key};
+use crate::support::{Daemon, PATIENCE, Run, keys, pass, program, run, tar_key, zip_key};
 
 const OTHER_COMMIT: &str = "cccccccccccccccccccccccccccccccccccccccc";
 
@@ -385,4 +385,17 @@ fn restore_as_json_says_the_same() {
             "repository": Path::new(&into).join("far/tool@main"), "problem": null,
         })
     );
+}
+
+#[test]
+fn restore_that_is_stopped_leaves_nothing_and_fails() {
+    let scene = scene("zip");
+    scene.world.s3().hold("GetObject");
+    let mut command = program(&scene.world, &["restore", "-identity", &scene.world.identity_file().to_string_lossy()]);
+    command.args(["-into", &scene.folder()]).env("TMPDIR", scene.temporary());
+    let restore = Daemon::spawn(command);
+    scene.world.s3().wait_until_held(PATIENCE).unwrap();
+    let run = restore.stop().failed();
+    assert!(run.out.contains("STOPPED"), "{}", run.out);
+    scene.assert_nothing_left();
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use testbed::git::GitFault;
 use testbed::repo::Repo;
 use testbed::world::World;
 
@@ -68,6 +69,23 @@ fn increments_with_merges_and_returning_content_equal_a_fresh_clone() {
         pass(&world).succeeded();
         assert_current(&world, &source);
     }
+}
+
+#[test]
+fn an_increment_that_breaks_off_costs_an_increment() {
+    let (world, source) = published();
+    source.fill_incompressible(4, 1).unwrap();
+    world.source.fault("near/app", GitFault::CutFetchAfter(1 << 20));
+    pass_with(&world, "TARGET_TIMEOUT", "2s").failed();
+    assert_eq!(kept(&world, "pack").len(), 1, "what was whole before is kept, and nothing else");
+
+    world.source.clear_overrides();
+    world.source.clear_requests();
+    pass(&world).succeeded();
+    assert_current(&world, &source);
+    let requests = world.source.requests();
+    let fetch = requests.iter().find(|request| request.is("fetch")).unwrap();
+    assert!(fetch.body_text().contains("have "), "{}", fetch.body_text());
 }
 
 #[test]

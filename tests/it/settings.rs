@@ -230,3 +230,17 @@ fn an_empty_variable_is_an_unset_one() {
     with(&world, &[("MAX_RETIRE", ""), ("ARCHIVE_FORMAT", "")], &["-run-once"]).succeeded();
     pass(&world).succeeded();
 }
+
+#[test]
+fn a_certificate_that_is_none_is_refused_with_the_setting_s_name() {
+    let world = World::start().unwrap();
+    let file = world.scratch().unwrap().join("ca.pem");
+    for content in ["no certificate", "-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n"] {
+        std::fs::write(&file, content).unwrap();
+        for arguments in [&["-run-once"][..], &["list"][..]] {
+            let run: Run = program(&world, arguments).env("SSL_CERT_FILE", &file).output().unwrap().into();
+            let run = run.refused().logged("SSL_CERT_FILE");
+            assert!(!run.log.contains("panicked"), "{}", run.log);
+        }
+    }
+}

@@ -302,3 +302,22 @@ fn a_redirect_to_another_server_is_refused_without_a_request_to_it() {
     }
     assert_eq!(other.requests().len(), 0);
 }
+
+#[test]
+fn a_source_branch_too_long_for_a_request_blocks_only_itself() {
+    let world = World::start().unwrap();
+    let repo = world.project("near/p").unwrap();
+    world.sync("near/p", "main", "far/p", "main").unwrap();
+    world.sync("near/p", &"a/".repeat(33_000).trim_end_matches('/').to_owned(), "far/p", "other").unwrap();
+    let run = pass(&world).failed();
+    assert!(run.log.contains("longer than 1024 bytes"));
+    assert_eq!(keys(&world), [zip_key("far/p", "main", &repo.head("main").unwrap())]);
+}
+
+#[test]
+fn a_server_that_asks_for_an_endless_pause_fails_the_pass_and_not_the_program() {
+    let world = world_with_work();
+    world.graphql.respond_with(Canned::html(503).header("Retry-After", &u64::MAX.to_string()));
+    pass(&world).failed().logged("503");
+    assert_untouched(&world);
+}
