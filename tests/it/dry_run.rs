@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use testbed::http::RequestRecord;
 use testbed::repo::Repo;
 use testbed::world::World;
 
@@ -39,9 +40,14 @@ fn scene() -> Scene {
 fn assert_untouched(world: &World) {
     let requests = world.s3().requests();
     assert!(!requests.is_empty() && requests.iter().all(|request| request.method == "GET"), "{requests:#?}");
-    assert!(requests.iter().all(|request| request.is("ListObjectsV2")), "{requests:#?}");
+    // Cut off by a signal before its server knew what it was: neither understood nor answered.
+    let cut = |request: &RequestRecord| request.operation.is_none() && request.status.is_none();
+    assert!(requests.iter().all(|request| request.is("ListObjectsV2") || cut(request)), "{requests:#?}");
     let requests = world.source.requests();
-    assert!(!requests.is_empty() && requests.iter().all(|request| request.is("ls-refs")), "{requests:#?}");
+    assert!(
+        !requests.is_empty() && requests.iter().all(|request| request.is("ls-refs") || cut(request)),
+        "{requests:#?}"
+    );
     assert!(world.destination.requests().is_empty());
     assert!(!world.workdir().exists());
 }
