@@ -145,17 +145,15 @@ impl Publisher {
         let stop_this = stop.child_token();
         let mut work = Box::pin(self.publish_head(publish, &stop_this));
         let in_time = tokio::time::timeout(self.time_limit, &mut work);
-        let (cut_off, why) = match stop.run_until_cancelled(in_time).await {
-            Some(Ok(done)) => (done, None),
+        let done = match stop.run_until_cancelled(in_time).await {
+            Some(Ok(done)) => done,
             ended => {
                 stop_this.cancel();
-                let late = ended.map_or(PublishError::Stopped, |_| PublishError::TimeLimit(self.time_limit));
-                // Only the clean-up is waited for, and not for ever.
-                let done = tokio::time::timeout(STOP_GRACE, work).await.unwrap_or(Err(PublishError::Stopped));
-                (done, Some(late))
+                let why = ended.map_or(PublishError::Stopped, |_| PublishError::TimeLimit(self.time_limit));
+                // Only the clean-up is waited for, and not for ever. It may turn out that the object is up all the same.
+                tokio::time::timeout(STOP_GRACE, work).await.ok().and_then(Result::ok).ok_or(why)
             }
         };
-        let done = cut_off.map_err(|error| why.unwrap_or(error));
         let (commit, key, bytes) = match done {
             Err(_) if stop.is_cancelled() => return Err(PublishError::Stopped),
             other => other?,
