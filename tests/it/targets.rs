@@ -308,7 +308,7 @@ fn a_source_branch_too_long_for_a_request_blocks_only_itself() {
     let world = World::start().unwrap();
     let repo = world.project("near/p").unwrap();
     world.sync("near/p", "main", "far/p", "main").unwrap();
-    world.sync("near/p", &"a/".repeat(33_000).trim_end_matches('/').to_owned(), "far/p", "other").unwrap();
+    world.sync("near/p", "a/".repeat(33_000).trim_end_matches('/'), "far/p", "other").unwrap();
     let run = pass(&world).failed();
     assert!(run.log.contains("longer than 1024 bytes"));
     assert_eq!(keys(&world), [zip_key("far/p", "main", &repo.head("main").unwrap())]);
