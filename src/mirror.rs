@@ -105,7 +105,7 @@ impl StoredPack {
 }
 
 impl MirrorStore {
-    /// The store in `dir`. What is not a complete mirror is removed.
+    /// The store in `dir`. What is not a complete mirror, or no part of one, is removed.
     ///
     /// # Errors
     /// As the file system says.
@@ -116,6 +116,7 @@ impl MirrorStore {
             let used = fs::metadata(path.join(STATE_FILE)).and_then(|metadata| metadata.modified());
             match (read_state(&path), used) {
                 (Some(state), Ok(used)) => {
+                    remove_strays(&path, &state)?;
                     let bytes = state.packs.iter().map(StoredPack::bytes).sum();
                     known.insert(name, Known { bytes, used, in_use: false });
                 }
@@ -335,6 +336,19 @@ fn read_state(path: &Path) -> Option<State> {
     let whole = |file: CheckedFile| fs::metadata(&file.path).is_ok_and(|metadata| metadata.len() == file.len);
     let complete = !state.packs.is_empty() && state.packs.iter().flat_map(|pack| pack.files(&dir)).all(whole);
     complete.then_some(state)
+}
+
+/// Removes what a killed run left among the packs: files that the state does not name.
+fn remove_strays(path: &Path, state: &State) -> io::Result<()> {
+    let dir = path.join("objects/pack");
+    let named: HashSet<_> = state.packs.iter().flat_map(|pack| pack.files(&dir)).map(|file| file.path).collect();
+    for entry in fs::read_dir(&dir)? {
+        let path = entry?.path();
+        if !named.contains(&path) {
+            remove(&path)?;
+        }
+    }
+    Ok(())
 }
 
 fn checked(path: &Path) -> io::Result<CheckedFile> {

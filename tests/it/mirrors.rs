@@ -208,6 +208,18 @@ fn truncate(world: &World, extension: &str) {
 }
 
 #[test]
+fn packs_that_a_killed_run_left_beside_the_kept_ones_are_removed() {
+    let (world, source) = published();
+    let folder = kept(&world, "pack")[0].parent().unwrap().to_owned();
+    for stray in ["incoming.pack", "pack-0000000000000000000000000000000000000000.pack"] {
+        fs::write(folder.join(stray), "PACK").unwrap();
+    }
+    pass(&world).succeeded();
+    assert_eq!(kept(&world, "pack").len(), 1);
+    assert_current(&world, &source);
+}
+
+#[test]
 fn flipped_byte_in_a_kept_pack_heals() {
     heals(|world| flip(world, "pack"));
 }
