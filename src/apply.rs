@@ -52,6 +52,17 @@ pub enum Failure {
     Stopped,
 }
 
+impl Failure {
+    /// Whether nothing is wrong but that the program was asked to stop.
+    fn is_stop(&self) -> bool {
+        match self {
+            Self::Stopped | Self::Publish(PublishError::Stopped) => true,
+            Self::Superseded(error) | Self::Delete(error) => matches!(error, BucketError::Stopped),
+            Self::Publish(_) => false,
+        }
+    }
+}
+
 /// Runs all actions, `concurrency` at a time: large publications first, so that the longest does not begin last, except
 /// for one worker that begins with the small ones, so that they need not wait until the large are through.
 pub async fn apply(
@@ -139,7 +150,7 @@ fn log(Outcome { action, result }: &Outcome) {
             tracing::info!(group, project, branch, objects = sweep.keys.len(), reason = %sweep.reason, "swept {name}");
         }
         (Action::Publish(_), Ok(Done::Deleted(_))) => {}
-        (_, Err(Failure::Stopped | Failure::Publish(PublishError::Stopped))) => {
+        (_, Err(failure)) if failure.is_stop() => {
             tracing::info!(group, project, branch, "stopped before {name} was done");
         }
         (_, Err(failure)) => {

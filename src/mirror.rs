@@ -1,8 +1,8 @@
 //! Bare repositories kept between passes, so that a changed branch costs its new commits only.
 //!
 //! Invariant: a mirror is trusted only with its `state.json`, which is replaced, whole, after an operation completed, and
-//! only as far as that goes: a pack it does not name is of no account. A mirror holds exactly the objects reachable from the commit named there: a branch that was rewritten is
-//! fetched afresh. The mirror in use is never evicted.
+//! only as far as that goes: a pack it does not name is of no account. A mirror holds exactly the objects reachable from
+//! the commit named there: a branch that was rewritten is fetched afresh. The mirror in use is never evicted.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
@@ -66,6 +66,13 @@ struct State {
     packs: Vec<StoredPack>,
 }
 
+impl State {
+    /// What the mirror takes on the disk, in bytes.
+    fn bytes(&self) -> u64 {
+        self.packs.iter().map(|pack| pack.pack_bytes + pack.index_bytes).sum()
+    }
+}
+
 /// A pack and its index, as files of a mirror.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StoredPack {
@@ -93,10 +100,6 @@ impl StoredPack {
         }
     }
 
-    fn bytes(&self) -> u64 {
-        self.pack_bytes + self.index_bytes
-    }
-
     fn files(&self, dir: &Path) -> [CheckedFile; 2] {
         let file =
             |extension, len, crc32| CheckedFile { path: dir.join(&self.name).with_extension(extension), len, crc32 };
@@ -117,8 +120,7 @@ impl MirrorStore {
             match (read_state(&path), used) {
                 (Some(state), Ok(used)) => {
                     remove_strays(&path, &state)?;
-                    let bytes = state.packs.iter().map(StoredPack::bytes).sum();
-                    known.insert(name, Known { bytes, used, in_use: false });
+                    known.insert(name, Known { bytes: state.bytes(), used, in_use: false });
                 }
                 _ => remove(&path)?,
             }
@@ -159,10 +161,10 @@ impl MirrorStore {
 
     /// Removes the mirrors of branches that are not wanted any more: they hold plaintext.
     pub fn keep_only<'a>(&self, wanted: impl Iterator<Item = &'a Source>) {
-        let wanted: HashSet<_> = wanted.map(directory_name).collect();
-        lock(&self.turns)
-            .retain(|source, turn| Arc::strong_count(turn) > 1 || wanted.contains(&directory_name(source)));
-        let keep = |name: &String, known: &Known| known.in_use || wanted.contains(name);
+        let wanted: HashSet<_> = wanted.collect();
+        lock(&self.turns).retain(|source, turn| Arc::strong_count(turn) > 1 || wanted.contains(source));
+        let names: HashSet<_> = wanted.into_iter().map(directory_name).collect();
+        let keep = |name: &String, known: &Known| known.in_use || names.contains(name);
         lock(&self.known).retain(|name, known| keep(name, known) || remove(&self.dir.join(name)).is_err());
     }
 
@@ -306,8 +308,8 @@ impl Drop for Mirror {
         let mut known = lock(&self.store.known);
         match &self.state {
             Some(state) => {
-                let bytes = state.packs.iter().map(StoredPack::bytes).sum();
-                known.insert(self.name.clone(), Known { bytes, used: SystemTime::now(), in_use: false });
+                let (bytes, used) = (state.bytes(), SystemTime::now());
+                known.insert(self.name.clone(), Known { bytes, used, in_use: false });
                 // The time of the last use, for the next start.
                 let touched = File::options()
                     .append(true)

@@ -197,8 +197,9 @@ impl Reconciler {
         match workshop.workdir.recorded_uploads() {
             Ok(records) if records.is_empty() => {}
             Ok(records) => {
+                let recorded = records.len();
                 let aborted = self.bucket.abort_recorded(records).await;
-                tracing::info!(aborted, "aborted uploads that were left unfinished");
+                tracing::info!(recorded, aborted, "uploads were left unfinished, and are aborted");
             }
             Err(error) => tracing::warn!(%error, "cannot read the records of unfinished uploads"),
         }
