@@ -135,6 +135,7 @@ pub struct Listing {
 pub struct Bucket {
     client: Client,
     name: String,
+    sign_payload: bool,
     memory: Arc<Semaphore>,
 }
 
@@ -172,6 +173,7 @@ impl Bucket {
         Ok(Self {
             client: Client::from_conf(builder.build()),
             name: settings.bucket.clone(),
+            sign_payload: settings.sign_payload,
             memory: Arc::new(Semaphore::new(permits)),
         })
     }
@@ -279,7 +281,8 @@ impl Bucket {
             Part { bytes, last: true, _memory } => {
                 let size = bytes.len() as u64;
                 let put = self.client.put_object().bucket(&self.name).key(key).body(ByteStream::from(bytes));
-                let put = put.customize().config_override(part_timeouts()).send();
+                let put = put.customize().config_override(part_timeouts());
+                let put = if self.sign_payload { put } else { put.disable_payload_signing() }.send();
                 stop.run_until_cancelled(put).await.ok_or(BucketError::Stopped)?.map_err(failed("store an object"))?;
                 Ok(size)
             }
@@ -328,14 +331,7 @@ impl Bucket {
             }
             size += next.bytes.len() as u64;
             let last = next.last;
-            sending.spawn(send_part(
-                self.client.clone(),
-                self.name.clone(),
-                key.to_owned(),
-                id.to_owned(),
-                number,
-                next,
-            ));
+            sending.spawn(send_part(self.clone(), key.to_owned(), id.to_owned(), number, next));
             if last {
                 break;
             }
@@ -439,22 +435,18 @@ fn part_timeouts() -> aws_sdk_s3::config::Builder {
 }
 
 async fn send_part(
-    client: Client,
-    bucket: String,
+    bucket: Bucket,
     key: String,
     id: String,
     number: i32,
     part: Part,
 ) -> Result<CompletedPart, BucketError> {
     let Part { bytes, _memory, .. } = part;
-    let request =
-        client.upload_part().bucket(bucket).key(key).upload_id(id).part_number(number).body(ByteStream::from(bytes));
-    let sent = request
-        .customize()
-        .config_override(part_timeouts())
-        .send()
-        .await
-        .map_err(failed("store a part of an object"))?;
+    let body = ByteStream::from(bytes);
+    let request = bucket.client.upload_part().bucket(bucket.name).key(key).upload_id(id).part_number(number).body(body);
+    let request = request.customize().config_override(part_timeouts());
+    let request = if bucket.sign_payload { request } else { request.disable_payload_signing() };
+    let sent = request.send().await.map_err(failed("store a part of an object"))?;
     Ok(CompletedPart::builder()
         .part_number(number)
         .set_e_tag(sent.e_tag)

@@ -134,6 +134,8 @@ pub struct S3 {
     pub endpoint_url: Option<Url>,
     /// `AWS_S3_FORCE_PATH_STYLE`: the bucket's name in the path, not in the host name.
     pub force_path_style: bool,
+    /// `AWS_S3_SIGN_PAYLOAD`: what is uploaded is hashed once more, and the hash signed.
+    pub sign_payload: bool,
     /// `AWS_USE_FIPS_ENDPOINT`; never true with an endpoint.
     pub use_fips: bool,
 }
@@ -567,6 +569,7 @@ impl Reader<'_> {
         let region = self.optional(&AWS_REGION, one_line);
         let endpoint_url = self.optional(&AWS_ENDPOINT_URL, base_url);
         let force_path_style = self.optional(&AWS_S3_FORCE_PATH_STYLE, boolean);
+        let sign_payload = self.optional(&AWS_S3_SIGN_PAYLOAD, boolean);
         let use_fips = self.value(&AWS_USE_FIPS_ENDPOINT, boolean);
         let use_fips = match (&endpoint_url, use_fips) {
             (Ok(Some(_)), Ok(true)) => {
@@ -582,6 +585,9 @@ impl Reader<'_> {
             bucket: bucket?,
             region: region?,
             force_path_style: force_path_style?.unwrap_or(endpoint_url.is_some()),
+            // TLS protects what it carries already, and nobody listens between this machine and itself.
+            sign_payload: sign_payload?
+                .unwrap_or(endpoint_url.as_ref().is_some_and(|url| url.scheme() == "http" && !is_loopback(url))),
             endpoint_url,
             use_fips: use_fips?,
         })
@@ -660,7 +666,8 @@ fn is_placeholder(username: &str, password: &Secret) -> bool {
 }
 
 fn default_sync_concurrency() -> NonZeroUsize {
-    const FEWEST: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1);
+    // Most of a target's time is spent waiting for the network, on few cores, too.
+    const FEWEST: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
     const MOST: NonZeroUsize = NonZeroUsize::MIN.saturating_add(7);
     available_parallelism().unwrap_or(FEWEST).clamp(FEWEST, MOST)
 }

@@ -91,7 +91,12 @@ impl FromStr for CommitId {
 
 impl fmt::Display for CommitId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut text = [0; 40];
+        for (pair, byte) in text.chunks_exact_mut(2).zip(self.0) {
+            pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+        }
+        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -151,7 +156,9 @@ pub fn encode(destination: &Destination, commit: CommitId, format: ArchiveFormat
             remote_branch: &destination.branch,
         })),
     };
-    let key = BASE64_STANDARD.encode(json) + format.extension();
+    let mut key = String::with_capacity(json.len().div_ceil(3) * 4 + format.extension().len());
+    BASE64_STANDARD.encode_string(json, &mut key);
+    key.push_str(format.extension());
     if key.len() > MAX_KEY_BYTES {
         return Err(KeyTooLong { bytes: key.len() });
     }

@@ -18,6 +18,7 @@ use gix_error::{ErrorExt, message};
 use gix_hash::{Hasher, ObjectId};
 use gix_pack::data::{self, entry::Header, input};
 use gix_utils::progress::Discard;
+use sha1::{Digest, Sha1};
 
 use crate::workdir::private_file;
 
@@ -359,7 +360,9 @@ struct Entries<R> {
     scratch: Box<[u8]>,
     offset: u64,
     objects_left: u32,
-    hash: Option<Hasher>,
+    /// Of the whole pack. It only finds damage, so the fast implementation serves; what objects are named by is
+    /// computed with the one that notices forged collisions.
+    checksum: Sha1,
     large_from: u64,
     held_back: Option<input::Entry>,
     outcome: Rc<RefCell<Outcome>>,
@@ -386,15 +389,14 @@ impl<R: BufRead> Entries<R> {
         })?;
         let (_, objects) = data::header::decode(&header)
             .map_err(|_| PackError::Damaged("it does not begin like a pack".to_owned()))?;
-        let mut hash = gix_hash::hasher(HASH);
-        hash.update(&header);
+        let checksum = Sha1::new_with_prefix(header);
         Ok(Self {
             read,
             inflate: Decompress::new(true),
             scratch: vec![0; BUFFER_BYTES].into(),
             offset: header.len() as u64,
             objects_left: objects,
-            hash: Some(hash),
+            checksum,
             large_from,
             held_back: None,
             outcome: Rc::default(),
@@ -436,9 +438,7 @@ impl<R: BufRead> Entries<R> {
         let head = head.bytes;
         let mut crc32 = crc32fast::Hasher::new();
         crc32.update(&head);
-        if let Some(hash) = &mut self.hash {
-            hash.update(&head);
-        }
+        self.checksum.update(&head);
         let mut content =
             (matches!(entry.header, Header::Blob) && entry.decompressed_size >= self.large_from).then(|| {
                 let mut hash = gix_hash::hasher(HASH);
@@ -461,9 +461,7 @@ impl<R: BufRead> Entries<R> {
             let consumed = usize::try_from(self.inflate.total_in() - before_in).map_err(io::Error::other)?;
             let produced = usize::try_from(self.inflate.total_out() - before_out).map_err(io::Error::other)?;
             crc32.update(&input[..consumed]);
-            if let Some(hash) = &mut self.hash {
-                hash.update(&input[..consumed]);
-            }
+            self.checksum.update(&input[..consumed]);
             self.read.consume(consumed);
             if let Some(content) = &mut content {
                 content.update(&self.scratch[..produced]);
@@ -514,16 +512,14 @@ impl<R: BufRead> Entries<R> {
     fn finish(&mut self) -> io::Result<()> {
         let mut trailer = [0; 20];
         self.read.read_exact(&mut trailer)?;
-        let trailer = ObjectId::from(trailer);
-        let computed =
-            self.hash.take().ok_or_else(|| corrupt("two trailers"))?.try_finalize().map_err(io::Error::other)?;
+        let computed: [u8; 20] = self.checksum.finalize_reset().into();
         if computed != trailer {
             return Err(corrupt("its checksum does not match its content"));
         }
         if !self.read.fill_buf()?.is_empty() {
             return Err(corrupt("something follows its end"));
         }
-        self.outcome.borrow_mut().trailer = Some(trailer);
+        self.outcome.borrow_mut().trailer = Some(ObjectId::from(trailer));
         Ok(())
     }
 }

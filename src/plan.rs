@@ -3,7 +3,7 @@
 //! Invariant: plain functions of their arguments. No clock, no I/O, no logging; the same input gives the same plan, in
 //! whatever order it comes. What could not be looked up is *unknown*, never *absent*, and unknown deletes nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 use std::time::SystemTime;
@@ -320,7 +320,7 @@ impl std::error::Error for PlanError {}
 /// [`PlanError`] where the policy does not fit the bucket.
 pub fn plan(desired: &Desired, held: &[HeldObject], policy: Policy) -> Result<Plan, PlanError> {
     let format = policy.format.resolve(held)?;
-    let mut by_destination: BTreeMap<&Destination, Slot<'_>> = BTreeMap::new();
+    let mut by_destination: HashMap<&Destination, Slot<'_>> = HashMap::with_capacity(held.len());
     for object in held {
         by_destination.entry(&object.name.destination).or_default().held.push(object);
     }
@@ -331,9 +331,13 @@ pub fn plan(desired: &Desired, held: &[HeldObject], policy: Policy) -> Result<Pl
         by_destination.entry(&refused.target.destination).or_default().refused.push(refused);
     }
 
+    let destinations_held = by_destination.values().filter(|slot| !slot.held.is_empty()).count();
+    let mut slots: Vec<_> = by_destination.into_iter().collect();
+    slots.sort_unstable_by_key(|(destination, _)| *destination);
+
     let mut plan = Plan { format, actions: vec![], blocked: vec![], unchanged: vec![], guard: None };
     let mut retire = vec![];
-    for (destination, mut slot) in by_destination {
+    for (destination, mut slot) in slots {
         slot.held.sort_by_key(|object| (object.last_modified, &object.key));
         let (wish, held) = slot.against(format);
         match decide(wish, &held) {
@@ -352,7 +356,7 @@ pub fn plan(desired: &Desired, held: &[HeldObject], policy: Policy) -> Result<Pl
     plan.blocked.sort();
 
     let no_targets = desired.targets.is_empty() && desired.refused.is_empty();
-    plan.guard = policy.max_retire.guard(retire.len(), distinct_destinations(held), no_targets);
+    plan.guard = policy.max_retire.guard(retire.len(), destinations_held, no_targets);
     if plan.guard.is_none() {
         plan.actions.extend(retire.into_iter().map(Action::Retire));
         plan.actions.sort_by(|a, b| a.destination().cmp(b.destination()));
@@ -477,10 +481,6 @@ fn keys_of(objects: &[&HeldObject]) -> Vec<String> {
     let mut keys: Vec<_> = objects.iter().map(|object| object.key.clone()).collect();
     keys.sort();
     keys
-}
-
-fn distinct_destinations(held: &[HeldObject]) -> usize {
-    held.iter().map(|object| &object.name.destination).collect::<BTreeSet<_>>().len()
 }
 
 /// `ARCHIVE_FORMAT`: which format to publish in.

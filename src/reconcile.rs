@@ -126,11 +126,13 @@ impl Reconciler {
     async fn observe_all(&self) -> Result<Observation, PassError> {
         let (graphql, query) = (self.graphql()?, self.query()?);
         let git = self.git()?;
-        let targets = async { graphql.targets(&query).await.map_err(PassError::from) };
+        let desired = async {
+            let targets = graphql.targets(&query).await?;
+            let heads = probe::heads(&git, targets.accepted, self.concurrency.probe).await;
+            Ok::<_, PassError>(Desired { targets: heads, refused: targets.refused })
+        };
         let listing = async { self.bucket.list().await.map_err(PassError::from) };
-        let (targets, Listing { held, foreign }) = tokio::try_join!(targets, listing)?;
-        let targets_and_heads = probe::heads(&git, targets.accepted, self.concurrency.probe).await;
-        let desired = Desired { targets: targets_and_heads, refused: targets.refused };
+        let (desired, Listing { held, foreign }) = tokio::try_join!(desired, listing)?;
         let policy = Policy { format: self.settings.archive_format, max_retire: self.settings.max_retire };
         let plan = plan(&desired, &held, policy)?;
         let refused = desired.refused.into_iter().map(|refused| refused.target);

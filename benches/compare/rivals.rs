@@ -11,9 +11,12 @@ use testbed::world::World;
 /// How many repositories the shell pipeline works on at the same time.
 const PIPELINE_PARALLEL: usize = 4;
 
+/// This producer.
+pub const PRODUCER: &str = env!("CARGO_BIN_EXE_git-partition-sync-producer");
+
 /// One pass of this producer.
 pub fn ours(world: &World, extra: &[(&str, &str)]) -> Command {
-    let mut command = world.command(env!("CARGO_BIN_EXE_git-partition-sync-producer"));
+    let mut command = world.command(PRODUCER);
     command.arg("-run-once").envs(extra.iter().copied());
     command
 }

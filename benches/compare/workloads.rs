@@ -1,18 +1,21 @@
 //! The workloads, and the table they make.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::{Command, ExitCode};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
 use git_partition_sync_producer::key::{self, ArchiveFormat, CommitId, Destination};
 use git_partition_sync_producer::plan::{Desired, FormatChoice, Head, HeldObject, MaxRetire, Policy, plan};
 use git_partition_sync_producer::target::{Source, Target};
+use tempfile::TempDir;
 use testbed::graphql::SyncTarget;
 use testbed::repo::Repo;
 use testbed::s3::S3Options;
 use testbed::world::World;
 
-use crate::measure::{Measured, fresh, measure, rounds};
+use crate::measure::{Cage, Measured, fresh, measure, rounds};
 use crate::rivals;
 
 type Workload = fn(usize);
@@ -20,15 +23,19 @@ type Contestants<'a> = BTreeMap<&'a str, Box<dyn FnMut() -> Measured + 'a>>;
 
 /// `PROBE_CONCURRENCY` of the quiet workloads, for the program and for curl.
 const PROBES: usize = 32;
+/// How much of a file each commit of the deep repository changes: enough for a pack of more than 200 MB.
+const DEEP_LINES_PER_EDIT: usize = 66;
+/// The memory cgroup that large repositories have to be content with, in bytes.
+const CAGE_BYTES: u64 = 256 << 20;
 
 /// Runs the workloads asked for, all where none is, and prints the table.
 pub fn run(wanted: &[String], count: usize) {
     let workloads: [(&str, Workload); 8] =
         [("W1", w1), ("W2", w2), ("W3a", w3a), ("W3b", w3b), ("W4", w4), ("W5", w5), ("W6", w6), ("W7", w7)];
     println!(
-        "| workload | contestant | wall s | ÷ ours | CPU s | anonymous MB | RSS MB | disk MB | Git requests | Git MB | S3 requests | S3 MB | Git server CPU s |"
+        "| workload | contestant | wall s | ÷ ours | CPU s | anonymous MB | RSS MB | disk MB | Git requests | Git MB | S3 requests | S3 MB | Git's CPU s | all servers' CPU s |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
     for (name, workload) in workloads {
         if wanted.is_empty() || wanted.iter().any(|wanted| wanted.eq_ignore_ascii_case(name)) {
             eprintln!("{name}");
@@ -42,7 +49,7 @@ fn print(workload: &str, medians: &BTreeMap<String, Measured>) {
     for (name, run) in medians {
         let mb = |bytes: u64| bytes as f64 / 1e6;
         println!(
-            "| {workload} | {name} | {:.3} | {:.2} | {:.2} | {:.0} | {:.0} | {:.0} | {} | {:.2} | {} | {:.2} | {:.2} |",
+            "| {workload} | {name} | {:.3} | {:.2} | {:.2} | {:.0} | {:.0} | {:.0} | {} | {:.3} | {} | {:.2} | {:.2} | {:.2} |",
             run.wall,
             run.wall / ours,
             run.cpu,
@@ -53,6 +60,7 @@ fn print(workload: &str, medians: &BTreeMap<String, Measured>) {
             mb(run.git.1),
             run.s3.0,
             mb(run.s3.1),
+            run.git_cpu,
             run.server_cpu
         );
     }
@@ -68,13 +76,15 @@ fn projects(world: &World, count: usize, make: impl Fn(&Repo)) -> Vec<String> {
     let names: Vec<_> = (0..count).map(|n| format!("near/p{n:04}")).collect();
     let first = world.source.repo(&names[0]).unwrap();
     make(&first);
-    for name in &names[1..] {
-        let copied = Command::new("cp").arg("-a").arg(first.path()).arg(world.source.repo_path(name)).status().unwrap();
-        assert!(copied.success());
-    }
+    names[1..].iter().for_each(|name| copy(first.path(), &world.source.repo_path(name)));
     let target = |name: &String| SyncTarget::new(name, "main", &name.replace("near", "far"), "main");
     world.graphql.set_targets(names.iter().map(target).collect());
     names
+}
+
+fn copy(repo: &Path, to: &Path) {
+    std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+    assert!(Command::new("cp").arg("-a").args([repo, to]).status().unwrap().success());
 }
 
 /// The bucket as it is when all these projects are in sync.
@@ -96,13 +106,14 @@ fn reset(world: &World) -> std::path::PathBuf {
     fresh(world.scratch().unwrap())
 }
 
-/// A quiet pass of 1,000 targets.
+/// A quiet pass of 1,000 targets: with Git answering, and with its answers replayed, so that both cores are the client's.
 fn w1(count: usize) {
-    for latency in [0, 50] {
+    for (latency, replay) in [(0, false), (50, false), (50, true)] {
         let world = world();
         let names = projects(&world, 1_000, |repo| repo.fill_small(1).unwrap());
         in_sync(&world, &names);
         world.source.set_latency(Duration::from_millis(latency));
+        world.source.set_replay(replay);
         let scratch = fresh(world.scratch().unwrap());
         let one = names[..1].to_vec();
         let mut contestants: Contestants<'_> = BTreeMap::new();
@@ -116,7 +127,8 @@ fn w1(count: usize) {
             Box::new(|| measure(&world, &rivals::probes(&world, &one, 1, &scratch), &scratch)),
         );
         other_producer(&world, &mut contestants);
-        print(&format!("W1 at {latency} ms"), &rounds(count, &mut contestants));
+        let replayed = if replay { ", answers replayed" } else { "" };
+        print(&format!("W1 at {latency} ms{replayed}"), &rounds(count, &mut contestants));
     }
 }
 
@@ -129,10 +141,16 @@ fn w2(count: usize) {
     print("W2", &rounds(count, &mut contestants));
 }
 
-/// A long history of small edits to large text files.
+/// A long history of small edits to large text files: 400,000 objects. Made once, for it takes minutes.
 fn deep(world: &World) -> Vec<String> {
+    static MADE: OnceLock<TempDir> = OnceLock::new();
+    let made = MADE.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        Repo::deep(dir.path().join("deep.git"), 100_000, 40, DEEP_LINES_PER_EDIT).unwrap();
+        dir
+    });
     let names = vec!["near/deep".to_owned()];
-    Repo::deep(world.source.repo_path(&names[0]), 100_000, 40).unwrap();
+    copy(&made.path().join("deep.git"), &world.source.repo_path(&names[0]));
     world.graphql.set_targets(vec![SyncTarget::new(&names[0], "main", "far/deep", "main")]);
     names
 }
@@ -161,8 +179,18 @@ fn large(name: &str, count: usize, make: fn(&World) -> Vec<String>) {
         repo.git(&["rev-list", "--objects", "--all", "--count"]).unwrap().trim(),
         pack / 1_000_000
     );
+    let cage = Cage::new(CAGE_BYTES).inspect_err(|error| eprintln!("  no memory cgroup can be made: {error}")).ok();
     let mut contestants: Contestants<'_> = BTreeMap::new();
     first_sync(&world, &names, &mut contestants);
+    if let Some(cage) = &cage {
+        contestants.insert(
+            "ours, in a cgroup of 256 MiB",
+            Box::new(|| {
+                reset(&world);
+                measure(&world, &cage.around(&rivals::ours(&world, &[])), &world.workdir())
+            }),
+        );
+    }
     contestants.insert(
         "floor: clone, then upload",
         Box::new(|| {
@@ -237,22 +265,28 @@ fn w4(count: usize) {
 /// Planning for many objects, in a process of its own.
 fn w5(count: usize) {
     let world = world();
+    let seconds = world.scratch().unwrap().join("seconds");
     for objects in [10_000, 100_000] {
+        let run = || {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command.args(["--plan", &objects.to_string()]).arg(&seconds);
+            measure(&world, &command, &world.workdir())
+        };
         let mut contestants: Contestants<'_> = BTreeMap::new();
+        contestants.insert("making the input, then planning", Box::new(run));
         contestants.insert(
             "ours",
             Box::new(|| {
-                let mut command = Command::new(std::env::current_exe().unwrap());
-                command.args(["--plan", &objects.to_string()]);
-                measure(&world, &command, &world.workdir())
+                let whole = run();
+                Measured { wall: std::fs::read_to_string(&seconds).unwrap().parse().unwrap(), ..whole }
             }),
         );
-        print(&format!("W5 with {objects} objects, making the input included"), &rounds(count, &mut contestants));
+        print(&format!("W5 with {objects} objects"), &rounds(count, &mut contestants));
     }
 }
 
-/// Makes a bucket of so many objects, one in a hundred outdated, and times the decision alone.
-pub fn plan_once(objects: usize) -> ExitCode {
+/// Makes a bucket of so many objects, one in a hundred outdated, and writes to a file how many seconds the decision took.
+pub fn plan_once(objects: usize, seconds: &str) -> ExitCode {
     let commit = |n: usize| CommitId::from_bytes([u8::try_from(n % 251).unwrap(); 20]);
     let destination =
         |n: usize| Destination { group: format!("far/g{}", n % 100), project: format!("p{n}"), branch: "main".into() };
@@ -271,36 +305,29 @@ pub fn plan_once(objects: usize) -> ExitCode {
     let begun = Instant::now();
     let plan =
         plan(&desired, &held, Policy { format: FormatChoice::Auto, max_retire: MaxRetire::Percent(50) }).unwrap();
-    eprintln!(
-        "  planning for {objects} objects: {:.1} ms, {} actions",
-        begun.elapsed().as_secs_f64() * 1e3,
-        plan.actions.len()
-    );
+    let took = begun.elapsed();
+    assert_eq!(plan.actions.len(), objects.div_ceil(100));
+    std::fs::write(seconds, took.as_secs_f64().to_string()).unwrap();
     // What is measured is the plan, not how it is taken apart.
     std::process::exit(0);
 }
 
-/// Twenty medium repositories that changed at once, several at a time and one at a time.
+/// Twenty medium repositories that changed at once, several at a time and one at a time; once with a Git server on these
+/// same cores, and once with one that takes its time to answer.
 fn w6(count: usize) {
-    let world = world();
-    let names = projects(&world, 20, |repo| repo.fill_incompressible(20, 3).unwrap());
-    let mut contestants: Contestants<'_> = BTreeMap::new();
-    contestants.insert(
-        "ours",
-        Box::new(|| {
+    for latency in [0, 250] {
+        let world = world();
+        projects(&world, 20, |repo| repo.fill_incompressible(20, 3).unwrap());
+        world.source.set_latency(Duration::from_millis(latency));
+        let run = |concurrency: &[(&str, &str)]| {
             reset(&world);
-            measure(&world, &rivals::ours(&world, &[]), &world.workdir())
-        }),
-    );
-    contestants.insert(
-        "ours, one at a time",
-        Box::new(|| {
-            reset(&world);
-            measure(&world, &rivals::ours(&world, &[("SYNC_CONCURRENCY", "1")]), &world.workdir())
-        }),
-    );
-    let _ = &names;
-    print("W6", &rounds(count, &mut contestants));
+            measure(&world, &rivals::ours(&world, concurrency), &world.workdir())
+        };
+        let mut contestants: Contestants<'_> = BTreeMap::new();
+        contestants.insert("ours", Box::new(|| run(&[])));
+        contestants.insert("ours, one at a time", Box::new(|| run(&[("SYNC_CONCURRENCY", "1")])));
+        print(&format!("W6 at {latency} ms"), &rounds(count, &mut contestants));
+    }
 }
 
 /// A quiet target whose repository has 100,000 refs, beside one that has one.

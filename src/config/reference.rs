@@ -129,6 +129,8 @@ pub(super) const AWS_ENDPOINT_URL: Setting = Setting {
 };
 pub(super) const AWS_S3_FORCE_PATH_STYLE: Setting =
     switch("aws-s3-force-path-style", "AWS_S3_FORCE_PATH_STYLE", Found("true with an endpoint"), "bucket in the path");
+pub(super) const AWS_S3_SIGN_PAYLOAD: Setting =
+    switch("aws-s3-sign-payload", "AWS_S3_SIGN_PAYLOAD", Found("true over http"), "SHA-256 of parts signed");
 pub(super) const AWS_USE_FIPS_ENDPOINT: Setting =
     switch("aws-use-fips-endpoint", "AWS_USE_FIPS_ENDPOINT", Value("false"), "AWS's FIPS endpoint");
 pub(super) const ARCHIVE_FORMAT: Setting =
@@ -142,7 +144,7 @@ pub(super) const RECONCILE_SLEEP_TIME: Setting =
     text("reconcile-sleep-time", "RECONCILE_SLEEP_TIME", Value("5m"), "pause after a pass, such as 90s");
 pub(super) const WORKDIR: Setting = text("workdir", "WORKDIR", Value("/working"), "folder for Git mirrors");
 pub(super) const SYNC_CONCURRENCY: Setting =
-    text("sync-concurrency", "SYNC_CONCURRENCY", Found("cores, 2 to 8"), "targets published at once");
+    text("sync-concurrency", "SYNC_CONCURRENCY", Found("cores, 4 to 8"), "targets published at once");
 pub(super) const PROBE_CONCURRENCY: Setting =
     text("probe-concurrency", "PROBE_CONCURRENCY", Value("32"), "projects looked up at once");
 pub(super) const TARGET_TIMEOUT: Setting =
@@ -184,6 +186,7 @@ const SECTIONS: &[Section] = &[
             AWS_REGION,
             AWS_ENDPOINT_URL,
             AWS_S3_FORCE_PATH_STYLE,
+            AWS_S3_SIGN_PAYLOAD,
             AWS_USE_FIPS_ENDPOINT,
             ARCHIVE_FORMAT,
             MAX_RETIRE,

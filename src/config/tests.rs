@@ -91,6 +91,7 @@ fn the_required_settings_are_enough() {
         region: None,
         endpoint_url: None,
         force_path_style: false,
+        sign_payload: false,
         use_fips: false,
     };
     assert_eq!(run.s3, s3);
@@ -101,7 +102,7 @@ fn the_required_settings_are_enough() {
     assert_eq!(run.output, OutputFormat::Text);
     assert_eq!(run.archive_format, FormatChoice::Auto);
     assert_eq!(run.max_retire, MaxRetire::Percent(50));
-    assert!((2..=8).contains(&run.sync_concurrency.get()));
+    assert!((4..=8).contains(&run.sync_concurrency.get()));
     assert_eq!(run.probe_concurrency.get(), 32);
     assert_eq!(run.target_timeout, Duration::from_secs(3600));
     assert_eq!(run.mirror_cache_bytes, 5 << 30);
@@ -562,6 +563,20 @@ fn an_endpoint_means_path_style_unless_said_otherwise() {
     assert!(s3(&[endpoint]).force_path_style);
     assert!(!s3(&[endpoint, ("AWS_S3_FORCE_PATH_STYLE", "false")]).force_path_style);
     assert!(s3(&[("AWS_S3_FORCE_PATH_STYLE", "true")]).force_path_style);
+}
+
+#[test]
+fn payloads_are_signed_where_nothing_else_protects_them() {
+    let signed = |changes: &[(&'static str, &str)]| run_with(changes, &[]).s3.sign_payload;
+    assert!(!signed(&[]));
+    for (endpoint, needed) in
+        [("https://s3.example.com", false), ("http://127.0.0.1:8333", false), ("http://seaweed:8333", true)]
+    {
+        let endpoint = ("AWS_ENDPOINT_URL", endpoint);
+        assert_eq!(signed(&[endpoint]), needed, "{endpoint:?}");
+        assert!(signed(&[endpoint, ("AWS_S3_SIGN_PAYLOAD", "true")]));
+        assert!(!signed(&[endpoint, ("AWS_S3_SIGN_PAYLOAD", "false")]));
+    }
 }
 
 #[test]

@@ -126,6 +126,8 @@ struct State {
     password: String,
     knobs: Mutex<Knobs>,
     hooks: Mutex<VecDeque<(String, GitOperation, Hook)>>,
+    /// Answers of `ls-refs` by path and request.
+    answers: Mutex<HashMap<(String, Bytes), Bytes>>,
 }
 
 /// What tests change while the server runs.
@@ -135,6 +137,7 @@ struct Knobs {
     protocol_v2: bool,
     latency: Duration,
     faults: HashMap<String, GitFault>,
+    replay: bool,
 }
 
 /// Serves the repositories under its root folder as `/<group>/<sub>/<name>.git`.
@@ -159,8 +162,10 @@ impl GitServer {
                 protocol_v2: options.protocol_v2,
                 latency: options.latency,
                 faults: HashMap::new(),
+                replay: false,
             }),
             hooks: Mutex::default(),
+            answers: Mutex::default(),
         });
         let log = RequestLog::default();
         let served = Arc::clone(&state);
@@ -237,6 +242,13 @@ impl GitServer {
         lock(&self.state.knobs).protocol_v2 = speaks;
     }
 
+    /// Answers an `ls-refs` that was asked before with what Git answered then, without starting Git: for measuring
+    /// clients on a machine that has to carry the server too. References must not change meanwhile.
+    pub fn set_replay(&self, replay: bool) {
+        lock(&self.state.knobs).replay = replay;
+        lock(&self.state.answers).clear();
+    }
+
     /// Makes every (authenticated) request for this project (`group/sub/name`) go wrong until
     /// [`GitServer::clear_overrides`].
     pub fn fault(&self, project: &str, fault: GitFault) {
@@ -306,9 +318,9 @@ async fn serve(state: Arc<State>, request: Request<Body>, entry: Arc<Entry>) -> 
     if let Some(hook) = state.take_hook(project, operation) {
         tokio::task::spawn_blocking(hook).await?;
     }
-    let (fault, allow_push, protocol_v2) = {
+    let (fault, allow_push, protocol_v2, replay) = {
         let knobs = lock(&state.knobs);
-        (knobs.faults.get(project).cloned(), knobs.allow_push, knobs.protocol_v2)
+        (knobs.faults.get(project).cloned(), knobs.allow_push, knobs.protocol_v2, knobs.replay)
     };
     let mut cut_after = None;
     match fault {
@@ -328,11 +340,39 @@ async fn serve(state: Arc<State>, request: Request<Body>, entry: Arc<Entry>) -> 
 
     let mut environment = git_environment(&[]);
     environment.extend(cgi_environment(&state, &head, entry.path(), protocol_v2));
+    if replay && operation == GitOperation::LsRefs {
+        return replayed(&state, environment, entry.path(), start, body).await;
+    }
     let response = run_backend(&state.backend, environment, start, body).await?;
     Ok(match cut_after {
         None => response,
         Some(bytes) => response.map(|body| cut(body, bytes)),
     })
+}
+
+/// Git's answer to this request, the first one it gave.
+async fn replayed(
+    state: &State,
+    environment: Vec<(String, String)>,
+    path: &str,
+    start: Bytes,
+    body: Body,
+) -> Result<Response<Body>, BoxError> {
+    let request = Bytes::from([start, body.collect().await?.to_bytes()].concat());
+    let question = (path.to_owned(), request);
+    let known = lock(&state.answers).get(&question).cloned();
+    let answer = match known {
+        Some(answer) => answer,
+        None => {
+            let asked = run_backend(&state.backend, environment, question.1.clone(), full(Bytes::new())).await?;
+            let answer = asked.into_body().collect().await?.to_bytes();
+            lock(&state.answers).insert(question, answer.clone());
+            answer
+        }
+    };
+    let mut response = Response::new(full(answer));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-git-upload-pack-result"));
+    Ok(response)
 }
 
 /// `/group/sub/name.git/info/refs` → (`group/sub/name`, `info/refs`).

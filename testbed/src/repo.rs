@@ -131,8 +131,8 @@ impl Repo {
         self.configure("fastimport.unpackLimit", "0")
     }
 
-    /// Large text files with one small edit in each of `commits` commits, packed into long delta chains.
-    pub fn deep(path: impl AsRef<Path>, commits: usize, files: usize) -> Result<Self> {
+    /// Large text files, of which each of `commits` commits changes so many `lines` in one, packed into long delta chains.
+    pub fn deep(path: impl AsRef<Path>, commits: usize, files: usize, lines: usize) -> Result<Self> {
         ensure!(files > 0, "a deep repository needs at least one file");
         let repo = Self::init(path)?;
         let mut random = fastrand::Rng::with_seed(commits as u64);
@@ -148,8 +148,10 @@ impl Repo {
         for number in 0..commits {
             // Runs of edits to one file let fast-import write small deltas at once.
             let file = number / DEEP_RUN % files;
-            let line = random.usize(..DEEP_LINES);
-            texts[file][line] = format!("{line:04} {:016x} changed by commit {number}\n", random.u64(..));
+            for _ in 0..lines {
+                let line = random.usize(..DEEP_LINES);
+                texts[file][line] = format!("{line:04} {:016x} changed by commit {number}\n", random.u64(..));
+            }
             import.start_commit("main", &format!("Edit {number}"))?;
             import.file(&format!("text/{file:03}.txt"), texts[file].concat().as_bytes())?;
         }

@@ -65,7 +65,7 @@ fn uncompressed(world: &World) -> Repo {
 #[test]
 fn deltas_that_name_their_base_by_id_are_taken() {
     let world = World::start().unwrap();
-    let source = Repo::deep(world.source.repo_path("near/app"), 400, 2).unwrap();
+    let source = Repo::deep(world.source.repo_path("near/app"), 400, 2, 1).unwrap();
     // With a bitmap the server sends entries as they stand in its pack.
     source.git(&["-c", "repack.useDeltaBaseOffset=false", "repack", "-q", "-a", "-d", "-f", "-b"]).unwrap();
     let types = publishes(&world, &source);
@@ -75,7 +75,7 @@ fn deltas_that_name_their_base_by_id_are_taken() {
 #[test]
 fn long_chains_of_deltas_are_taken() {
     let world = World::start().unwrap();
-    let source = Repo::deep(world.source.repo_path("near/app"), 300, 1).unwrap();
+    let source = Repo::deep(world.source.repo_path("near/app"), 300, 1, 1).unwrap();
     let types = publishes(&world, &source);
     assert!(types.iter().filter(|kind| **kind == 6).count() > 200, "{types:?}");
 }

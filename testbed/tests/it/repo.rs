@@ -87,7 +87,7 @@ fn incompressible_is_as_large_as_asked() -> Result<()> {
 #[test]
 fn deep_has_long_delta_chains() -> Result<()> {
     let folder = tempdir()?;
-    let repo = Repo::deep(folder.path().join("deep"), 200, 2)?;
+    let repo = Repo::deep(folder.path().join("deep"), 200, 2, 1)?;
     repo.fsck()?;
     let pack = repo.git(&["count-objects", "-v"])?;
     assert!(pack.contains("packs: 1"), "{pack}");
