@@ -156,6 +156,31 @@ fn cache_set_to_zero_later_is_emptied() {
     assert_current(&world, &source);
 }
 
+#[test]
+fn the_repository_longest_unused_makes_room() {
+    let world = World::start().unwrap();
+    let repositories = ["a", "b", "c"].map(|name| {
+        let source = world.project(&format!("near/{name}")).unwrap();
+        world.sync(&format!("near/{name}"), "main", &format!("far/{name}"), "main").unwrap();
+        pass(&world).succeeded();
+        source
+    });
+    let bytes: u64 =
+        kept(&world, "pack").iter().chain(&kept(&world, "idx")).map(|file| file.metadata().unwrap().len()).sum();
+
+    repositories[0].commits("main", 1).unwrap();
+    pass_with(&world, "MIRROR_CACHE_BYTES", &(bytes - 1).to_string()).succeeded();
+    assert_eq!(kept(&world, "json").len(), 2);
+    for (repository, name, increment) in [(0, "near/a", true), (1, "near/b", false), (2, "near/c", true)] {
+        repositories[repository].commits("main", 1).unwrap();
+        world.source.clear_requests();
+        pass(&world).succeeded();
+        let fetch = world.source.requests().into_iter().find(|request| request.is("fetch")).unwrap();
+        let has_base = fetch.body.windows(5).any(|word| word == b"have ");
+        assert_eq!(has_base, increment, "{name}");
+    }
+}
+
 /// Damages what was kept, and expects good objects from the passes after that: one that publishes the kept commit again,
 /// in both formats, and one that builds a new commit on it.
 #[track_caller]
