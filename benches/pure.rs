@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on says so by panicking")]
 
+use std::collections::BTreeSet;
 use std::hint::black_box;
 use std::io::{self, Write};
 use std::time::SystemTime;
@@ -12,7 +13,7 @@ use git_partition_sync_producer::archive::{self, Contents, Pack};
 use git_partition_sync_producer::encrypt;
 use git_partition_sync_producer::key::{self, ArchiveFormat, CommitId, Destination};
 use git_partition_sync_producer::pack::CheckedFile;
-use git_partition_sync_producer::plan::{Desired, FormatChoice, Head, HeldObject, MaxRetire, Policy, plan};
+use git_partition_sync_producer::plan::{Desired, FormatChoice, Head, HeldObject, MaxRetire, OnRewrite, Policy, plan};
 use git_partition_sync_producer::target::{Source, Target};
 
 const COMMIT: CommitId = CommitId::from_bytes([7; 20]);
@@ -44,7 +45,12 @@ fn plans(c: &mut Criterion) {
             HeldObject { name: key::decode(&key).unwrap(), key, last_modified: SystemTime::UNIX_EPOCH, bytes: 1 }
         };
         let held: Vec<_> = (0..objects).map(object).collect();
-        let policy = Policy { format: FormatChoice::Auto, max_retire: MaxRetire::Percent(50) };
+        let policy = Policy {
+            format: FormatChoice::Auto,
+            max_retire: MaxRetire::Percent(50),
+            on_rewrite: OnRewrite::Publish,
+            republish: &BTreeSet::new(),
+        };
         group.throughput(Throughput::Elements(objects as u64));
         group.bench_function(objects.to_string(), |b| b.iter(|| plan(&desired, &held, policy)));
     }

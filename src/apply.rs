@@ -135,14 +135,17 @@ fn log(Outcome { action, result }: &Outcome) {
     let Destination { group, project, branch } = action.destination();
     let name = printable(&action.destination().to_string());
     match (action, result) {
-        (Action::Publish(publish), Ok(Done::Published(published))) => tracing::info!(
-            group, project, branch,
-            commit = %published.commit,
-            bytes = published.bytes,
-            seconds = published.took.as_secs_f64(),
-            reason = %publish.reason,
-            "published {name}"
-        ),
+        (Action::Publish(publish), Ok(Done::Published(published))) => {
+            tracing::info!(
+                group, project, branch,
+                commit = %published.commit,
+                bytes = published.bytes,
+                seconds = published.took.as_secs_f64(),
+                reason = %publish.reason,
+                "published {name}"
+            );
+            log_findings(&name, action.destination(), published);
+        }
         (Action::Retire(retire), Ok(_)) => {
             tracing::info!(group, project, branch, objects = retire.keys.len(), reason = %retire.reason, "retired {name}");
         }
@@ -153,8 +156,31 @@ fn log(Outcome { action, result }: &Outcome) {
         (_, Err(failure)) if failure.is_stop() => {
             tracing::info!(group, project, branch, "stopped before {name} was done");
         }
+        (_, Err(Failure::Publish(PublishError::Held(rewrite)))) => {
+            let reason = PublishError::Held(*rewrite).to_string();
+            tracing::warn!(group, project, branch, old_commit = %rewrite.from, commit = %rewrite.to, reason, "held: {name}");
+        }
         (_, Err(failure)) => {
             tracing::error!(group, project, branch, error = error_chain(failure), "failed: {name}");
         }
+    }
+}
+
+/// What an operator should know of a commit that was published, once.
+fn log_findings(name: &str, destination: &Destination, published: &Published) {
+    let (Destination { group, project, branch }, commit) = (destination, published.commit);
+    if let Some(old_commit) = published.rewritten_from {
+        tracing::warn!(
+            group, project, branch, %old_commit, %commit,
+            "rewritten: {name} does not descend from what was published before"
+        );
+    }
+    if published.lfs_paths > 0 {
+        tracing::warn!(
+            group, project, branch, %commit,
+            paths = published.lfs_paths,
+            "{name} uses Git LFS: the content of {} path(s) does not cross, and the far side may refuse the push",
+            published.lfs_paths
+        );
     }
 }

@@ -13,7 +13,6 @@ use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::str::FromStr;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -28,7 +27,8 @@ use self::check::{
 };
 use self::reference::*;
 pub use self::reference::{Fallback, Kind, Section, Setting, reference};
-use crate::plan::{FormatChoice, MaxRetire};
+use crate::key::Wanted;
+use crate::plan::{FormatChoice, MaxRetire, OnRewrite, Republish};
 
 /// What to do and how, after every check that needs no request.
 #[derive(Debug, Clone)]
@@ -76,6 +76,10 @@ pub struct Run {
     pub archive_format: FormatChoice,
     /// `MAX_RETIRE`.
     pub max_retire: MaxRetire,
+    /// `ON_REWRITE`.
+    pub on_rewrite: OnRewrite,
+    /// `REPUBLISH`.
+    pub republish: Republish,
     /// `SYNC_CONCURRENCY`: targets at work at the same time.
     pub sync_concurrency: NonZeroUsize,
     /// `PROBE_CONCURRENCY`: probes under way at the same time.
@@ -162,15 +166,6 @@ pub struct Restore {
     pub wanted: Vec<Wanted>,
     /// `OUTPUT`.
     pub output: OutputFormat,
-}
-
-/// `GROUP/PROJECT[@BRANCH]`: one destination, or all branches of one project.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
-    /// Group, with subgroups, and project.
-    pub project: String,
-    /// One branch, or all of them.
-    pub branch: Option<String>,
 }
 
 /// How logs are written.
@@ -266,33 +261,6 @@ fn without_line_end(mut text: String) -> Option<SecretString> {
     let end = text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line)).len();
     text.truncate(end);
     (!text.trim().is_empty()).then(|| SecretString::from(text))
-}
-
-impl Wanted {
-    /// Whether this destination, by its `group/project` and its branch, is asked for.
-    pub fn matches(&self, project: &str, branch: &str) -> bool {
-        self.project == project && self.branch.as_deref().is_none_or(|wanted| wanted == branch)
-    }
-}
-
-impl FromStr for Wanted {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        // GitLab allows no `@` in a path, and Git allows it in a branch: the first one is the separator.
-        let (project, branch) = text.split_once('@').map_or((text, None), |(project, branch)| (project, Some(branch)));
-        if project.split('/').count() < 2 || project.split('/').any(str::is_empty) || branch == Some("") {
-            return Err(format!("{text:?} is not a destination: write GROUP/PROJECT or GROUP/PROJECT@BRANCH"));
-        }
-        Ok(Self { project: project.to_owned(), branch: branch.map(str::to_owned) })
-    }
-}
-
-impl fmt::Display for Wanted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.project)?;
-        self.branch.iter().try_for_each(|branch| write!(f, "@{branch}"))
-    }
 }
 
 impl Exit {
@@ -501,6 +469,9 @@ impl Reader<'_> {
         let output = self.output();
         let archive_format = self.value(&ARCHIVE_FORMAT, str::parse);
         let max_retire = self.value(&MAX_RETIRE, str::parse);
+        let on_rewrite = choice(&[("publish", OnRewrite::Publish), ("hold", OnRewrite::Hold)]);
+        let on_rewrite = self.value(&ON_REWRITE, on_rewrite);
+        let republish = self.optional(&REPUBLISH, str::parse);
         let sync_concurrency = self.optional(&SYNC_CONCURRENCY, count(1..=64));
         let probe_concurrency = self.value(&PROBE_CONCURRENCY, count(1..=256));
         let target_timeout = self.value(&TARGET_TIMEOUT, above_zero);
@@ -520,6 +491,8 @@ impl Reader<'_> {
             output: output?,
             archive_format: archive_format?,
             max_retire: max_retire?,
+            on_rewrite: on_rewrite?,
+            republish: republish?.unwrap_or(Republish::Named(vec![])),
             sync_concurrency: sync_concurrency?.unwrap_or_else(default_sync_concurrency),
             probe_concurrency: probe_concurrency?,
             target_timeout: target_timeout?,

@@ -136,6 +136,42 @@ impl fmt::Display for Destination {
     }
 }
 
+/// `GROUP/PROJECT[@BRANCH]`: one destination, or all branches of one project.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Group, with subgroups, and project.
+    pub project: String,
+    /// One branch, or all of them.
+    pub branch: Option<String>,
+}
+
+impl Wanted {
+    /// Whether this destination, by its `group/project` and its branch, is asked for.
+    pub fn matches(&self, project: &str, branch: &str) -> bool {
+        self.project == project && self.branch.as_deref().is_none_or(|wanted| wanted == branch)
+    }
+}
+
+impl FromStr for Wanted {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // GitLab allows no `@` in a path, and Git allows it in a branch: the first one is the separator.
+        let (project, branch) = text.split_once('@').map_or((text, None), |(project, branch)| (project, Some(branch)));
+        if project.split('/').count() < 2 || project.split('/').any(str::is_empty) || branch == Some("") {
+            return Err(format!("{text:?} is not a destination: write GROUP/PROJECT or GROUP/PROJECT@BRANCH"));
+        }
+        Ok(Self { project: project.to_owned(), branch: branch.map(str::to_owned) })
+    }
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.project)?;
+        self.branch.iter().try_for_each(|branch| write!(f, "@{branch}"))
+    }
+}
+
 /// The key to write for one commit of one destination.
 ///
 /// # Errors

@@ -26,6 +26,7 @@ pub mod config;
 pub mod duration;
 pub mod encrypt;
 pub mod http;
+pub mod inspect;
 pub mod key;
 pub mod limits;
 pub mod list;

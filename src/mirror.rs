@@ -15,6 +15,7 @@ use git2::{Oid, Repository};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
 
+use crate::inspect;
 use crate::key::CommitId;
 use crate::pack::{CheckedFile, ReceivedPack};
 use crate::target::Source;
@@ -269,6 +270,19 @@ impl Mirror {
     pub fn discard(&mut self) -> io::Result<()> {
         self.state = None;
         remove(&self.path)
+    }
+
+    /// `published`, where the mirror's commit does not descend from it.
+    ///
+    /// # Errors
+    /// [`MirrorError::Git`] where the repository cannot be read.
+    pub fn rewritten_from(&self, published: Option<&str>) -> Result<Option<CommitId>, MirrorError> {
+        Ok(inspect::rewritten_from(&self.repository()?, published)?)
+    }
+
+    /// The repository, for whoever looks at it while its files are archived.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     fn repository(&self) -> Result<Repository, git2::Error> {

@@ -3,13 +3,16 @@
 //! Invariant: plain functions of their arguments. No clock, no I/O, no logging; the same input gives the same plan, in
 //! whatever order it comes. What could not be looked up is *unknown*, never *absent*, and unknown deletes nothing.
 
+mod policy;
+
 use std::collections::HashMap;
 use std::fmt;
-use std::str::FromStr;
 use std::time::SystemTime;
 
 use crate::key::{self, ArchiveFormat, CommitId, DecodedKey, Destination, KeyTooLong};
 use crate::target::{RefusedTarget, Target};
+
+pub use policy::{FormatChoice, MaxRetire, OnRewrite, Policy, Republish, RetireGuard};
 
 /// What should be in the bucket.
 #[derive(Debug, Clone, Default)]
@@ -40,15 +43,6 @@ pub struct HeldObject {
     pub last_modified: SystemTime,
     /// Its size in bytes.
     pub bytes: u64,
-}
-
-/// The operator's choices that a plan depends on.
-#[derive(Debug, Clone, Copy)]
-pub struct Policy {
-    /// `ARCHIVE_FORMAT`.
-    pub format: FormatChoice,
-    /// `MAX_RETIRE`.
-    pub max_retire: MaxRetire,
 }
 
 /// What a pass will do, in the order of destinations.
@@ -110,8 +104,25 @@ pub struct Publish {
     pub supersedes: Vec<String>,
     /// Size of the destination's newest object in bytes, 0 where it has none: what this one may weigh.
     pub held_bytes: u64,
+    /// What to do where it turns out that `commit` does not descend from [`Self::old_commit`].
+    pub on_rewrite: OnRewrite,
     /// Why.
     pub reason: PublishReason,
+}
+
+impl Publish {
+    /// The commit of the destination's newest object, as its name says, where that is another one.
+    pub fn old_commit(&self) -> Option<&str> {
+        match &self.reason {
+            PublishReason::NewCommit { from } | PublishReason::NotNewest { from } => {
+                Some(from.as_str()).filter(|from| *from != self.commit.to_string())
+            }
+            PublishReason::New
+            | PublishReason::OtherFormat { .. }
+            | PublishReason::OtherName
+            | PublishReason::Requested => None,
+        }
+    }
 }
 
 /// See [`Action::Retire`].
@@ -169,17 +180,12 @@ pub enum PublishReason {
     /// The commit is there, under a name the consumer cannot use.
     OtherName,
     /// The commit is there, but an outdated object is as new or newer, and the consumer goes by time.
-    NotNewest,
-}
-
-impl PublishReason {
-    /// The commit the far side has now, where this one replaces another.
-    pub fn old_commit(&self) -> Option<&str> {
-        match self {
-            Self::NewCommit { from } => Some(from),
-            Self::New | Self::OtherFormat { .. } | Self::OtherName | Self::NotNewest => None,
-        }
-    }
+    NotNewest {
+        /// The newest outdated object's commit.
+        from: String,
+    },
+    /// The commit is there, and the operator wants it uploaded again.
+    Requested,
 }
 
 impl fmt::Display for PublishReason {
@@ -189,7 +195,8 @@ impl fmt::Display for PublishReason {
             Self::NewCommit { .. } => f.write_str("the source branch has a new commit"),
             Self::OtherFormat { from } => write!(f, "held in the format {from}"),
             Self::OtherName => f.write_str("held under an outdated object name"),
-            Self::NotNewest => f.write_str("an outdated object is newer than the current one"),
+            Self::NotNewest { .. } => f.write_str("an outdated object is newer than the current one"),
+            Self::Requested => f.write_str("REPUBLISH asks for it again"),
         }
     }
 }
@@ -256,37 +263,6 @@ impl fmt::Display for Blocker {
     }
 }
 
-/// The retire guard stopped a pass from deleting more than it may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RetireGuard {
-    /// Destinations that no target names any more.
-    pub would_retire: usize,
-    /// Destinations that the bucket holds.
-    pub held: usize,
-    /// How many may be retired in one pass.
-    pub limit: usize,
-    /// Whether the target list was empty.
-    pub no_targets: bool,
-}
-
-impl fmt::Display for RetireGuard {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { would_retire, held, limit, no_targets } = self;
-        if *no_targets {
-            return write!(
-                f,
-                "the target list is empty while the bucket holds {held} destination(s): nothing is retired. If all of \
-                 them shall really go, set MAX_RETIRE=100%"
-            );
-        }
-        write!(
-            f,
-            "{would_retire} of the {held} destinations held are no longer wanted and MAX_RETIRE allows {limit}: nothing \
-             is retired. Check the target list; if it is right, raise MAX_RETIRE (a number or a percentage)"
-        )
-    }
-}
-
 /// No plan can be made; nothing may change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PlanError {
@@ -296,6 +272,11 @@ pub enum PlanError {
         zip: usize,
         /// Objects held as `.tar.age`.
         tar: usize,
+    },
+    /// `REPUBLISH` names what no target does.
+    NothingToRepublish {
+        /// The names, as written.
+        names: Vec<String>,
     },
 }
 
@@ -308,6 +289,12 @@ impl fmt::Display for PlanError {
                  tell which to keep to: set ARCHIVE_FORMAT=zip or ARCHIVE_FORMAT=tar.gz (what is held in the other \
                  format is then published again)"
             ),
+            Self::NothingToRepublish { names } => write!(
+                f,
+                "REPUBLISH names {}, which no target does: write destinations of the target list, as \
+                 GROUP/PROJECT@BRANCH, or all",
+                names.join(" and ")
+            ),
         }
     }
 }
@@ -318,7 +305,7 @@ impl std::error::Error for PlanError {}
 ///
 /// # Errors
 /// [`PlanError`] where the policy does not fit the bucket.
-pub fn plan(desired: &Desired, held: &[HeldObject], policy: Policy) -> Result<Plan, PlanError> {
+pub fn plan(desired: &Desired, held: &[HeldObject], policy: Policy<'_>) -> Result<Plan, PlanError> {
     let format = policy.format.resolve(held)?;
     let mut by_destination: HashMap<&Destination, Slot<'_>> = HashMap::with_capacity(held.len());
     for object in held {
@@ -340,7 +327,7 @@ pub fn plan(desired: &Desired, held: &[HeldObject], policy: Policy) -> Result<Pl
     for (destination, mut slot) in slots {
         slot.held.sort_by_key(|object| (object.last_modified, &object.key));
         let (wish, held) = slot.against(format);
-        match decide(wish, &held) {
+        match decide(wish, &held, policy) {
             Decision::Act(action) => plan.actions.push(action),
             Decision::Leave(unchanged) => plan.unchanged.push(unchanged),
             Decision::Block(blockers) => plan
@@ -414,16 +401,42 @@ impl<'a> Slot<'a> {
 }
 
 /// The one place where a destination's fate is decided. `others` are its objects besides the current one, oldest first.
-fn decide(wish: Wish<'_>, others: &[&HeldObject]) -> Decision {
+fn decide(wish: Wish<'_>, others: &[&HeldObject], policy: Policy<'_>) -> Decision {
+    let publish = |target: &Target, commit, format, key, held_bytes, reason| {
+        let (target, supersedes) = (target.clone(), keys_of(others));
+        let on_rewrite = policy.on_rewrite;
+        Decision::Act(Action::Publish(Publish {
+            target,
+            commit,
+            format,
+            key,
+            supersedes,
+            held_bytes,
+            on_rewrite,
+            reason,
+        }))
+    };
     match (wish, others) {
         (Wish::Unclear(blockers), _) => Decision::Block(blockers),
         (Wish::Absent, _) => Decision::Retire,
         (Wish::Commit { target, commit, format, key, current: None }, []) => {
-            publish(target, commit, format, key, others, 0, PublishReason::New)
+            publish(target, commit, format, key, 0, PublishReason::New)
         }
         (Wish::Commit { target, commit, format, key, current: None }, [.., newest]) => {
             let reason = why_replace(newest, commit, format);
-            publish(target, commit, format, key, others, newest.bytes, reason)
+            publish(target, commit, format, key, newest.bytes, reason)
+        }
+        // A tie counts as newer: S3 tells times by the second, and the consumer could end on either.
+        (Wish::Commit { target, commit, format, key, current: Some(current) }, [.., newest])
+            if newest.last_modified >= current.last_modified =>
+        {
+            let reason = PublishReason::NotNewest { from: newest.name.commit.clone() };
+            publish(target, commit, format, key, current.bytes, reason)
+        }
+        (Wish::Commit { target, commit, format, key, current: Some(current) }, _)
+            if policy.republish.contains(&target.destination) =>
+        {
+            publish(target, commit, format, key, current.bytes, PublishReason::Requested)
         }
         (Wish::Commit { target, commit, current: Some(current), .. }, []) => Decision::Leave(Unchanged {
             target: target.clone(),
@@ -431,12 +444,6 @@ fn decide(wish: Wish<'_>, others: &[&HeldObject]) -> Decision {
             bytes: current.bytes,
             last_modified: current.last_modified,
         }),
-        // A tie counts as newer: S3 tells times by the second, and the consumer could end on either.
-        (Wish::Commit { target, commit, format, key, current: Some(current) }, [.., newest])
-            if newest.last_modified >= current.last_modified =>
-        {
-            publish(target, commit, format, key, others, current.bytes, PublishReason::NotNewest)
-        }
         (Wish::Commit { target, commit, current: Some(_), .. }, [_, ..]) => Decision::Act(Action::Sweep(Sweep {
             destination: target.destination.clone(),
             commit,
@@ -444,26 +451,6 @@ fn decide(wish: Wish<'_>, others: &[&HeldObject]) -> Decision {
             reason: SweepReason::LeftBehind,
         })),
     }
-}
-
-fn publish(
-    target: &Target,
-    commit: CommitId,
-    format: ArchiveFormat,
-    key: String,
-    supersedes: &[&HeldObject],
-    held_bytes: u64,
-    reason: PublishReason,
-) -> Decision {
-    Decision::Act(Action::Publish(Publish {
-        target: target.clone(),
-        commit,
-        format,
-        key,
-        supersedes: keys_of(supersedes),
-        held_bytes,
-        reason,
-    }))
 }
 
 /// Why `newest`, the newest object of a destination, does not serve.
@@ -481,99 +468,6 @@ fn keys_of(objects: &[&HeldObject]) -> Vec<String> {
     let mut keys: Vec<_> = objects.iter().map(|object| object.key.clone()).collect();
     keys.sort();
     keys
-}
-
-/// `ARCHIVE_FORMAT`: which format to publish in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum FormatChoice {
-    /// The format the bucket holds; `zip` in an empty one.
-    #[default]
-    Auto,
-    /// This one, whatever the bucket holds.
-    Only(ArchiveFormat),
-}
-
-impl FormatChoice {
-    fn resolve(self, held: &[HeldObject]) -> Result<ArchiveFormat, PlanError> {
-        let count = |format| held.iter().filter(|object| object.name.format == format).count();
-        match (self, count(ArchiveFormat::Zip), count(ArchiveFormat::TarGz)) {
-            (Self::Only(format), _, _) => Ok(format),
-            (Self::Auto, _, 0) => Ok(ArchiveFormat::Zip),
-            (Self::Auto, 0, _) => Ok(ArchiveFormat::TarGz),
-            (Self::Auto, zip, tar) => Err(PlanError::MixedFormats { zip, tar }),
-        }
-    }
-}
-
-impl FromStr for FormatChoice {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "zip" => Ok(Self::Only(ArchiveFormat::Zip)),
-            "tar.gz" => Ok(Self::Only(ArchiveFormat::TarGz)),
-            other => Err(format!("{other:?} is not an archive format: write auto, zip or tar.gz")),
-        }
-    }
-}
-
-impl fmt::Display for FormatChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Auto => f.write_str("auto"),
-            Self::Only(format) => format.fmt(f),
-        }
-    }
-}
-
-/// `MAX_RETIRE`: how many of the destinations held one pass may retire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MaxRetire {
-    /// This many destinations.
-    Count(usize),
-    /// This share of the destinations held, 0 to 100, rounded down.
-    Percent(u8),
-}
-
-impl MaxRetire {
-    /// The guard's verdict on retiring `would_retire` of `held` destinations; `None` lets them go.
-    fn guard(self, would_retire: usize, held: usize, no_targets: bool) -> Option<RetireGuard> {
-        let limit = match self {
-            // One may always go, or the last removal from a small bucket could never be followed; but an operator who
-            // writes zero means that nothing is retired.
-            Self::Count(0) | Self::Percent(0) => 0,
-            Self::Count(count) => count,
-            Self::Percent(percent) => (held * usize::from(percent) / 100).max(1),
-        };
-        let refused = match self {
-            Self::Percent(100) => false,
-            Self::Count(_) | Self::Percent(_) => no_targets || would_retire > limit,
-        };
-        (refused && would_retire > 0).then_some(RetireGuard { would_retire, held, limit, no_targets })
-    }
-}
-
-impl FromStr for MaxRetire {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let parsed = match text.strip_suffix('%') {
-            Some(percent) => percent.parse().ok().filter(|percent| *percent <= 100).map(Self::Percent),
-            None => text.parse().ok().map(Self::Count),
-        };
-        parsed
-            .ok_or_else(|| format!("{text:?} is not a limit: write a number, like 20, or a percentage from 0% to 100%"))
-    }
-}
-
-impl fmt::Display for MaxRetire {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Count(count) => count.fmt(f),
-            Self::Percent(percent) => write!(f, "{percent}%"),
-        }
-    }
 }
 
 #[cfg(test)]

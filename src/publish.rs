@@ -3,9 +3,10 @@
 //! Invariant: the object is completed only after every object of every pack in it was verified, and it holds the commit
 //! that its name says.
 
+use std::collections::HashMap;
 use std::io::{self, Read};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use age::x25519::Recipient;
@@ -19,10 +20,11 @@ use crate::archive::{self, Contents, Pack};
 use crate::bucket::{Bucket, BucketError};
 use crate::encrypt;
 use crate::http::{self, RequestError, Retryable};
-use crate::key::{self, CommitId, KeyTooLong};
+use crate::inspect;
+use crate::key::{self, CommitId, Destination, KeyTooLong};
 use crate::mirror::{Mirror, MirrorError, MirrorStore, StoredPack};
 use crate::pack::{self, IndexGate, Limits, PackError, ReceivedPack};
-use crate::plan::Publish;
+use crate::plan::{OnRewrite, Publish};
 use crate::report::{error_chain, printable};
 use crate::target::Source;
 use crate::wire::{GitServer, PackStream, WireError};
@@ -53,6 +55,43 @@ pub struct Publisher {
     pub time_limit: Duration,
     /// Shared by all that index packs.
     pub gate: Arc<IndexGate>,
+    /// Rewritten branches that are held back.
+    pub held: Arc<HeldRewrites>,
+}
+
+/// Rewritten branches that are held back, so that one need not be fetched again to find out that it is.
+#[derive(Debug, Default)]
+pub struct HeldRewrites(Mutex<HashMap<Destination, Rewrite>>);
+
+impl HeldRewrites {
+    /// Forgets all but these destinations.
+    pub fn keep_only<'a>(&self, wanted: impl Iterator<Item = &'a Destination>) {
+        let wanted: Vec<_> = wanted.collect();
+        self.lock().retain(|destination, _| wanted.contains(&destination));
+    }
+
+    fn known(&self, publish: &Publish, commit: CommitId) -> Option<Rewrite> {
+        let rewrite = self.lock().get(&publish.target.destination).copied()?;
+        let same = rewrite.to == commit && publish.old_commit() == Some(&rewrite.from.to_string());
+        (same && publish.on_rewrite == OnRewrite::Hold).then_some(rewrite)
+    }
+
+    fn note(&self, publish: &Publish, rewrite: Rewrite) {
+        self.lock().insert(publish.target.destination.clone(), rewrite);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Destination, Rewrite>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A branch whose head does not descend from what is published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rewrite {
+    /// The published commit.
+    pub from: CommitId,
+    /// The head.
+    pub to: CommitId,
 }
 
 /// What was published.
@@ -66,6 +105,17 @@ pub struct Published {
     pub bytes: u64,
     /// How long it took.
     pub took: Duration,
+    /// The commit that was published before, where this one does not descend from it.
+    pub rewritten_from: Option<CommitId>,
+    /// Paths of the commit that are Git LFS pointers: their content does not cross.
+    pub lfs_paths: usize,
+}
+
+/// An object that is up.
+struct Shipped {
+    bytes: u64,
+    rewritten_from: Option<CommitId>,
+    lfs_paths: usize,
 }
 
 /// Why a target was not published.
@@ -98,6 +148,13 @@ pub enum PublishError {
     /// The branch is gone since the probe.
     #[error("{0} is gone since it was probed")]
     BranchGone(Source),
+    /// The branch was rewritten, and such a branch is held.
+    #[error(
+        "the branch was rewritten: {} does not descend from {}, which stays published. If that is right, run one pass \
+         with -on-rewrite=publish",
+        .0.to, .0.from
+    )]
+    Held(Rewrite),
     /// The time limit.
     #[error("not finished within TARGET_TIMEOUT ({} s)", .0.as_secs())]
     TimeLimit(Duration),
@@ -154,11 +211,11 @@ impl Publisher {
                 tokio::time::timeout(STOP_GRACE, work).await.ok().and_then(Result::ok).ok_or(why)
             }
         };
-        let (commit, key, bytes) = match done {
+        let (commit, key, Shipped { bytes, rewritten_from, lfs_paths }) = match done {
             Err(_) if stop.is_cancelled() => return Err(PublishError::Stopped),
             other => other?,
         };
-        Ok(Published { commit, key, bytes, took: begun.elapsed() })
+        Ok(Published { commit, key, bytes, took: begun.elapsed(), rewritten_from, lfs_paths })
     }
 
     /// Publishes the planned commit; where the server has pruned it since the probe, the one the branch is at now.
@@ -166,10 +223,10 @@ impl Publisher {
         &self,
         publish: &Publish,
         stop: &CancellationToken,
-    ) -> Result<(CommitId, String, u64), PublishError> {
+    ) -> Result<(CommitId, String, Shipped), PublishError> {
         let planned = self.publish_commit(publish, publish.commit, &publish.key, stop).await;
         let Err(PublishError::Fetch { source: WireError::NotOurRef(_), .. }) = planned else {
-            return planned.map(|bytes| (publish.commit, publish.key.clone(), bytes));
+            return planned.map(|shipped| (publish.commit, publish.key.clone(), shipped));
         };
         let source = &publish.target.source;
         let branches = [source.branch.as_str()].into();
@@ -178,8 +235,8 @@ impl Publisher {
         let heads = heads.map_err(|error| fetch_error(source, error))?;
         let commit = *heads.get(&source.branch).ok_or_else(|| PublishError::BranchGone(source.clone()))?;
         let key = key::encode(&publish.target.destination, commit, publish.format)?;
-        let bytes = self.publish_commit(publish, commit, &key, stop).await?;
-        Ok((commit, key, bytes))
+        let shipped = self.publish_commit(publish, commit, &key, stop).await?;
+        Ok((commit, key, shipped))
     }
 
     /// Publishes one commit under `key`; again where the connection to the source breaks.
@@ -189,8 +246,11 @@ impl Publisher {
         commit: CommitId,
         key: &str,
         stop: &CancellationToken,
-    ) -> Result<u64, PublishError> {
-        http::retrying_until(stop, self.time_limit, async || {
+    ) -> Result<Shipped, PublishError> {
+        if let Some(rewrite) = self.held.known(publish, commit) {
+            return Err(PublishError::Held(rewrite));
+        }
+        let published = http::retrying_until(stop, self.time_limit, async || {
             let job = Job { publisher: self, publish, commit, key, stop };
             match job.run().await {
                 Err(error) if error.disk_is_full() => {
@@ -200,7 +260,11 @@ impl Publisher {
                 other => other,
             }
         })
-        .await
+        .await;
+        if let Err(PublishError::Held(rewrite)) = published {
+            self.held.note(publish, rewrite);
+        }
+        published
     }
 }
 
@@ -218,12 +282,12 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    async fn run(&self) -> Result<u64, PublishError> {
+    async fn run(&self) -> Result<Shipped, PublishError> {
         let mirror = self.publisher.mirrors.lease(self.source()).await;
         match mirror.commit() {
             None => self.publish_afresh(mirror).await,
             Some(have) => match self.publish_increment(mirror, have).await {
-                Ok(Some(bytes)) => Ok(bytes),
+                Ok(Some(shipped)) => Ok(shipped),
                 // The branch was rewritten, or the mirror is damaged: a fresh one serves in both cases.
                 Ok(None) | Err(PublishError::Pack(PackError::Empty)) => {
                     self.publish_afresh(self.fresh_lease().await?).await
@@ -250,7 +314,7 @@ impl Job<'_> {
 
     /// Publishes from the mirror, after fetching what it lacks. `None`: the new commit does not descend from the mirror's,
     /// or the mirror has grown too large.
-    async fn publish_increment(&self, mut mirror: Mirror, have: CommitId) -> Result<Option<u64>, PublishError> {
+    async fn publish_increment(&self, mut mirror: Mirror, have: CommitId) -> Result<Option<Shipped>, PublishError> {
         if have != self.commit {
             let stream = self.fetch(Some(have)).await?;
             let commit = self.commit;
@@ -267,35 +331,42 @@ impl Job<'_> {
             // Increments hold some things twice: whether the repository itself has grown too large, a fresh fetch tells.
             return Ok(None);
         }
+        let rewritten_from = rewrite_let_through(self.publish, &mirror)?;
         let packs = mirror.files().into_iter().map(|(name, [data, index])| Pack {
             name,
             data,
             index: Box::new(move || Ok(index)),
         });
-        let shipped = self.ship(packs.collect()).await;
+        let (shipped, lfs_paths) = tokio::join!(self.ship(packs.collect()), self.lfs_paths(&mirror));
         if matches!(shipped, Err(PublishError::Archive(_))) {
             mirror.discard().map_err(MirrorError::Io)?;
         }
-        shipped.map(Some)
+        shipped.map(|bytes| Some(Shipped { bytes, rewritten_from, lfs_paths }))
     }
 
     /// Fetches the whole history. Archiving and uploading begin when the pack's last byte is there, and go on while its
     /// objects are verified; the index comes last in the archive, and with it the verdict.
-    async fn publish_afresh(&self, mut mirror: Mirror) -> Result<u64, PublishError> {
+    async fn publish_afresh(&self, mut mirror: Mirror) -> Result<Shipped, PublishError> {
         let stream = self.fetch(None).await?;
         mirror.start_afresh()?;
-        let commit = self.commit;
+        let (commit, publish) = (self.commit, self.publish.clone());
         let (received, pack) = oneshot::channel();
         let (indexed, index) = oneshot::channel();
         let finish = move |mirror: &mut Mirror, pack: StoredPack| {
             mirror.finish_fresh(commit, pack)?;
+            // Without its index, what is on its way already comes to nothing.
+            let rewritten_from = rewrite_let_through(&publish, mirror)?;
             if let Some((_, [_, index])) = mirror.files().pop() {
                 // Nobody listens where the upload has failed already.
                 drop(indexed.send(index));
             }
-            Ok(())
+            Ok(rewritten_from)
         };
-        let receiving = self.receive(stream, mirror, received, finish);
+        let receiving = async {
+            let (mirror, rewritten_from) = self.receive(stream, mirror, received, finish).await?;
+            let lfs_paths = self.lfs_paths(&mirror).await;
+            Ok::<_, PublishError>((mirror, rewritten_from, lfs_paths))
+        };
         let shipping = async {
             // Without a pack there is nothing to ship; what became of it is the other half's to say.
             let Ok(ReceivedPack { name, file }) = pack.await else { return Ok(0) };
@@ -305,8 +376,23 @@ impl Job<'_> {
         };
         let (received, shipped) = tokio::join!(receiving, shipping);
         // The mirror is held until the archive has been read.
-        let _mirror = received?;
-        shipped
+        let (_mirror, rewritten_from, lfs_paths) = received?;
+        Ok(Shipped { bytes: shipped?, rewritten_from, lfs_paths })
+    }
+
+    /// How many paths are Git LFS pointers. Where that cannot be found out, the object is as good as without.
+    async fn lfs_paths(&self, mirror: &Mirror) -> usize {
+        let (path, commit) = (mirror.path().to_owned(), self.commit);
+        let counting =
+            spawn_blocking(move || git2::Repository::open_bare(path).and_then(|it| inspect::lfs_paths(&it, commit)));
+        match counting.await {
+            Ok(Ok(paths)) => paths,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "cannot look for Git LFS pointers");
+                0
+            }
+            Err(_) => 0,
+        }
     }
 
     async fn fetch(&self, have: Option<CommitId>) -> Result<PackStream, PublishError> {
@@ -362,6 +448,15 @@ impl Job<'_> {
             (Err(error), Ok(_) | Err(BucketError::WriterGone)) => Err(PublishError::Archive(error)),
             (_, Err(error)) => Err(error.into()),
         }
+    }
+}
+
+/// The commit that is published, where the mirror's does not descend from it and is to be published all the same.
+fn rewrite_let_through(publish: &Publish, mirror: &Mirror) -> Result<Option<CommitId>, PublishError> {
+    let rewritten_from = mirror.rewritten_from(publish.old_commit())?;
+    match (rewritten_from, mirror.commit(), publish.on_rewrite) {
+        (Some(from), Some(to), OnRewrite::Hold) => Err(PublishError::Held(Rewrite { from, to })),
+        (from, _, OnRewrite::Publish | OnRewrite::Hold) => Ok(from),
     }
 }
 

@@ -2,14 +2,14 @@
 //!
 //! Invariant: a pass that cannot observe everything changes nothing, and no failure of a pass ends the loop.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
-use crate::apply::apply;
+use crate::apply::{Done, Outcome, apply};
 use crate::bucket::{Bucket, BucketError, Listing};
 use crate::config::{self, QuerySource, Secret};
 use crate::http::{self, Login};
@@ -19,7 +19,7 @@ use crate::mirror::MirrorStore;
 use crate::pack::IndexGate;
 use crate::plan::{Desired, Plan, PlanError, Policy, plan};
 use crate::probe;
-use crate::publish::Publisher;
+use crate::publish::{HeldRewrites, Publisher};
 use crate::report::{Report, error_chain, printable};
 use crate::target::{BUILT_IN_QUERY, GraphqlServer, Target, TargetsError};
 use crate::tls::TrustRoots;
@@ -66,6 +66,7 @@ pub struct Observation {
     pub foreign: Vec<String>,
     git: GitServer,
     wanted: Vec<Target>,
+    republish: BTreeSet<Destination>,
 }
 
 /// Everything that stays the same from pass to pass.
@@ -75,6 +76,8 @@ pub struct Reconciler {
     http: reqwest::Client,
     bucket: Bucket,
     foreign_seen: HashSet<String>,
+    /// What is left to do of `REPUBLISH`; nothing is known of it before the first target list.
+    republish: Option<BTreeSet<Destination>>,
 }
 
 /// What a pass needs to change anything, and a dry run does not have.
@@ -82,6 +85,7 @@ pub struct Workshop {
     workdir: Arc<Workdir>,
     mirrors: Arc<MirrorStore>,
     gate: Arc<IndexGate>,
+    held: Arc<HeldRewrites>,
     abandoned_checked: Option<Instant>,
 }
 
@@ -95,7 +99,7 @@ impl Reconciler {
         let concurrency = Concurrency::within_this_process(wanted);
         let http = http::client(roots, concurrency.probe.get())?;
         let bucket = Bucket::connect(&settings.s3, roots).await?;
-        Ok(Self { settings, concurrency, http, bucket, foreign_seen: HashSet::new() })
+        Ok(Self { settings, concurrency, http, bucket, foreign_seen: HashSet::new(), republish: None })
     }
 
     /// Takes WORKDIR.
@@ -109,6 +113,7 @@ impl Reconciler {
             workdir: Arc::new(workdir),
             mirrors: Arc::new(mirrors),
             gate: Arc::default(),
+            held: Arc::default(),
             abandoned_checked: None,
         })
     }
@@ -133,11 +138,20 @@ impl Reconciler {
         };
         let listing = async { self.bucket.list().await.map_err(PassError::from) };
         let (desired, Listing { held, foreign }) = tokio::try_join!(desired, listing)?;
-        let policy = Policy { format: self.settings.archive_format, max_retire: self.settings.max_retire };
+        let republish = match &self.republish {
+            Some(left) => left.clone(),
+            None => self.settings.republish.among(&desired)?,
+        };
+        let policy = Policy {
+            format: self.settings.archive_format,
+            max_retire: self.settings.max_retire,
+            on_rewrite: self.settings.on_rewrite,
+            republish: &republish,
+        };
         let plan = plan(&desired, &held, policy)?;
         let refused = desired.refused.into_iter().map(|refused| refused.target);
         let wanted = desired.targets.into_iter().map(|(target, _)| target).chain(refused).collect();
-        Ok(Observation { plan, foreign, git, wanted })
+        Ok(Observation { plan, foreign, git, wanted, republish })
     }
 
     /// One pass.
@@ -147,7 +161,7 @@ impl Reconciler {
     pub async fn pass(&mut self, workshop: &mut Workshop, stop: &CancellationToken) -> Result<Report, PassError> {
         let begun = Instant::now();
         stop.run_until_cancelled(self.abort_recorded(workshop)).await;
-        let Observation { mut plan, foreign, git, wanted } = self.observe(stop).await?;
+        let Observation { mut plan, foreign, git, wanted, republish } = self.observe(stop).await?;
         for blocked in &plan.blocked {
             let Destination { group, project, branch } = &blocked.destination;
             tracing::error!(group, project, branch, reason = %printable(&blocked.blocker.to_string()), "blocked: {}", printable(&blocked.destination.to_string()));
@@ -157,6 +171,7 @@ impl Reconciler {
         }
         stop.run_until_cancelled(self.abort_abandoned(workshop, &wanted)).await;
         workshop.mirrors.keep_only(wanted.iter().map(|target| &target.source));
+        workshop.held.keep_only(wanted.iter().map(|target| &target.destination));
         let publisher = Publisher {
             git,
             bucket: self.bucket.clone(),
@@ -166,9 +181,11 @@ impl Reconciler {
             max_repository_bytes: self.settings.max_repository_bytes,
             time_limit: self.settings.target_timeout,
             gate: Arc::clone(&workshop.gate),
+            held: Arc::clone(&workshop.held),
         };
         let actions = std::mem::take(&mut plan.actions);
         let outcomes = apply(actions, &publisher, self.concurrency.sync, stop).await;
+        self.republish = Some(still_to_republish(republish, &outcomes));
         let report = Report::new(&plan, &outcomes, foreign.len(), begun.elapsed());
         log_report(&report);
         if stop.is_cancelled() { Err(PassError::Stopped) } else { Ok(report) }
@@ -264,6 +281,16 @@ impl Reconciler {
     }
 }
 
+/// What was not uploaded: the next pass tries it again.
+fn still_to_republish(mut asked_for: BTreeSet<Destination>, outcomes: &[Outcome]) -> BTreeSet<Destination> {
+    for Outcome { action, result } in outcomes {
+        if let Ok(Done::Published(_)) = result {
+            asked_for.remove(action.destination());
+        }
+    }
+    asked_for
+}
+
 /// One line for a pass that ended without a plan.
 pub fn log_failed_pass(error: &PassError) {
     if matches!(error, PassError::Stopped) {
@@ -274,9 +301,9 @@ pub fn log_failed_pass(error: &PassError) {
 }
 
 fn log_report(report: &Report) {
-    let Report { published, retired, swept, unchanged, blocked, failed, foreign, uploaded_bytes, seconds, .. } = report;
-    let (blocked, failed) = (blocked.len(), failed.len());
-    let seconds = Duration::from_secs_f64(*seconds).as_millis() as f64 / 1e3;
+    let Report { published, retired, swept, unchanged, blocked, failed, held, foreign, uploaded_bytes, .. } = report;
+    let (blocked, failed, held, seconds) = (blocked.len(), failed.len(), held.len(), report.seconds);
+    let seconds = Duration::from_secs_f64(seconds).as_millis() as f64 / 1e3;
     macro_rules! log {
         ($level:ident, $message:literal) => {
             tracing::$level!(
@@ -286,6 +313,7 @@ fn log_report(report: &Report) {
                 unchanged,
                 blocked,
                 failed,
+                held,
                 foreign,
                 uploaded_bytes,
                 seconds,

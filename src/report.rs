@@ -9,9 +9,10 @@ use std::time::Duration;
 use serde::Serialize;
 use unicode_width::UnicodeWidthStr;
 
-use crate::apply::{Done, Outcome};
+use crate::apply::{Done, Failure, Outcome};
 use crate::key::{ArchiveFormat, CommitId, Destination};
 use crate::plan::{Action, Plan};
+use crate::publish::{PublishError, Rewrite};
 
 /// Digits of a commit id that people are shown.
 const SHORT_COMMIT_DIGITS: usize = 10;
@@ -112,10 +113,8 @@ pub fn plan_text(plan: &Plan, foreign: usize) -> String {
         let section = match action {
             Action::Publish(publish) => {
                 let new = short_commit(&publish.commit.to_string());
-                let change = publish
-                    .reason
-                    .old_commit()
-                    .map_or_else(|| new.clone(), |old| format!("{} → {new}", short_commit(old)));
+                let change =
+                    publish.old_commit().map_or_else(|| new.clone(), |old| format!("{} → {new}", short_commit(old)));
                 row.extend([change, publish.reason.to_string()]);
                 0
             }
@@ -179,7 +178,7 @@ pub fn plan_json(plan: &Plan, foreign: usize) -> serde_json::Value {
                 destination: &publish.target.destination,
                 source_project: &publish.target.source.project,
                 source_branch: &publish.target.source.branch,
-                old_commit: publish.reason.old_commit(),
+                old_commit: publish.old_commit(),
                 commit: publish.commit,
                 key: &publish.key,
                 supersedes: &publish.supersedes,
@@ -264,6 +263,12 @@ pub struct Report {
     pub blocked: Vec<Trouble>,
     /// Actions that failed, and why.
     pub failed: Vec<Trouble>,
+    /// Rewritten branches that were published.
+    pub rewritten: Vec<Rewritten>,
+    /// Rewritten branches that were not: what is published of them stays.
+    pub held: Vec<Rewritten>,
+    /// Published commits that use Git LFS.
+    pub lfs: Vec<LfsUse>,
     /// Objects whose names do not decode.
     pub foreign: usize,
     /// Bytes of all objects uploaded.
@@ -284,6 +289,30 @@ pub struct Trouble {
     pub reason: String,
 }
 
+/// A branch whose head does not descend from what was published.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Rewritten {
+    /// The destination.
+    #[serde(flatten)]
+    pub destination: Destination,
+    /// What was published before the branch was rewritten.
+    pub old_commit: CommitId,
+    /// The head.
+    pub commit: CommitId,
+}
+
+/// A published commit with content that does not cross.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LfsUse {
+    /// The destination.
+    #[serde(flatten)]
+    pub destination: Destination,
+    /// The commit.
+    pub commit: CommitId,
+    /// How many of its paths are Git LFS pointers.
+    pub paths: usize,
+}
+
 impl Report {
     /// Sums up a plan and what became of it.
     pub fn new(plan: &Plan, outcomes: &[Outcome], foreign: usize, took: Duration) -> Self {
@@ -300,18 +329,25 @@ impl Report {
             ..Self::default()
         };
         for Outcome { action, result } in outcomes {
+            let destination = action.destination().clone();
             match (action, result) {
                 (_, Ok(Done::Published(published))) => {
                     report.published += 1;
                     report.uploaded_bytes += published.bytes;
+                    let (commit, paths) = (published.commit, published.lfs_paths);
+                    if let Some(old_commit) = published.rewritten_from {
+                        report.rewritten.push(Rewritten { destination: destination.clone(), old_commit, commit });
+                    }
+                    if paths > 0 {
+                        report.lfs.push(LfsUse { destination, commit, paths });
+                    }
                 }
                 (Action::Retire(_), Ok(Done::Deleted(_))) => report.retired += 1,
                 (Action::Sweep(_) | Action::Publish(_), Ok(Done::Deleted(_))) => report.swept += 1,
-                (_, Err(failure)) => {
-                    report
-                        .failed
-                        .push(Trouble { destination: action.destination().clone(), reason: error_chain(failure) });
+                (_, Err(Failure::Publish(PublishError::Held(Rewrite { from, to })))) => {
+                    report.held.push(Rewritten { destination, old_commit: *from, commit: *to });
                 }
+                (_, Err(failure)) => report.failed.push(Trouble { destination, reason: error_chain(failure) }),
             }
         }
         report
@@ -319,7 +355,7 @@ impl Report {
 
     /// Whether the pass did all that it should.
     pub fn is_success(&self) -> bool {
-        self.blocked.is_empty() && self.failed.is_empty() && self.retire_guard.is_none()
+        self.blocked.is_empty() && self.failed.is_empty() && self.held.is_empty() && self.retire_guard.is_none()
     }
 }
 

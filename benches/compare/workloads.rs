@@ -1,13 +1,13 @@
 //! The workloads, and the table they make.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
 use git_partition_sync_producer::key::{self, ArchiveFormat, CommitId, Destination};
-use git_partition_sync_producer::plan::{Desired, FormatChoice, Head, HeldObject, MaxRetire, Policy, plan};
+use git_partition_sync_producer::plan::{Desired, FormatChoice, Head, HeldObject, MaxRetire, OnRewrite, Policy, plan};
 use git_partition_sync_producer::target::{Source, Target};
 use tempfile::TempDir;
 use testbed::graphql::SyncTarget;
@@ -302,9 +302,14 @@ pub fn plan_once(objects: usize, seconds: &str) -> ExitCode {
         })
         .collect();
     let desired = Desired { targets, refused: vec![] };
+    let policy = Policy {
+        format: FormatChoice::Auto,
+        max_retire: MaxRetire::Percent(50),
+        on_rewrite: OnRewrite::Publish,
+        republish: &BTreeSet::new(),
+    };
     let begun = Instant::now();
-    let plan =
-        plan(&desired, &held, Policy { format: FormatChoice::Auto, max_retire: MaxRetire::Percent(50) }).unwrap();
+    let plan = plan(&desired, &held, policy).unwrap();
     let took = begun.elapsed();
     assert_eq!(plan.actions.len(), objects.div_ceil(100));
     std::fs::write(seconds, took.as_secs_f64().to_string()).unwrap();

@@ -137,6 +137,10 @@ pub(super) const ARCHIVE_FORMAT: Setting =
     text("archive-format", "ARCHIVE_FORMAT", Value("auto"), "zip, tar.gz, or auto: as the bucket has");
 pub(super) const MAX_RETIRE: Setting =
     text("max-retire", "MAX_RETIRE", Value("50%"), "most to retire per pass: N, or N% of all");
+pub(super) const ON_REWRITE: Setting =
+    text("on-rewrite", "ON_REWRITE", Value("publish"), "publish or hold rewritten branches");
+pub(super) const REPUBLISH: Setting =
+    text("republish", "REPUBLISH", Unset, "upload again: all, or GROUP/PROJECT@BRANCH,…");
 
 pub(super) const DRY_RUN: Setting = switch("dry-run", "DRY_RUN", Value("false"), "print the plan, change nothing");
 pub(super) const RUN_ONCE: Setting = switch("run-once", "RUN_ONCE", Value("false"), "one pass, then exit");
@@ -190,6 +194,8 @@ const SECTIONS: &[Section] = &[
             AWS_USE_FIPS_ENDPOINT,
             ARCHIVE_FORMAT,
             MAX_RETIRE,
+            ON_REWRITE,
+            REPUBLISH,
         ],
     },
     Section {

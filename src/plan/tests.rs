@@ -1,6 +1,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use base64::Engine;
@@ -43,7 +44,12 @@ fn held(project: &str, n: u8, age_rank: u64) -> HeldObject {
     held_as(project, n, ArchiveFormat::Zip, age_rank)
 }
 
-const POLICY: Policy = Policy { format: FormatChoice::Auto, max_retire: MaxRetire::Percent(50) };
+const POLICY: Policy<'_> = Policy {
+    format: FormatChoice::Auto,
+    max_retire: MaxRetire::Percent(50),
+    on_rewrite: OnRewrite::Publish,
+    republish: &BTreeSet::new(),
+};
 
 fn decide_all(targets: Vec<(Target, Head)>, held: &[HeldObject]) -> Plan {
     plan(&Desired { targets, refused: vec![] }, held, POLICY).unwrap()
@@ -96,9 +102,61 @@ fn an_outdated_object_that_is_not_older_has_the_current_one_published_again() {
     for outdated_at in [20, 30] {
         let plan = decide_all(vec![at("a", 2)], &[held("a", 1, outdated_at), held("a", 2, 20)]);
         let publish = only_publish(&plan);
-        assert_eq!(publish.reason, PublishReason::NotNewest);
+        assert_eq!(publish.reason, PublishReason::NotNewest { from: commit(1).to_string() });
         assert_eq!(publish.supersedes, [held("a", 1, 0).key]);
     }
+}
+
+/// The plan where `republish` is asked for.
+fn republishing(republish: &str, desired: &Desired, held: &[HeldObject]) -> Result<Plan, PlanError> {
+    let again = republish.parse::<Republish>().unwrap().among(desired)?;
+    plan(desired, held, Policy { republish: &again, ..POLICY })
+}
+
+#[test]
+fn what_is_to_be_uploaded_again_is_and_nothing_else() {
+    let desired = Desired { targets: vec![at("a", 1), at("b", 1), at("c", 2)], refused: vec![] };
+    let objects = [held("a", 1, 10), held("b", 1, 10), held("c", 1, 10)];
+    for (republish, again) in [("all", "ab"), ("far/a@main", "a"), ("far/b", "b"), ("far/a@main,far/c@main", "a")] {
+        let plan = republishing(republish, &desired, &objects).unwrap();
+        for action in &plan.actions {
+            let Action::Publish(publish) = action else { panic!("{action:?}") };
+            let project = &publish.target.destination.project;
+            if project == "c" {
+                assert_eq!(publish.reason, PublishReason::NewCommit { from: commit(1).to_string() });
+                continue;
+            }
+            assert!(again.contains(project), "{republish}: {project}");
+            assert_eq!((&publish.reason, publish.supersedes.len()), (&PublishReason::Requested, 0));
+            assert_eq!((&publish.key, publish.old_commit()), (&held(project, 1, 0).key, None));
+        }
+        assert_eq!((plan.actions.len(), plan.unchanged.len()), (again.len() + 1, 2 - again.len()), "{republish}");
+    }
+}
+
+#[test]
+fn uploading_again_sweeps_what_lies_beside_the_current_object() {
+    let desired = Desired { targets: vec![at("a", 2)], refused: vec![] };
+    let plan = republishing("all", &desired, &[held("a", 1, 10), held("a", 2, 20)]).unwrap();
+    assert_eq!(only_publish(&plan).supersedes, [held("a", 1, 0).key]);
+}
+
+#[test]
+fn nothing_is_planned_where_what_is_to_be_uploaded_again_is_not_in_the_target_list() {
+    let refused = RefusedTarget { target: target("refused"), problem: "bad".into() };
+    let desired = Desired { targets: vec![at("a", 1)], refused: vec![refused] };
+    let planned = republishing("far/a@main, far/a@other,far/x", &desired, &[held("a", 1, 10), held("x", 1, 10)]);
+    assert_eq!(planned, Err(PlanError::NothingToRepublish { names: vec!["far/a@other".into(), "far/x".into()] }));
+    let plan = republishing("far/refused@main", &desired, &[held("a", 1, 10)]).unwrap();
+    assert_eq!((plan.actions.len(), plan.blocked.len()), (0, 1), "what is refused stays refused");
+}
+
+#[test]
+fn what_to_upload_again_is_all_or_a_list_of_destinations() {
+    for bad in ["", ",", "ALL", "a", "far/a@", "all,far/a", "far//a"] {
+        assert!(bad.parse::<Republish>().is_err(), "{bad}");
+    }
+    assert_eq!(" far/a , far/b@x,".parse::<Republish>(), "far/a,far/b@x".parse());
 }
 
 #[test]
@@ -274,10 +332,16 @@ fn any_held() -> impl Strategy<Value = Vec<HeldObject>> {
     })
 }
 
-fn any_policy() -> impl Strategy<Value = Policy> {
+static NOTHING: BTreeSet<Destination> = BTreeSet::new();
+static SOME: LazyLock<BTreeSet<Destination>> = LazyLock::new(|| ["a", "b", "c"].map(destination).into());
+
+fn any_policy() -> impl Strategy<Value = Policy<'static>> {
     let max_retire = prop_oneof![(0_usize..4).prop_map(MaxRetire::Count), (0_u8..=100).prop_map(MaxRetire::Percent)];
     let format = select(&ArchiveFormat::ALL[..]).prop_map(FormatChoice::Only);
-    (format, max_retire).prop_map(|(format, max_retire)| Policy { format, max_retire })
+    (format, max_retire, any::<bool>()).prop_map(|(format, max_retire, again)| {
+        let republish = if again { &*SOME } else { &NOTHING };
+        Policy { format, max_retire, on_rewrite: OnRewrite::Publish, republish }
+    })
 }
 
 /// The bucket after the plan was carried out, at a time later than anything in it.
@@ -301,6 +365,7 @@ proptest! {
     #[test]
     fn planning_again_after_applying_finds_nothing_to_do(desired in any_desired(), held in any_held(), policy in any_policy()) {
         let first = plan(&desired, &held, policy).unwrap();
+        let policy = Policy { republish: &NOTHING, ..policy };
         let second = plan(&desired, &applied(&first, &held), policy).unwrap();
         // Where the guard held retirements back, what was published since counts as held and can let them go.
         let held_back = first.guard.is_some();

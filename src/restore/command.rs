@@ -15,9 +15,9 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{RestoreError, Restored, restore_object};
 use crate::bucket::{Bucket, BucketError};
-use crate::config::{self, Wanted};
+use crate::config;
 use crate::encrypt::Identities;
-use crate::key::{ArchiveFormat, Destination};
+use crate::key::{ArchiveFormat, Destination, Wanted};
 use crate::plan::HeldObject;
 use crate::report::{error_chain, printable, short_commit};
 

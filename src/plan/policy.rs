@@ -1,0 +1,209 @@
+//! The operator's choices that a plan depends on.
+//!
+//! Invariant: as plain as the plan itself; a choice that does not fit what was observed is an error or a verdict, never a
+//! guess.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+use super::{Desired, HeldObject, PlanError};
+use crate::key::{ArchiveFormat, Destination, Wanted};
+
+/// The operator's choices.
+#[derive(Debug, Clone, Copy)]
+pub struct Policy<'a> {
+    /// `ARCHIVE_FORMAT`.
+    pub format: FormatChoice,
+    /// `MAX_RETIRE`.
+    pub max_retire: MaxRetire,
+    /// `ON_REWRITE`.
+    pub on_rewrite: OnRewrite,
+    /// What is left to do of `REPUBLISH`: destinations whose current object is uploaded again although nothing changed.
+    pub republish: &'a BTreeSet<Destination>,
+}
+
+/// `REPUBLISH`: what to upload again although nothing changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Republish {
+    /// Every destination of the target list.
+    All,
+    /// These; by default none.
+    Named(Vec<Wanted>),
+}
+
+impl Republish {
+    /// The destinations meant, of those that the target list names.
+    ///
+    /// # Errors
+    /// [`PlanError::NothingToRepublish`] where a name is not in the target list.
+    pub fn among(&self, desired: &Desired) -> Result<BTreeSet<Destination>, PlanError> {
+        let accepted = desired.targets.iter().map(|(target, _)| target);
+        let listed = accepted.chain(desired.refused.iter().map(|refused| &refused.target));
+        let listed: BTreeSet<&Destination> = listed.map(|target| &target.destination).collect();
+        let Self::Named(wanted) = self else { return Ok(listed.into_iter().cloned().collect()) };
+        let meant =
+            |wanted: &Wanted, destination: &Destination| wanted.matches(&destination.path(), &destination.branch);
+        let unknown: Vec<_> = wanted
+            .iter()
+            .filter(|wanted| !listed.iter().any(|listed| meant(wanted, listed)))
+            .map(Wanted::to_string)
+            .collect();
+        if !unknown.is_empty() {
+            return Err(PlanError::NothingToRepublish { names: unknown });
+        }
+        let named = listed.into_iter().filter(|listed| wanted.iter().any(|wanted| meant(wanted, listed)));
+        Ok(named.cloned().collect())
+    }
+}
+
+impl FromStr for Republish {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "all" {
+            return Ok(Self::All);
+        }
+        let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+        let named: Vec<Wanted> =
+            names.map(str::parse).collect::<Result<_, _>>().map_err(|why: String| format!("{why}, or all"))?;
+        if named.is_empty() {
+            Err("names nothing: write all, or GROUP/PROJECT@BRANCH".to_owned())
+        } else {
+            Ok(Self::Named(named))
+        }
+    }
+}
+
+/// `ON_REWRITE`: what to do with a branch whose new head does not descend from the published commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnRewrite {
+    /// Publish it, and say so.
+    Publish,
+    /// Leave what is published in its place, and say so at every pass.
+    Hold,
+}
+
+/// The retire guard stopped a pass from deleting more than it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetireGuard {
+    /// Destinations that no target names any more.
+    pub would_retire: usize,
+    /// Destinations that the bucket holds.
+    pub held: usize,
+    /// How many may be retired in one pass.
+    pub limit: usize,
+    /// Whether the target list was empty.
+    pub no_targets: bool,
+}
+
+impl fmt::Display for RetireGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { would_retire, held, limit, no_targets } = self;
+        if *no_targets {
+            return write!(
+                f,
+                "the target list is empty while the bucket holds {held} destination(s): nothing is retired. If all of \
+                 them shall really go, set MAX_RETIRE=100%"
+            );
+        }
+        write!(
+            f,
+            "{would_retire} of the {held} destinations held are no longer wanted and MAX_RETIRE allows {limit}: nothing \
+             is retired. Check the target list; if it is right, raise MAX_RETIRE (a number or a percentage)"
+        )
+    }
+}
+
+/// `ARCHIVE_FORMAT`: which format to publish in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FormatChoice {
+    /// The format the bucket holds; `zip` in an empty one.
+    #[default]
+    Auto,
+    /// This one, whatever the bucket holds.
+    Only(ArchiveFormat),
+}
+
+impl FormatChoice {
+    pub(super) fn resolve(self, held: &[HeldObject]) -> Result<ArchiveFormat, PlanError> {
+        let count = |format| held.iter().filter(|object| object.name.format == format).count();
+        match (self, count(ArchiveFormat::Zip), count(ArchiveFormat::TarGz)) {
+            (Self::Only(format), _, _) => Ok(format),
+            (Self::Auto, _, 0) => Ok(ArchiveFormat::Zip),
+            (Self::Auto, 0, _) => Ok(ArchiveFormat::TarGz),
+            (Self::Auto, zip, tar) => Err(PlanError::MixedFormats { zip, tar }),
+        }
+    }
+}
+
+impl FromStr for FormatChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "zip" => Ok(Self::Only(ArchiveFormat::Zip)),
+            "tar.gz" => Ok(Self::Only(ArchiveFormat::TarGz)),
+            other => Err(format!("{other:?} is not an archive format: write auto, zip or tar.gz")),
+        }
+    }
+}
+
+impl fmt::Display for FormatChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Only(format) => format.fmt(f),
+        }
+    }
+}
+
+/// `MAX_RETIRE`: how many of the destinations held one pass may retire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MaxRetire {
+    /// This many destinations.
+    Count(usize),
+    /// This share of the destinations held, 0 to 100, rounded down.
+    Percent(u8),
+}
+
+impl MaxRetire {
+    /// The guard's verdict on retiring `would_retire` of `held` destinations; `None` lets them go.
+    pub(super) fn guard(self, would_retire: usize, held: usize, no_targets: bool) -> Option<RetireGuard> {
+        let limit = match self {
+            // One may always go, or the last removal from a small bucket could never be followed; but an operator who
+            // writes zero means that nothing is retired.
+            Self::Count(0) | Self::Percent(0) => 0,
+            Self::Count(count) => count,
+            Self::Percent(percent) => (held * usize::from(percent) / 100).max(1),
+        };
+        let refused = match self {
+            Self::Percent(100) => false,
+            Self::Count(_) | Self::Percent(_) => no_targets || would_retire > limit,
+        };
+        (refused && would_retire > 0).then_some(RetireGuard { would_retire, held, limit, no_targets })
+    }
+}
+
+impl FromStr for MaxRetire {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = match text.strip_suffix('%') {
+            Some(percent) => percent.parse().ok().filter(|percent| *percent <= 100).map(Self::Percent),
+            None => text.parse().ok().map(Self::Count),
+        };
+        parsed
+            .ok_or_else(|| format!("{text:?} is not a limit: write a number, like 20, or a percentage from 0% to 100%"))
+    }
+}
+
+impl fmt::Display for MaxRetire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count(count) => count.fmt(f),
+            Self::Percent(percent) => write!(f, "{percent}%"),
+        }
+    }
+}
