@@ -24,7 +24,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
 /// How much of each request's body the log keeps: enough for a GraphQL query or the wants of a fetch.
@@ -253,6 +253,23 @@ impl HttpServer {
         H: Fn(Request<Body>, Arc<Entry>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Result<Response<Body>, BoxError>> + Send + 'static,
     {
+        Self::listen(name, port, move |stream| {
+            let (log, handler) = (log.clone(), handler.clone());
+            async move {
+                let service = service_fn(|request| answer(request, &log, &handler));
+                if let Err(error) = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await {
+                    tracing::debug!(%error, "connection ended");
+                }
+            }
+        })
+    }
+
+    /// Listens on `port` (0: any free one) and hands each connection to `serve`.
+    pub(crate) fn listen<S, F>(name: &str, port: u16, serve: S) -> Result<Self>
+    where
+        S: Fn(TcpStream) -> F + Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port))
             .with_context(|| format!("{name}: listening on 127.0.0.1:{port}"))?;
         listener.set_nonblocking(true)?;
@@ -268,7 +285,7 @@ impl HttpServer {
             runtime.block_on(async {
                 tokio::select! {
                     _ = stopped => {}
-                    result = accept(listener, log, handler) => {
+                    result = accept(listener, serve) => {
                         if let Err(error) = result {
                             tracing::error!(%error, "the server stopped accepting connections");
                         }
@@ -278,6 +295,11 @@ impl HttpServer {
             runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
         })?;
         Ok(Self { address, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// `http://127.0.0.1:<port>`, without a final slash.
@@ -298,22 +320,16 @@ impl Drop for HttpServer {
     }
 }
 
-async fn accept<H, F>(listener: std::net::TcpListener, log: RequestLog, handler: H) -> std::io::Result<()>
+async fn accept<S, F>(listener: std::net::TcpListener, serve: S) -> std::io::Result<()>
 where
-    H: Fn(Request<Body>, Arc<Entry>) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Result<Response<Body>, BoxError>> + Send + 'static,
+    S: Fn(TcpStream) -> F + Send + 'static,
+    F: Future<Output = ()> + Send + 'static,
 {
     let listener = TcpListener::from_std(listener)?;
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        let (log, handler) = (log.clone(), handler.clone());
-        tokio::spawn(async move {
-            let service = service_fn(|request| answer(request, &log, &handler));
-            if let Err(error) = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await {
-                tracing::debug!(%error, "connection ended");
-            }
-        });
+        tokio::spawn(serve(stream));
     }
 }
 

@@ -8,6 +8,7 @@
 //! | [`s3`] | an S3 in memory, with fault hooks |
 //! | [`seaweed`] | an S3 that is somebody else's program: SeaweedFS |
 //! | [`bucket`] | an S3 client that sees either of the two as a far side would |
+//! | [`fault`] | what goes wrong on the wire: a proxy to put in front of any of the servers |
 //! | [`consumer`] | the far side: download, decrypt, unpack, push |
 //! | [`judge`] | programs that are not ours, asked whether an artifact is good |
 //! | [`world`] | all of the above, wired together for one test |
@@ -18,6 +19,7 @@
 
 pub mod bucket;
 pub mod consumer;
+pub mod fault;
 pub mod git;
 pub mod graphql;
 pub mod http;
