@@ -17,7 +17,7 @@ use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, EncodingType};
-use aws_smithy_http_client::{Builder as HttpBuilder, ConnectorBuilder, proxy::ProxyConfig, tls};
+use aws_smithy_http_client::{Builder as HttpBuilder, ConnectorBuilder, proxy::ProxyConfig, tls as aws_tls};
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -29,7 +29,7 @@ use crate::http::CONNECT_TIMEOUT;
 use crate::key::{self, Destination};
 use crate::plan::HeldObject;
 use crate::report::error_chain;
-use crate::tls::TrustRoots;
+use crate::tls::{self, TrustRoots};
 use crate::workdir::{RecordedUpload, UploadRecord, Workdir};
 
 /// The usual size of a part, in bytes. S3's least is 5 MiB.
@@ -115,7 +115,10 @@ where
                 )
             }
             (SdkError::TimeoutError(_), ..) => "no answer in time".to_owned(),
-            _ => error_chain(&error),
+            _ => match tls::refusal(&error) {
+                Some(refusal) => format!("{refusal}: {}", error_chain(&error)),
+                None => error_chain(&error),
+            },
         };
         BucketError::Request { action, code, why }
     }
@@ -538,16 +541,16 @@ impl io::Write for PartWriter {
 
 fn http_client(roots: &TrustRoots) -> anyhow::Result<aws_sdk_s3::config::SharedHttpClient> {
     let store = match roots.pem() {
-        Some(pem) => tls::TrustStore::empty().with_pem_certificate(pem),
-        None => tls::TrustStore::default(),
+        Some(pem) => aws_tls::TrustStore::empty().with_pem_certificate(pem),
+        None => aws_tls::TrustStore::default(),
     };
-    let context = tls::TlsContext::builder()
+    let context = aws_tls::TlsContext::builder()
         .with_trust_store(store)
         .build()
         .context("the CA certificates do not fit the S3 client")?;
     Ok(HttpBuilder::new().build_with_connector_fn(move |settings, components| {
         let mut connector = ConnectorBuilder::default()
-            .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc))
+            .tls_provider(aws_tls::Provider::Rustls(aws_tls::rustls_provider::CryptoMode::AwsLc))
             .tls_context(context.clone());
         connector.set_connector_settings(settings.cloned());
         if let Some(components) = components {

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::tls::TrustRoots;
+use crate::tls::{self, TrustRoots};
 
 /// How long a TCP and TLS connection may take to come about.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -80,7 +80,9 @@ pub enum RequestError {
 }
 
 fn describe_transport(error: &reqwest::Error) -> &'static str {
-    if error.is_timeout() {
+    if let Some(refusal) = tls::refusal(error) {
+        refusal
+    } else if error.is_timeout() {
         "the server did not answer in time"
     } else if error.is_connect() {
         "no connection to the server"
@@ -102,7 +104,8 @@ impl RequestError {
     /// Whether the same request may well succeed a moment later.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Transport(_) | Self::Late(_) => true,
+            Self::Transport(error) => tls::refusal(error).is_none(),
+            Self::Late(_) => true,
             Self::Status { status, .. } => *status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error(),
             Self::Redirect { .. } | Self::TooLong { .. } => false,
         }

@@ -2,6 +2,8 @@
 //!
 //! Invariant: an extra authority never replaces the system's, and there is no switch that turns verification off.
 
+use std::error::Error;
+use std::io;
 use std::path::Path;
 
 use anyhow::{Context, ensure};
@@ -26,7 +28,11 @@ impl TrustRoots {
     /// # Errors
     /// Where `extra` cannot be read or holds no certificate.
     pub fn load(extra: Option<&Path>) -> anyhow::Result<Self> {
-        let system = SYSTEM_BUNDLES.iter().find_map(|path| std::fs::read(path).ok()).map(usable);
+        Self::union(SYSTEM_BUNDLES.iter().find_map(|path| std::fs::read(path).ok()), extra)
+    }
+
+    fn union(system: Option<Vec<u8>>, extra: Option<&Path>) -> anyhow::Result<Self> {
+        let system = system.map(usable);
         let Some(extra) = extra else { return Ok(Self(system)) };
         let show = extra.display();
         let added = std::fs::read(extra).with_context(|| format!("SSL_CERT_FILE: cannot read {show}"))?;
@@ -40,6 +46,30 @@ impl TrustRoots {
     pub fn pem(&self) -> Option<&[u8]> {
         self.0.as_deref()
     }
+}
+
+/// Why there is no TLS with a server, in words that say what to do; `None` where something else is wrong. Both clients'
+/// errors have the library's somewhere among their causes.
+pub fn refusal(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        match error.downcast_ref::<rustls::Error>() {
+            Some(rustls::Error::InvalidCertificate(_)) => {
+                return Some(
+                    "the server's certificate is not accepted: if it is of an authority of your own, put that one's \
+                     certificate into SSL_CERT_FILE",
+                );
+            }
+            Some(rustls::Error::PeerIncompatible(_)) => {
+                return Some("the server's TLS is not accepted: 1.2 is the oldest version that is");
+            }
+            Some(_) | None => {}
+        }
+        // An I/O error that stands for another one names that one's cause as its own.
+        let stands_for = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        cause = stands_for.map(|inner| inner as &(dyn Error + 'static)).or_else(|| error.source());
+    }
+    None
 }
 
 /// How many certificates the bundle holds, once a client has taken them all: the S3 client's library panics where it
@@ -62,4 +92,44 @@ fn usable(bundle: Vec<u8>) -> Vec<u8> {
         text.split_inclusive(END).filter(|one| try_out(one.as_bytes()).is_ok_and(|count| count == 1)).collect();
     tracing::warn!("some of the system's certificate authorities cannot be used and are left out");
     good.join("\n").into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+    use crate::http;
+    use bytes::Bytes;
+    use reqwest::header::HeaderMap;
+    use testbed::fault::{Authority, Proxy, Validity};
+    use testbed::graphql::{GraphqlOptions, GraphqlServer};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_extra_authority_is_trusted_besides_the_system_s_and_nobody_else_is() {
+        let [system, extra, other] =
+            ["the system's", "an extra one", "somebody else"].map(|name| Authority::new(name).unwrap());
+        let graphql = GraphqlServer::start(GraphqlOptions::default()).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), extra.pem()).unwrap();
+        let both = TrustRoots::union(Some(system.pem().into()), Some(file.path())).unwrap();
+        let alone = TrustRoots::union(Some(system.pem().into()), None).unwrap();
+        for (roots, authority, good) in [
+            (&both, &system, true),
+            (&both, &extra, true),
+            (&both, &other, false),
+            (&alone, &system, true),
+            (&alone, &extra, false),
+        ] {
+            let front =
+                Proxy::start_tls(&graphql.url(), &authority.certify("127.0.0.1", Validity::Good).unwrap()).unwrap();
+            let url = format!("{}/graphql", front.url()).parse().unwrap();
+            let body = Bytes::from_static(br#"{"query":"{ apps_v1 { name } }"}"#);
+            let client = http::client(roots, 1).unwrap();
+            let answer = http::post(&client, &url, None, &HeaderMap::new(), body).await;
+            // Without TLS there is no HTTP status either.
+            let refused = answer.as_ref().err().and_then(|error| refusal(error));
+            assert_eq!(refused.is_none(), good, "{answer:?}");
+        }
+    }
 }

@@ -12,6 +12,7 @@
 //! | [`consumer`] | the far side: download, decrypt, unpack, push |
 //! | [`judge`] | programs that are not ours, asked whether an artifact is good |
 //! | [`world`] | all of the above, wired together for one test |
+//! | [`tunnel`] | a network behind a proxy, and a server whose TLS is too old |
 //! | [`http`] | the log of requests that all servers keep |
 //!
 //! Invariants: every server listens on 127.0.0.1 only; dropping a server stops it and the processes it
@@ -28,4 +29,5 @@ mod program;
 pub mod repo;
 pub mod s3;
 pub mod seaweed;
+pub mod tunnel;
 pub mod world;

@@ -24,3 +24,4 @@ mod settings;
 mod support;
 mod sync;
 mod targets;
+mod transport;

@@ -158,8 +158,7 @@ async fn exchange(
             return Ok(true);
         }
         Some(Fault::Alter(alteration)) => answer.body = alteration(std::mem::take(&mut answer.body)),
-        None
-        | Some(Fault::Reset(Moment::Unsent) | Fault::Hold(Moment::Unsent) | Fault::Answer { .. }) => {}
+        None | Some(Fault::Reset(Moment::Unsent) | Fault::Hold(Moment::Unsent) | Fault::Answer { .. }) => {}
     }
     send(client, &answer).await.map(|()| true)
 }
@@ -176,9 +175,7 @@ fn reset(client: &Client) -> Result<bool> {
 
 /// Waits for the release, and ends where the client goes away before.
 async fn hold(state: &State, client: &mut Client, buffer: &mut BytesMut) -> Result<()> {
-    let gone = async {
-        while client.read_buf(buffer).await.is_ok_and(|read| read > 0) {}
-    };
+    let gone = async { while client.read_buf(buffer).await.is_ok_and(|read| read > 0) {} };
     tokio::select! {
         () = state.hold() => Ok(()),
         () = gone => bail!("the client has gone away"),

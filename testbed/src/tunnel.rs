@@ -1,0 +1,170 @@
+//! What stands between the program and a server of its own network: a proxy that opens tunnels (`CONNECT`), and a server
+//! whose TLS is too old.
+//!
+//! Invariant: a tunnel leads to loopback only, whatever name it was asked for.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context as _, Result};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
+use tokio::net::TcpStream;
+
+use crate::http::{BoxError, HttpServer, basic, lock};
+
+/// Longest request for a tunnel, in bytes.
+const HEAD_BYTES: usize = 16 * 1024;
+
+/// A proxy for `https://` addresses whose host names nobody else knows. Dropping it closes every tunnel.
+pub struct TunnelProxy {
+    server: HttpServer,
+    state: Arc<State>,
+}
+
+struct State {
+    routes: HashMap<String, SocketAddr>,
+    authorization: Option<String>,
+    asked: Mutex<Vec<String>>,
+    refused: Mutex<Vec<String>>,
+}
+
+impl TunnelProxy {
+    /// A proxy that knows these hosts: a name, and the URL of the server on loopback that stands for port 443 there.
+    pub fn start(routes: &[(&str, &str)], login: Option<(&str, &str)>) -> Result<Self> {
+        let routes = routes.iter().map(|(host, url)| {
+            let address = url.split("://").nth(1).and_then(|rest| rest.split('/').next()).context("not a URL")?;
+            Ok((format!("{host}:443"), address.parse()?))
+        });
+        let state = Arc::new(State {
+            routes: routes.collect::<Result<_>>()?,
+            authorization: login.map(|(user, password)| basic(user, password)),
+            asked: Mutex::default(),
+            refused: Mutex::default(),
+        });
+        let serving = Arc::clone(&state);
+        let server = HttpServer::listen("tunnel-proxy", 0, move |stream| {
+            let state = Arc::clone(&serving);
+            async move {
+                if let Err(error) = serve(&state, stream).await {
+                    tracing::debug!(%error, "a tunnel ended");
+                }
+            }
+        })?;
+        Ok(Self { server, state })
+    }
+
+    /// `127.0.0.1:<port>`.
+    pub fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    /// Tunnels that were opened, as `host:port`, each name once, sorted.
+    pub fn opened(&self) -> Vec<String> {
+        distinct(&self.state.asked)
+    }
+
+    /// What was asked for without the right login, or is not known here; in the same form.
+    pub fn refused(&self) -> Vec<String> {
+        distinct(&self.state.refused)
+    }
+}
+
+fn distinct(list: &Mutex<Vec<String>>) -> Vec<String> {
+    let mut list = lock(list).clone();
+    list.sort();
+    list.dedup();
+    list
+}
+
+async fn serve(state: &State, mut client: TcpStream) -> Result<(), BoxError> {
+    let head = read_head(&mut client).await?;
+    let mut lines = head.split("\r\n");
+    let request = lines.next().unwrap_or_default();
+    let to = request.strip_prefix("CONNECT ").and_then(|rest| rest.split(' ').next()).unwrap_or(request).to_owned();
+    let authorization = lines.find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("proxy-authorization").then(|| value.trim().to_owned())
+    });
+    let refusal = if state.authorization.is_some() && authorization != state.authorization {
+        Some("407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=\"proxy\"")
+    } else {
+        (!state.routes.contains_key(&to)).then_some("502 Bad Gateway")
+    };
+    if let Some(status) = refusal {
+        lock(&state.refused).push(to);
+        client.write_all(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").as_bytes()).await?;
+        return Ok(());
+    }
+    let mut server = TcpStream::connect(state.routes[&to]).await?;
+    lock(&state.asked).push(to);
+    client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await?;
+    copy_bidirectional(&mut client, &mut server).await?;
+    Ok(())
+}
+
+/// Reads up to the empty line. The client sends nothing more before it has an answer.
+async fn read_head(client: &mut TcpStream) -> Result<String, BoxError> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        if head.len() > HEAD_BYTES {
+            return Err("a request without an end".into());
+        }
+        head.push(client.read_u8().await?);
+    }
+    Ok(String::from_utf8(head)?)
+}
+
+/// A server that speaks TLS 1.1 and nothing newer. It answers a greeting as such a server does, and keeps what the
+/// client says to that.
+pub struct OldTlsServer {
+    server: HttpServer,
+    replies: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+/// A TLS 1.1 `ServerHello` in its record (RFC 4346): no session, the cipher suite TLS_RSA_WITH_AES_128_CBC_SHA.
+fn old_server_hello() -> Vec<u8> {
+    let mut hello = vec![0x03, 0x02];
+    hello.extend([0x11; 32]);
+    hello.extend([0x00, 0x00, 0x2f, 0x00]);
+    let mut record = vec![0x16, 0x03, 0x02, 0x00, u8::try_from(hello.len()).unwrap_or_default() + 4];
+    record.extend([0x02, 0x00, 0x00, u8::try_from(hello.len()).unwrap_or_default()]);
+    record.extend(hello);
+    record
+}
+
+impl OldTlsServer {
+    /// Listens on a free port.
+    pub fn start() -> Result<Self> {
+        let replies = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&replies);
+        let server = HttpServer::listen("old-tls", 0, move |mut stream| {
+            let kept = Arc::clone(&kept);
+            async move {
+                let mut greeting = [0; 5];
+                if stream.read_exact(&mut greeting).await.is_err() {
+                    return;
+                }
+                let mut rest = vec![0; usize::from(u16::from_be_bytes([greeting[3], greeting[4]]))];
+                if stream.read_exact(&mut rest).await.is_err() || stream.write_all(&old_server_hello()).await.is_err() {
+                    return;
+                }
+                let mut reply = Vec::new();
+                // A client that closes without a word has replied nothing.
+                let _ = stream.read_to_end(&mut reply).await;
+                lock(&kept).push(reply);
+            }
+        })?;
+        Ok(Self { server, replies })
+    }
+
+    /// `https://127.0.0.1:<port>`.
+    pub fn url(&self) -> String {
+        format!("https://{}:{}", Ipv4Addr::LOCALHOST, self.server.address().port())
+    }
+
+    /// What each client said to the greeting of an old server.
+    pub fn replies(&self) -> Vec<Vec<u8>> {
+        lock(&self.replies).clone()
+    }
+}

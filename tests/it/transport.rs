@@ -1,0 +1,220 @@
+//! What lies between the program and its servers: certificates of a private authority, proxies, and TLS that is too old.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use testbed::fault::{Authority, Proxy, Validity};
+use testbed::http::RequestRecord;
+use testbed::tunnel::{OldTlsServer, TunnelProxy};
+use testbed::world::World;
+
+use crate::support::{Run, keys, program, run, zip_key};
+
+const GITLAB: &str = "gitlab.inside.test";
+const GRAPHQL: &str = "graphql.inside.test";
+const S3: &str = "s3.inside.test";
+
+/// A world whose three servers are reached by TLS alone, under names, with certificates of one private authority.
+struct Secured {
+    world: World,
+    authority: Authority,
+    bundle: PathBuf,
+    fronts: [(&'static str, Proxy); 3],
+    key: String,
+}
+
+impl Secured {
+    fn new() -> Self {
+        Self::under([GITLAB, GRAPHQL, S3])
+    }
+
+    fn under(names: [&'static str; 3]) -> Self {
+        let world = World::start().unwrap();
+        let head = world.project("near/p").unwrap().head("main").unwrap();
+        world.sync("near/p", "main", "far/p", "main").unwrap();
+        let authority = Authority::new("private authority").unwrap();
+        let upstreams = [world.source.url(), world.graphql.url(), world.s3().url()];
+        let mut fronts = names.iter().zip(upstreams).map(|(name, upstream)| {
+            let certified = authority.certify(name, Validity::Good).unwrap();
+            (*name, Proxy::start_tls(&upstream, &certified).unwrap())
+        });
+        let fronts = [(); 3].map(|()| fronts.next().unwrap());
+        let bundle = world.scratch().unwrap().join("authority.pem");
+        fs::write(&bundle, authority.pem()).unwrap();
+        Self { world, authority, bundle, fronts, key: zip_key("far/p", "main", &head) }
+    }
+
+    /// The servers' addresses: by name, as if each were at port 443; an IP address has its real port.
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = program(&self.world, arguments);
+        let [gitlab, graphql, s3] = self
+            .fronts
+            .each_ref()
+            .map(|(name, front)| if *name == "127.0.0.1" { front.url() } else { format!("https://{name}") });
+        command.env("GITLAB_BASE_URL", gitlab).env("GRAPHQL_SERVER", format!("{graphql}/graphql"));
+        command.env("AWS_ENDPOINT_URL_S3", s3).env("SSL_CERT_FILE", &self.bundle);
+        command
+    }
+
+    fn proxy(&self, login: Option<(&str, &str)>) -> TunnelProxy {
+        let routes: Vec<_> = self.fronts.iter().map(|(name, front)| (*name, front.url())).collect();
+        let routes: Vec<_> = routes.iter().map(|(name, url)| (*name, url.as_str())).collect();
+        TunnelProxy::start(&routes, login).unwrap()
+    }
+
+    /// Requests that came through TLS; others were sent to the servers themselves.
+    fn requests_by_tls(&self) -> usize {
+        let world = &self.world;
+        let servers = [
+            (world.source.requests(), world.source.url()),
+            (world.graphql.requests(), world.graphql.url()),
+            (world.s3().requests(), world.s3().url()),
+        ];
+        let by_tls = |requests: Vec<RequestRecord>, url: String| {
+            let own = url.split('/').nth(2).map(str::to_owned);
+            requests.iter().filter(|request| request.header("host") != own.as_deref()).count()
+        };
+        servers.map(|(requests, url)| by_tls(requests, url)).iter().sum()
+    }
+
+    #[track_caller]
+    fn assert_served(&self, command: &mut Command) {
+        let run: Run = command.output().unwrap().into();
+        run.succeeded();
+        assert_eq!(keys(&self.world), [self.key.as_str()]);
+        for (name, front) in &self.fronts {
+            assert!(front.connections() > 0, "nobody came to {name}");
+        }
+        assert!(self.requests_by_tls() >= 3);
+    }
+}
+
+#[test]
+fn a_private_authority_in_ssl_cert_file_is_trusted_by_all_three_clients() {
+    let secured = Secured::under(["127.0.0.1"; 3]);
+    secured.assert_served(&mut secured.command(&["-run-once"]));
+    let listed: Run = secured.command(&["list"]).output().unwrap().into();
+    assert!(listed.succeeded().out.contains("far/p"), "list trusts it too");
+}
+
+#[test]
+fn without_the_private_authority_no_credential_is_sent_and_the_message_names_ssl_cert_file() {
+    let secured = Secured::under(["127.0.0.1"; 3]);
+    let other = secured.world.scratch().unwrap().join("other.pem");
+    fs::write(&other, Authority::new("somebody else").unwrap().pem()).unwrap();
+    let plain = [secured.world.source.url(), secured.world.graphql.url(), secured.world.s3().url()];
+    let variables = ["GITLAB_BASE_URL", "GRAPHQL_SERVER", "AWS_ENDPOINT_URL_S3"];
+    // One server at a time behind a certificate that nobody vouches for.
+    for untrusted in variables {
+        for trusted in [None, Some(&other)] {
+            let mut command = secured.command(&["-run-once"]);
+            for (variable, url) in variables.iter().zip(&plain).filter(|(variable, _)| **variable != untrusted) {
+                command.env(variable, url);
+            }
+            match trusted {
+                Some(file) => command.env("SSL_CERT_FILE", file),
+                None => command.env_remove("SSL_CERT_FILE"),
+            };
+            let run: Run = command.output().unwrap().into();
+            let run = run.failed();
+            assert!(run.log.contains("SSL_CERT_FILE"), "{untrusted}\n{}", run.log);
+            assert!(run.log.contains("invalid peer certificate"), "{untrusted}\n{}", run.log);
+        }
+    }
+    assert_eq!(keys(&secured.world), [""; 0]);
+    assert_eq!(secured.requests_by_tls(), 0);
+}
+
+#[test]
+fn certificates_that_are_expired_or_for_another_host_are_refused() {
+    let secured = Secured::under(["127.0.0.1"; 3]);
+    let expired = secured.authority.certify("127.0.0.1", Validity::Expired).unwrap();
+    let elsewhere = secured.authority.certify("elsewhere.test", Validity::Good).unwrap();
+    for (certified, word) in [(expired, "expired"), (elsewhere, "not valid for name")] {
+        let front = Proxy::start_tls(&secured.world.source.url(), &certified).unwrap();
+        let run: Run = secured.command(&["-run-once"]).env("GITLAB_BASE_URL", front.url()).output().unwrap().into();
+        run.failed().logged(word);
+    }
+    assert_eq!(secured.world.source.requests().len(), 0);
+}
+
+#[test]
+fn a_server_whose_tls_is_too_old_is_refused() {
+    /// A fatal alert (2) "protocol version" (70), in its record.
+    const REFUSAL: [u8; 2] = [2, 70];
+    let secured = Secured::under(["127.0.0.1"; 3]);
+    for variable in ["GITLAB_BASE_URL", "GRAPHQL_SERVER", "AWS_ENDPOINT_URL_S3"] {
+        let old = OldTlsServer::start().unwrap();
+        let run: Run = secured.command(&["-run-once"]).env(variable, old.url()).output().unwrap().into();
+        run.failed();
+        let replies = old.replies();
+        assert!(!replies.is_empty(), "nobody came to {variable}");
+        for reply in replies {
+            assert!(reply.first() == Some(&21) && reply.ends_with(&REFUSAL), "{variable}: {reply:?}");
+        }
+    }
+}
+
+#[test]
+fn all_three_clients_go_through_the_proxy_and_leave_names_to_it() {
+    let secured = Secured::new();
+    let proxy = secured.proxy(None);
+    let mut command = secured.command(&["-run-once"]);
+    secured.assert_served(command.env("HTTPS_PROXY", format!("http://{}", proxy.address())));
+    assert_eq!(proxy.opened(), [GITLAB, GRAPHQL, S3].map(|name| format!("{name}:443")));
+    assert_eq!(proxy.refused(), [""; 0]);
+}
+
+#[test]
+fn a_proxy_may_want_a_login_which_nobody_else_sees() {
+    let secured = Secured::new();
+    let proxy = secured.proxy(Some(("proxy-user", "proxy-secret-77aa")));
+    let url = format!("http://proxy-user:proxy-secret-77aa@{}", proxy.address());
+    let mut command = secured.command(&["-run-once"]);
+    let run: Run = command.env("HTTPS_PROXY", url).env("RUST_LOG", "trace").output().unwrap().into();
+    let run = run.succeeded();
+    assert_eq!(proxy.opened().len(), 3);
+    assert_eq!(proxy.refused(), [""; 0]);
+    assert!(run.log.contains("TRACE"), "libraries log");
+    for secret in ["proxy-secret-77aa", "cHJveHktdXNlcjpwcm94eS1zZWNyZXQtNzdhY"] {
+        assert!(!run.log.contains(secret), "{}", run.lines_with(secret)[0]);
+    }
+    let requests = [secured.world.source.requests(), secured.world.graphql.requests(), secured.world.s3().requests()];
+    assert!(requests.iter().flatten().all(|request| request.header("proxy-authorization").is_none()));
+}
+
+#[test]
+fn hosts_in_no_proxy_are_reached_without_it() {
+    let secured = Secured::under(["127.0.0.1", GRAPHQL, "127.0.0.1"]);
+    let proxy = secured.proxy(None);
+    let mut command = secured.command(&["-run-once"]);
+    command.env("HTTPS_PROXY", format!("http://{}", proxy.address())).env("NO_PROXY", "example.com,127.0.0.1");
+    secured.assert_served(&mut command);
+    assert_eq!((proxy.opened(), proxy.refused()), (vec![format!("{GRAPHQL}:443")], vec![]));
+
+    let secured = Secured::under([GITLAB, "127.0.0.1", S3]);
+    let proxy = secured.proxy(None);
+    let mut command = secured.command(&["-run-once"]);
+    command.env("HTTPS_PROXY", format!("http://{}", proxy.address())).env("NO_PROXY", "127.0.0.1");
+    secured.assert_served(&mut command);
+    assert_eq!((proxy.opened(), proxy.refused()), ([GITLAB, S3].map(|name| format!("{name}:443")).into(), vec![]));
+}
+
+#[test]
+fn a_proxy_that_knows_no_such_host_fails_the_pass_and_changes_nothing() {
+    let secured = Secured::new();
+    let proxy = TunnelProxy::start(&[], None).unwrap();
+    let mut command = secured.command(&["-run-once"]);
+    let run: Run = command.env("HTTPS_PROXY", format!("http://{}", proxy.address())).output().unwrap().into();
+    run.failed().logged("the pass failed and nothing was changed").logged("tunnel");
+    assert!(proxy.refused().contains(&format!("{GRAPHQL}:443")), "{:?}", proxy.refused());
+    assert_eq!(keys(&secured.world), [""; 0]);
+    // What is wrong is the proxy, not the world.
+    run_in_the_clear(&secured.world);
+}
+
+#[track_caller]
+fn run_in_the_clear(world: &World) {
+    run(world, &["-run-once"]).succeeded();
+}
