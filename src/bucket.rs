@@ -3,12 +3,13 @@
 //! Invariant: an object is created whole or not at all. A listing is complete or an error, and an upload is completed
 //! only after its writer has said that the last byte is in it.
 
+mod client;
+
 use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::Context;
 use aws_config::BehaviorVersion;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
@@ -17,7 +18,6 @@ use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, EncodingType};
-use aws_smithy_http_client::{Builder as HttpBuilder, ConnectorBuilder, proxy::ProxyConfig, tls as aws_tls};
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -25,7 +25,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
-use crate::http::CONNECT_TIMEOUT;
+use crate::http::{CONNECT_TIMEOUT, remote_text};
 use crate::key::{self, Destination};
 use crate::plan::HeldObject;
 use crate::report::error_chain;
@@ -48,6 +48,10 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
 const PART_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long aborting an upload may take when the program is asked to stop.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Objects that are read from a listing. Beyond that it is not a bucket of this program's own.
+const MAX_OBJECTS: usize = 1_000_000;
+/// How long a listing may take, all its pages.
+const LISTING_TIME_LIMIT: Duration = Duration::from_secs(15 * 60);
 /// Attempts at a request, in all.
 const MAX_ATTEMPTS: u32 = 5;
 
@@ -71,6 +75,15 @@ pub enum BucketError {
         action: &'static str,
         /// What is missing.
         missing: &'static str,
+    },
+    /// A bucket that is used for much else.
+    #[error("the bucket holds more than {MAX_OBJECTS} objects: give this program a bucket of its own")]
+    TooManyObjects,
+    /// A listing without an end.
+    #[error("S3 took longer than {} min to {action}", LISTING_TIME_LIMIT.as_secs() / 60)]
+    EndlessListing {
+        /// What was tried.
+        action: &'static str,
     },
     /// The archive's writer gave up; its own error says why.
     #[error("the archive was not completed")]
@@ -104,9 +117,11 @@ where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
     move |error| {
-        let code = error.code().map(|code| code.escape_debug().to_string());
+        let code = error.code().map(|code| remote_text(code.as_bytes()));
         let why = match (&error, &code, error.message()) {
-            (SdkError::ServiceError(_), Some(code), Some(message)) => format!("{code}: {}", message.escape_debug()),
+            (SdkError::ServiceError(_), Some(code), Some(message)) => {
+                format!("{code}: {}", remote_text(message.as_bytes()))
+            }
             (SdkError::ServiceError(_), Some(code), None) => code.clone(),
             (SdkError::ServiceError(error), None, _) => {
                 format!(
@@ -148,7 +163,7 @@ impl Bucket {
     /// # Errors
     /// Where no region can be found, or the certificates do not load. No request to S3 is made.
     pub async fn connect(settings: &config::S3, roots: &TrustRoots) -> anyhow::Result<Self> {
-        let http = http_client(roots)?;
+        let http = client::http_client(roots)?;
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .operation_attempt_timeout(ATTEMPT_TIMEOUT)
@@ -165,7 +180,9 @@ impl Bucket {
             shared.region().is_some(),
             "missing: AWS_REGION (no other source of the AWS configuration names a region either)"
         );
-        let mut builder = aws_sdk_s3::config::Builder::from(&shared).force_path_style(settings.force_path_style);
+        let mut builder = aws_sdk_s3::config::Builder::from(&shared)
+            .force_path_style(settings.force_path_style)
+            .interceptor(client::ShortAnswers);
         if let Some(endpoint) = &settings.endpoint_url {
             builder = builder.endpoint_url(endpoint.as_str());
         }
@@ -186,7 +203,10 @@ impl Bucket {
     /// # Errors
     /// [`BucketError`]; a listing that broke off says nothing.
     pub async fn list(&self) -> Result<Listing, BucketError> {
-        const ACTION: &str = "list the bucket";
+        in_time(LIST, self.list_all()).await
+    }
+
+    async fn list_all(&self) -> Result<Listing, BucketError> {
         let (mut listing, mut after, mut seen) = (Listing::default(), None::<String>, BTreeSet::new());
         loop {
             let page = self
@@ -198,18 +218,21 @@ impl Bucket {
                 .set_continuation_token(after.take())
                 .send()
                 .await
-                .map_err(failed(ACTION))?;
+                .map_err(failed(LIST))?;
             let encoded = page.encoding_type == Some(EncodingType::Url);
             for object in page.contents.unwrap_or_default() {
-                let key = object.key.ok_or(BucketError::Incomplete { action: ACTION, missing: "an object's key" })?;
+                let key = object.key.ok_or(BucketError::Incomplete { action: LIST, missing: "an object's key" })?;
                 let key = if encoded { url_decoded(&key) } else { key };
+                if listing.held.len() + listing.foreign.len() == MAX_OBJECTS {
+                    return Err(BucketError::TooManyObjects);
+                }
                 let Some(name) = key::decode(&key) else {
                     listing.foreign.push(key);
                     continue;
                 };
                 let last_modified = object.last_modified.and_then(|time| SystemTime::try_from(time).ok());
                 let last_modified =
-                    last_modified.ok_or(BucketError::Incomplete { action: ACTION, missing: "an object's time" })?;
+                    last_modified.ok_or(BucketError::Incomplete { action: LIST, missing: "an object's time" })?;
                 let bytes = object.size.and_then(|size| u64::try_from(size).ok()).unwrap_or_default();
                 listing.held.push(HeldObject { key, name, last_modified, bytes });
             }
@@ -218,10 +241,10 @@ impl Bucket {
             }
             let token = page
                 .next_continuation_token
-                .ok_or(BucketError::Incomplete { action: ACTION, missing: "where to go on" })?;
+                .ok_or(BucketError::Incomplete { action: LIST, missing: "where to go on" })?;
             // A server that hands out a token twice would be asked for ever.
             if !seen.insert(token.clone()) {
-                return Err(BucketError::Incomplete { action: ACTION, missing: "an end" });
+                return Err(BucketError::Incomplete { action: LIST, missing: "an end" });
             }
             after = Some(token);
         }
@@ -392,7 +415,14 @@ impl Bucket {
         ours: &HashSet<&Destination>,
         before: SystemTime,
     ) -> Result<usize, BucketError> {
-        const ACTION: &str = "list unfinished uploads";
+        in_time(LIST_UPLOADS, self.abort_all_abandoned(ours, before)).await
+    }
+
+    async fn abort_all_abandoned(
+        &self,
+        ours: &HashSet<&Destination>,
+        before: SystemTime,
+    ) -> Result<usize, BucketError> {
         let mut aborted = 0;
         let (mut key_marker, mut id_marker) = (None, None);
         loop {
@@ -405,7 +435,7 @@ impl Bucket {
                 .set_upload_id_marker(markers.1.clone())
                 .send()
                 .await
-                .map_err(failed(ACTION))?;
+                .map_err(failed(LIST_UPLOADS))?;
             for upload in page.uploads.unwrap_or_default() {
                 let (Some(key), Some(id)) = (upload.key, upload.upload_id) else { continue };
                 let begun = upload.initiated.and_then(|time| SystemTime::try_from(time).ok());
@@ -421,6 +451,17 @@ impl Bucket {
             }
         }
     }
+}
+
+const LIST: &str = "list the bucket";
+const LIST_UPLOADS: &str = "list unfinished uploads";
+
+/// Ends a listing that goes on and on.
+async fn in_time<T>(
+    action: &'static str,
+    listing: impl Future<Output = Result<T, BucketError>>,
+) -> Result<T, BucketError> {
+    timeout(LISTING_TIME_LIMIT, listing).await.unwrap_or(Err(BucketError::EndlessListing { action }))
 }
 
 /// A key of a listing in its own characters. S3 writes a space as `+` and a plus sign as `%2B`; here `+` stays `+`, for
@@ -537,26 +578,4 @@ impl io::Write for PartWriter {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-fn http_client(roots: &TrustRoots) -> anyhow::Result<aws_sdk_s3::config::SharedHttpClient> {
-    let store = match roots.pem() {
-        Some(pem) => aws_tls::TrustStore::empty().with_pem_certificate(pem),
-        None => aws_tls::TrustStore::default(),
-    };
-    let context = aws_tls::TlsContext::builder()
-        .with_trust_store(store)
-        .build()
-        .context("the CA certificates do not fit the S3 client")?;
-    Ok(HttpBuilder::new().build_with_connector_fn(move |settings, components| {
-        let mut connector = ConnectorBuilder::default()
-            .tls_provider(aws_tls::Provider::Rustls(aws_tls::rustls_provider::CryptoMode::AwsLc))
-            .tls_context(context.clone());
-        connector.set_connector_settings(settings.cloned());
-        if let Some(components) = components {
-            connector.set_sleep_impl(components.sleep_impl());
-        }
-        connector.set_proxy_config(Some(ProxyConfig::from_env()));
-        connector.build()
-    }))
 }

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use age::x25519::Recipient;
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
+use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
@@ -250,17 +251,16 @@ impl Secret {
             Self::File(path) => {
                 let text = fs::read_to_string(path)
                     .map_err(|source| SecretError::Unreadable { path: path.clone(), source })?;
-                without_line_end(text).ok_or_else(|| SecretError::Empty(path.clone()))
+                without_line_end(&Zeroizing::new(text)).ok_or_else(|| SecretError::Empty(path.clone()))
             }
         }
     }
 }
 
 /// Editors and `echo` put a line end behind a secret. `None` where nothing is left.
-fn without_line_end(mut text: String) -> Option<SecretString> {
-    let end = text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line)).len();
-    text.truncate(end);
-    (!text.trim().is_empty()).then(|| SecretString::from(text))
+fn without_line_end(text: &str) -> Option<SecretString> {
+    let line = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
+    (!line.trim().is_empty()).then(|| SecretString::from(line))
 }
 
 impl Exit {
@@ -432,7 +432,7 @@ impl Reader<'_> {
                 return Err(self.problem(value.variable, why));
             }
             (None, Some(Given { name, text })) => (Secret::File(PathBuf::from(text)), name),
-            (Some(Given { name, text }), None) => match without_line_end(text) {
+            (Some(Given { name, text }), None) => match without_line_end(&Zeroizing::new(text)) {
                 Some(secret) => (Secret::Value(secret), name),
                 None => return Err(self.problem(name, "is blank")),
             },

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use age::stream::StreamWriter;
 use age::x25519::{Identity, Recipient};
 use age::{DecryptError, Decryptor, EncryptError, Encryptor};
+use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 
 /// The longest age header read, in bytes: room for several hundred recipients. An age header has no bound of its own.
@@ -106,11 +107,12 @@ fn parse_line(line: &str, number: usize) -> Result<Identity, IdentityProblem> {
 }
 
 fn read_secret(path: &Path) -> io::Result<SecretString> {
-    let mut text = String::new();
+    // Room for all but the longest, so that growing leaves no copies behind.
+    let mut text = Zeroizing::new(String::with_capacity(16 << 10));
     if File::open(path)?.take(MAX_IDENTITY_FILE_BYTES + 1).read_to_string(&mut text)? as u64 > MAX_IDENTITY_FILE_BYTES {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is too long for an identity file"));
     }
-    Ok(text.into())
+    Ok(text.as_str().into())
 }
 
 impl fmt::Debug for Identities {

@@ -9,11 +9,13 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::{Response, StatusCode, redirect};
+use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+use crate::report::printable;
 use crate::tls::{self, TrustRoots};
 
 /// How long a TCP and TLS connection may take to come about.
@@ -25,6 +27,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_ATTEMPTS: usize = 5;
 /// How many redirects one request follows, each within the same host.
 const MAX_REDIRECTS: usize = 3;
+/// Longest piece of a server's own text that is shown, in characters.
+const REMOTE_TEXT_LIMIT_CHARS: usize = 300;
 
 /// A user name and password for HTTP Basic authentication, kept as the header they make.
 #[derive(Clone)]
@@ -37,9 +41,9 @@ impl Login {
     /// Where the pair cannot stand in a header, which base64 rules out.
     pub fn new(username: &str, password: &SecretString) -> anyhow::Result<Self> {
         use base64::Engine;
-        let pair = SecretString::from(format!("{username}:{}", password.expose_secret()));
-        let text = SecretString::from(base64::prelude::BASE64_STANDARD.encode(pair.expose_secret()));
-        let mut header = HeaderValue::from_str(&format!("Basic {}", text.expose_secret()))
+        let pair = Zeroizing::new(format!("{username}:{}", password.expose_secret()));
+        let text = Zeroizing::new(base64::prelude::BASE64_STANDARD.encode(pair.as_bytes()));
+        let mut header = HeaderValue::from_str(&Zeroizing::new(format!("Basic {}", text.as_str())))
             .context("the user name and password do not fit a header")?;
         header.set_sensitive(true);
         Ok(Self(header))
@@ -202,6 +206,14 @@ fn without_query(url: &Url) -> String {
     url.to_string()
 }
 
+/// A server's text, cut to a sensible length, with everything escaped that could act on a terminal.
+pub fn remote_text(text: &[u8]) -> String {
+    // Bytes first: most of a long text is not looked at.
+    let start = &text[..text.len().min(4 * REMOTE_TEXT_LIMIT_CHARS)];
+    let text: String = String::from_utf8_lossy(start).trim().chars().take(REMOTE_TEXT_LIMIT_CHARS).collect();
+    printable(&text)
+}
+
 /// `Retry-After`, in seconds or as a date (RFC 9110, section 10.2.3).
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
@@ -312,6 +324,12 @@ mod tests {
         for nothing in ["soon", "-1", "Thu, 01 Jan 1970 00:00:00 GMT"] {
             assert_eq!(busy(nothing).retry(), (true, Duration::ZERO), "{nothing}");
         }
+    }
+
+    #[test]
+    fn a_server_s_text_is_short_and_cannot_act_on_the_terminal() {
+        assert_eq!(remote_text(b"no \x1b[31mred\x07\n"), "no \\u{1b}[31mred\\u{7}");
+        assert_eq!(remote_text(&b"x".repeat(1 << 20)).len(), REMOTE_TEXT_LIMIT_CHARS);
     }
 
     #[tokio::test]

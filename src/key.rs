@@ -403,6 +403,20 @@ mod tests {
         }
 
         #[test]
+        fn a_damaged_key_is_foreign_or_complete(seed: u64) {
+            let key = encode(&destination("group/sub", "project", "main"), COMMIT.parse().unwrap(), ArchiveFormat::Zip).unwrap();
+            // What stands in the base64 text is damaged too, which random changes of the key seldom leave decodable.
+            let name = testbed::mutate::mutated(&BASE64_STANDARD.decode(key.split('.').next().unwrap()).unwrap(), seed);
+            for damaged in [testbed::mutate::mutated(key.as_bytes(), seed), (BASE64_STANDARD.encode(name) + ".zip.age").into()] {
+                if let Some(DecodedKey { destination: Destination { group, project, branch }, commit, .. }) =
+                    decode(&String::from_utf8_lossy(&damaged))
+                {
+                    prop_assert!([group, project, branch, commit].iter().all(|field| !field.is_empty()));
+                }
+            }
+        }
+
+        #[test]
         fn any_text_is_read_without_panicking(key in "\\PC{0,200}") {
             let _ = decode(&key);
         }

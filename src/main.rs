@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
+use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +28,11 @@ fn main() -> ExitCode {
     telemetry::start(settings.log_format);
     // Files made here, by whichever library, are for this user only.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    // Neither secrets nor plaintext belong into a core dump.
+    let no_core_dump = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(error) = setrlimit(Resource::Core, no_core_dump) {
+        tracing::debug!(%error, "cannot switch core dumps off");
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return unusable(&anyhow::Error::new(error).context("cannot start the runtime")),

@@ -256,6 +256,7 @@ mod tests {
     use crate::archive::fixture::{Project, git, run};
     use age::x25519::Identity;
     use std::io::Write;
+    use testbed::mutate::mutated;
 
     /// What one restoration is about.
     struct Case {
@@ -476,5 +477,71 @@ mod tests {
                 assert!(!one.starts_with(other) && !other.starts_with(one), "{one:?} {other:?}");
             }
         }
+    }
+
+    /// A file of a restored repository, or of nothing at all.
+    fn files(folder: &Path) -> Vec<PathBuf> {
+        let mut found = vec![];
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let kind = fs::symlink_metadata(&path).unwrap().file_type();
+            assert!(kind.is_dir() || kind.is_file(), "{} is neither file nor folder", path.display());
+            if kind.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+        }
+        found
+    }
+
+    /// Restores an object, and expects the project as it is, or nothing at all on the disk.
+    #[track_caller]
+    fn restored_or_nothing(case: &Case, format: ArchiveFormat, seed: u64, object: &[u8]) -> bool {
+        let parent = case.folder.path().join(format!("{format}-{seed}"));
+        let into = parent.join("into");
+        fs::create_dir_all(&into).unwrap();
+        let restored = case.restore_as(&case.project.commit.to_string(), format, object, Some(&into));
+        let place = into.join("group/sub/project@release%2F1");
+        let left = files(&parent);
+        match &restored {
+            Ok(_) => assert_eq!(git(&place, &["rev-parse", "refs/heads/release/1"]), case.project.commit.to_string()),
+            Err(_) => assert!(left.is_empty(), "seed {seed}: {left:?}"),
+        }
+        assert!(left.iter().all(|file| file.starts_with(&place)), "seed {seed}: {left:?}");
+        fs::remove_dir_all(&parent).unwrap();
+        case.assert_nothing_left();
+        restored.is_ok()
+    }
+
+    #[test]
+    fn damaged_objects_are_restored_as_they_should_be_or_leave_nothing() {
+        let case = Case::new();
+        for format in ArchiveFormat::ALL {
+            let object = case.object(format);
+            assert!(restored_or_nothing(&case, format, 0, &object));
+            let good =
+                (1..100).filter(|seed| restored_or_nothing(&case, format, *seed, &mutated(&object, *seed))).count();
+            assert_eq!(good, 0, "no damage passes for an object");
+        }
+    }
+
+    #[test]
+    fn damaged_archives_in_good_objects_are_restored_as_they_should_be_or_leave_nothing() {
+        let case = Case::new();
+        let zip = case.project.archive(ArchiveFormat::Zip, "release/1");
+        let mut tar = vec![];
+        let gzip = case.project.archive(ArchiveFormat::TarGz, "release/1");
+        flate2::read::GzDecoder::new(&gzip[..]).read_to_end(&mut tar).unwrap();
+        // Damage inside of gzip, whose checksum fits it: it is the tar reader's to find.
+        let zipped = |tar: &[u8]| {
+            let mut gzip = flate2::write::GzEncoder::new(vec![], flate2::Compression::none());
+            gzip.write_all(tar).unwrap();
+            gzip.finish().unwrap()
+        };
+        let mut good = 0;
+        for seed in 0..150 {
+            let object = case.encrypted(&mutated(&zip, seed));
+            good += usize::from(restored_or_nothing(&case, ArchiveFormat::Zip, seed, &object));
+            let object = case.encrypted(&zipped(&mutated(&tar, seed)));
+            good += usize::from(restored_or_nothing(&case, ArchiveFormat::TarGz, seed, &object));
+        }
+        assert!(good < 150, "{good} of 300");
     }
 }

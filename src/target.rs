@@ -12,7 +12,7 @@ use graphql_client::{GraphQLQuery, Response};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
 use url::Url;
 
-use crate::http::{self, Login, RequestError, Retryable};
+use crate::http::{self, Login, RequestError, Retryable, remote_text};
 use crate::key::Destination;
 
 /// The query that is sent where the operator's file is absent.
@@ -145,20 +145,17 @@ impl GraphqlServer {
         let content_type = response
             .headers()
             .get(CONTENT_TYPE)
-            .map(|value| String::from_utf8_lossy(value.as_bytes()).escape_debug().to_string());
-        let body = http::body(response, ANSWER_LIMIT_BYTES).await?;
-        let answer = serde_json::from_slice(&body).map_err(|error| TargetsError::Shape {
-            content_type: content_type.unwrap_or_else(|| "of no content type".to_owned()),
-            why: error.to_string(),
-        })?;
-        list(answer)
+            .map_or_else(|| "of no content type".to_owned(), |value| remote_text(value.as_bytes()));
+        list(&http::body(response, ANSWER_LIMIT_BYTES).await?, content_type)
     }
 }
 
 /// The targets of an answer, as written.
-fn list(answer: Response<gitlab_sync::ResponseData>) -> Result<Vec<Target>, TargetsError> {
+fn list(body: &[u8], content_type: String) -> Result<Vec<Target>, TargetsError> {
+    let answer: Response<gitlab_sync::ResponseData> = serde_json::from_slice(body)
+        .map_err(|error| TargetsError::Shape { content_type, why: remote_text(error.to_string().as_bytes()) })?;
     if let Some(errors) = answer.errors.filter(|errors| !errors.is_empty()) {
-        let shown: Vec<_> = errors.iter().take(3).map(|error| error.message.escape_debug().to_string()).collect();
+        let shown: Vec<_> = errors.iter().take(3).map(|error| remote_text(error.message.as_bytes())).collect();
         return Err(TargetsError::Reported(shown.join("; ")));
     }
     let apps = answer.data.ok_or(TargetsError::NoList("data"))?.apps_v1.ok_or(TargetsError::NoList("apps_v1"))?;
@@ -295,7 +292,7 @@ mod tests {
     }
 
     fn parse(json: &str) -> Result<Vec<Target>, TargetsError> {
-        list(serde_json::from_str(json).unwrap())
+        list(json.as_bytes(), "application/json".to_owned())
     }
 
     #[test]
@@ -405,7 +402,46 @@ mod tests {
         }
     }
 
+    const ANSWER: &str = r#"{"data":{"apps_v1":[{"codeComponents":[{"gitlabSync":{
+        "sourceProject":{"name":"p","group":"g/s","branch":"main"},
+        "destinationProject":{"name":"q","group":"h","branch":"rel/1"}}},{"gitlabSync":null}]}]},"extensions":{"x":[1]}}"#;
+
+    #[test]
+    fn what_is_wrong_with_an_answer_is_said_in_few_words() {
+        let long = "x".repeat(1 << 20);
+        for json in [
+            format!(r#"{{"data":{{"apps_v1":"{long}"}}}}"#),
+            format!(r#"{{"errors":[{{"message":"{long}"}},{{"message":"{long}"}}]}}"#),
+        ] {
+            let shown = parse(&json).unwrap_err().to_string();
+            assert!(shown.len() < 1_000, "{} bytes", shown.len());
+        }
+    }
+
+    /// Whether URLs, paths and Git take the name for what it is.
+    fn is_harmless(name: &str) -> bool {
+        let safe = |segment: &str| !matches!(segment, "" | "." | "..") && !segment.starts_with('-');
+        name.split('/').all(safe) && !name.contains(char::is_control)
+    }
+
     proptest! {
+        #[test]
+        fn damaged_answers_give_errors_or_targets_with_harmless_names(seed: u64) {
+            let body = testbed::mutate::mutated(ANSWER.as_bytes(), seed);
+            let Ok(list) = list(&body, String::new()) else { return Ok(()) };
+            for Target { source, destination } in Targets::validate(list).accepted {
+                for name in [&source.project, &source.branch, &destination.group, &destination.project, &destination.branch] {
+                    prop_assert!(is_harmless(name), "{name:?}");
+                }
+            }
+        }
+
+        #[test]
+        fn arbitrary_names_are_refused_or_harmless(name in "[a.\\-/@\\PC\n]{0,8}") {
+            let targets = Targets::validate(vec![target(&name, &name, (&name, &name, &name))]);
+            prop_assert!(targets.accepted.is_empty() || is_harmless(&name), "{name:?}");
+        }
+
         #[test]
         fn the_order_of_the_list_does_not_matter(names in proptest::collection::vec("[ab]", 0..6), seed: u64) {
             let mut list: Vec<_> = names.iter().enumerate().map(|(i, name)| target(&format!("g/{}", i % 2), "main", ("h", name, "main"))).collect();

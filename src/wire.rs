@@ -14,13 +14,11 @@ use reqwest::Response;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
-use crate::http::{self, Login, RequestError, Retryable};
+use crate::http::{self, Login, RequestError, Retryable, remote_text};
 use crate::key::CommitId;
 
 /// Longest answer to `ls-refs` that is read, in bytes: room for every branch whose name begins like a wanted one.
 const LS_REFS_LIMIT_BYTES: usize = 64 << 20;
-/// Longest piece of a server's error text that is shown, in characters.
-const REMOTE_TEXT_LIMIT_CHARS: usize = 300;
 /// What stands unescaped in a segment of a URL's path: RFC 3986's unreserved characters.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -93,33 +91,10 @@ impl GitServer {
         }
         request.extend_from_slice(FLUSH);
 
-        let mut answer = Packets::new(self.upload_pack(project, request.freeze()).await?);
-        let mut heads = BTreeMap::new();
-        let mut read = 0;
-        loop {
-            match answer.next().await? {
-                Packet::Data(line) => {
-                    read += line.len();
-                    if read > LS_REFS_LIMIT_BYTES {
-                        return Err(RequestError::TooLong { limit: LS_REFS_LIMIT_BYTES }.into());
-                    }
-                    // A prefix matches longer names too: only the whole name counts.
-                    if let Some((branch, commit)) = parse_ref(&line)?
-                        && branches.contains(branch.as_str())
-                    {
-                        heads.insert(branch, commit);
-                    }
-                }
-                Packet::Flush => {
-                    answer.drain().await;
-                    return Ok(heads);
-                }
-                Packet::Delimiter | Packet::ResponseEnd => {
-                    return Err(WireError::Malformed("a delimiter inside a list of refs"));
-                }
-                Packet::End if read == 0 => return Err(self.why_silent(project).await),
-                Packet::End => return Err(WireError::Truncated),
-            }
+        let answer = Packets::new(self.upload_pack(project, request.freeze()).await?);
+        match read_refs(answer, branches).await? {
+            Some(heads) => Ok(heads),
+            None => Err(self.why_silent(project).await),
         }
     }
 
@@ -143,30 +118,8 @@ impl GitServer {
     /// [`WireError::NotOurRef`] where the server has pruned the commit, and the other kinds.
     pub async fn fetch(&self, project: &str, want: CommitId, have: Option<CommitId>) -> Result<PackStream, WireError> {
         let mut request = BytesMut::new();
-        command(&mut request, "fetch");
-        data(&mut request, "ofs-delta\n");
-        data(&mut request, "no-progress\n");
-        data(&mut request, &format!("want {want}\n"));
-        if let Some(have) = have {
-            data(&mut request, &format!("have {have}\n"));
-        }
-        data(&mut request, "done\n");
-        request.extend_from_slice(FLUSH);
-
-        let mut packets = Packets::new(self.upload_pack(project, request.freeze()).await?);
-        loop {
-            match packets.next().await.map_err(|error| not_our_ref(error, want))? {
-                Packet::Data(line) if line.trim_ascii_end() == b"packfile" => {
-                    return Ok(PackStream { packets });
-                }
-                // Sections that may come before the pack; with `done` there is nothing in them to answer.
-                Packet::Data(_) | Packet::Delimiter => {}
-                Packet::Flush | Packet::ResponseEnd => {
-                    return Err(WireError::Malformed("no pack in the answer to a fetch"));
-                }
-                Packet::End => return Err(WireError::Truncated),
-            }
-        }
+        fetch_request(&mut request, want, have);
+        find_pack(Packets::new(self.upload_pack(project, request.freeze()).await?), want).await
     }
 
     async fn upload_pack(&self, project: &str, request: Bytes) -> Result<Response, WireError> {
@@ -189,6 +142,57 @@ impl GitServer {
         let mut url = self.base.clone();
         url.set_path(&format!("{}/{}.git/git-upload-pack", self.base.path().trim_end_matches('/'), encoded.join("/")));
         url
+    }
+}
+
+/// The commits of those of `branches` that an answer to `ls-refs` lists; `None` where there is not a word in it.
+async fn read_refs(
+    mut answer: Packets,
+    branches: &BTreeSet<&str>,
+) -> Result<Option<BTreeMap<String, CommitId>>, WireError> {
+    let mut heads = BTreeMap::new();
+    let mut read = 0;
+    loop {
+        match answer.next().await? {
+            Packet::Data(line) => {
+                read += line.len();
+                if read > LS_REFS_LIMIT_BYTES {
+                    return Err(RequestError::TooLong { limit: LS_REFS_LIMIT_BYTES }.into());
+                }
+                // A prefix matches longer names too: only the whole name counts.
+                if let Some((branch, commit)) = parse_ref(&line)?
+                    && branches.contains(branch.as_str())
+                {
+                    heads.insert(branch, commit);
+                }
+            }
+            Packet::Flush => {
+                answer.drain().await;
+                return Ok(Some(heads));
+            }
+            Packet::Delimiter | Packet::ResponseEnd => {
+                return Err(WireError::Malformed("a delimiter inside a list of refs"));
+            }
+            Packet::End if read == 0 => return Ok(None),
+            Packet::End => return Err(WireError::Truncated),
+        }
+    }
+}
+
+/// The pack in an answer to `fetch`.
+async fn find_pack(mut packets: Packets, want: CommitId) -> Result<PackStream, WireError> {
+    loop {
+        match packets.next().await.map_err(|error| not_our_ref(error, want))? {
+            Packet::Data(line) if line.trim_ascii_end() == b"packfile" => {
+                return Ok(PackStream { packets });
+            }
+            // Sections that may come before the pack; with `done` there is nothing in them to answer.
+            Packet::Data(_) | Packet::Delimiter => {}
+            Packet::Flush | Packet::ResponseEnd => {
+                return Err(WireError::Malformed("no pack in the answer to a fetch"));
+            }
+            Packet::End => return Err(WireError::Truncated),
+        }
     }
 }
 
@@ -243,6 +247,18 @@ fn command(request: &mut BytesMut, name: &str) {
     command_with(request, name, &[]);
 }
 
+fn fetch_request(request: &mut BytesMut, want: CommitId, have: Option<CommitId>) {
+    command(request, "fetch");
+    data(request, "ofs-delta\n");
+    data(request, "no-progress\n");
+    data(request, &format!("want {want}\n"));
+    if let Some(have) = have {
+        data(request, &format!("have {have}\n"));
+    }
+    data(request, "done\n");
+    request.extend_from_slice(FLUSH);
+}
+
 fn command_with(request: &mut BytesMut, name: &str, capabilities: &[&str]) {
     data(request, &format!("command={name}\n"));
     data(request, concat!("agent=", env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"), "\n"));
@@ -268,16 +284,6 @@ fn not_our_ref(error: WireError, want: CommitId) -> WireError {
         WireError::Remote(text) if text.contains("not our ref") => WireError::NotOurRef(want),
         other => other,
     }
-}
-
-/// A server's text, cut to a sensible length, with every control character escaped.
-fn remote_text(text: &[u8]) -> String {
-    let text = String::from_utf8_lossy(text);
-    text.trim()
-        .chars()
-        .take(REMOTE_TEXT_LIMIT_CHARS)
-        .flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
-        .collect()
 }
 
 enum Packet {
@@ -362,7 +368,13 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
+    use crate::pack::{self, IndexGate};
+    use http_body_util::StreamBody;
+    use hyper::body::Frame;
     use proptest::prelude::*;
+    use std::io;
+    use std::sync::atomic::AtomicBool;
+    use testbed::mutate::mutated;
 
     fn server(base: &str) -> GitServer {
         let login = Login::new("u", &secrecy::SecretString::from("p")).unwrap();
@@ -394,9 +406,95 @@ mod tests {
         assert!(matches!(parse_ref(line.as_bytes()), Err(WireError::Sha256)));
     }
 
+    /// What a real Git server answers: a list of refs, and a fetch.
+    fn recorded() -> [Vec<u8>; 2] {
+        let git = testbed::git::GitServer::start(Default::default()).unwrap();
+        let repo = git.repo("g/p").unwrap();
+        repo.fill_small(1).unwrap();
+        let head = repo.head("main").unwrap().parse().unwrap();
+        let login = Login::new(git.user(), &secrecy::SecretString::from(git.password().to_owned())).unwrap();
+        let server = GitServer::new(reqwest::Client::new(), git.url().parse().unwrap(), login);
+        let (mut refs, mut fetch) = (BytesMut::new(), BytesMut::new());
+        command(&mut refs, "ls-refs");
+        data(&mut refs, "ref-prefix refs/heads/\n");
+        fetch_request(&mut fetch, head, None);
+        refs.extend_from_slice(FLUSH);
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        [refs, fetch].map(|request| {
+            runtime.block_on(async {
+                let answer = server.upload_pack("g/p", request.freeze()).await.unwrap();
+                http::body(answer, 1 << 20).await.unwrap().to_vec()
+            })
+        })
+    }
+
+    /// The packets of a body that arrives in pieces of this many bytes.
+    fn packets_of(body: Vec<u8>, piece_bytes: usize) -> Packets {
+        let pieces: Vec<_> =
+            body.chunks(piece_bytes).map(Bytes::copy_from_slice).map(Frame::data).map(Ok::<_, io::Error>).collect();
+        let body = reqwest::Body::wrap(StreamBody::new(futures_util::stream::iter(pieces)));
+        Packets::new(::http::Response::new(body).into())
+    }
+
+    /// The pack in an answer of which `piece_bytes` arrive at a time.
+    fn pack_of(answer: Vec<u8>, piece_bytes: usize, runtime: &tokio::runtime::Runtime) -> Result<Vec<u8>, WireError> {
+        runtime.block_on(async {
+            let mut stream = find_pack(packets_of(answer, piece_bytes), CommitId::from_bytes([1; 20])).await?;
+            let mut pack = vec![];
+            while let Some(piece) = stream.next().await? {
+                pack.extend_from_slice(&piece);
+            }
+            Ok(pack)
+        })
+    }
+
     #[test]
-    fn control_characters_of_a_server_s_text_are_escaped() {
-        assert_eq!(remote_text(b"no \x1b[31mred\x07\n"), "no \\u{1b}[31mred\\u{7}");
+    fn damaged_answers_are_errors() {
+        let [refs, fetch] = recorded();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let whole = pack_of(fetch.clone(), 1_000, &runtime).unwrap();
+        assert!(received(&whole, 0));
+        let (mut listed, mut complete) = (0, 0);
+        for seed in 0..300 {
+            let piece_bytes = 16 + usize::try_from(seed % 977).unwrap();
+            let branches = ["main"].into();
+            if let Ok(heads) = runtime.block_on(read_refs(packets_of(mutated(&refs, seed), piece_bytes), &branches)) {
+                listed += 1;
+                assert!(heads.unwrap_or_default().keys().all(|branch| branch == "main"), "seed {seed}");
+            }
+            if let Ok(pack) = pack_of(mutated(&fetch, seed), piece_bytes, &runtime) {
+                complete += 1;
+                assert!(pack.len() <= fetch.len() + 1_000, "seed {seed}");
+                assert!(pack == whole || !received(&pack, seed), "seed {seed}");
+            }
+        }
+        assert!((1..300).contains(&listed) && (1..300).contains(&complete), "{listed} lists, {complete} packs");
+    }
+
+    #[test]
+    fn damage_that_a_server_has_sealed_with_a_good_checksum_is_found_or_does_no_harm() {
+        let [_, fetch] = recorded();
+        let whole = pack_of(fetch, 1_000, &tokio::runtime::Runtime::new().unwrap()).unwrap();
+        let mut taken = 0;
+        for seed in 0..300 {
+            let mut pack = mutated(&whole[..whole.len() - 20], seed);
+            let mut hash = gix_hash::hasher(gix_hash::Kind::Sha1);
+            hash.update(&pack);
+            pack.extend_from_slice(hash.try_finalize().unwrap().as_slice());
+            taken += usize::from(received(&pack, seed));
+        }
+        assert!(taken < 300);
+    }
+
+    /// Whether the pack is taken. One that is not leaves nothing behind, and one that is, no more than itself.
+    fn received(pack: &[u8], seed: u64) -> bool {
+        let folder = tempfile::tempdir().unwrap();
+        let limits =
+            pack::Limits { pack_bytes: 1 << 20, interrupt: &AtomicBool::new(false), gate: &IndexGate::default() };
+        let taken = pack::receive(pack, folder.path(), &limits, drop).is_ok();
+        let left = std::fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(left, if taken { 2 } else { 0 }, "seed {seed}");
+        taken
     }
 
     proptest! {

@@ -411,10 +411,10 @@ fn one_line_end_behind_a_secret_is_cut_and_the_rest_is_kept() {
     for (given, expected) in
         [("a", "a"), ("a\n", "a"), ("a\r\n", "a"), ("a\n\n", "a\n"), (" a ", " a "), ("a\r", "a\r")]
     {
-        assert_eq!(without_line_end(given.to_owned()).unwrap().expose_secret(), expected, "{given:?}");
+        assert_eq!(without_line_end(given).unwrap().expose_secret(), expected, "{given:?}");
     }
     for blank in ["", "\n", "\r\n", " \n"] {
-        assert!(without_line_end(blank.to_owned()).is_none(), "{blank:?}");
+        assert!(without_line_end(blank).is_none(), "{blank:?}");
     }
     let run = run_with(&[("GITLAB_TOKEN", "token\n")], &[]);
     assert_eq!(run.gitlab.token.read().unwrap().expose_secret(), "token");

@@ -10,6 +10,7 @@
 //! | [`bucket`] | an S3 client that sees either of the two as a far side would |
 //! | [`fault`] | what goes wrong on the wire: a proxy to put in front of any of the servers |
 //! | [`consumer`] | the far side: download, decrypt, unpack, push |
+//! | [`mutate`] | senders of damaged bytes |
 //! | [`judge`] | programs that are not ours, asked whether an artifact is good |
 //! | [`world`] | all of the above, wired together for one test |
 //! | [`tunnel`] | a network behind a proxy, and a server whose TLS is too old |
@@ -25,6 +26,7 @@ pub mod git;
 pub mod graphql;
 pub mod http;
 pub mod judge;
+pub mod mutate;
 mod program;
 pub mod repo;
 pub mod s3;

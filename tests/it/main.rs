@@ -9,6 +9,7 @@ mod dry_run;
 mod failures;
 mod formats;
 mod guards;
+mod hostile;
 mod lfs;
 mod limits;
 mod list_restore;

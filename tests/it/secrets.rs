@@ -67,6 +67,10 @@ fn secrets_are_nowhere_though_every_library_logs_at_trace_level() {
         let daemon = Daemon::spawn(program(&world, &[]));
         let command_line = fs::read(format!("/proc/{}/cmdline", daemon.pid())).unwrap();
         assert_clean(&world, "the command line", &command_line);
+        daemon.wait_until_logged("published far/p@main", 1);
+        let limits = fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).unwrap();
+        let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+        assert_eq!(core.split_whitespace().nth(4), Some("0"), "no core dump holds any: {core}");
         wait_until("the first object is up", || {
             assert_workdir_clean(&world);
             !keys(&world).is_empty()

@@ -1,0 +1,67 @@
+//! How requests to S3 travel: trust, proxies, and how much of an answer is read.
+//!
+//! Invariant: no answer but an object's content can fill the memory.
+
+use anyhow::Context;
+use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextMut;
+use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents, SharedHttpClient};
+use aws_sdk_s3::error::BoxError;
+use aws_sdk_s3::primitives::SdkBody;
+use aws_smithy_http_client::{Builder, ConnectorBuilder, proxy::ProxyConfig, tls};
+use aws_smithy_runtime_api::client::orchestrator::Metadata;
+use http_body_util::Limited;
+
+use crate::tls::TrustRoots;
+
+/// Longest answer that is read whole, in bytes. A page of 1,000 objects with the longest names takes 4 MB.
+const ANSWER_LIMIT_BYTES: usize = 16 << 20;
+/// The operation whose answer is read as a stream.
+const STREAMED: &str = "GetObject";
+
+/// Cuts answers off that are longer than any sensible one. The SDK reads them whole, whatever their length.
+#[derive(Debug)]
+pub(super) struct ShortAnswers;
+
+impl Intercept for ShortAnswers {
+    fn name(&self) -> &'static str {
+        "ShortAnswers"
+    }
+
+    fn modify_before_deserialization(
+        &self,
+        context: &mut BeforeDeserializationInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        settings: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let response = context.response_mut();
+        let streamed = settings.load::<Metadata>().is_some_and(|metadata| metadata.name() == STREAMED);
+        if !(streamed && response.status().is_success()) {
+            let body = response.take_body();
+            *response.body_mut() = SdkBody::from_body_1_x(Limited::new(body, ANSWER_LIMIT_BYTES));
+        }
+        Ok(())
+    }
+}
+
+/// The HTTP client under the SDK.
+pub(super) fn http_client(roots: &TrustRoots) -> anyhow::Result<SharedHttpClient> {
+    let store = match roots.pem() {
+        Some(pem) => tls::TrustStore::empty().with_pem_certificate(pem),
+        None => tls::TrustStore::default(),
+    };
+    let context = tls::TlsContext::builder()
+        .with_trust_store(store)
+        .build()
+        .context("the CA certificates do not fit the S3 client")?;
+    Ok(Builder::new().build_with_connector_fn(move |settings, components| {
+        let mut connector = ConnectorBuilder::default()
+            .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc))
+            .tls_context(context.clone());
+        connector.set_connector_settings(settings.cloned());
+        if let Some(components) = components {
+            connector.set_sleep_impl(components.sleep_impl());
+        }
+        connector.set_proxy_config(Some(ProxyConfig::from_env()));
+        connector.build()
+    }))
+}
