@@ -158,12 +158,14 @@ fn a_server_whose_tls_is_too_old_is_refused() {
 
 #[test]
 fn all_three_clients_go_through_the_proxy_and_leave_names_to_it() {
-    let secured = Secured::new();
-    let proxy = secured.proxy(None);
-    let mut command = secured.command(&["-run-once"]);
-    secured.assert_served(command.env("HTTPS_PROXY", format!("http://{}", proxy.address())));
-    assert_eq!(proxy.opened(), [GITLAB, GRAPHQL, S3].map(|name| format!("{name}:443")));
-    assert_eq!(proxy.refused(), [""; 0]);
+    for variable in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"] {
+        let secured = Secured::new();
+        let proxy = secured.proxy(None);
+        let mut command = secured.command(&["-run-once"]);
+        secured.assert_served(command.env(variable, format!("http://{}", proxy.address())));
+        assert_eq!(proxy.opened(), [GITLAB, GRAPHQL, S3].map(|name| format!("{name}:443")), "{variable}");
+        assert_eq!(proxy.refused(), [""; 0]);
+    }
 }
 
 #[test]
