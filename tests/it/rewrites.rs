@@ -155,6 +155,17 @@ fn a_held_branch_is_published_once_the_operator_says_so() {
 }
 
 #[test]
+fn a_held_branch_whose_object_is_deleted_is_published_as_new() {
+    let (world, source, old) = published(&[HOLD]);
+    let new = rewrite(&source);
+    pass(&world).failed();
+    world.s3().delete(&zip_key("far/app", "main", &old));
+    let run = pass(&world).succeeded();
+    assert_eq!(run.lines_with("rewritten").len(), 0, "{}", run.log);
+    assert_eq!(keys(&world), [zip_key("far/app", "main", &new)]);
+}
+
+#[test]
 fn a_large_rewritten_branch_that_is_held_leaves_no_upload_behind() {
     let (world, source, old) = published(&[HOLD]);
     // Several parts: what is on its way when the verdict comes is aborted.
