@@ -22,6 +22,7 @@ RUN awk '/^\[/ { skip = /^\[\[(test|bench)\]\]/ } !skip' Cargo.toml > manifest &
     && rm -r src
 
 COPY queries queries
+COPY templates templates
 COPY src src
 # Cargo goes by time, and the files copied may be older than what was built of the empty ones.
 RUN touch src/main.rs src/lib.rs \

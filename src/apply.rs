@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
@@ -14,8 +15,11 @@ use tokio_util::sync::CancellationToken;
 use crate::bucket::{Bucket, BucketError};
 use crate::key::Destination;
 use crate::plan::{Action, Publish};
+use crate::progress::{Progress, Stage};
 use crate::publish::{PublishError, Published, Publisher};
 use crate::report::{error_chain, printable};
+use crate::status::Status;
+use crate::trigger::Trigger;
 
 /// What became of an action.
 #[derive(Debug)]
@@ -54,7 +58,7 @@ pub enum Failure {
 
 impl Failure {
     /// Whether nothing is wrong but that the program was asked to stop.
-    fn is_stop(&self) -> bool {
+    pub(crate) fn is_stop(&self) -> bool {
         match self {
             Self::Stopped | Self::Publish(PublishError::Stopped) => true,
             Self::Superseded(error) | Self::Delete(error) => matches!(error, BucketError::Stopped),
@@ -69,14 +73,21 @@ pub async fn apply(
     mut actions: Vec<Action>,
     publisher: &Publisher,
     concurrency: NonZeroUsize,
+    status: (&Status, Trigger),
     stop: &CancellationToken,
 ) -> Vec<Outcome> {
     actions.sort_by_key(|action| Reverse(weight(action)));
     let (queue, outcomes) = (RefCell::new(VecDeque::from(actions)), RefCell::new(vec![]));
     let work = async |next: fn(&mut VecDeque<Action>) -> Option<Action>| {
         while let Some(action) = take(&queue, next) {
-            let result = if stop.is_cancelled() { Err(Failure::Stopped) } else { run(&action, publisher, stop).await };
+            let (status, trigger) = status;
+            let progress = status.action_begins(&action);
+            let result = match stop.is_cancelled() {
+                true => Err(Failure::Stopped),
+                false => run(&action, publisher, &progress, stop).await,
+            };
             let outcome = Outcome { action, result };
+            status.action_ends(trigger, &progress, &outcome);
             log(&outcome);
             outcomes.borrow_mut().push(outcome);
         }
@@ -100,10 +111,16 @@ fn weight(action: &Action) -> u64 {
     }
 }
 
-async fn run(action: &Action, publisher: &Publisher, stop: &CancellationToken) -> Result<Done, Failure> {
+async fn run(
+    action: &Action,
+    publisher: &Publisher,
+    progress: &Arc<Progress>,
+    stop: &CancellationToken,
+) -> Result<Done, Failure> {
     match action {
         Action::Publish(publish) => {
-            let published = publisher.publish(publish, stop).await?;
+            let published = publisher.publish(publish, progress, stop).await?;
+            let _deleting = progress.enter(Stage::Deleting);
             let superseded = superseded(publish, &published.key);
             delete(&publisher.bucket, superseded, stop).await.map_err(Failure::Superseded)?;
             Ok(Done::Published(published))

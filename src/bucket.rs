@@ -19,6 +19,7 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, EncodingType};
 use bytes::{Bytes, BytesMut};
+use futures_util::TryFutureExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -28,6 +29,7 @@ use crate::config;
 use crate::http::{CONNECT_TIMEOUT, remote_text};
 use crate::key::{self, Destination};
 use crate::plan::HeldObject;
+use crate::progress::Progress;
 use crate::report::error_chain;
 use crate::tls::{self, TrustRoots};
 use crate::workdir::{RecordedUpload, UploadRecord, Workdir};
@@ -300,6 +302,7 @@ impl Bucket {
         key: &str,
         mut parts: Parts,
         workdir: &Workdir,
+        progress: &Arc<Progress>,
         stop: &CancellationToken,
     ) -> Result<u64, BucketError> {
         let first = stop.run_until_cancelled(parts.0.recv()).await.ok_or(BucketError::Stopped)?;
@@ -310,9 +313,10 @@ impl Bucket {
                 let put = put.customize().config_override(part_timeouts());
                 let put = if self.sign_payload { put } else { put.disable_payload_signing() }.send();
                 stop.run_until_cancelled(put).await.ok_or(BucketError::Stopped)?.map_err(failed("store an object"))?;
+                progress.uploaded(size);
                 Ok(size)
             }
-            first => self.upload_parts(key, first, parts, workdir, stop).await,
+            first => self.upload_parts(key, first, parts, (workdir, progress), stop).await,
         }
     }
 
@@ -321,7 +325,7 @@ impl Bucket {
         key: &str,
         first: Part,
         mut parts: Parts,
-        workdir: &Workdir,
+        (workdir, progress): (&Workdir, &Arc<Progress>),
         stop: &CancellationToken,
     ) -> Result<u64, BucketError> {
         const ACTION: &str = "begin an upload";
@@ -330,7 +334,7 @@ impl Bucket {
         let id = created.upload_id.ok_or(BucketError::Incomplete { action: ACTION, missing: "its id" })?;
         let (sent, record) = match workdir.record_upload(key, &id) {
             Ok(record) => {
-                let sending = self.send_parts(key, &id, first, &mut parts);
+                let sending = self.send_parts(key, &id, first, &mut parts, progress);
                 (stop.run_until_cancelled(sending).await.unwrap_or(Err(BucketError::Stopped)), Some(record))
             }
             Err(error) => (Err(BucketError::Record(error)), None),
@@ -347,7 +351,14 @@ impl Bucket {
         sent
     }
 
-    async fn send_parts(&self, key: &str, id: &str, first: Part, parts: &mut Parts) -> Result<u64, BucketError> {
+    async fn send_parts(
+        &self,
+        key: &str,
+        id: &str,
+        first: Part,
+        parts: &mut Parts,
+        progress: &Arc<Progress>,
+    ) -> Result<u64, BucketError> {
         let mut sending = JoinSet::new();
         let (mut size, mut done, mut number) = (0, vec![], 1);
         let mut next = first;
@@ -357,7 +368,9 @@ impl Bucket {
             }
             size += next.bytes.len() as u64;
             let last = next.last;
-            sending.spawn(send_part(self.clone(), key.to_owned(), id.to_owned(), number, next));
+            let (bytes, progress) = (next.bytes.len() as u64, Arc::clone(progress));
+            let part = send_part(self.clone(), key.to_owned(), id.to_owned(), number, next);
+            sending.spawn(part.inspect_ok(move |_| progress.uploaded(bytes)));
             if last {
                 break;
             }

@@ -10,6 +10,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -23,8 +24,8 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use self::check::{
-    above_zero, base_url, boolean, bucket, byte_size, choice, count, http_url, is_loopback, one_line, port, query_file,
-    query_file_or_built_in, recipients, some_bytes, username,
+    above_zero, base_url, boolean, bucket, byte_size, choice, count, http_url, ip_address, is_loopback, one_line, port,
+    query_file, query_file_or_built_in, recipients, some_bytes, username,
 };
 use self::reference::*;
 pub use self::reference::{Fallback, Kind, Section, Setting, reference};
@@ -95,6 +96,12 @@ pub struct Run {
     pub shard: String,
     /// `METRICS_SERVER_PORT`; 0 takes any free one.
     pub metrics_port: u16,
+    /// `METRICS_SERVER_ADDRESS`: where the port is opened.
+    pub metrics_address: IpAddr,
+    /// `STALL_TIMEOUT`: without any progress for this long the program calls itself stuck; above zero.
+    pub stall_timeout: Duration,
+    /// `WEBHOOK_SECRET` or `WEBHOOK_SECRET_FILE`; without it no webhook is taken.
+    pub webhook_secret: Option<Secret>,
 }
 
 /// The source GitLab.
@@ -211,6 +218,10 @@ pub enum SecretError {
     #[error("{} is empty", .0.display())]
     Empty(PathBuf),
 }
+
+/// What a pass may take without visible progress besides the time limit of one target: looking at target list, branches
+/// and bucket, with all attempts at each.
+const STALL_MARGIN: Duration = Duration::from_secs(300);
 
 /// Exit status where settings are missing or wrong.
 pub const EXIT_SETTINGS: u8 = 2;
@@ -479,6 +490,10 @@ impl Reader<'_> {
         let max_repository_bytes = self.value(&MAX_REPOSITORY_BYTES, some_bytes);
         let shard = self.value(&INSTANCE_SHARD, one_line);
         let metrics_port = self.value(&METRICS_SERVER_PORT, port);
+        let metrics_address = self.value(&METRICS_SERVER_ADDRESS, ip_address);
+        let stall_timeout = self.optional(&STALL_TIMEOUT, above_zero);
+        let webhook_secret = self.secret(&WEBHOOK_SECRET, &WEBHOOK_SECRET_FILE);
+        let target_timeout = target_timeout?;
         Ok(Run {
             gitlab: gitlab?,
             graphql: graphql?,
@@ -495,11 +510,14 @@ impl Reader<'_> {
             republish: republish?.unwrap_or(Republish::Named(vec![])),
             sync_concurrency: sync_concurrency?.unwrap_or_else(default_sync_concurrency),
             probe_concurrency: probe_concurrency?,
-            target_timeout: target_timeout?,
+            target_timeout,
             mirror_cache_bytes: mirror_cache_bytes?,
             max_repository_bytes: max_repository_bytes?,
             shard: shard?,
             metrics_port: metrics_port?,
+            metrics_address: metrics_address?,
+            stall_timeout: stall_timeout?.unwrap_or(target_timeout.saturating_add(STALL_MARGIN)),
+            webhook_secret: webhook_secret?,
         })
     }
 

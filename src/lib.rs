@@ -16,8 +16,9 @@
 //!            report ── what was done and what was not, and why
 //! ```
 //!
-//! `reconcile` ties a pass together and repeats it; `config` says how; `workdir` and `mirror` keep what may be kept
-//! between passes; `list` and `restore` are for people.
+//! `reconcile` ties a pass together and repeats it, before its time where `trigger` says so; `config` says how; `workdir`
+//! and `mirror` keep what may be kept between passes. `status`, `progress` and `metrics` are told what goes on, and
+//! `server` shows it; `list` and `restore` are for people too.
 
 pub mod apply;
 pub mod archive;
@@ -30,16 +31,21 @@ pub mod inspect;
 pub mod key;
 pub mod limits;
 pub mod list;
+pub mod metrics;
 pub mod mirror;
 pub mod pack;
 pub mod plan;
 pub mod probe;
+pub mod progress;
 pub mod publish;
 pub mod reconcile;
 pub mod report;
 pub mod restore;
+pub mod server;
+pub mod status;
 pub mod target;
 pub mod telemetry;
 pub mod tls;
+pub mod trigger;
 pub mod wire;
 pub mod workdir;

@@ -10,7 +10,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 const BASE_DESCRIPTORS: usize = 28;
 /// What one target needs while it is published: a Git connection, the pack twice, its index, the repository's own
 /// handles, four connections to S3.
-const DESCRIPTORS_PER_TARGET: usize = 12;
+pub(crate) const DESCRIPTORS_PER_TARGET: usize = 12;
 /// As many descriptors as the largest settings can use.
 const USEFUL_DESCRIPTORS: u64 = 2_048;
 
@@ -35,16 +35,17 @@ impl Concurrency {
         Self { sync, probe }
     }
 
-    /// The same for this process, after raising its limit as far as it may and as far as that helps.
-    pub fn within_this_process(wanted: Self) -> Self {
+    /// The same for this process, after raising its limit as far as it may and as far as that helps. `others` are
+    /// descriptors that are needed besides.
+    pub fn within_this_process(wanted: Self, others: usize) -> Self {
         let limit = getrlimit(Resource::Nofile);
         let current = limit.current.map(|current| {
             let raised = limit.maximum.unwrap_or(USEFUL_DESCRIPTORS).min(USEFUL_DESCRIPTORS);
             let more = Rlimit { current: Some(raised), maximum: limit.maximum };
             if raised > current && setrlimit(Resource::Nofile, more).is_ok() { raised } else { current }
         });
-        let fitting =
-            Self::within(wanted, current.and_then(|current| usize::try_from(current).ok()).unwrap_or(usize::MAX));
+        let descriptors = current.and_then(|current| usize::try_from(current).ok()).unwrap_or(usize::MAX);
+        let fitting = Self::within(wanted, descriptors.saturating_sub(others));
         if fitting != wanted {
             tracing::warn!(
                 open_files = current,

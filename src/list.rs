@@ -4,13 +4,12 @@
 
 use std::time::SystemTime;
 
-use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use serde::Serialize;
 
 use crate::bucket::Listing;
 use crate::key::{ArchiveFormat, Destination};
 use crate::plan::HeldObject;
-use crate::report::{human_bytes, human_duration, objects, short_commit, table};
+use crate::report::{human_bytes, human_duration, objects, short_commit, table, timestamp};
 
 /// The listing as an aligned table, by destination.
 pub fn text(mut listing: Listing, now: SystemTime) -> String {
@@ -65,7 +64,7 @@ impl<'a> ObjectView<'a> {
             commit: &name.commit,
             format: name.format,
             bytes: *bytes,
-            last_modified: DateTime::from(*last_modified).fmt(DateTimeFormat::DateTime).ok(),
+            last_modified: timestamp(*last_modified),
             key,
         }
     }

@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
@@ -14,7 +15,9 @@ use git_partition_sync_producer::bucket::Bucket;
 use git_partition_sync_producer::config::{self, Command, EXIT_SETTINGS, OutputFormat};
 use git_partition_sync_producer::encrypt::Identities;
 use git_partition_sync_producer::reconcile::{Reconciler, log_failed_pass};
+use git_partition_sync_producer::server::{Server, Site};
 use git_partition_sync_producer::tls::TrustRoots;
+use git_partition_sync_producer::trigger::{Trigger, Triggers};
 use git_partition_sync_producer::{list, report, restore, telemetry};
 
 /// How long threads that are still at work are waited for at the end.
@@ -96,14 +99,24 @@ async fn reconcile(settings: config::Run, roots: &TrustRoots) -> anyhow::Result<
             }
         }
     }
+    let triggers = Arc::new(Triggers::default());
+    let (webhook_secret, shard) = (settings.webhook_secret.clone(), settings.shard.clone());
+    let server = match run_once {
+        true => None,
+        false => Some(Server::bind(settings.metrics_address, settings.metrics_port).await?),
+    };
     let mut reconciler = Reconciler::new(settings, roots).await?;
     let mut workshop = reconciler.open_workshop()?;
-    if !run_once {
-        reconciler.run(&mut workshop, &stop).await;
+    full_pass_on_signal(&triggers)?;
+    if let Some(server) = server {
+        let site = Site { status: reconciler.status(), triggers: Arc::clone(&triggers), webhook_secret, shard };
+        let serving = tokio::spawn(server.serve(site, stop.clone()));
+        reconciler.run(&mut workshop, &triggers, &stop).await;
+        serving.abort();
         tracing::info!("stopped");
         return Ok(ExitCode::SUCCESS);
     }
-    Ok(match reconciler.pass(&mut workshop, &stop).await {
+    Ok(match reconciler.pass(&mut workshop, Trigger::Schedule, &triggers, &stop).await {
         Ok(report) => {
             let text = match output {
                 OutputFormat::Text => String::new(),
@@ -148,6 +161,19 @@ fn stop_on_signals() -> anyhow::Result<CancellationToken> {
         });
     }
     Ok(stop)
+}
+
+/// SIGUSR1 asks for a full pass.
+fn full_pass_on_signal(triggers: &Arc<Triggers>) -> anyhow::Result<()> {
+    let mut signals = signal(SignalKind::user_defined1()).context("cannot listen for signals")?;
+    let triggers = Arc::clone(triggers);
+    tokio::spawn(async move {
+        while signals.recv().await.is_some() {
+            tracing::info!("a full pass is asked for");
+            triggers.full_pass();
+        }
+    });
+    Ok(())
 }
 
 fn failed(error: &(dyn std::error::Error + 'static)) -> ExitCode {

@@ -18,6 +18,7 @@ use tokio::sync::OwnedMutexGuard;
 use crate::inspect;
 use crate::key::CommitId;
 use crate::pack::{CheckedFile, ReceivedPack};
+use crate::status::Disk;
 use crate::target::Source;
 use crate::workdir::{create_private_dir, private_file};
 
@@ -141,6 +142,13 @@ impl MirrorStore {
         let known = Known { bytes: 0, used: SystemTime::now(), in_use: true };
         lock(&self.known).entry(name.clone()).and_modify(|known| known.in_use = true).or_insert(known);
         Mirror { store: Arc::clone(self), name, path, source: source.clone(), state, _turn: turn }
+    }
+
+    /// What all mirrors take, and what the file system has free, in bytes.
+    pub fn disk(&self) -> Disk {
+        let mirror_bytes = lock(&self.known).values().map(|known| known.bytes).sum();
+        let available_bytes = rustix::fs::statvfs(&self.dir).map_or(0, |fs| fs.f_bavail * fs.f_frsize);
+        Disk { mirror_bytes, available_bytes }
     }
 
     /// Removes least recently used mirrors until the rest is within the budget and the file system has its reserve.

@@ -13,6 +13,7 @@ use futures_util::{StreamExt, stream};
 use crate::http;
 use crate::key::CommitId;
 use crate::plan::Head;
+use crate::progress::Pulse;
 use crate::report::error_chain;
 use crate::target::{Source, Target};
 use crate::wire::{GitServer, WireError};
@@ -23,8 +24,13 @@ const PROBE_BUDGET: Duration = Duration::from_secs(90);
 /// GitLab that is down must not hold up a pass for hours.
 const UNREACHABLE_AFTER: usize = 20;
 
-/// The targets with their source branches' heads, in the order given.
-pub async fn heads(server: &GitServer, targets: Vec<Target>, concurrency: NonZeroUsize) -> Vec<(Target, Head)> {
+/// The targets with their source branches' heads, in the order given. `pulse` beats with every answer.
+pub async fn heads(
+    server: &GitServer,
+    targets: Vec<Target>,
+    concurrency: NonZeroUsize,
+    pulse: &Pulse,
+) -> Vec<(Target, Head)> {
     let mut wanted: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for Target { source, .. } in &targets {
         wanted.entry(&source.project).or_default().insert(&source.branch);
@@ -45,6 +51,7 @@ pub async fn heads(server: &GitServer, targets: Vec<Target>, concurrency: NonZer
                 };
                 found.map_err(|error| format!("cannot read {project}: {}", error_chain(&error)))
             };
+            pulse.beat();
             branches
                 .into_iter()
                 .map(move |branch| (source(project, branch), head(project, branch, &found)))

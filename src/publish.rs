@@ -25,6 +25,7 @@ use crate::key::{self, CommitId, Destination, KeyTooLong};
 use crate::mirror::{Mirror, MirrorError, MirrorStore, StoredPack};
 use crate::pack::{self, IndexGate, Limits, PackError, ReceivedPack};
 use crate::plan::{OnRewrite, Publish};
+use crate::progress::{Progress, Stage};
 use crate::report::{error_chain, printable};
 use crate::target::Source;
 use crate::wire::{GitServer, PackStream, WireError};
@@ -197,10 +198,15 @@ impl Publisher {
     ///
     /// # Errors
     /// [`PublishError`]; no object has appeared then, and a begun upload was aborted or stays recorded.
-    pub async fn publish(&self, publish: &Publish, stop: &CancellationToken) -> Result<Published, PublishError> {
+    pub async fn publish(
+        &self,
+        publish: &Publish,
+        progress: &Arc<Progress>,
+        stop: &CancellationToken,
+    ) -> Result<Published, PublishError> {
         let begun = Instant::now();
         let stop_this = stop.child_token();
-        let mut work = Box::pin(self.publish_head(publish, &stop_this));
+        let mut work = Box::pin(self.publish_head(publish, progress, &stop_this));
         let in_time = tokio::time::timeout(self.time_limit, &mut work);
         let done = match stop.run_until_cancelled(in_time).await {
             Some(Ok(done)) => done,
@@ -222,9 +228,10 @@ impl Publisher {
     async fn publish_head(
         &self,
         publish: &Publish,
+        progress: &Arc<Progress>,
         stop: &CancellationToken,
     ) -> Result<(CommitId, String, Shipped), PublishError> {
-        let planned = self.publish_commit(publish, publish.commit, &publish.key, stop).await;
+        let planned = self.publish_commit((publish, progress), publish.commit, &publish.key, stop).await;
         let Err(PublishError::Fetch { source: WireError::NotOurRef(_), .. }) = planned else {
             return planned.map(|shipped| (publish.commit, publish.key.clone(), shipped));
         };
@@ -235,14 +242,14 @@ impl Publisher {
         let heads = heads.map_err(|error| fetch_error(source, error))?;
         let commit = *heads.get(&source.branch).ok_or_else(|| PublishError::BranchGone(source.clone()))?;
         let key = key::encode(&publish.target.destination, commit, publish.format)?;
-        let shipped = self.publish_commit(publish, commit, &key, stop).await?;
+        let shipped = self.publish_commit((publish, progress), commit, &key, stop).await?;
         Ok((commit, key, shipped))
     }
 
     /// Publishes one commit under `key`; again where the connection to the source breaks.
     async fn publish_commit(
         &self,
-        publish: &Publish,
+        (publish, progress): (&Publish, &Arc<Progress>),
         commit: CommitId,
         key: &str,
         stop: &CancellationToken,
@@ -251,7 +258,7 @@ impl Publisher {
             return Err(PublishError::Held(rewrite));
         }
         let published = http::retrying_until(stop, self.time_limit, async || {
-            let job = Job { publisher: self, publish, commit, key, stop };
+            let job = Job { publisher: self, publish, commit, key, progress, stop };
             match job.run().await {
                 Err(error) if error.disk_is_full() => {
                     self.mirrors.evict_idle();
@@ -278,6 +285,7 @@ struct Job<'a> {
     publish: &'a Publish,
     commit: CommitId,
     key: &'a str,
+    progress: &'a Arc<Progress>,
     stop: &'a CancellationToken,
 }
 
@@ -414,14 +422,20 @@ impl Job<'_> {
         let interrupt = Interrupt::when(self.stop);
         let (gate, limit, flag) =
             (Arc::clone(&self.publisher.gate), self.publisher.max_repository_bytes, Arc::clone(&interrupt.flag));
+        let (fetching, verifying) = (self.progress.enter(Stage::Fetching), Arc::clone(self.progress));
         let indexing = spawn_blocking(move || {
+            let mut stage = fetching;
             let limits = Limits { pack_bytes: limit, interrupt: &flag, gate: &gate };
             let source = Pieces { pieces, current: Bytes::new(), ended: false };
-            let (pack, index) = pack::receive(source, &mirror.pack_dir(), &limits, |pack| drop(received.send(pack)))?;
+            let (pack, index) = pack::receive(source, &mirror.pack_dir(), &limits, |pack| {
+                stage = verifying.enter(Stage::Verifying);
+                drop(received.send(pack));
+            })?;
             let finished = finish(&mut mirror, StoredPack::new(&pack, &index))?;
+            drop(stage);
             Ok((mirror, finished))
         });
-        let fed = self.stop.run_until_cancelled(feed_pack(stream, feed)).await.unwrap_or(Ok(()));
+        let fed = self.stop.run_until_cancelled(feed_pack(stream, feed, self.progress)).await.unwrap_or(Ok(()));
         let indexed = indexing.await?;
         // Where the wire broke, that is the reason, and the indexer's complaint only its consequence.
         fed.map_err(|error| fetch_error(self.source(), error))?;
@@ -434,6 +448,8 @@ impl Job<'_> {
         let data: u64 = packs.iter().map(|pack| pack.data.len).sum();
         // The index comes last, and how long it will be is not known yet: seldom more than a quarter of the pack.
         let expected = data + data / 4;
+        let _uploading = self.progress.enter(Stage::Uploading);
+        self.progress.expect_upload(data);
         let (writer, parts) = publisher.bucket.pipe(expected);
         let contents = Contents { branch: self.publish.target.destination.branch.clone(), commit: self.commit, packs };
         let (recipients, format) = (Arc::clone(&publisher.recipients), self.publish.format);
@@ -441,7 +457,7 @@ impl Job<'_> {
             let sealer = encrypt::encrypting(&recipients, writer).map_err(io::Error::other)?;
             archive::write(format, contents, sealer)?.finish()?.finish()
         });
-        let uploaded = publisher.bucket.upload(self.key, parts, &publisher.workdir, self.stop).await;
+        let uploaded = publisher.bucket.upload(self.key, parts, &publisher.workdir, self.progress, self.stop).await;
         match (writing.await?, uploaded) {
             (Ok(_), Ok(bytes)) => Ok(bytes),
             // The writer failed, so there was nothing to complete.
@@ -461,9 +477,14 @@ fn rewrite_let_through(publish: &Publish, mirror: &Mirror) -> Result<Option<Comm
 }
 
 /// Passes the pack on, piece by piece, and its end as such.
-async fn feed_pack(mut stream: PackStream, feed: mpsc::Sender<Option<Bytes>>) -> Result<(), WireError> {
+async fn feed_pack(
+    mut stream: PackStream,
+    feed: mpsc::Sender<Option<Bytes>>,
+    progress: &Progress,
+) -> Result<(), WireError> {
     loop {
         let piece = stream.next().await?;
+        progress.fetched(piece.as_ref().map_or(0, |piece| piece.len() as u64));
         let end = piece.is_none();
         // The indexer has given up where nobody receives; it says why.
         if feed.send(piece).await.is_err() || end {

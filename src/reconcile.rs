@@ -3,6 +3,7 @@
 //! Invariant: a pass that cannot observe everything changes nothing, and no failure of a pass ends the loop.
 
 use std::collections::{BTreeSet, HashSet};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,16 +14,19 @@ use crate::apply::{Done, Outcome, apply};
 use crate::bucket::{Bucket, BucketError, Listing};
 use crate::config::{self, QuerySource, Secret};
 use crate::http::{self, Login};
-use crate::key::Destination;
-use crate::limits::Concurrency;
+use crate::key::{ArchiveFormat, Destination};
+use crate::limits::{Concurrency, DESCRIPTORS_PER_TARGET};
 use crate::mirror::MirrorStore;
 use crate::pack::IndexGate;
-use crate::plan::{Desired, Plan, PlanError, Policy, plan};
+use crate::plan::{Desired, FormatChoice, HeldObject, MaxRetire, Plan, PlanError, Policy, plan};
 use crate::probe;
 use crate::publish::{HeldRewrites, Publisher};
 use crate::report::{Report, error_chain, printable};
-use crate::target::{BUILT_IN_QUERY, GraphqlServer, Target, TargetsError};
+use crate::server;
+use crate::status::{Seen, Status};
+use crate::target::{BUILT_IN_QUERY, GraphqlServer, Source, Target, TargetsError};
 use crate::tls::TrustRoots;
+use crate::trigger::{Trigger, Triggers};
 use crate::wire::GitServer;
 use crate::workdir::Workdir;
 
@@ -66,7 +70,16 @@ pub struct Observation {
     pub foreign: Vec<String>,
     git: GitServer,
     wanted: Vec<Target>,
+    accepted: Vec<Target>,
+    held: Vec<HeldObject>,
     republish: BTreeSet<Destination>,
+}
+
+/// What a pass for pushes takes over from the last full pass: asking GraphQL may be slow, and a push changes nothing
+/// about what is wanted.
+struct Known {
+    targets: Vec<Target>,
+    format: ArchiveFormat,
 }
 
 /// Everything that stays the same from pass to pass.
@@ -78,6 +91,8 @@ pub struct Reconciler {
     foreign_seen: HashSet<String>,
     /// What is left to do of `REPUBLISH`; nothing is known of it before the first target list.
     republish: Option<BTreeSet<Destination>>,
+    known: Option<Known>,
+    status: Arc<Status>,
 }
 
 /// What a pass needs to change anything, and a dry run does not have.
@@ -96,10 +111,28 @@ impl Reconciler {
     /// Where certificates, proxies or the AWS configuration make no sense.
     pub async fn new(settings: config::Run, roots: &TrustRoots) -> anyhow::Result<Self> {
         let wanted = Concurrency { sync: settings.sync_concurrency, probe: settings.probe_concurrency };
-        let concurrency = Concurrency::within_this_process(wanted);
+        let served = if settings.run_once || settings.dry_run { 0 } else { server::DESCRIPTORS };
+        // A pass for pushes publishes one target beside a full pass.
+        let beside = if settings.webhook_secret.is_some() { DESCRIPTORS_PER_TARGET } else { 0 };
+        let concurrency = Concurrency::within_this_process(wanted, served + beside);
         let http = http::client(roots, concurrency.probe.get())?;
         let bucket = Bucket::connect(&settings.s3, roots).await?;
-        Ok(Self { settings, concurrency, http, bucket, foreign_seen: HashSet::new(), republish: None })
+        let status = Arc::new(Status::new(&settings.shard, settings.stall_timeout));
+        Ok(Self {
+            settings,
+            concurrency,
+            http,
+            bucket,
+            foreign_seen: HashSet::new(),
+            republish: None,
+            known: None,
+            status,
+        })
+    }
+
+    /// What goes on, for whoever shows it.
+    pub fn status(&self) -> Arc<Status> {
+        Arc::clone(&self.status)
     }
 
     /// Takes WORKDIR.
@@ -133,7 +166,7 @@ impl Reconciler {
         let git = self.git()?;
         let desired = async {
             let targets = graphql.targets(&query).await?;
-            let heads = probe::heads(&git, targets.accepted, self.concurrency.probe).await;
+            let heads = probe::heads(&git, targets.accepted, self.concurrency.probe, self.status.pulse()).await;
             Ok::<_, PassError>(Desired { targets: heads, refused: targets.refused })
         };
         let listing = async { self.bucket.list().await.map_err(PassError::from) };
@@ -150,29 +183,55 @@ impl Reconciler {
         };
         let plan = plan(&desired, &held, policy)?;
         let refused = desired.refused.into_iter().map(|refused| refused.target);
-        let wanted = desired.targets.into_iter().map(|(target, _)| target).chain(refused).collect();
-        Ok(Observation { plan, foreign, git, wanted, republish })
+        let accepted: Vec<_> = desired.targets.into_iter().map(|(target, _)| target).collect();
+        let wanted = accepted.iter().cloned().chain(refused).collect();
+        Ok(Observation { plan, foreign, git, wanted, accepted, held, republish })
     }
 
-    /// One pass.
+    /// One full pass. Meanwhile passes for pushes go on where `triggers` has any.
     ///
     /// # Errors
     /// [`PassError`] where nothing was done; what went wrong for single targets is in the report.
-    pub async fn pass(&mut self, workshop: &mut Workshop, stop: &CancellationToken) -> Result<Report, PassError> {
-        let begun = Instant::now();
-        stop.run_until_cancelled(self.abort_recorded(workshop)).await;
-        let Observation { mut plan, foreign, git, wanted, republish } = self.observe(stop).await?;
-        for blocked in &plan.blocked {
-            let Destination { group, project, branch } = &blocked.destination;
-            tracing::error!(group, project, branch, reason = %printable(&blocked.blocker.to_string()), "blocked: {}", printable(&blocked.destination.to_string()));
-        }
-        if let Some(guard) = &plan.guard {
-            tracing::error!(would_retire = guard.would_retire, held = guard.held, "retire guard: {guard}");
-        }
-        stop.run_until_cancelled(self.abort_abandoned(workshop, &wanted)).await;
-        workshop.mirrors.keep_only(wanted.iter().map(|target| &target.source));
-        workshop.held.keep_only(wanted.iter().map(|target| &target.destination));
-        let publisher = Publisher {
+    pub async fn pass(
+        &mut self,
+        workshop: &mut Workshop,
+        trigger: Trigger,
+        triggers: &Triggers,
+        stop: &CancellationToken,
+    ) -> Result<Report, PassError> {
+        self.status.pass_begins(trigger);
+        let passing = async {
+            let begun = Instant::now();
+            stop.run_until_cancelled(self.abort_recorded(workshop)).await;
+            let Observation { mut plan, foreign, git, wanted, accepted, held, republish } = self.observe(stop).await?;
+            self.known = Some(Known { targets: accepted, format: plan.format });
+            let seen = Seen { plan: &plan, targets: &wanted, held: &held, foreign: Some(foreign.len()) };
+            self.status.seen(trigger, &seen);
+            log_blocked(&plan);
+            if let Some(guard) = &plan.guard {
+                tracing::error!(would_retire = guard.would_retire, held = guard.held, "retire guard: {guard}");
+            }
+            stop.run_until_cancelled(self.abort_abandoned(workshop, &wanted)).await;
+            workshop.mirrors.keep_only(wanted.iter().map(|target| &target.source));
+            workshop.held.keep_only(wanted.iter().map(|target| &target.destination));
+            let publisher = self.publisher(workshop, git);
+            let actions = std::mem::take(&mut plan.actions);
+            let busy = actions.iter().map(|action| action.destination().clone()).collect();
+            let applying = apply(actions, &publisher, self.concurrency.sync, (&self.status, trigger), stop);
+            let outcomes = self.beside_pushes(applying, workshop, busy, triggers, stop).await;
+            self.republish = Some(still_to_republish(republish, &outcomes));
+            let report = Report::new(&plan, &outcomes, foreign.len(), begun.elapsed());
+            log_report(&report);
+            if stop.is_cancelled() { Err(PassError::Stopped) } else { Ok(report) }
+        };
+        let result: Result<Report, PassError> = passing.await;
+        self.status.disk(Some(workshop.mirrors.disk()));
+        self.status.pass_ends(trigger, result.as_ref());
+        result
+    }
+
+    fn publisher(&self, workshop: &Workshop, git: GitServer) -> Publisher {
+        Publisher {
             git,
             bucket: self.bucket.clone(),
             mirrors: Arc::clone(&workshop.mirrors),
@@ -182,25 +241,128 @@ impl Reconciler {
             time_limit: self.settings.target_timeout,
             gate: Arc::clone(&workshop.gate),
             held: Arc::clone(&workshop.held),
-        };
-        let actions = std::mem::take(&mut plan.actions);
-        let outcomes = apply(actions, &publisher, self.concurrency.sync, stop).await;
-        self.republish = Some(still_to_republish(republish, &outcomes));
-        let report = Report::new(&plan, &outcomes, foreign.len(), begun.elapsed());
-        log_report(&report);
-        if stop.is_cancelled() { Err(PassError::Stopped) } else { Ok(report) }
+        }
     }
 
-    /// Passes, the configured time apart, until `stop`.
-    pub async fn run(&mut self, workshop: &mut Workshop, stop: &CancellationToken) {
+    /// Waits for a full pass's actions, and for pushes meanwhile: a first pass can take hours. Pushes for destinations
+    /// that the full pass itself acts on wait until it is done.
+    async fn beside_pushes(
+        &self,
+        applying: impl Future<Output = Vec<Outcome>>,
+        workshop: &Workshop,
+        busy: BTreeSet<Destination>,
+        triggers: &Triggers,
+        stop: &CancellationToken,
+    ) -> Vec<Outcome> {
+        let (applied, mut deferred) = (CancellationToken::new(), BTreeSet::new());
+        let pushes = async {
+            while let Some(pushed) = applied.run_until_cancelled(triggers.pushes()).await {
+                let (later, now) = pushed.into_iter().partition(|source| self.is_busy(source, &busy));
+                deferred.extend::<BTreeSet<_>>(later);
+                self.push_pass(workshop, &now, NonZeroUsize::MIN, stop).await;
+            }
+        };
+        let applying = async {
+            let outcomes = applying.await;
+            applied.cancel();
+            outcomes
+        };
+        let (outcomes, ()) = tokio::join!(applying, pushes);
+        triggers.pushed(deferred);
+        outcomes
+    }
+
+    fn is_busy(&self, source: &Source, busy: &BTreeSet<Destination>) -> bool {
+        let mut targets = self.known.iter().flat_map(|known| &known.targets);
+        targets.any(|target| target.source == *source && busy.contains(&target.destination))
+    }
+
+    /// A pass for the targets of some source branches. It publishes, and deletes what that supersedes; what becomes of
+    /// any other object is a full pass's business.
+    async fn push_pass(
+        &self,
+        workshop: &Workshop,
+        pushed: &BTreeSet<Source>,
+        concurrency: NonZeroUsize,
+        stop: &CancellationToken,
+    ) {
+        let Some(Known { targets, format }) = &self.known else { return };
+        let targets: Vec<_> = targets.iter().filter(|target| pushed.contains(&target.source)).cloned().collect();
+        if targets.is_empty() {
+            return;
+        }
+        let publishing = async {
+            let begun = Instant::now();
+            let looking = self.look_at(&targets, *format);
+            let (git, mut plan, held) = stop.run_until_cancelled(looking).await.ok_or(PassError::Stopped)??;
+            self.status.seen(Trigger::Push, &Seen { plan: &plan, targets: &targets, held: &held, foreign: None });
+            log_blocked(&plan);
+            let actions = std::mem::take(&mut plan.actions);
+            let publisher = self.publisher(workshop, git);
+            let outcomes = apply(actions, &publisher, concurrency, (&self.status, Trigger::Push), stop).await;
+            let report = Report::new(&plan, &outcomes, 0, begun.elapsed());
+            log_report(&report);
+            if stop.is_cancelled() { Err(PassError::Stopped) } else { Ok(report) }
+        };
+        self.status.pass_begins(Trigger::Push);
+        let result: Result<Report, PassError> = publishing.await;
+        self.status.disk(Some(workshop.mirrors.disk()));
+        self.status.pass_ends(Trigger::Push, result.as_ref());
+        if let Err(error) = result {
+            log_failed_pass(&error);
+        }
+    }
+
+    /// Plans for some targets. Of the bucket only their objects are looked at, so that no other can be deleted.
+    async fn look_at(
+        &self,
+        targets: &[Target],
+        format: ArchiveFormat,
+    ) -> Result<(GitServer, Plan, Vec<HeldObject>), PassError> {
+        let git = self.git()?;
+        let heads = probe::heads(&git, targets.to_vec(), self.concurrency.probe, self.status.pulse());
+        let (listing, targets) = tokio::join!(self.bucket.list(), heads);
+        let ours: HashSet<_> = targets.iter().map(|(target, _)| &target.destination).collect();
+        let mut held = listing?.held;
+        held.retain(|object| ours.contains(&object.name.destination));
+        let desired = Desired { targets, refused: vec![] };
+        let policy = Policy {
+            format: FormatChoice::Only(format),
+            max_retire: MaxRetire::Count(0),
+            on_rewrite: self.settings.on_rewrite,
+            republish: &BTreeSet::new(),
+        };
+        let plan = plan(&desired, &held, policy)?;
+        Ok((git, plan, held))
+    }
+
+    /// Full passes, the configured time apart or when one is asked for, and passes for pushes between them, until `stop`.
+    pub async fn run(&mut self, workshop: &mut Workshop, triggers: &Triggers, stop: &CancellationToken) {
+        let mut trigger = Trigger::Schedule;
         loop {
-            match self.pass(workshop, stop).await {
+            match self.pass(workshop, trigger, triggers, stop).await {
                 Ok(_) => {}
                 Err(PassError::Stopped) => return,
                 Err(error) => log_failed_pass(&error),
             }
-            if self.sleep(stop).await.is_none() {
+            trigger = self.wait(workshop, triggers, stop).await;
+            if stop.is_cancelled() {
                 return;
+            }
+        }
+    }
+
+    /// Waits for the next full pass. Pushes do not put it off.
+    async fn wait(&self, workshop: &Workshop, triggers: &Triggers, stop: &CancellationToken) -> Trigger {
+        self.status.sleeps(self.settings.sleep);
+        let mut due = std::pin::pin!(tokio::time::sleep(self.settings.sleep));
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Trigger::Schedule,
+                () = &mut due => return Trigger::Schedule,
+                () = triggers.full_pass_wanted() => return Trigger::Signal,
+                pushed = triggers.pushes() => self.push_pass(workshop, &pushed, self.concurrency.sync, stop).await,
             }
         }
     }
@@ -289,6 +451,13 @@ fn still_to_republish(mut asked_for: BTreeSet<Destination>, outcomes: &[Outcome]
         }
     }
     asked_for
+}
+
+fn log_blocked(plan: &Plan) {
+    for blocked in &plan.blocked {
+        let Destination { group, project, branch } = &blocked.destination;
+        tracing::error!(group, project, branch, reason = %printable(&blocked.blocker.to_string()), "blocked: {}", printable(&blocked.destination.to_string()));
+    }
 }
 
 /// One line for a pass that ended without a plan.

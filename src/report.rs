@@ -4,8 +4,9 @@
 
 use std::error::Error;
 use std::fmt::Write;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use serde::Serialize;
 use unicode_width::UnicodeWidthStr;
 
@@ -80,6 +81,11 @@ pub fn human_duration(duration: Duration) -> String {
         rest %= size;
     }
     parts.join(" ")
+}
+
+/// A time as RFC 3339 has it, in UTC, for programs.
+pub fn timestamp(time: SystemTime) -> Option<String> {
+    DateTime::from(time).fmt(DateTimeFormat::DateTime).ok()
 }
 
 /// Rows as aligned columns, two spaces apart, each line after `indent`. Every cell is made [`printable`].

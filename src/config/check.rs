@@ -3,6 +3,7 @@
 //! Invariant: where a value may hold a credential by mistake (addresses, user names, recipients), no message repeats it.
 
 use std::fs;
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -78,6 +79,11 @@ pub(super) fn port(text: &str) -> Result<u16, String> {
             format!("{text:?} is not a port: write a number up to 65535")
         }
     })
+}
+
+pub(super) fn ip_address(text: &str) -> Result<IpAddr, String> {
+    text.parse()
+        .map_err(|_| format!("{text:?} is not an IP address: write 0.0.0.0 for all of IPv4, :: for all, or 127.0.0.1"))
 }
 
 pub(super) fn one_line(text: &str) -> Result<String, String> {

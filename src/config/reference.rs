@@ -165,6 +165,14 @@ pub(super) const METRICS_SERVER_PORT: Setting =
 pub(super) const INSTANCE_SHARD: Setting =
     text("instance-shard", "INSTANCE_SHARD", Value("fedramp"), "shard label of the metrics");
 
+pub(super) const METRICS_SERVER_ADDRESS: Setting =
+    text("metrics-server-address", "METRICS_SERVER_ADDRESS", Value("0.0.0.0"), "address to listen on there");
+pub(super) const STALL_TIMEOUT: Setting =
+    text("stall-timeout", "STALL_TIMEOUT", Found("TARGET_TIMEOUT + 5m"), "not healthy after");
+pub(super) const WEBHOOK_SECRET_FILE: Setting =
+    text("webhook-secret-file", "WEBHOOK_SECRET_FILE", Unset, "file with the secret, read at each push");
+
+pub(super) const WEBHOOK_SECRET: Setting = secret("WEBHOOK_SECRET", Unset, "token of GitLab's push webhooks");
 pub(super) const GITLAB_TOKEN: Setting = secret("GITLAB_TOKEN", Required, "token with the scope read_repository");
 pub(super) const GRAPHQL_PASSWORD: Setting = secret("GRAPHQL_PASSWORD", Unset, "password for HTTP Basic");
 pub(super) const AWS_ACCESS_KEY_ID: Setting =
@@ -180,7 +188,14 @@ const SECTIONS: &[Section] = &[
     },
     Section {
         title: "Secrets (environment or file: no flag, so that no process list shows them)",
-        settings: &[GITLAB_TOKEN, GRAPHQL_PASSWORD, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN],
+        settings: &[
+            GITLAB_TOKEN,
+            GRAPHQL_PASSWORD,
+            AWS_ACCESS_KEY_ID,
+            AWS_SECRET_ACCESS_KEY,
+            AWS_SESSION_TOKEN,
+            WEBHOOK_SECRET,
+        ],
     },
     Section { title: "Source", settings: &[GITLAB_TOKEN_FILE, ALLOW_INSECURE_HTTP] },
     Section { title: "Target list", settings: &[GRAPHQL_QUERY_FILE, GRAPHQL_USERNAME, GRAPHQL_PASSWORD_FILE] },
@@ -212,7 +227,11 @@ const SECTIONS: &[Section] = &[
             MAX_REPOSITORY_BYTES,
         ],
     },
-    Section { title: "Output", settings: &[OUTPUT, LOG_FORMAT, METRICS_SERVER_PORT, INSTANCE_SHARD] },
+    Section { title: "Output", settings: &[OUTPUT, LOG_FORMAT] },
+    Section {
+        title: "Metrics, health, status page, webhooks",
+        settings: &[METRICS_SERVER_PORT, METRICS_SERVER_ADDRESS, INSTANCE_SHARD, STALL_TIMEOUT, WEBHOOK_SECRET_FILE],
+    },
     Section {
         title: "Also understood (environment only)",
         settings: &[

@@ -109,6 +109,9 @@ fn the_required_settings_are_enough() {
     assert_eq!(run.max_repository_bytes, 100 << 30);
     assert_eq!(run.shard, "fedramp");
     assert_eq!(run.metrics_port, 9090);
+    assert_eq!(run.metrics_address.to_string(), "0.0.0.0");
+    assert_eq!(run.stall_timeout, run.target_timeout + Duration::from_secs(300));
+    assert!(run.webhook_secret.is_none());
 }
 
 #[test]
@@ -130,6 +133,9 @@ fn every_setting_can_be_changed_by_its_variable() {
         ("MAX_REPOSITORY_BYTES", "2GiB"),
         ("INSTANCE_SHARD", "gov"),
         ("METRICS_SERVER_PORT", "0"),
+        ("METRICS_SERVER_ADDRESS", "::1"),
+        ("STALL_TIMEOUT", "20m"),
+        ("WEBHOOK_SECRET", "open sesame"),
     ];
     assert_eq!(parse_with(&changes, &[]).unwrap().log_format, LogFormat::Json);
     let run = run_with(&changes, &[]);
@@ -147,6 +153,9 @@ fn every_setting_can_be_changed_by_its_variable() {
     assert_eq!(run.max_repository_bytes, 2 << 30);
     assert_eq!(run.shard, "gov");
     assert_eq!(run.metrics_port, 0);
+    assert_eq!(run.metrics_address.to_string(), "::1");
+    assert_eq!(run.stall_timeout, Duration::from_secs(1200));
+    assert_eq!(run.webhook_secret.unwrap().read().unwrap().expose_secret(), "open sesame");
 }
 
 #[test]

@@ -295,6 +295,8 @@ impl World {
             ("PUBLIC_KEY", self.recipients().join(",")),
             ("WORKDIR", self.workdir().to_string_lossy().into_owned()),
             ("RECONCILE_SLEEP_TIME", self.sleep.clone()),
+            ("METRICS_SERVER_ADDRESS", "127.0.0.1".to_owned()),
+            ("METRICS_SERVER_PORT", "0".to_owned()),
             ("PATH", std::env::var("PATH").unwrap_or_default()),
         ];
         if let Some((user, password)) = self.graphql.basic() {

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod browser;
 mod bucket;
 mod daemon;
 mod docs;
@@ -10,11 +11,13 @@ mod failures;
 mod formats;
 mod guards;
 mod hostile;
+mod http;
 mod lfs;
 mod limits;
 mod list_restore;
 mod logs;
 mod memory;
+mod metrics;
 mod mirrors;
 mod packs;
 mod republish;
@@ -22,7 +25,10 @@ mod rewrites;
 mod seaweed;
 mod secrets;
 mod settings;
+mod site;
+mod status_page;
 mod support;
 mod sync;
 mod targets;
 mod transport;
+mod webhook;

@@ -29,6 +29,8 @@ fn the_environment_is_complete_and_closed() -> Result<()> {
             "GRAPHQL_SERVER",
             "GRAPHQL_USERNAME",
             "MAX_RETIRE",
+            "METRICS_SERVER_ADDRESS",
+            "METRICS_SERVER_PORT",
             "PATH",
             "PUBLIC_KEY",
             "RECONCILE_SLEEP_TIME",

@@ -1,0 +1,305 @@
+//! Metrics: what dashboards of the Go program show already, under the same names, and this program's own.
+//!
+//! Invariant: every label's values come from a closed list in this program, so that no name of a project or branch, and
+//! nothing that a server answered, can become one.
+
+use std::fmt::Write;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Metric, Registry};
+
+use crate::plan::{PublishReason, RetireReason};
+use crate::progress::Stage;
+use crate::status::{Cause, PassOutcome, Snapshot, TargetState};
+use crate::trigger::Trigger;
+
+/// The value of the label `integration`, by which dashboards tell programs apart.
+const INTEGRATION: &str = "git-partition-sync-producer";
+/// Upper bounds of the histogram of stages, in seconds: from a small increment to the usual TARGET_TIMEOUT.
+const STAGE_SECONDS: [f64; 12] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1_800.0, 3_600.0];
+
+type Labels<const N: usize> = [(&'static str, &'static str); N];
+type Counters<const N: usize> = Family<Labels<N>, Counter>;
+/// A gauge that is not shown before it has a value: no value is not 0.
+type Later = Family<Labels<0>, Gauge<f64, AtomicU64>>;
+type Histograms = Family<Labels<1>, Histogram, fn() -> Histogram>;
+
+/// Everything that is counted.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    go_executions: Counter,
+    go_last_status: Later,
+    go_last_seconds: Later,
+    passes: Counters<2>,
+    published: Counters<1>,
+    retired: Counters<1>,
+    swept: Counter,
+    failed: Counters<2>,
+    webhooks: Counters<1>,
+    fetched: Counter,
+    uploaded: Counter,
+    stages: Histograms,
+    targets: Family<Labels<1>, Gauge>,
+    oldest: Gauge<f64, AtomicU64>,
+    last_success: Later,
+    guard: Gauge,
+    objects: Later,
+    foreign: Later,
+    mirrors: Later,
+    free: Later,
+}
+
+/// What became of a webhook request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WebhookResult {
+    /// A pass for it begins.
+    Accepted,
+    /// It is about nothing that is synchronised.
+    Ignored,
+    /// Its token is wrong, or it cannot be understood.
+    Refused,
+}
+
+impl WebhookResult {
+    const ALL: [Self; 3] = [Self::Accepted, Self::Ignored, Self::Refused];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Ignored => "ignored",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+impl Metrics {
+    /// All of them at zero. Each carries the labels that dashboards of the Go program select by.
+    pub fn new(shard: &str) -> Self {
+        let labels = [("shard_id", shard), ("integration", INTEGRATION)]
+            .map(|(name, value)| (name.into(), value.to_owned().into()));
+        let mut registry = Registry::with_labels(labels.into_iter());
+        let mut go = Register { registry: &mut registry, prefix: "qontract_reconcile" };
+        let go_executions = go.metric("execution_counter", "Full passes that succeeded", Counter::default());
+        let go_last_status = go.metric(
+            "last_run_status",
+            "Whether the last full pass succeeded: 0 success, 1 failure",
+            Later::default(),
+        );
+        let go_last_seconds =
+            go.metric("last_run_seconds", "How long the last full pass took, in seconds", Later::default());
+        let mut ours = Register { registry: &mut registry, prefix: "git_partition_sync" };
+        let build: Family<Labels<1>, Gauge> = ours.metric("build_info", "The program's version", Family::default());
+        build.get_or_create(&[("version", env!("CARGO_PKG_VERSION"))]).set(1);
+        let metrics = Self {
+            go_executions,
+            go_last_status,
+            go_last_seconds,
+            passes: ours.metric(
+                "passes",
+                "Passes that ended, by what began them and how they ended",
+                Family::default(),
+            ),
+            published: ours.metric("published", "Objects published, by reason", Family::default()),
+            retired: ours.metric("retired", "Destinations retired, by reason", Family::default()),
+            swept: ours.metric("swept", "Destinations that outdated objects were swept from", Counter::default()),
+            failed: ours.metric("failed", "Actions that failed, by stage and reason", Family::default()),
+            webhooks: ours.metric("webhooks", "Webhook requests, by what became of them", Family::default()),
+            fetched: ours.metric("fetched_bytes", "Bytes of packs fetched from the source", Counter::default()),
+            uploaded: ours.metric("uploaded_bytes", "Bytes of objects uploaded to the bucket", Counter::default()),
+            stages: ours.metric(
+                "stage_duration_seconds",
+                "How long stages of publishing took",
+                Family::new_with_constructor(|| Histogram::new(STAGE_SECONDS)),
+            ),
+            targets: ours.metric("targets", "Targets, by state", Family::default()),
+            oldest: ours.metric(
+                "oldest_out_of_sync_seconds",
+                "For how long the target has been out of sync that has been for longest; 0 where all are in sync",
+                Gauge::default(),
+            ),
+            last_success: ours.metric(
+                "last_success_timestamp_seconds",
+                "When the last full pass that succeeded ended, in Unix time",
+                Family::default(),
+            ),
+            guard: ours.metric("retire_guard_held", "1 where the retire guard holds something back", Gauge::default()),
+            objects: ours.metric("bucket_objects", "Objects in the bucket with names that decode", Family::default()),
+            foreign: ours.metric(
+                "bucket_foreign_objects",
+                "Objects in the bucket with foreign names",
+                Family::default(),
+            ),
+            mirrors: ours.metric("mirror_bytes", "What mirrors take on the disk", Family::default()),
+            free: ours.metric("workdir_available_bytes", "Free space of WORKDIR's file system", Family::default()),
+            registry,
+        };
+        metrics.show_zeros();
+        metrics
+    }
+
+    /// Makes every series there can be: a counter that appears with its first event has no rate at that event.
+    fn show_zeros(&self) {
+        for trigger in Trigger::ALL {
+            for outcome in PassOutcome::NAMES {
+                drop(self.passes.get_or_create(&[("trigger", trigger.name()), ("outcome", outcome)]));
+            }
+        }
+        for reason in PUBLISH_REASONS {
+            drop(self.published.get_or_create(&[("reason", reason)]));
+        }
+        drop(self.retired.get_or_create(&[("reason", retire_reason(RetireReason::NoTarget))]));
+        for result in WebhookResult::ALL {
+            drop(self.webhooks.get_or_create(&[("result", result.name())]));
+        }
+        for stage in Stage::ALL {
+            drop(self.stages.get_or_create(&[("stage", stage.name())]));
+            for cause in Cause::ALL {
+                drop(self.failed.get_or_create(&[("stage", stage.name()), ("reason", cause.name())]));
+            }
+        }
+    }
+
+    pub(crate) fn fetched(&self, bytes: u64) {
+        self.fetched.inc_by(bytes);
+    }
+
+    pub(crate) fn uploaded(&self, bytes: u64) {
+        self.uploaded.inc_by(bytes);
+    }
+
+    pub(crate) fn stage_took(&self, stage: Stage, took: Duration) {
+        self.stages.get_or_create(&[("stage", stage.name())]).observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn published(&self, reason: &PublishReason) {
+        self.published.get_or_create(&[("reason", publish_reason(reason))]).inc();
+    }
+
+    pub(crate) fn retired(&self, reason: RetireReason) {
+        self.retired.get_or_create(&[("reason", retire_reason(reason))]).inc();
+    }
+
+    pub(crate) fn swept(&self) {
+        self.swept.inc();
+    }
+
+    pub(crate) fn failed(&self, stage: Stage, cause: Cause) {
+        self.failed.get_or_create(&[("stage", stage.name()), ("reason", cause.name())]).inc();
+    }
+
+    pub(crate) fn pass_ended(&self, trigger: Trigger, outcome: &PassOutcome) {
+        self.passes.get_or_create(&[("trigger", trigger.name()), ("outcome", outcome.name())]).inc();
+        if trigger.is_full() && *outcome == PassOutcome::Success {
+            self.go_executions.inc();
+        }
+    }
+
+    /// Counts a webhook request.
+    pub fn webhook(&self, result: WebhookResult) {
+        self.webhooks.get_or_create(&[("result", result.name())]).inc();
+    }
+
+    /// All metrics in Prometheus's text format, with the gauges as of now.
+    ///
+    /// # Errors
+    /// None that a `String` can have.
+    pub fn text(&self, now: &Snapshot) -> Result<String, std::fmt::Error> {
+        self.take(now);
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        prometheus_text(&text)
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    fn take(&self, now: &Snapshot) {
+        let set = |gauge: &Later, value: f64| {
+            gauge.get_or_create(&[]).set(value);
+        };
+        for state in TargetState::ALL {
+            let count = now.targets.iter().filter(|target| target.state == state).count();
+            self.targets.get_or_create(&[("state", state.name())]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        self.oldest.set(now.oldest_out_of_sync().unwrap_or_default().as_secs_f64());
+        self.guard.set(i64::from(now.guard.is_some()));
+        if let Some(pass) = now.last_full_pass() {
+            set(&self.go_last_status, if pass.outcome == PassOutcome::Success { 0.0 } else { 1.0 });
+            set(&self.go_last_seconds, pass.took.as_secs_f64());
+        }
+        if let Some(time) = now.last_success {
+            set(&self.last_success, time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+        }
+        if let Some(bucket) = now.bucket {
+            set(&self.objects, bucket.objects as f64);
+            set(&self.foreign, bucket.foreign as f64);
+        }
+        if let Some(disk) = now.disk {
+            set(&self.mirrors, disk.mirror_bytes as f64);
+            set(&self.free, disk.available_bytes as f64);
+        }
+    }
+}
+
+struct Register<'a> {
+    registry: &'a mut Registry,
+    prefix: &'static str,
+}
+
+impl Register<'_> {
+    fn metric<M: Metric + Clone>(&mut self, name: &str, help: &str, metric: M) -> M {
+        self.registry.register(format!("{}_{name}", self.prefix), help, metric.clone());
+        metric
+    }
+}
+
+const PUBLISH_REASONS: [&str; 6] = ["new", "new_commit", "other_format", "other_name", "not_newest", "requested"];
+
+fn publish_reason(reason: &PublishReason) -> &'static str {
+    let [new, new_commit, other_format, other_name, not_newest, requested] = PUBLISH_REASONS;
+    match reason {
+        PublishReason::New => new,
+        PublishReason::NewCommit { .. } => new_commit,
+        PublishReason::OtherFormat { .. } => other_format,
+        PublishReason::OtherName => other_name,
+        PublishReason::NotNewest { .. } => not_newest,
+        PublishReason::Requested => requested,
+    }
+}
+
+fn retire_reason(reason: RetireReason) -> &'static str {
+    match reason {
+        RetireReason::NoTarget => "no_target",
+    }
+}
+
+/// OpenMetrics, as the library writes it, in the older text format, which every Prometheus and its tools read: a
+/// counter's `HELP` and `TYPE` have the name of its samples, and there are no other comments.
+fn prometheus_text(open_metrics: &str) -> Result<String, std::fmt::Error> {
+    let mut text = String::with_capacity(open_metrics.len());
+    let mut help = ("", "");
+    for line in open_metrics.lines() {
+        if let Some(named) = line.strip_prefix("# HELP ") {
+            help = named.split_once(' ').unwrap_or((named, ""));
+        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|named| named.split_once(' ')) {
+            let suffix = if kind == "counter" { "_total" } else { "" };
+            if help.0 == name {
+                writeln!(text, "# HELP {name}{suffix} {}", help.1)?;
+            }
+            writeln!(text, "# TYPE {name}{suffix} {kind}")?;
+        } else if !line.starts_with('#') {
+            writeln!(text, "{line}")?;
+        }
+    }
+    Ok(text)
+}
+
+/// Seconds from `then` to `now`; nothing where a clock went back.
+pub(crate) fn since(then: SystemTime, now: SystemTime) -> Duration {
+    now.duration_since(then).unwrap_or_default()
+}

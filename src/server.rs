@@ -1,0 +1,197 @@
+//! What operators look at and what GitLab calls: metrics, health, the status page, webhooks.
+//!
+//! Invariant: it reads the state and asks for passes, and can do nothing else. Whoever connects can hold neither memory
+//! nor descriptors for long: connections are few, serve one request each and end in time.
+
+mod hook;
+mod json;
+mod page;
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::map_response;
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::{get, post};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Secret;
+use crate::status::Status;
+use crate::trigger::Triggers;
+
+/// Connections served at the same time.
+const MAX_CONNECTIONS: usize = 8;
+/// Descriptors the server needs: those and its own.
+pub const DESCRIPTORS: usize = MAX_CONNECTIONS + 1;
+/// How long a connection is safe from being cut off for a new one, where there are too many.
+const CONNECTION_PATIENCE: Duration = Duration::from_millis(250);
+/// How long a client may take to send its request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may last, with request and answer.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(20);
+/// Longest head of a request, in bytes.
+const HEAD_LIMIT_BYTES: usize = 16 << 10;
+/// Longest body of a request, in bytes: GitLab lists the files of up to 20 commits.
+const BODY_LIMIT_BYTES: usize = 4 << 20;
+/// Pause where a connection cannot be accepted, such as without a free descriptor.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Nothing comes from elsewhere, nothing is written into the page, and nobody else may show it in a frame.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; \
+     connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+
+const STYLE: &str = include_str!("../templates/status.css");
+const SCRIPT: &str = include_str!("../templates/status.js");
+const ICON: &str = include_str!("../templates/icon.svg");
+
+/// What the server shows and whom it tells.
+#[derive(Debug, Clone)]
+pub struct Site {
+    /// What goes on.
+    pub status: Arc<Status>,
+    /// Where pushes are reported.
+    pub triggers: Arc<Triggers>,
+    /// What GitLab proves itself by; without it there is no webhook.
+    pub webhook_secret: Option<Secret>,
+    /// Which instance this is.
+    pub shard: String,
+}
+
+/// The port, open.
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+}
+
+impl Server {
+    /// Opens the port.
+    ///
+    /// # Errors
+    /// Where that cannot be done; the message names the settings.
+    pub async fn bind(address: IpAddr, port: u16) -> anyhow::Result<Self> {
+        let wanted = SocketAddr::new(address, port);
+        let listener = TcpListener::bind(wanted).await.with_context(|| {
+            format!("METRICS_SERVER_PORT: cannot listen on {wanted} (METRICS_SERVER_ADDRESS is the address)")
+        })?;
+        tracing::info!("metrics and status page on http://{}/", listener.local_addr()?);
+        Ok(Self { listener })
+    }
+
+    /// Serves until `stop`.
+    pub async fn serve(self, site: Site, stop: CancellationToken) {
+        let router = router(Arc::new(site));
+        let mut connections = JoinSet::new();
+        let mut oldest: VecDeque<(AbortHandle, Instant)> = VecDeque::new();
+        while let Some(accepted) = stop.run_until_cancelled(self.listener.accept()).await {
+            let Ok((stream, _)) = accepted else {
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            };
+            while connections.try_join_next().is_some() {}
+            oldest.retain(|(handle, _)| !handle.is_finished());
+            if connections.len() >= MAX_CONNECTIONS
+                && let Some((handle, begun)) = oldest.front()
+                && timeout_at(*begun + CONNECTION_PATIENCE, connections.join_next()).await.is_err()
+            {
+                handle.abort();
+                connections.join_next().await;
+            }
+            oldest.push_back((connections.spawn(connection(stream, router.clone())), Instant::now()));
+        }
+    }
+}
+
+/// One request and its answer.
+async fn connection(stream: TcpStream, router: Router) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_LIMIT_BYTES).keep_alive(false);
+    let serving = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    // A client that goes away or is too slow has nothing to be told.
+    drop(timeout(CONNECTION_TIMEOUT, serving).await);
+}
+
+fn router(site: Arc<Site>) -> Router {
+    let router = Router::new()
+        .route("/", get(status_page))
+        .route("/status.json", get(status_json))
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/assets/status.css", get(async || asset("text/css; charset=utf-8", STYLE)))
+        .route("/assets/status.js", get(async || asset("text/javascript; charset=utf-8", SCRIPT)))
+        .route("/assets/icon.svg", get(async || asset("image/svg+xml", ICON)));
+    let router = match site.webhook_secret {
+        Some(_) => router.route("/hooks/gitlab", post(hook::gitlab)),
+        None => router,
+    };
+    router.layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES)).layer(map_response(guarded)).with_state(site)
+}
+
+/// The answer with what browsers have to know.
+async fn guarded(mut response: Response) -> Response {
+    let headers = [
+        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    for (name, value) in headers {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+async fn status_page(State(site): State<Arc<Site>>, Query(filter): Query<page::Filter>) -> Response {
+    match page::html(&site.status.snapshot(), &site.shard, &filter) {
+        Ok(html) => Html(html).into_response(),
+        Err(error) => failed(&error),
+    }
+}
+
+async fn status_json(State(site): State<Arc<Site>>) -> Response {
+    axum::Json(json::status(&site.status.snapshot(), &site.shard)).into_response()
+}
+
+async fn metrics(State(site): State<Arc<Site>>) -> Response {
+    match site.status.metrics().text(&site.status.snapshot()) {
+        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
+        Err(error) => failed(&error),
+    }
+}
+
+async fn healthz(State(site): State<Arc<Site>>) -> Response {
+    verdict(site.status.alive())
+}
+
+async fn readyz(State(site): State<Arc<Site>>) -> Response {
+    verdict(site.status.ready())
+}
+
+fn verdict(verdict: Result<(), String>) -> Response {
+    match verdict {
+        Ok(()) => "ok\n".into_response(),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+    }
+}
+
+fn asset(kind: &'static str, content: &'static str) -> Response {
+    ([(header::CONTENT_TYPE, kind)], content).into_response()
+}
+
+fn failed(error: &dyn std::error::Error) -> Response {
+    tracing::error!(%error, "an answer cannot be written");
+    StatusCode::INTERNAL_SERVER_ERROR.into_response()
+}

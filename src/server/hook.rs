@@ -1,0 +1,90 @@
+//! GitLab's push webhooks.
+//!
+//! Invariant: nothing of a request is believed but which branch was pushed to, and only after its token was compared; the
+//! commit is looked up as always.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Request, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use secrecy::ExposeSecret;
+use serde::Deserialize;
+use subtle::ConstantTimeEq;
+
+use super::Site;
+use crate::metrics::WebhookResult;
+use crate::report::error_chain;
+
+/// The event of a project's or a group's webhook, and that of a whole GitLab's.
+const PUSH_EVENTS: [&str; 2] = ["Push Hook", "System Hook"];
+const BRANCHES: &str = "refs/heads/";
+
+/// The part of GitLab's "push event" that is of use here.
+#[derive(Deserialize)]
+struct Event {
+    object_kind: Option<String>,
+    event_name: Option<String>,
+    #[serde(rename = "ref")]
+    reference: Option<String>,
+    project: Option<Project>,
+}
+
+#[derive(Deserialize)]
+struct Project {
+    path_with_namespace: String,
+}
+
+/// `POST /hooks/gitlab`. The token is compared before the body is read.
+pub(super) async fn gitlab(State(site): State<Arc<Site>>, request: Request) -> Response {
+    let answer = handle(&site, request).await;
+    let result = match answer.0 {
+        StatusCode::ACCEPTED => WebhookResult::Accepted,
+        StatusCode::OK => WebhookResult::Ignored,
+        _ => WebhookResult::Refused,
+    };
+    site.status.metrics().webhook(result);
+    answer.into_response()
+}
+
+async fn handle(site: &Site, request: Request) -> (StatusCode, &'static str) {
+    match is_genuine(site, request.headers()) {
+        Ok(true) => {}
+        Ok(false) => return (StatusCode::UNAUTHORIZED, "the secret token is not WEBHOOK_SECRET\n"),
+        Err(why) => {
+            tracing::error!(error = why, "a webhook cannot be checked");
+            return (StatusCode::INTERNAL_SERVER_ERROR, "WEBHOOK_SECRET_FILE cannot be read\n");
+        }
+    }
+    let event = request.headers().get("x-gitlab-event").and_then(|event| event.to_str().ok());
+    if !event.is_some_and(|event| PUSH_EVENTS.contains(&event)) {
+        return (StatusCode::OK, "not a push: ignored\n");
+    }
+    let Ok(body) = Bytes::from_request(request, &()).await else {
+        return (StatusCode::PAYLOAD_TOO_LARGE, "the body is too long or broke off\n");
+    };
+    let Ok(event) = serde_json::from_slice::<Event>(&body) else {
+        return (StatusCode::BAD_REQUEST, "the body is not GitLab's JSON\n");
+    };
+    if event.object_kind.or(event.event_name).as_deref() != Some("push") {
+        return (StatusCode::OK, "not a push to a branch: ignored\n");
+    }
+    let (Some(project), Some(reference)) = (event.project, event.reference) else {
+        return (StatusCode::BAD_REQUEST, "the push has no project or no ref\n");
+    };
+    let branch = reference.strip_prefix(BRANCHES);
+    let sources = branch.map(|branch| site.status.sources(&project.path_with_namespace, branch)).unwrap_or_default();
+    if sources.is_empty() {
+        return (StatusCode::OK, "no target has this branch as its source: ignored\n");
+    }
+    site.triggers.pushed(sources);
+    (StatusCode::ACCEPTED, "a pass for this branch begins\n")
+}
+
+/// Whether the request has the secret. How long that takes to say tells nothing of the secret but its length.
+fn is_genuine(site: &Site, headers: &HeaderMap) -> Result<bool, String> {
+    let (Some(secret), Some(token)) = (&site.webhook_secret, headers.get("x-gitlab-token")) else { return Ok(false) };
+    let secret = secret.read().map_err(|error| error_chain(&error))?;
+    Ok(secret.expose_secret().as_bytes().ct_eq(token.as_bytes()).into())
+}

@@ -1,0 +1,470 @@
+//! What is in sync, what is not, since when and why: one state, fed by the loop, read by everything that shows it.
+//!
+//! Invariant: it decides nothing and is asked by nobody who decides. Its lock is held for moments only, and the hot
+//! paths of publishing do not take it.
+
+mod cause;
+mod records;
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+pub use self::cause::Cause;
+use self::records::{count_objects, records, settle};
+use crate::apply::Outcome;
+use crate::key::Destination;
+use crate::metrics::{Metrics, since};
+use crate::plan::{Action, HeldObject, Plan};
+use crate::progress::{Progress, ProgressView, Pulse, Stage};
+use crate::reconcile::PassError;
+use crate::report::{Report, error_chain};
+use crate::target::{Source, Target};
+use crate::trigger::Trigger;
+
+/// How many passes are remembered.
+const HISTORY: usize = 60;
+
+/// How a target stands. The order is that of urgency.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TargetState {
+    /// An action for it failed; the next pass tries again.
+    Failing,
+    /// It cannot be acted on.
+    Blocked,
+    /// Its source has something that the bucket does not have yet.
+    Behind,
+    /// The bucket has what the source has.
+    InSync,
+}
+
+impl TargetState {
+    /// All of them, in the order of urgency.
+    pub const ALL: [Self; 4] = [Self::Failing, Self::Blocked, Self::Behind, Self::InSync];
+
+    /// Its name, in metrics and addresses.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Failing => "failing",
+            Self::Blocked => "blocked",
+            Self::Behind => "behind",
+            Self::InSync => "in_sync",
+        }
+    }
+}
+
+impl fmt::Display for TargetState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Failing => "failing",
+            Self::Blocked => "blocked",
+            Self::Behind => "behind",
+            Self::InSync => "in sync",
+        })
+    }
+}
+
+/// One destination.
+#[derive(Debug, Clone)]
+pub struct TargetStatus {
+    /// Where to.
+    pub destination: Destination,
+    /// Where from; `None` where no target names the destination any more and deleting its objects failed.
+    pub source: Option<Source>,
+    /// How it stands.
+    pub state: TargetState,
+    /// The commit in the bucket, as the newest object's name says it.
+    pub commit: Option<String>,
+    /// That object's size in bytes.
+    pub bytes: Option<u64>,
+    /// When that object was written.
+    pub published: Option<SystemTime>,
+    /// Since when it has been in sync, or out of it, as far as this process knows.
+    pub since: SystemTime,
+    /// What is to be done for it, in words, where it is behind.
+    pub pending: Option<String>,
+    /// What stands in its way.
+    pub trouble: Option<Trouble>,
+}
+
+/// Why a target is not in sync.
+#[derive(Debug, Clone)]
+pub struct Trouble {
+    /// What kind of trouble it is.
+    pub cause: Cause,
+    /// The error in words.
+    pub error: String,
+    /// When it was seen last.
+    pub seen: SystemTime,
+}
+
+/// How a pass ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PassOutcome {
+    /// It did all it should.
+    Success,
+    /// Something is blocked, failed or was held back.
+    Incomplete,
+    /// Nothing was done, for this reason.
+    Failed(String),
+}
+
+impl PassOutcome {
+    /// Their names.
+    pub const NAMES: [&str; 3] = ["success", "incomplete", "failed"];
+
+    /// Its name, in metrics.
+    pub fn name(&self) -> &'static str {
+        let [success, incomplete, failed] = Self::NAMES;
+        match self {
+            Self::Success => success,
+            Self::Incomplete => incomplete,
+            Self::Failed(_) => failed,
+        }
+    }
+}
+
+/// A pass that ended.
+#[derive(Debug, Clone)]
+pub struct PassRecord {
+    /// What began it.
+    pub trigger: Trigger,
+    /// When it began.
+    pub began: SystemTime,
+    /// How long it took.
+    pub took: Duration,
+    /// How it ended.
+    pub outcome: PassOutcome,
+    /// Destinations published.
+    pub published: usize,
+    /// Destinations retired.
+    pub retired: usize,
+    /// Targets blocked or failed.
+    pub troubled: usize,
+}
+
+/// A pass under way.
+#[derive(Debug, Clone)]
+pub struct RunningPass {
+    /// What began it.
+    pub trigger: Trigger,
+    /// When it began.
+    pub began: SystemTime,
+    /// Its actions and how many of them are done; `None` while it still looks at what there is.
+    pub actions: Option<(usize, usize)>,
+}
+
+/// What is in the bucket.
+#[derive(Debug, Clone, Copy)]
+pub struct BucketCount {
+    /// Objects with names that decode.
+    pub objects: usize,
+    /// Others.
+    pub foreign: usize,
+}
+
+/// What WORKDIR's disk holds.
+#[derive(Debug, Clone, Copy)]
+pub struct Disk {
+    /// What mirrors take, in bytes.
+    pub mirror_bytes: u64,
+    /// What is free, in bytes.
+    pub available_bytes: u64,
+}
+
+/// What a pass saw before it acted.
+#[derive(Debug)]
+pub struct Seen<'a> {
+    /// What it will do.
+    pub plan: &'a Plan,
+    /// The targets it is about.
+    pub targets: &'a [Target],
+    /// What the bucket holds of them.
+    pub held: &'a [HeldObject],
+    /// How many foreign objects the bucket holds; `None` for a pass that is about some targets only. Others are left as
+    /// they are then.
+    pub foreign: Option<usize>,
+}
+
+/// Everything at one moment.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The moment.
+    pub now: SystemTime,
+    /// When the program started.
+    pub started: SystemTime,
+    /// All targets, in the order of destinations.
+    pub targets: Vec<TargetStatus>,
+    /// Passes under way: a full one, one for pushes, or both.
+    pub passes: Vec<RunningPass>,
+    /// Targets at work.
+    pub running: Vec<ProgressView>,
+    /// The last passes, the oldest first.
+    pub history: Vec<PassRecord>,
+    /// When the next full pass is due; `None` while one is under way.
+    pub next_pass: Option<SystemTime>,
+    /// When the last full pass that succeeded ended.
+    pub last_success: Option<SystemTime>,
+    /// What the loop hangs at, where it makes no progress.
+    pub stalled: Option<String>,
+    /// What the retire guard says, where it held something back.
+    pub guard: Option<String>,
+    /// The bucket.
+    pub bucket: Option<BucketCount>,
+    /// The disk.
+    pub disk: Option<Disk>,
+}
+
+impl Snapshot {
+    /// The last full pass, one that failed included.
+    pub fn last_full_pass(&self) -> Option<&PassRecord> {
+        self.history.iter().rfind(|pass| pass.trigger.is_full())
+    }
+
+    /// For how long the target has been out of sync that has been for longest.
+    pub fn oldest_out_of_sync(&self) -> Option<Duration> {
+        let out = self.targets.iter().filter(|target| target.state != TargetState::InSync);
+        out.map(|target| since(target.since, self.now)).max()
+    }
+}
+
+/// The state that everything shown comes from.
+#[derive(Debug)]
+pub struct Status {
+    metrics: Arc<Metrics>,
+    pulse: Arc<Pulse>,
+    stall_timeout: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    started: SystemTime,
+    targets: BTreeMap<Destination, TargetStatus>,
+    passes: Vec<(RunningPass, Instant)>,
+    running: Vec<Arc<Progress>>,
+    history: VecDeque<PassRecord>,
+    next_pass: Option<(SystemTime, Instant)>,
+    last_success: Option<SystemTime>,
+    planned_once: bool,
+    guard: Option<String>,
+    /// The keys in the bucket that decode, and how many others there are.
+    bucket: Option<(HashSet<String>, usize)>,
+    disk: Option<Disk>,
+}
+
+impl State {
+    fn bucket_count(&self) -> Option<BucketCount> {
+        self.bucket.as_ref().map(|(keys, foreign)| BucketCount { objects: keys.len(), foreign: *foreign })
+    }
+}
+
+impl Status {
+    /// Nothing is known yet. Without any progress for `stall_timeout` the loop counts as stuck.
+    pub fn new(shard: &str, stall_timeout: Duration) -> Self {
+        let state = State {
+            started: SystemTime::now(),
+            targets: BTreeMap::new(),
+            passes: vec![],
+            running: vec![],
+            history: VecDeque::new(),
+            next_pass: None,
+            last_success: None,
+            planned_once: false,
+            guard: None,
+            bucket: None,
+            disk: None,
+        };
+        let (metrics, pulse) = (Arc::new(Metrics::new(shard)), Arc::default());
+        Self { metrics, pulse, stall_timeout, state: Mutex::new(state) }
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Something moved that is not a target's bytes.
+    pub fn pulse(&self) -> &Pulse {
+        &self.pulse
+    }
+
+    /// Everything, as it is now.
+    pub fn snapshot(&self) -> Snapshot {
+        let state = self.lock();
+        Snapshot {
+            now: SystemTime::now(),
+            started: state.started,
+            targets: state.targets.values().cloned().collect(),
+            passes: state.passes.iter().map(|(pass, _)| pass.clone()).collect(),
+            running: state.running.iter().map(|progress| progress.view()).collect(),
+            history: state.history.iter().cloned().collect(),
+            next_pass: state.next_pass.map(|(time, _)| time),
+            last_success: state.last_success,
+            stalled: self.stalled(&state),
+            guard: state.guard.clone(),
+            bucket: state.bucket_count(),
+            disk: state.disk,
+        }
+    }
+
+    /// Whether the loop makes progress.
+    ///
+    /// # Errors
+    /// What it hangs at, in words.
+    pub fn alive(&self) -> Result<(), String> {
+        self.stalled(&self.lock()).map_or(Ok(()), Err)
+    }
+
+    fn stalled(&self, state: &State) -> Option<String> {
+        let quiet_since = state.next_pass.map_or(self.pulse.last(), |(_, due)| due.max(self.pulse.last()));
+        let quiet = quiet_since.elapsed();
+        if quiet < self.stall_timeout {
+            return None;
+        }
+        let at: Vec<_> =
+            state.running.iter().map(|progress| format!("{} {}", progress.stage(), progress.destination())).collect();
+        let at = match (at.is_empty(), state.passes.is_empty()) {
+            (false, _) => at.join(", "),
+            (true, false) => "looking at targets, branches and bucket".to_owned(),
+            (true, true) => "no pass is under way although one is due".to_owned(),
+        };
+        Some(format!("no progress for {} s: {at}", quiet.as_secs()))
+    }
+
+    /// Whether a full pass has got as far as a plan and to its end.
+    ///
+    /// # Errors
+    /// What there is to wait for, in words.
+    pub fn ready(&self) -> Result<(), String> {
+        let state = self.lock();
+        if state.planned_once {
+            return Ok(());
+        }
+        Err(match state.history.back() {
+            Some(PassRecord { outcome: PassOutcome::Failed(why), .. }) => format!("no pass has succeeded yet: {why}"),
+            _ => "the first pass is not done yet".to_owned(),
+        })
+    }
+
+    /// The source branches of a project that are synchronised. GitLab tells no upper from lower case in paths.
+    pub fn sources(&self, project: &str, branch: &str) -> Vec<Source> {
+        let state = self.lock();
+        let sources = state.targets.values().filter_map(|target| target.source.as_ref());
+        sources
+            .filter(|source| source.project.eq_ignore_ascii_case(project) && source.branch == branch)
+            .cloned()
+            .collect()
+    }
+
+    // ---- What the loop says ----
+
+    /// A pass begins.
+    pub fn pass_begins(&self, trigger: Trigger) {
+        self.pulse.beat();
+        let mut state = self.lock();
+        if trigger.is_full() {
+            state.next_pass = None;
+        }
+        state.passes.push((RunningPass { trigger, began: SystemTime::now(), actions: None }, Instant::now()));
+    }
+
+    /// A pass has a plan.
+    pub fn seen(&self, trigger: Trigger, seen: &Seen<'_>) {
+        self.pulse.beat();
+        let mut state = self.lock();
+        if let Some((pass, _)) = state.passes.iter_mut().find(|(pass, _)| pass.trigger == trigger) {
+            pass.actions = Some((seen.plan.actions.len(), 0));
+        }
+        let mut targets = records(&state.targets, seen);
+        if let Some(foreign) = seen.foreign {
+            state.bucket = Some((seen.held.iter().map(|object| object.key.clone()).collect(), foreign));
+            state.guard = seen.plan.guard.map(|guard| guard.to_string());
+            state.targets = targets;
+        } else {
+            state.targets.append(&mut targets);
+        }
+    }
+
+    /// An action begins.
+    pub fn action_begins(&self, action: &Action) -> Arc<Progress> {
+        let stage = match action {
+            Action::Publish(_) => Stage::Fetching,
+            Action::Retire(_) | Action::Sweep(_) => Stage::Deleting,
+        };
+        let destination = action.destination().clone();
+        let progress = Progress::new(destination, stage, Arc::clone(&self.metrics), Arc::clone(&self.pulse));
+        let progress = Arc::new(progress);
+        self.pulse.beat();
+        self.lock().running.push(Arc::clone(&progress));
+        progress
+    }
+
+    /// An action ended.
+    pub fn action_ends(&self, trigger: Trigger, progress: &Arc<Progress>, outcome: &Outcome) {
+        self.pulse.beat();
+        let mut state = self.lock();
+        state.running.retain(|running| !Arc::ptr_eq(running, progress));
+        if let Some((pass, _)) = state.passes.iter_mut().find(|(pass, _)| pass.trigger == trigger) {
+            pass.actions = pass.actions.map(|(all, done)| (all, done + 1));
+        }
+        self.count(outcome, progress.stage());
+        settle(&mut state.targets, outcome);
+        if let Some((keys, _)) = &mut state.bucket {
+            count_objects(keys, outcome);
+        }
+    }
+
+    fn count(&self, Outcome { action, result }: &Outcome, stage: Stage) {
+        match (action, result) {
+            (Action::Publish(publish), Ok(_)) => self.metrics.published(&publish.reason),
+            (Action::Retire(retire), Ok(_)) => self.metrics.retired(retire.reason),
+            (Action::Sweep(_), Ok(_)) => self.metrics.swept(),
+            (_, Err(failure)) if failure.is_stop() => {}
+            (_, Err(failure)) => self.metrics.failed(stage, Cause::of_failure(failure)),
+        }
+    }
+
+    /// A pass ended.
+    pub fn pass_ends(&self, trigger: Trigger, result: Result<&Report, &PassError>) {
+        self.pulse.beat();
+        let mut state = self.lock();
+        let Some(at) = state.passes.iter().position(|(pass, _)| pass.trigger == trigger) else { return };
+        let (RunningPass { began, .. }, clock) = state.passes.remove(at);
+        let outcome = match result {
+            Ok(report) if report.is_success() => PassOutcome::Success,
+            Ok(_) => PassOutcome::Incomplete,
+            Err(error) => PassOutcome::Failed(error_chain(error)),
+        };
+        self.metrics.pass_ended(trigger, &outcome);
+        if trigger.is_full() {
+            state.planned_once |= result.is_ok();
+            if outcome == PassOutcome::Success {
+                state.last_success = Some(SystemTime::now());
+            }
+        }
+        let (published, retired, troubled) = result.map_or((0, 0, 0), |report| {
+            (report.published, report.retired, report.blocked.len() + report.failed.len() + report.held.len())
+        });
+        if state.history.len() == HISTORY {
+            state.history.pop_front();
+        }
+        let took = clock.elapsed();
+        state.history.push_back(PassRecord { trigger, began, took, outcome, published, retired, troubled });
+    }
+
+    /// The loop sleeps.
+    pub fn sleeps(&self, time: Duration) {
+        self.lock().next_pass = Some((SystemTime::now() + time, Instant::now() + time));
+    }
+
+    /// What there is on the disk.
+    pub fn disk(&self, disk: Option<Disk>) {
+        self.lock().disk = disk;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

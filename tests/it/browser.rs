@@ -1,0 +1,166 @@
+//! A real browser, Chromium, driven by its WebDriver.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use fantoccini::wd::{Capabilities, WebDriverCompatibleCommand};
+use fantoccini::{Client, ClientBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use url::Url;
+
+/// A browser with one window and nothing remembered. Dropping it ends it.
+pub struct Browser {
+    runtime: Runtime,
+    client: Client,
+    driver: Child,
+    _profile: TempDir,
+}
+
+/// A command of the DevTools protocol, or another one that is ChromeDriver's own.
+#[derive(Debug)]
+struct Own {
+    path: &'static str,
+    body: Value,
+}
+
+impl WebDriverCompatibleCommand for Own {
+    fn endpoint(&self, base: &Url, session: Option<&str>) -> Result<Url, url::ParseError> {
+        base.join(&format!("session/{}/{}", session.unwrap_or_default(), self.path))
+    }
+
+    fn method_and_body(&self, _: &Url) -> (axum::http::Method, Option<String>) {
+        (axum::http::Method::POST, Some(self.body.to_string()))
+    }
+}
+
+impl Browser {
+    /// Starts it.
+    pub fn start() -> Self {
+        use std::os::unix::process::CommandExt;
+        let profile = tempfile::tempdir().unwrap();
+        let mut driver = Command::new("chromedriver")
+            .arg("--port=0")
+            .env("HOME", profile.path())
+            .process_group(0)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("scripts/setup installs chromium-driver");
+        let port: u16 = BufReader::new(driver.stdout.take().unwrap())
+            .lines()
+            .find_map(|line| {
+                line.unwrap().split_once("started successfully on port ")?.1.trim_end_matches('.').parse().ok()
+            })
+            .expect("ChromeDriver says its port");
+        let arguments = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--disable-dev-shm-usage",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--force-device-scale-factor=1",
+            &format!("--user-data-dir={}", profile.path().join("profile").display()),
+        ];
+        let binaries = ["/usr/bin/chromium", "/usr/bin/google-chrome"];
+        let binary = binaries.iter().find(|path| Path::new(path).exists()).expect("scripts/setup installs chromium");
+        let mut capabilities = Capabilities::new();
+        capabilities.insert("goog:chromeOptions".to_owned(), json!({ "args": arguments, "binary": binary }));
+        capabilities.insert("goog:loggingPrefs".to_owned(), json!({ "browser": "ALL" }));
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let mut builder = ClientBuilder::new(HttpConnector::new());
+        builder.capabilities(capabilities);
+        let client = runtime.block_on(builder.connect(&format!("http://127.0.0.1:{port}"))).unwrap();
+        Self { runtime, client, driver, _profile: profile }
+    }
+
+    /// Shows a page.
+    #[track_caller]
+    pub fn open(&self, url: &str) {
+        self.runtime.block_on(self.client.goto(url)).unwrap();
+    }
+
+    /// What a script returns.
+    #[track_caller]
+    pub fn script(&self, script: &str) -> Value {
+        self.runtime.block_on(self.client.execute(script, vec![])).unwrap_or_else(|error| panic!("{error}: {script}"))
+    }
+
+    /// What an expression is, as text.
+    #[track_caller]
+    pub fn text(&self, expression: &str) -> String {
+        self.script(&format!("return String({expression});")).as_str().unwrap().to_owned()
+    }
+
+    /// Presses keys where the focus is.
+    #[track_caller]
+    pub fn press(&self, keys: &str) {
+        self.runtime.block_on(async { self.client.active_element().await?.send_keys(keys).await }).unwrap();
+    }
+
+    /// How wide the window is, and whether its user likes it dark.
+    #[track_caller]
+    pub fn look(&self, width: u32, dark: bool) {
+        let metrics = json!({ "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600 });
+        self.devtools("Emulation.setDeviceMetricsOverride", metrics);
+        let scheme = if dark { "dark" } else { "light" };
+        let media = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
+        self.devtools("Emulation.setEmulatedMedia", media);
+    }
+
+    /// Whether pages may run scripts.
+    #[track_caller]
+    pub fn allow_scripts(&self, allowed: bool) {
+        self.devtools("Emulation.setScriptExecutionDisabled", json!({ "value": !allowed }));
+    }
+
+    /// The whole page as a picture in `target/screenshots`, for people to look at.
+    #[track_caller]
+    pub fn screenshot(&self, name: &str) {
+        let picture =
+            self.devtools("Page.captureScreenshot", json!({ "format": "png", "captureBeyondViewport": true }));
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/screenshots");
+        std::fs::create_dir_all(&folder).unwrap();
+        let png = BASE64_STANDARD.decode(picture["data"].as_str().unwrap()).unwrap();
+        std::fs::write(folder.join(format!("{name}.png")), png).unwrap();
+    }
+
+    /// What the console shows of warnings and errors, such as violations of the content security policy.
+    #[track_caller]
+    pub fn complaints(&self) -> Vec<String> {
+        let log = self.own("se/log", json!({ "type": "browser" }));
+        let entries = log.as_array().unwrap().iter().filter(|entry| entry["level"] != "INFO");
+        entries.map(|entry| entry["message"].to_string()).collect()
+    }
+
+    #[track_caller]
+    fn devtools(&self, command: &'static str, params: Value) -> Value {
+        self.own("goog/cdp/execute", json!({ "cmd": command, "params": params }))
+    }
+
+    #[track_caller]
+    fn own(&self, path: &'static str, body: Value) -> Value {
+        self.runtime.block_on(self.client.issue_cmd(Own { path, body })).unwrap()
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // Whatever goes wrong here, the processes end.
+        drop(self.runtime.block_on(self.client.clone().close()));
+        if let Some(group) = Pid::from_raw(self.driver.id().cast_signed()) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        drop(self.driver.wait());
+    }
+}

@@ -1,0 +1,128 @@
+//! /metrics: the names that dashboards know, this program's own, and Prometheus's verdict on them.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use testbed::world::World;
+
+use crate::site::{get, pass_now, sample};
+use crate::support::{Daemon, program, wait_until};
+
+const OURS: [(&str, &str); 2] = [("shard_id", "gov-1"), ("integration", "git-partition-sync-producer")];
+
+/// A world with one good and one unreadable target, and a daemon in it after its first pass.
+fn with_trouble() -> (World, Daemon) {
+    let world = World::builder().sleep("1h").setting("INSTANCE_SHARD", "gov-1").start().unwrap();
+    world.project("near/p").unwrap();
+    world.sync("near/p", "main", "far/p", "main").unwrap();
+    world.sync("near/gone", "main", "far/gone", "main").unwrap();
+    world.s3().put("notes.txt", "foreign");
+    let daemon = Daemon::spawn(program(&world, &[]));
+    daemon.wait_until_logged("pass done", 1);
+    wait_until("the pass is over", || sample(&get(&daemon, "/metrics").body, LAST_STATUS, &OURS).is_some());
+    (world, daemon)
+}
+
+const LAST_STATUS: &str = "qontract_reconcile_last_run_status";
+const EXECUTIONS: &str = "qontract_reconcile_execution_counter_total";
+const LAST_SECONDS: &str = "qontract_reconcile_last_run_seconds";
+
+#[test]
+fn dashboards_of_the_go_program_find_their_metrics() {
+    let (world, daemon) = with_trouble();
+    let metrics = get(&daemon, "/metrics");
+    assert!(metrics.header("content-type").starts_with("text/plain; version=0.0.4"));
+    assert_eq!(sample(&metrics.body, LAST_STATUS, &OURS), Some(1.0));
+    assert_eq!(sample(&metrics.body, EXECUTIONS, &OURS), Some(0.0));
+    assert!(sample(&metrics.body, LAST_SECONDS, &OURS).unwrap() > 0.0);
+    assert!(metrics.body.contains(&format!("# TYPE {EXECUTIONS} counter\n")));
+    assert!(metrics.body.contains(&format!("# TYPE {LAST_STATUS} gauge\n")));
+
+    world.unsync("far/gone", "main");
+    pass_now(&daemon);
+    let metrics = get(&daemon, "/metrics").body;
+    assert_eq!(sample(&metrics, LAST_STATUS, &OURS), Some(0.0));
+    assert_eq!(sample(&metrics, EXECUTIONS, &OURS), Some(1.0));
+}
+
+#[test]
+fn what_was_done_and_what_was_not_is_counted() {
+    let (world, daemon) = with_trouble();
+    let metrics = get(&daemon, "/metrics").body;
+    let value = |metrics: &str, name: &str, labels: &[(&str, &str)]| {
+        let labels: Vec<_> = OURS.iter().chain(labels).copied().collect();
+        sample(metrics, &format!("git_partition_sync_{name}"), &labels)
+    };
+    assert_eq!(value(&metrics, "targets", &[("state", "in_sync")]), Some(1.0));
+    assert_eq!(value(&metrics, "targets", &[("state", "blocked")]), Some(1.0));
+    assert_eq!(value(&metrics, "targets", &[("state", "failing")]), Some(0.0));
+    assert_eq!(value(&metrics, "published_total", &[("reason", "new")]), Some(1.0));
+    assert_eq!(value(&metrics, "published_total", &[("reason", "new_commit")]), Some(0.0));
+    assert_eq!(value(&metrics, "bucket_foreign_objects", &[]), Some(1.0));
+    assert_eq!(value(&metrics, "passes_total", &[("trigger", "schedule"), ("outcome", "incomplete")]), Some(1.0));
+    assert_eq!(value(&metrics, "stage_duration_seconds_count", &[("stage", "uploading")]), Some(1.0));
+    assert_eq!(value(&metrics, "last_success_timestamp_seconds", &[]), None, "there has been none");
+    assert_eq!(value(&metrics, "build_info", &[("version", env!("CARGO_PKG_VERSION"))]), Some(1.0));
+    let object: u64 =
+        world.s3().objects().iter().filter(|object| object.key != "notes.txt").map(|object| object.size).sum();
+    assert_eq!(value(&metrics, "uploaded_bytes_total", &[]), Some(object as f64));
+    let fetched = value(&metrics, "fetched_bytes_total", &[]).unwrap();
+    assert!(fetched > 0.0 && fetched < object as f64, "{fetched}");
+    assert!(value(&metrics, "mirror_bytes", &[]).unwrap() > fetched, "the pack and its index");
+    assert!(value(&metrics, "workdir_available_bytes", &[]).unwrap() > 0.0);
+    let oldest = value(&metrics, "oldest_out_of_sync_seconds", &[]).unwrap();
+    assert!(oldest > 0.0);
+
+    world.source.repo("near/p").unwrap().commits("main", 1).unwrap();
+    world.s3().fail("PutObject", "AccessDenied", 1);
+    pass_now(&daemon);
+    let metrics = get(&daemon, "/metrics").body;
+    assert_eq!(value(&metrics, "failed_total", &[("stage", "uploading"), ("reason", "upload")]), Some(1.0));
+    assert_eq!(value(&metrics, "targets", &[("state", "failing")]), Some(1.0));
+    assert!(value(&metrics, "oldest_out_of_sync_seconds", &[]).unwrap() > oldest, "it goes on across passes");
+    pass_now(&daemon);
+    let metrics = get(&daemon, "/metrics").body;
+    assert_eq!(value(&metrics, "published_total", &[("reason", "new_commit")]), Some(1.0));
+    assert_eq!(value(&metrics, "failed_total", &[("stage", "uploading"), ("reason", "upload")]), Some(1.0));
+
+    world.graphql.set_targets(vec![]);
+    pass_now(&daemon);
+    assert_eq!(value(&get(&daemon, "/metrics").body, "retire_guard_held", &[]), Some(1.0));
+}
+
+#[test]
+fn a_label_in_the_settings_cannot_break_the_format() {
+    let world = World::builder().sleep("1h").setting("INSTANCE_SHARD", "a\"b\\c{}").start().unwrap();
+    let daemon = Daemon::spawn(program(&world, &[]));
+    daemon.wait_until_logged("pass done", 1);
+    let metrics = get(&daemon, "/metrics").body;
+    assert!(metrics.contains(r#"shard_id="a\"b\\c{}""#), "{metrics}");
+    assert_eq!(complaints(&metrics), [KNOWN_COMPLAINT]);
+}
+
+/// The name is what dashboards ask for, so it stays.
+const KNOWN_COMPLAINT: &str =
+    "qontract_reconcile_execution_counter_total metric name should not include type 'counter'";
+
+#[test]
+fn prometheus_finds_nothing_wrong_with_our_metrics() {
+    let (_world, daemon) = with_trouble();
+    assert_eq!(complaints(&get(&daemon, "/metrics").body), [KNOWN_COMPLAINT]);
+}
+
+/// What `promtool check metrics` says of this. A text that it cannot read at all is a complaint too.
+#[track_caller]
+fn complaints(metrics: &str) -> Vec<String> {
+    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/prometheus/promtool");
+    let program = if ours.exists() { ours } else { "promtool".into() };
+    let mut promtool = Command::new(program)
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("scripts/setup installs promtool");
+    promtool.stdin.take().unwrap().write_all(metrics.as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    String::from_utf8(output.stderr).unwrap().lines().map(str::to_owned).collect()
+}
