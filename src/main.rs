@@ -87,6 +87,9 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
 async fn reconcile(settings: config::Run, roots: &TrustRoots) -> anyhow::Result<ExitCode> {
     let stop = stop_on_signals()?;
     let (dry_run, run_once, output) = (settings.dry_run, settings.run_once, settings.output);
+    // Unheard, the signal would end the program.
+    let triggers = Arc::new(Triggers::default());
+    full_pass_on_signal(&triggers)?;
     if dry_run {
         let mut reconciler = Reconciler::new(settings, roots).await?;
         loop {
@@ -99,7 +102,6 @@ async fn reconcile(settings: config::Run, roots: &TrustRoots) -> anyhow::Result<
             }
         }
     }
-    let triggers = Arc::new(Triggers::default());
     let (webhook_secret, shard) = (settings.webhook_secret.clone(), settings.shard.clone());
     let server = match run_once {
         true => None,
@@ -107,7 +109,6 @@ async fn reconcile(settings: config::Run, roots: &TrustRoots) -> anyhow::Result<
     };
     let mut reconciler = Reconciler::new(settings, roots).await?;
     let mut workshop = reconciler.open_workshop()?;
-    full_pass_on_signal(&triggers)?;
     if let Some(server) = server {
         let site = Site { status: reconciler.status(), triggers: Arc::clone(&triggers), webhook_secret, shard };
         let serving = tokio::spawn(server.serve(site, stop.clone()));

@@ -25,7 +25,7 @@ use crate::key::{self, CommitId, Destination, KeyTooLong};
 use crate::mirror::{Mirror, MirrorError, MirrorStore, StoredPack};
 use crate::pack::{self, IndexGate, Limits, PackError, ReceivedPack};
 use crate::plan::{OnRewrite, Publish};
-use crate::progress::{Progress, Stage};
+use crate::progress::{Progress, Stage, StageTimer};
 use crate::report::{error_chain, printable};
 use crate::target::Source;
 use crate::wire::{GitServer, PackStream, WireError};
@@ -403,17 +403,18 @@ impl Job<'_> {
         }
     }
 
-    async fn fetch(&self, have: Option<CommitId>) -> Result<PackStream, PublishError> {
+    async fn fetch(&self, have: Option<CommitId>) -> Result<(PackStream, StageTimer), PublishError> {
+        let fetching = self.progress.enter(Stage::Fetching);
         let fetch = self.publisher.git.fetch(&self.source().project, self.commit, have);
         let stream = self.stop.run_until_cancelled(fetch).await.ok_or(PublishError::Stopped)?;
-        stream.map_err(|error| fetch_error(self.source(), error))
+        stream.map(|stream| (stream, fetching)).map_err(|error| fetch_error(self.source(), error))
     }
 
     /// Takes a pack from the wire into the mirror. `received` is told when its last byte is there, and `finish` is called
     /// with the verified pack.
     async fn receive<T: Send + 'static>(
         &self,
-        stream: PackStream,
+        (stream, fetching): (PackStream, StageTimer),
         mut mirror: Mirror,
         received: oneshot::Sender<ReceivedPack>,
         finish: impl FnOnce(&mut Mirror, StoredPack) -> Result<T, PublishError> + Send + 'static,
@@ -422,13 +423,13 @@ impl Job<'_> {
         let interrupt = Interrupt::when(self.stop);
         let (gate, limit, flag) =
             (Arc::clone(&self.publisher.gate), self.publisher.max_repository_bytes, Arc::clone(&interrupt.flag));
-        let (fetching, verifying) = (self.progress.enter(Stage::Fetching), Arc::clone(self.progress));
+        let progress = Arc::clone(self.progress);
         let indexing = spawn_blocking(move || {
             let mut stage = fetching;
             let limits = Limits { pack_bytes: limit, interrupt: &flag, gate: &gate };
             let source = Pieces { pieces, current: Bytes::new(), ended: false };
             let (pack, index) = pack::receive(source, &mirror.pack_dir(), &limits, |pack| {
-                stage = verifying.enter(Stage::Verifying);
+                stage = progress.enter(Stage::Verifying);
                 drop(received.send(pack));
             })?;
             let finished = finish(&mut mirror, StoredPack::new(&pack, &index))?;

@@ -92,6 +92,18 @@ fn what_was_done_and_what_was_not_is_counted() {
 }
 
 #[test]
+fn the_readme_names_every_metric() {
+    let (_world, daemon) = with_trouble();
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let metrics = get(&daemon, "/metrics").body;
+    let names: Vec<_> = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    assert!(names.len() > 15, "{names:?}");
+    for name in names {
+        assert!(readme.contains(&format!("`{name}`")), "{name} is not in the README");
+    }
+}
+
+#[test]
 fn a_label_in_the_settings_cannot_break_the_format() {
     let world = World::builder().sleep("1h").setting("INSTANCE_SHARD", "a\"b\\c{}").start().unwrap();
     let daemon = Daemon::spawn(program(&world, &[]));

@@ -37,14 +37,26 @@ pub fn address(daemon: &Daemon) -> SocketAddr {
 /// Sends a request and reads the answer to its end.
 #[track_caller]
 pub fn request(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    request_announcing(body.len(), address, method, path, headers, body)
+}
+
+/// The same, with another length of the body announced than it has.
+#[track_caller]
+pub fn request_announcing(
+    length: usize,
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Answer {
     let mut connection = TcpStream::connect(address).unwrap();
     connection.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {}\r\n", body.len());
+    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {length}\r\n");
     for (name, value) in headers {
         head += &format!("{name}: {value}\r\n");
     }
-    // A server that refuses early need not read it all.
-    drop(connection.write_all(format!("{head}\r\n{body}").as_bytes()));
+    connection.write_all(format!("{head}\r\n{body}").as_bytes()).unwrap();
     let mut answer = vec![];
     connection.read_to_end(&mut answer).unwrap();
     let answer = String::from_utf8(answer).unwrap();

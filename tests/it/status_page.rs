@@ -123,6 +123,7 @@ fn an_operator_sees_work_go_on_without_reloading() {
     let (world, daemon) = in_sync(3);
     let browser = Browser::start();
     browser.open(&url(&daemon, "/"));
+    browser.script("document.querySelector('details').open = true;");
     world.source.repo("platform/large").unwrap().fill_incompressible(40, 3).unwrap();
     world.sync("platform/large", "main", "mirror/platform/large", "main").unwrap();
     world.source.repo("data/models-1").unwrap().commits("main", 1).unwrap();
@@ -141,6 +142,9 @@ fn an_operator_sees_work_go_on_without_reloading() {
         browser.text("document.querySelector('h1').innerText") == "All 4 targets are in sync"
     });
     assert_eq!(browser.text("document.getElementById('now').innerText.trim()"), "");
+    wait_until("the list of passes has grown, and is open still", || {
+        browser.text("document.querySelector('details[open]').innerText").contains("on demand")
+    });
     daemon.stop().succeeded();
     wait_until("the page says that the program is gone", || {
         browser.text("document.getElementById('connection').innerText").contains("does not answer")
