@@ -180,6 +180,7 @@ pub(super) fn html(now: &Snapshot, shard: &str, filter: &Filter) -> Result<Strin
         any: !now.targets.is_empty(),
         rows: rows.map(|target| row(target, now.now)).collect(),
         found: match chosen.len() {
+            0 if now.targets.is_empty() => "No targets".to_owned(),
             all if all == now.targets.len() => format!("{}, trouble first", count(all, "target")),
             some => format!("{} of {}", grouped(some), count(now.targets.len(), "target")),
         },
