@@ -155,6 +155,26 @@ fn a_target_fails_until_it_works_and_its_error_is_told() {
 }
 
 #[test]
+fn a_rewritten_branch_that_is_held_is_blocked_for_as_long_as_it_is_held() {
+    let world = World::builder().sleep("1h").setting("ON_REWRITE", "hold").start().unwrap();
+    let repo = world.project("near/p").unwrap();
+    world.sync("near/p", "main", "far/p", "main").unwrap();
+    let daemon = Daemon::spawn(program(&world, &[]));
+    daemon.wait_until_logged("pass done", 1);
+    let published = repo.head("main").unwrap();
+    repo.force_root("main", &[("file", "rewritten")]).unwrap();
+    let mut since = vec![];
+    for _ in 0..2 {
+        pass_now(&daemon);
+        let target = status(&daemon)["targets"][0].clone();
+        assert_eq!((&target["state"], &target["cause"]), (&"blocked".into(), &"held".into()));
+        assert_eq!(target["commit"], published.as_str());
+        since.push(target["since"].clone());
+    }
+    assert_eq!(since[0], since[1]);
+}
+
+#[test]
 fn no_secret_is_shown_anywhere() {
     let world = World::builder().sleep("1h").setting("WEBHOOK_SECRET", "hook-secret-1f9c").start().unwrap();
     world.sync("near/gone", "main", "far/gone", "main").unwrap();
