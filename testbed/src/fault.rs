@@ -92,7 +92,8 @@ type Alteration = Arc<dyn Fn(Vec<u8>) -> Vec<u8> + Send + Sync>;
 pub enum Fault {
     /// The connection is reset.
     Reset(Moment),
-    /// Nothing more comes until [`Proxy::release`], and then the rest.
+    /// Nothing more comes until [`Proxy::release`], and then the rest. A request that was held [`Moment::Unsent`] meets
+    /// the rules of then.
     Hold(Moment),
     /// The connection is closed in good order, and the body is shorter than its `Content-Length`.
     Close(At),
@@ -294,9 +295,14 @@ impl Proxy {
         lock(&self.state.rules).push(Rule { matches: Box::new(matches), skip, times, fault });
     }
 
+    /// Forgets all rules; held requests stay held.
+    pub fn forget(&self) {
+        lock(&self.state.rules).clear();
+    }
+
     /// Forgets all rules and lets held requests go on.
     pub fn clear(&self) {
-        lock(&self.state.rules).clear();
+        self.forget();
         self.release();
     }
 

@@ -11,7 +11,7 @@ use std::process::{Command, Output};
 
 use anyhow::{Context, Result, bail};
 
-use crate::program::{git, run};
+use crate::program::{git, git_with, run};
 
 /// What Python says of a zip file: `testzip` reads every member and compares its CRC.
 const PYTHON_ZIP_TEST: &str = "\
@@ -71,7 +71,9 @@ pub fn unpack(archive: &Path, folder: &Path) -> Result<()> {
 
 /// `git fsck --full` in a folder that holds `.git`, or in a bare repository.
 pub fn git_fsck(folder: &Path) -> Result<()> {
-    run(git().arg("-C").arg(folder).args(["fsck", "--full", "--no-progress", "--no-dangling"]), "git").map(drop)
+    // What it would start further processes for is not there.
+    let mut git = git_with(&[("core.multiPackIndex", "false"), ("core.commitGraph", "false")]);
+    run(git.arg("-C").arg(folder).args(["fsck", "--full", "--no-progress", "--no-dangling"]), "git").map(drop)
 }
 
 /// The commit a name stands for in a repository (`HEAD`, `refs/heads/main`).

@@ -3,7 +3,7 @@
 //! Everything is written by `git fast-import`, with fixed names and a clock that is part of the repository.
 //! Invariant: the same calls in the same order give the same commit ids, on any machine and at any time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufWriter, Write};
@@ -22,6 +22,9 @@ const COMMIT_INTERVAL_SECONDS: u64 = 60;
 
 /// The file inside the repository that counts the commits made so far: the clock.
 const CLOCK_FILE: &str = "testbed-clock";
+
+/// The file inside the repository that records which commits its branches were ever at.
+const HEADS_FILE: &str = "testbed-heads";
 
 /// Size of one blob of [`Repo::incompressible`].
 const RANDOM_BLOB_BYTES: usize = 4 * 1024 * 1024;
@@ -281,7 +284,23 @@ impl Repo {
     pub fn branch_from(&self, new: &str, existing: &str) -> Result<String> {
         let commit = self.must_have(existing)?;
         self.git(&["update-ref", &full_name(new), &commit])?;
+        self.record_heads([new])?;
         Ok(commit)
+    }
+
+    /// Every commit that a branch was ever left at, oldest first; what the makers of this module did counts.
+    pub fn heads_ever(&self, branch: &str) -> Result<Vec<String>> {
+        let heads = fs::read_to_string(self.path.join(HEADS_FILE))?;
+        let pairs = heads.lines().filter_map(|line| line.split_once(' '));
+        Ok(pairs.filter(|(_, name)| *name == branch).map(|(commit, _)| commit.to_owned()).collect())
+    }
+
+    fn record_heads<'a>(&self, branches: impl IntoIterator<Item = &'a str>) -> Result<()> {
+        let mut record = fs::File::options().append(true).create(true).open(self.path.join(HEADS_FILE))?;
+        for branch in branches {
+            writeln!(record, "{} {branch}", self.must_have(branch)?)?;
+        }
+        Ok(())
     }
 
     /// Removes a branch.
@@ -292,6 +311,12 @@ impl Repo {
 
     /// The commit a branch is at; `None` where there is no such branch.
     pub fn head(&self, branch: &str) -> Option<String> {
+        // Most are in a file of their own, and need no process to be read.
+        if let Ok(loose) = fs::read_to_string(self.path.join(full_name(branch)))
+            && loose.trim_end().len() == 40
+        {
+            return Some(loose.trim_end().to_owned());
+        }
         let name = format!("{}^{{commit}}", full_name(branch));
         self.git(&["rev-parse", "--verify", "--quiet", &name]).ok()
     }
@@ -447,7 +472,8 @@ impl<'a> Import<'a> {
             bail!("git fast-import: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
         }
         fs::write(self.repo.path.join(CLOCK_FILE), self.commits_made.to_string())?;
-        Ok(())
+        let branches: BTreeSet<_> = self.started.iter().map(String::as_str).collect();
+        self.repo.record_heads(branches)
     }
 }
 

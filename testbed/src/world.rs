@@ -322,12 +322,17 @@ impl World {
     /// Decrypts and unpacks the artifact under this key with the outside programs; returns the folder that
     /// holds `.git`.
     pub fn unpack(&self, key: &str) -> Result<PathBuf> {
+        self.unpack_bytes(&self.bucket()?.get(key)?).with_context(|| format!("object {key}"))
+    }
+
+    /// The same with an artifact in memory.
+    pub fn unpack_bytes(&self, encrypted: &[u8]) -> Result<PathBuf> {
         let folder = tempfile::Builder::new().prefix("unpacked-").tempdir_in(self.folder.path())?.keep();
-        let (encrypted, archive, content) =
+        let (encrypted_file, archive, content) =
             (folder.join("artifact.age"), folder.join("artifact"), folder.join("content"));
-        fs::write(&encrypted, self.bucket()?.get(key)?)?;
-        crate::judge::age_decrypt_file(&encrypted, &archive, self.identity_file())?;
-        crate::judge::unpack(&archive, &content).with_context(|| format!("object {key}"))?;
+        fs::write(&encrypted_file, encrypted)?;
+        crate::judge::age_decrypt_file(&encrypted_file, &archive, self.identity_file())?;
+        crate::judge::unpack(&archive, &content)?;
         Ok(content)
     }
 }

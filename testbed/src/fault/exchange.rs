@@ -106,11 +106,14 @@ async fn exchange(
     buffer: &mut BytesMut,
     request: &Message,
     upstream: SocketAddr,
-    fault: Option<Fault>,
+    mut fault: Option<Fault>,
 ) -> Result<bool> {
+    while matches!(fault, Some(Fault::Hold(Moment::Unsent))) {
+        hold(state, client, buffer).await?;
+        fault = state.take(&seen(request)?);
+    }
     match &fault {
         Some(Fault::Reset(Moment::Unsent)) => return reset(client),
-        Some(Fault::Hold(Moment::Unsent)) => hold(state, client, buffer).await?,
         Some(Fault::Answer { status, headers, body }) => {
             let mut head = format!("HTTP/1.1 {status} From-The-Test");
             headers.iter().for_each(|(name, value)| head.push_str(&format!("\r\n{name}: {value}")));
