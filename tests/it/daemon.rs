@@ -9,11 +9,8 @@ use testbed::graphql::Canned;
 use testbed::world::World;
 
 use crate::support::{
-    Daemon, PATIENCE, STOP_LIMIT, keys, pass, pass_with, program, run, wait_until, workdir_files, zip_key,
+    Daemon, OURS, PATIENCE, STOP_LIMIT, keys, leftovers, pass, pass_with, program, run, wait_until, zip_key,
 };
-
-/// The program's own directory under WORKDIR.
-const OURS: &str = "git-partition-sync-producer";
 
 /// A world with one small project whose target is `far/p@main`.
 fn one_project(sleep: &str) -> World {
@@ -31,14 +28,6 @@ fn one_large_project() -> (World, String) {
     world.sync("near/large", "main", "far/large", "main").unwrap();
     let key = zip_key("far/large", "main", &repo.head("main").unwrap());
     (world, key)
-}
-
-/// What is under WORKDIR besides the lock and mirrors.
-fn leftovers(world: &World) -> Vec<std::path::PathBuf> {
-    let ours = world.workdir().join(OURS);
-    let mut files = workdir_files(world);
-    files.retain(|file| *file != ours.join("lock") && !file.starts_with(ours.join("mirrors")));
-    files
 }
 
 #[test]

@@ -3,48 +3,11 @@
 use std::fs;
 use std::process::Command;
 
-use base64::Engine;
-use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
 use testbed::graphql::Canned;
 use testbed::judge;
 use testbed::world::World;
 
-use crate::support::{Daemon, keys, program, run, wait_until, workdir_files};
-
-/// Every text that must not be found, by what it is.
-fn needles(world: &World) -> Vec<(String, Vec<u8>)> {
-    let mut needles = vec![];
-    for secret in world.secrets() {
-        needles.push((format!("the secret {secret}"), secret.clone().into_bytes()));
-        needles.push((format!("{secret} in base64"), BASE64_STANDARD_NO_PAD.encode(&secret).into_bytes()));
-    }
-    let logins = [(world.source.user(), world.source.password())].into_iter().chain(world.graphql.basic());
-    for (user, password) in logins {
-        let basic = BASE64_STANDARD.encode(format!("{user}:{password}"));
-        needles.push((format!("{user}'s login"), basic.trim_end_matches('=').as_bytes().to_vec()));
-    }
-    let identity = fs::read_to_string(world.identity_file()).unwrap();
-    needles.push(("the age identity".to_owned(), identity.trim().as_bytes().to_vec()));
-    needles
-}
-
-#[track_caller]
-fn assert_clean(world: &World, place: &str, content: &[u8]) {
-    for (what, needle) in needles(world) {
-        let found = content.windows(needle.len()).any(|window| window == needle);
-        assert!(!found, "{what} is in {place}");
-    }
-}
-
-fn assert_workdir_clean(world: &World) {
-    for file in workdir_files(world) {
-        // Files come and go while the program works.
-        if let Ok(content) = fs::read(&file) {
-            assert_clean(world, &file.display().to_string(), &content);
-        }
-        assert_clean(world, "a file's name", file.display().to_string().as_bytes());
-    }
-}
+use crate::support::{Daemon, assert_clean, assert_workdir_clean, files_below, keys, program, run, wait_until};
 
 /// A world in which everything happens: healthy targets, a missing project, one that is refused.
 fn eventful_world(log_format: &str) -> World {
@@ -109,7 +72,7 @@ fn secrets_are_in_no_archive() {
         assert_clean(&world, "the archive", &archive);
         let content = world.unpack(&key).unwrap();
         let mut files = 0;
-        for entry in walk(&content) {
+        for entry in files_below(&content) {
             assert_clean(&world, &entry.display().to_string(), &fs::read(&entry).unwrap());
             files += 1;
         }
@@ -124,15 +87,6 @@ fn secrets_are_in_no_archive() {
         assert!(all.status.success() && all.stdout.len() > objects.len());
         assert_clean(&world, "a Git object", &all.stdout);
     }
-}
-
-fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
-    let mut files = vec![];
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() { files.extend(walk(&path)) } else { files.push(path) }
-    }
-    files
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Running the program in a testbed world, and looking at what it left behind.
 
+use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -8,13 +9,16 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
+use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
+use memchr::memmem;
 use rustix::process::{Pid, Signal, kill_process};
 use testbed::http::RequestRecord;
 use testbed::judge;
 use testbed::repo::Repo;
 use testbed::world::World;
 
+/// The program's own directory under WORKDIR.
+pub const OURS: &str = "git-partition-sync-producer";
 /// How long anything that is waited for may take, even on a machine with much else to do.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How long the program may take to stop.
@@ -297,13 +301,60 @@ pub fn keys(world: &World) -> Vec<String> {
 
 /// Every file below WORKDIR.
 pub fn workdir_files(world: &World) -> Vec<PathBuf> {
-    fn walk(dir: PathBuf, files: &mut Vec<PathBuf>) {
-        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-            let path = entry.path();
-            if path.is_dir() { walk(path, files) } else { files.push(path) }
-        }
-    }
+    files_below(&world.workdir())
+}
+
+/// Every file below a folder; none where it is not there.
+pub fn files_below(folder: &Path) -> Vec<PathBuf> {
     let mut files = vec![];
-    walk(world.workdir(), &mut files);
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() { files.extend(files_below(&path)) } else { files.push(path) }
+    }
     files
+}
+
+/// What is under WORKDIR besides the lock and mirrors.
+pub fn leftovers(world: &World) -> Vec<PathBuf> {
+    let ours = world.workdir().join(OURS);
+    let mut files = workdir_files(world);
+    files.retain(|file| *file != ours.join("lock") && !file.starts_with(ours.join("mirrors")));
+    files
+}
+
+/// Every text that must not be found, by what it is.
+fn needles(world: &World) -> Vec<(String, Vec<u8>)> {
+    let mut needles = vec![];
+    for secret in world.secrets() {
+        needles.push((format!("the secret {secret}"), secret.clone().into_bytes()));
+        needles.push((format!("{secret} in base64"), BASE64_STANDARD_NO_PAD.encode(&secret).into_bytes()));
+    }
+    let logins = [(world.source.user(), world.source.password())].into_iter().chain(world.graphql.basic());
+    for (user, password) in logins {
+        let basic = BASE64_STANDARD.encode(format!("{user}:{password}"));
+        needles.push((format!("{user}'s login"), basic.trim_end_matches('=').as_bytes().to_vec()));
+    }
+    let identity = fs::read_to_string(world.identity_file()).unwrap();
+    needles.push(("the age identity".to_owned(), identity.trim().as_bytes().to_vec()));
+    needles
+}
+
+/// Fails the test where a secret is in `content`.
+#[track_caller]
+pub fn assert_clean(world: &World, place: &str, content: &[u8]) {
+    for (what, needle) in needles(world) {
+        assert!(memmem::find(content, &needle).is_none(), "{what} is in {place}");
+    }
+}
+
+/// Fails the test where a secret is in a file below WORKDIR, or in its name.
+#[track_caller]
+pub fn assert_workdir_clean(world: &World) {
+    for file in workdir_files(world) {
+        // Files come and go while the program works.
+        if let Ok(content) = fs::read(&file) {
+            assert_clean(world, &file.display().to_string(), &content);
+        }
+        assert_clean(world, "a file's name", file.display().to_string().as_bytes());
+    }
 }
