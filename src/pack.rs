@@ -59,7 +59,7 @@ pub struct ReceivedPack {
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {
     /// Reading from the wire or writing to the disk failed.
-    #[error("cannot store the pack")]
+    #[error("cannot store the pack under WORKDIR")]
     Io(#[from] io::Error),
     /// The pack is damaged or not a pack.
     #[error("the pack that the server sent is damaged: {0}")]

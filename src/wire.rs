@@ -34,6 +34,12 @@ pub enum WireError {
     /// The server answered in an older protocol.
     #[error("the server does not speak Git's protocol version 2, which Git servers have done since 2018")]
     NotVersion2,
+    /// An answer without a word.
+    #[error(
+        "the server's answer is empty: it is overloaded, or does not speak Git's protocol version 2, which Git servers \
+         have done since 2018"
+    )]
+    Empty,
     /// The server's own error message.
     #[error("the Git server says: {0}")]
     Remote(String),
@@ -55,7 +61,7 @@ impl Retryable for WireError {
     fn retry(&self) -> (bool, Duration) {
         match self {
             Self::Request(error) => error.retry(),
-            Self::Truncated => (true, Duration::ZERO),
+            Self::Truncated | Self::Empty => (true, Duration::ZERO),
             _ => (false, Duration::ZERO),
         }
     }
@@ -105,10 +111,10 @@ impl GitServer {
         command_with(&mut request, "ls-refs", &["object-format=sha256\n"]);
         data(&mut request, "ref-prefix HEAD\n");
         request.extend_from_slice(FLUSH);
-        let Ok(answer) = self.upload_pack(project, request.freeze()).await else { return WireError::NotVersion2 };
+        let Ok(answer) = self.upload_pack(project, request.freeze()).await else { return WireError::Empty };
         match Packets::new(answer).next().await {
             Ok(Packet::Data(_) | Packet::Flush) => WireError::Sha256,
-            Ok(Packet::Delimiter | Packet::ResponseEnd | Packet::End) | Err(_) => WireError::NotVersion2,
+            Ok(Packet::Delimiter | Packet::ResponseEnd | Packet::End) | Err(_) => WireError::Empty,
         }
     }
 
