@@ -3,6 +3,7 @@
 //! Invariant: an object is created whole or not at all. A listing is complete or an error, and an upload is completed
 //! only after its writer has said that the last byte is in it.
 
+mod answer;
 mod client;
 
 use std::collections::{BTreeSet, HashSet};
@@ -25,13 +26,13 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::config;
-use crate::http::{CONNECT_TIMEOUT, remote_text};
+use self::answer::{WholeDocument, WorthAnotherTry};
+use crate::config::{self, Timeouts};
+use crate::http::remote_text;
 use crate::key::{self, Destination};
 use crate::plan::HeldObject;
 use crate::progress::Progress;
-use crate::report::error_chain;
-use crate::tls::{self, TrustRoots};
+use crate::tls::TrustRoots;
 use crate::workdir::{RecordedUpload, UploadRecord, Workdir};
 
 /// The usual size of a part, in bytes. S3's least is 5 MiB.
@@ -44,10 +45,13 @@ const PARALLEL_PARTS: usize = 3;
 const UPLOAD_MEMORY_BYTES: u64 = 64 << 20;
 /// One permit of the semaphore that keeps that bound, in bytes.
 const PERMIT_BYTES: u64 = 1 << 20;
-/// How long a request that carries no object data may take, a single attempt of it.
+/// How long a request that carries no object data may take, a single attempt of it, at the most.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long one part may take, a single attempt of it: at the least 120 kbit/s.
-const PART_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(600);
+/// The slowest network that object data is sent over, in bytes per second: 120 kbit/s. A request with data gets the time
+/// that takes on top of `IDLE_TIMEOUT`.
+const LEAST_BYTES_PER_SECOND: u64 = 15_000;
+/// How long S3 may take to assemble an object of its parts, in times of `IDLE_TIMEOUT`; a very large one takes minutes.
+const ASSEMBLY_IDLE_TIMES: u32 = 10;
 /// How long aborting an upload may take when the program is asked to stop.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Objects that are read from a listing. Beyond that it is not a bucket of this program's own.
@@ -109,6 +113,7 @@ fn hint(code: Option<&str>) -> &'static str {
             " (check the AWS credentials)"
         }
         Some("RequestTimeTooSkewed") => " (this machine's clock is wrong)",
+        Some("NoSuchUpload") => " (it is gone, or complete already: the next pass sees)",
         Some("SlowDown" | "ServiceUnavailable") => " (S3 is overloaded; the next pass tries again)",
         _ => "",
     }
@@ -120,24 +125,7 @@ where
 {
     move |error| {
         let code = error.code().map(|code| remote_text(code.as_bytes()));
-        let why = match (&error, &code, error.message()) {
-            (SdkError::ServiceError(_), Some(code), Some(message)) => {
-                format!("{code}: {}", remote_text(message.as_bytes()))
-            }
-            (SdkError::ServiceError(_), Some(code), None) => code.clone(),
-            (SdkError::ServiceError(error), None, _) => {
-                format!(
-                    "the answer, of HTTP status {}, is not S3's: check AWS_ENDPOINT_URL_S3",
-                    error.raw().status().as_u16()
-                )
-            }
-            (SdkError::TimeoutError(_), ..) => "no answer in time".to_owned(),
-            _ => match tls::refusal(&error) {
-                Some(refusal) => format!("{refusal}: {}", error_chain(&error)),
-                None => error_chain(&error),
-            },
-        };
-        BucketError::Request { action, code, why }
+        BucketError::Request { action, code, why: answer::why(&error) }
     }
 }
 
@@ -156,6 +144,7 @@ pub struct Bucket {
     client: Client,
     name: String,
     sign_payload: bool,
+    timeouts: Timeouts,
     memory: Arc<Semaphore>,
 }
 
@@ -164,16 +153,12 @@ impl Bucket {
     ///
     /// # Errors
     /// Where no region can be found, or the certificates do not load. No request to S3 is made.
-    pub async fn connect(settings: &config::S3, roots: &TrustRoots) -> anyhow::Result<Self> {
+    pub async fn connect(settings: &config::S3, timeouts: Timeouts, roots: &TrustRoots) -> anyhow::Result<Self> {
         let http = client::http_client(roots)?;
-        let timeouts = TimeoutConfig::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .operation_attempt_timeout(ATTEMPT_TIMEOUT)
-            .build();
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .http_client(http)
             .retry_config(RetryConfig::standard().with_max_attempts(MAX_ATTEMPTS))
-            .timeout_config(timeouts);
+            .timeout_config(attempt_timeouts(timeouts, ATTEMPT_TIMEOUT.min(timeouts.idle)));
         if let Some(region) = &settings.region {
             loader = loader.region(aws_config::Region::new(region.clone()));
         }
@@ -184,7 +169,8 @@ impl Bucket {
         );
         let mut builder = aws_sdk_s3::config::Builder::from(&shared)
             .force_path_style(settings.force_path_style)
-            .interceptor(client::ShortAnswers);
+            .interceptor(client::ShortAnswers)
+            .retry_classifier(WorthAnotherTry);
         if let Some(endpoint) = &settings.endpoint_url {
             builder = builder.endpoint_url(endpoint.as_str());
         }
@@ -196,6 +182,7 @@ impl Bucket {
             client: Client::from_conf(builder.build()),
             name: settings.bucket.clone(),
             sign_payload: settings.sign_payload,
+            timeouts,
             memory: Arc::new(Semaphore::new(permits)),
         })
     }
@@ -218,6 +205,8 @@ impl Bucket {
                 // A key may hold characters that XML cannot, and one such key would make the whole page unreadable.
                 .encoding_type(EncodingType::Url)
                 .set_continuation_token(after.take())
+                .customize()
+                .interceptor(WholeDocument)
                 .send()
                 .await
                 .map_err(failed(LIST))?;
@@ -309,8 +298,9 @@ impl Bucket {
         match first.ok_or(BucketError::WriterGone)? {
             Part { bytes, last: true, _memory } => {
                 let size = bytes.len() as u64;
+                let time_limit = self.time_for(size);
                 let put = self.client.put_object().bucket(&self.name).key(key).body(ByteStream::from(bytes));
-                let put = put.customize().config_override(part_timeouts());
+                let put = put.customize().config_override(time_limit);
                 let put = if self.sign_payload { put } else { put.disable_payload_signing() }.send();
                 stop.run_until_cancelled(put).await.ok_or(BucketError::Stopped)?.map_err(failed("store an object"))?;
                 progress.uploaded(size);
@@ -369,7 +359,7 @@ impl Bucket {
             size += next.bytes.len() as u64;
             let last = next.last;
             let (bytes, progress) = (next.bytes.len() as u64, Arc::clone(progress));
-            let part = send_part(self.clone(), key.to_owned(), id.to_owned(), number, next);
+            let part = self.clone().send_part(key.to_owned(), id.to_owned(), number, next);
             sending.spawn(part.inspect_ok(move |_| progress.uploaded(bytes)));
             if last {
                 break;
@@ -390,9 +380,32 @@ impl Bucket {
             .key(key)
             .upload_id(id)
             .multipart_upload(complete);
-        // Assembling a very large object takes S3 minutes.
-        request.customize().config_override(part_timeouts()).send().await.map_err(failed("complete an upload"))?;
+        let time_limit = self.attempts_of(self.timeouts.idle.saturating_mul(ASSEMBLY_IDLE_TIMES));
+        request.customize().config_override(time_limit).send().await.map_err(failed("complete an upload"))?;
         Ok(size)
+    }
+
+    async fn send_part(self, key: String, id: String, number: i32, part: Part) -> Result<CompletedPart, BucketError> {
+        let Part { bytes, _memory, .. } = part;
+        let time_limit = self.time_for(bytes.len() as u64);
+        let request = self.client.upload_part().bucket(&self.name).key(key).upload_id(id).part_number(number);
+        let request = request.body(ByteStream::from(bytes)).customize().config_override(time_limit);
+        let request = if self.sign_payload { request } else { request.disable_payload_signing() };
+        let sent = request.send().await.map_err(failed("store a part of an object"))?;
+        Ok(CompletedPart::builder()
+            .part_number(number)
+            .set_e_tag(sent.e_tag)
+            .set_checksum_crc32(sent.checksum_crc32)
+            .build())
+    }
+
+    /// The time limit for an attempt at a request that carries this much data.
+    fn time_for(&self, bytes: u64) -> aws_sdk_s3::config::Builder {
+        self.attempts_of(self.timeouts.idle.saturating_add(Duration::from_secs(bytes / LEAST_BYTES_PER_SECOND)))
+    }
+
+    fn attempts_of(&self, attempt: Duration) -> aws_sdk_s3::config::Builder {
+        aws_sdk_s3::config::Builder::new().timeout_config(attempt_timeouts(self.timeouts, attempt))
     }
 
     /// Aborts a multipart upload; S3 drops its parts. One that is gone already is fine.
@@ -446,6 +459,8 @@ impl Bucket {
                 .bucket(&self.name)
                 .set_key_marker(markers.0.clone())
                 .set_upload_id_marker(markers.1.clone())
+                .customize()
+                .interceptor(WholeDocument)
                 .send()
                 .await
                 .map_err(failed(LIST_UPLOADS))?;
@@ -483,32 +498,8 @@ fn url_decoded(key: &str) -> String {
     percent_encoding::percent_decode_str(key).decode_utf8_lossy().into_owned()
 }
 
-fn part_timeouts() -> aws_sdk_s3::config::Builder {
-    let timeouts = TimeoutConfig::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .operation_attempt_timeout(PART_ATTEMPT_TIMEOUT)
-        .build();
-    aws_sdk_s3::config::Builder::new().timeout_config(timeouts)
-}
-
-async fn send_part(
-    bucket: Bucket,
-    key: String,
-    id: String,
-    number: i32,
-    part: Part,
-) -> Result<CompletedPart, BucketError> {
-    let Part { bytes, _memory, .. } = part;
-    let body = ByteStream::from(bytes);
-    let request = bucket.client.upload_part().bucket(bucket.name).key(key).upload_id(id).part_number(number).body(body);
-    let request = request.customize().config_override(part_timeouts());
-    let request = if bucket.sign_payload { request } else { request.disable_payload_signing() };
-    let sent = request.send().await.map_err(failed("store a part of an object"))?;
-    Ok(CompletedPart::builder()
-        .part_number(number)
-        .set_e_tag(sent.e_tag)
-        .set_checksum_crc32(sent.checksum_crc32)
-        .build())
+fn attempt_timeouts(timeouts: Timeouts, attempt: Duration) -> TimeoutConfig {
+    TimeoutConfig::builder().connect_timeout(timeouts.connect).operation_attempt_timeout(attempt).build()
 }
 
 fn finished(

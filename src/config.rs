@@ -88,6 +88,8 @@ pub struct Run {
     pub probe_concurrency: NonZeroUsize,
     /// `TARGET_TIMEOUT`: the limit for one target, from fetch to upload; above zero.
     pub target_timeout: Duration,
+    /// How long connections and servers are waited for.
+    pub timeouts: Timeouts,
     /// `MIRROR_CACHE_BYTES`: what kept mirrors may take together; 0 keeps none.
     pub mirror_cache_bytes: u64,
     /// `MAX_REPOSITORY_BYTES`: a larger repository is refused; above zero.
@@ -102,6 +104,15 @@ pub struct Run {
     pub stall_timeout: Duration,
     /// `WEBHOOK_SECRET` or `WEBHOOK_SECRET_FILE`; without it no webhook is taken.
     pub webhook_secret: Option<Secret>,
+}
+
+/// How long GraphQL, GitLab and S3 are waited for, each of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// `CONNECT_TIMEOUT`: for a TCP and TLS connection to come about; above zero.
+    pub connect: Duration,
+    /// `IDLE_TIMEOUT`: for a server that says nothing; above zero.
+    pub idle: Duration,
 }
 
 /// The source GitLab.
@@ -157,6 +168,8 @@ pub struct S3 {
 pub struct List {
     /// The bucket to show.
     pub s3: S3,
+    /// How long it is waited for.
+    pub timeouts: Timeouts,
     /// `OUTPUT`.
     pub output: OutputFormat,
 }
@@ -166,6 +179,8 @@ pub struct List {
 pub struct Restore {
     /// The bucket to restore from.
     pub s3: S3,
+    /// How long it is waited for.
+    pub timeouts: Timeouts,
     /// A file of age identities. It could be opened when the settings were checked.
     pub identity: PathBuf,
     /// Where to unpack to.
@@ -486,6 +501,7 @@ impl Reader<'_> {
         let sync_concurrency = self.optional(&SYNC_CONCURRENCY, count(1..=64));
         let probe_concurrency = self.value(&PROBE_CONCURRENCY, count(1..=256));
         let target_timeout = self.value(&TARGET_TIMEOUT, above_zero);
+        let timeouts = self.timeouts();
         let mirror_cache_bytes = self.value(&MIRROR_CACHE_BYTES, byte_size);
         let max_repository_bytes = self.value(&MAX_REPOSITORY_BYTES, some_bytes);
         let shard = self.value(&INSTANCE_SHARD, one_line);
@@ -511,6 +527,7 @@ impl Reader<'_> {
             sync_concurrency: sync_concurrency?.unwrap_or_else(default_sync_concurrency),
             probe_concurrency: probe_concurrency?,
             target_timeout,
+            timeouts: timeouts?,
             mirror_cache_bytes: mirror_cache_bytes?,
             max_repository_bytes: max_repository_bytes?,
             shard: shard?,
@@ -522,12 +539,12 @@ impl Reader<'_> {
     }
 
     fn list(&mut self) -> Result<List, Reported> {
-        let (s3, output) = (self.s3(), self.output());
-        Ok(List { s3: s3?, output: output? })
+        let (s3, timeouts, output) = (self.s3(), self.timeouts(), self.output());
+        Ok(List { s3: s3?, timeouts: timeouts?, output: output? })
     }
 
     fn restore(&mut self, matches: &ArgMatches) -> Result<Restore, Reported> {
-        let (s3, output) = (self.s3(), self.output());
+        let (s3, timeouts, output) = (self.s3(), self.timeouts(), self.output());
         let identity = match matches.get_one::<PathBuf>("identity") {
             None => Err(self.missing("-identity")),
             Some(path) => match fs::File::open(path) {
@@ -544,11 +561,17 @@ impl Reader<'_> {
             .collect();
         Ok(Restore {
             s3: s3?,
+            timeouts: timeouts?,
             identity: identity?,
             into: matches.get_one::<PathBuf>("into").cloned(),
             wanted: wanted.into_iter().collect::<Result<_, _>>()?,
             output: output?,
         })
+    }
+
+    fn timeouts(&mut self) -> Result<Timeouts, Reported> {
+        let (connect, idle) = (self.value(&CONNECT_TIMEOUT, above_zero), self.value(&IDLE_TIMEOUT, above_zero));
+        Ok(Timeouts { connect: connect?, idle: idle? })
     }
 
     fn output(&mut self) -> Result<OutputFormat, Reported> {

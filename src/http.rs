@@ -15,14 +15,10 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+use crate::config::Timeouts;
 use crate::report::printable;
 use crate::tls::{self, TrustRoots};
 
-/// How long a TCP and TLS connection may take to come about.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a server may stay silent before its answer's head or between two pieces of the body. Git servers send a
-/// keep-alive every five seconds while they prepare a pack.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a request is sent in all before its failure counts.
 const MAX_ATTEMPTS: usize = 5;
 /// How many redirects one request follows, each within the same host.
@@ -100,6 +96,8 @@ fn hint(status: StatusCode) -> &'static str {
         StatusCode::UNAUTHORIZED => ": the user name or the token is not accepted",
         StatusCode::FORBIDDEN => ": the user has no right to this",
         StatusCode::NOT_FOUND => ": nothing by this name is visible to the user",
+        StatusCode::TOO_MANY_REQUESTS => ": it is asked too often; the next pass tries again",
+        _ if status.is_server_error() => ": it is broken or overloaded; the next pass tries again",
         _ => "",
     }
 }
@@ -129,15 +127,17 @@ impl From<reqwest::Error> for RequestError {
     }
 }
 
-/// The client for GraphQL and Git. `max_idle` bounds the connections kept open to one host.
+/// The client for GraphQL and Git. A server may stay silent for [`Timeouts::idle`] before its answer's head and between two
+/// pieces of the body: Git servers send a sign of life every five seconds while they prepare a pack. `max_idle` bounds the
+/// connections kept open to one host.
 ///
 /// # Errors
 /// Where the certificates cannot be used or the proxy settings make no sense.
-pub fn client(roots: &TrustRoots, max_idle: usize) -> anyhow::Result<reqwest::Client> {
+pub fn client(roots: &TrustRoots, timeouts: Timeouts, max_idle: usize) -> anyhow::Result<reqwest::Client> {
     let mut builder = reqwest::Client::builder()
         .user_agent(concat!("git/2.0 (", env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"), ")"))
-        .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(IDLE_TIMEOUT)
+        .connect_timeout(timeouts.connect)
+        .read_timeout(timeouts.idle)
         .pool_max_idle_per_host(max_idle)
         .tls_version_min(reqwest::tls::Version::TLS_1_2)
         // Ours, below: a POST must stay one, and never reach another host.

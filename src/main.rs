@@ -57,7 +57,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(settings) => reconcile(settings, &roots).await,
         Command::List(settings) => {
-            let listing = match Bucket::connect(&settings.s3, &roots).await?.list().await {
+            let listing = match Bucket::connect(&settings.s3, settings.timeouts, &roots).await?.list().await {
                 Ok(listing) => listing,
                 Err(error) => return Ok(failed(&error)),
             };
@@ -70,7 +70,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Restore(settings) => {
             let stop = stop_on_signals()?;
             let identities = Identities::from_file(&settings.identity)?;
-            let bucket = Bucket::connect(&settings.s3, &roots).await?;
+            let bucket = Bucket::connect(&settings.s3, settings.timeouts, &roots).await?;
             let verdicts = match restore::run(&settings, &bucket, identities, &stop).await {
                 Ok(verdicts) => verdicts,
                 Err(error) => return Ok(failed(&error)),

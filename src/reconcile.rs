@@ -28,7 +28,7 @@ use crate::target::{BUILT_IN_QUERY, GraphqlServer, Source, Target, TargetsError}
 use crate::tls::TrustRoots;
 use crate::trigger::{Trigger, Triggers};
 use crate::wire::GitServer;
-use crate::workdir::Workdir;
+use crate::workdir::{Workdir, WorkdirError};
 
 /// How many foreign keys are named in the log; the others are only counted.
 const FOREIGN_SHOWN: usize = 5;
@@ -51,6 +51,9 @@ pub enum PassError {
     /// The target list.
     #[error("no target list from GRAPHQL_SERVER")]
     Targets(#[from] TargetsError),
+    /// Our part of WORKDIR was removed, and cannot be made again.
+    #[error(transparent)]
+    Workdir(#[from] WorkdirError),
     /// The bucket.
     #[error(transparent)]
     Bucket(#[from] BucketError),
@@ -115,8 +118,8 @@ impl Reconciler {
         // A pass for pushes publishes one target beside a full pass.
         let beside = if settings.webhook_secret.is_some() { DESCRIPTORS_PER_TARGET } else { 0 };
         let concurrency = Concurrency::within_this_process(wanted, served + beside);
-        let http = http::client(roots, concurrency.probe.get())?;
-        let bucket = Bucket::connect(&settings.s3, roots).await?;
+        let http = http::client(roots, settings.timeouts, concurrency.probe.get())?;
+        let bucket = Bucket::connect(&settings.s3, settings.timeouts, roots).await?;
         let status = Arc::new(Status::new(&settings.shard, settings.stall_timeout));
         Ok(Self {
             settings,
@@ -202,6 +205,7 @@ impl Reconciler {
         self.status.pass_begins(trigger);
         let passing = async {
             let begun = Instant::now();
+            workshop.workdir.restore()?;
             stop.run_until_cancelled(self.abort_recorded(workshop)).await;
             let Observation { mut plan, foreign, git, wanted, accepted, held, republish } = self.observe(stop).await?;
             self.known = Some(Known { targets: accepted, format: plan.format });

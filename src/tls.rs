@@ -99,6 +99,9 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
+    use std::time::Duration;
+
+    use crate::config::Timeouts;
     use crate::http;
     use bytes::Bytes;
     use reqwest::header::HeaderMap;
@@ -125,7 +128,8 @@ mod tests {
                 Proxy::start_tls(&graphql.url(), &authority.certify("127.0.0.1", Validity::Good).unwrap()).unwrap();
             let url = format!("{}/graphql", front.url()).parse().unwrap();
             let body = Bytes::from_static(br#"{"query":"{ apps_v1 { name } }"}"#);
-            let client = http::client(roots, 1).unwrap();
+            let timeouts = Timeouts { connect: Duration::from_secs(10), idle: Duration::from_secs(10) };
+            let client = http::client(roots, timeouts, 1).unwrap();
             let answer = http::post(&client, &url, None, &HeaderMap::new(), body).await;
             // Without TLS there is no HTTP status either.
             let refused = answer.as_ref().err().and_then(|error| refusal(error));

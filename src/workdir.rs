@@ -4,19 +4,22 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
 /// The directory under WORKDIR.
 const OURS: &str = env!("CARGO_PKG_NAME");
+/// The file in it that is locked.
+const LOCK_FILE: &str = "lock";
 
 /// The locked directory. Dropping it lets the lock go.
 #[derive(Debug)]
 pub struct Workdir {
     root: PathBuf,
-    _lock: File,
+    lock: Mutex<File>,
 }
 
 /// Why WORKDIR cannot be used.
@@ -45,24 +48,32 @@ impl Workdir {
     /// [`WorkdirError`].
     pub fn open(workdir: &Path) -> Result<Self, WorkdirError> {
         let root = workdir.join(OURS);
-        let failed = |what, path: &Path| {
-            let path = path.to_owned();
-            move |source| WorkdirError::Io { what, path, source }
-        };
         fs::create_dir_all(workdir).map_err(failed("create", workdir))?;
         create_private_dir(&root).map_err(failed("create", &root))?;
-        let lock_path = root.join("lock");
-        let lock = private_file(&lock_path).map_err(failed("create", &lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Err(WorkdirError::InUse(root)),
-            Err(fs::TryLockError::Error(error)) => return Err(failed("lock", &lock_path)(error)),
-        }
-        let workdir = Self { root, _lock: lock };
+        let lock = Mutex::new(lock(&root)?);
+        let workdir = Self { root, lock };
         for dir in [workdir.mirrors(), workdir.uploads()] {
             create_private_dir(&dir).map_err(failed("create", &dir))?;
         }
         Ok(workdir)
+    }
+
+    /// Makes anew, and locks, what somebody has removed since. What is there already is not touched.
+    ///
+    /// # Errors
+    /// [`WorkdirError`]; above all where another process has taken the place.
+    pub fn restore(&self) -> Result<(), WorkdirError> {
+        for dir in [self.root.clone(), self.mirrors(), self.uploads()] {
+            if !dir.is_dir() {
+                create_private_dir(&dir).map_err(failed("create", &dir))?;
+            }
+        }
+        let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let ours = held.metadata().map(|file| (file.dev(), file.ino())).ok();
+        if ours != fs::metadata(self.root.join(LOCK_FILE)).map(|file| (file.dev(), file.ino())).ok() {
+            *held = lock(&self.root)?;
+        }
+        Ok(())
     }
 
     /// Where mirrors live, one directory each.
@@ -101,6 +112,22 @@ impl Workdir {
             }
         }
         Ok(found)
+    }
+}
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> WorkdirError {
+    let path = path.to_owned();
+    move |source| WorkdirError::Io { what, path, source }
+}
+
+/// The lock, held for as long as the file is open.
+fn lock(root: &Path) -> Result<File, WorkdirError> {
+    let path = root.join(LOCK_FILE);
+    let lock = private_file(&path).map_err(failed("create", &path))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(fs::TryLockError::WouldBlock) => Err(WorkdirError::InUse(root.to_owned())),
+        Err(fs::TryLockError::Error(error)) => Err(failed("lock", &path)(error)),
     }
 }
 

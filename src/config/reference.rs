@@ -153,6 +153,10 @@ pub(super) const PROBE_CONCURRENCY: Setting =
     text("probe-concurrency", "PROBE_CONCURRENCY", Value("32"), "projects looked up at once");
 pub(super) const TARGET_TIMEOUT: Setting =
     text("target-timeout", "TARGET_TIMEOUT", Value("1h"), "time limit for one target");
+pub(super) const CONNECT_TIMEOUT: Setting =
+    text("connect-timeout", "CONNECT_TIMEOUT", Value("10s"), "time limit for a connection");
+pub(super) const IDLE_TIMEOUT: Setting =
+    text("idle-timeout", "IDLE_TIMEOUT", Value("1m"), "how long a server may stay silent");
 pub(super) const MIRROR_CACHE_BYTES: Setting =
     text("mirror-cache-bytes", "MIRROR_CACHE_BYTES", Value("5Gi"), "mirrors kept between passes");
 pub(super) const MAX_REPOSITORY_BYTES: Setting =
@@ -223,6 +227,8 @@ const SECTIONS: &[Section] = &[
             SYNC_CONCURRENCY,
             PROBE_CONCURRENCY,
             TARGET_TIMEOUT,
+            CONNECT_TIMEOUT,
+            IDLE_TIMEOUT,
             MIRROR_CACHE_BYTES,
             MAX_REPOSITORY_BYTES,
         ],
@@ -331,6 +337,8 @@ fn bucket_help() -> String {
         AWS_ACCESS_KEY_ID,
         AWS_SECRET_ACCESS_KEY,
         AWS_SESSION_TOKEN,
+        CONNECT_TIMEOUT,
+        IDLE_TIMEOUT,
         OUTPUT,
         LOG_FORMAT,
     ];

@@ -797,3 +797,16 @@ proptest! {
         let _ = parse_in(&environment, &words);
     }
 }
+
+#[test]
+fn waits_have_defaults_and_are_above_zero() {
+    let seconds = Duration::from_secs;
+    assert_eq!(run_with(&[], &[]).timeouts, Timeouts { connect: seconds(10), idle: seconds(60) });
+    let given = run_with(&[("CONNECT_TIMEOUT", "3s")], &["-idle-timeout=2m"]).timeouts;
+    assert_eq!(given, Timeouts { connect: seconds(3), idle: seconds(120) });
+    assert_eq!(
+        problem_with(&[("CONNECT_TIMEOUT", "0s"), ("IDLE_TIMEOUT", "soon")], &[]),
+        "CONNECT_TIMEOUT: \"0s\" is not above zero: write for example 90s or 5m; IDLE_TIMEOUT: \"soon\" is not a \
+         duration: a number is missing, write for example 90s or 5m"
+    );
+}

@@ -1,0 +1,168 @@
+//! What the S3 client's library does not see in an answer by itself, and plain words for what it reports.
+//!
+//! Invariant: a listing that was cut off is an error, also where the cut made no difference to HTTP.
+
+use std::error::Error;
+use std::fmt;
+
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::config::interceptors::{AfterDeserializationInterceptorContextRef, InterceptorContext};
+use aws_sdk_s3::config::retry::{ClassifyRetry, RetryAction};
+use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_s3::error::{BoxError, ProvideErrorMetadata, SdkError};
+
+use crate::http::remote_text;
+use crate::report::error_chain;
+use crate::tls;
+
+/// Refuses an XML document without its end: the library takes what is there for all of it, and objects that were cut
+/// off would count as absent.
+#[derive(Debug)]
+pub(super) struct WholeDocument;
+
+impl Intercept for WholeDocument {
+    fn name(&self) -> &'static str {
+        "WholeDocument"
+    }
+
+    fn read_after_deserialization(
+        &self,
+        context: &AfterDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let response = context.response();
+        match response.body().bytes() {
+            Some(document) if response.status().is_success() && !is_whole(document) => Err(CutOff.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether the document ends with the end tag of the element it begins with.
+fn is_whole(document: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(document);
+    let root = text.trim_start_matches('\u{feff}').trim_start();
+    let root = match root.strip_prefix("<?").and_then(|declaration| declaration.split_once("?>")) {
+        Some((_, rest)) => rest.trim_start(),
+        None => root,
+    };
+    let Some((tag, _)) = root.strip_prefix('<').and_then(|tag| tag.split_once('>')) else { return false };
+    if tag.ends_with('/') {
+        return true;
+    }
+    let name = tag.split_whitespace().next().unwrap_or_default();
+    let end = text.trim_end().strip_suffix('>').map(str::trim_end);
+    end.and_then(|end| end.strip_suffix(name)).is_some_and(|end| end.ends_with("</"))
+}
+
+/// Why an answer is of no use.
+#[derive(Debug)]
+struct CutOff;
+
+impl fmt::Display for CutOff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the answer ended before it was complete")
+    }
+}
+
+impl Error for CutOff {}
+
+/// Has requests sent again that were too many (429) or whose answer was cut off: the library gives up on both.
+#[derive(Debug)]
+pub(super) struct WorthAnotherTry;
+
+impl ClassifyRetry for WorthAnotherTry {
+    fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
+        let too_many = context.response().is_some_and(|response| response.status().as_u16() == 429);
+        let cut_off = match context.output_or_error() {
+            Some(Err(error)) => is_cut_off(error),
+            _ => false,
+        };
+        if too_many {
+            RetryAction::throttling_error()
+        } else if cut_off {
+            RetryAction::transient_error()
+        } else {
+            RetryAction::NoActionIndicated
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        "WorthAnotherTry"
+    }
+}
+
+fn is_cut_off(error: &(dyn Error + 'static)) -> bool {
+    error.is::<CutOff>() || error.source().is_some_and(is_cut_off)
+}
+
+/// What went wrong, in plain words.
+pub(super) fn why<E>(error: &SdkError<E, HttpResponse>) -> String
+where
+    E: ProvideErrorMetadata + Error + 'static,
+{
+    match error {
+        SdkError::ServiceError(refused) => match (error.code(), error.message()) {
+            (Some(code), Some(message)) => {
+                format!("{}: {}", remote_text(code.as_bytes()), remote_text(message.as_bytes()))
+            }
+            (Some(code), None) => remote_text(code.as_bytes()),
+            (None, _) => no_words_of_s3(refused.raw().status().as_u16()),
+        },
+        SdkError::TimeoutError(_) => "no answer in time".to_owned(),
+        SdkError::DispatchFailure(failure) if failure.is_timeout() => "no answer in time".to_owned(),
+        SdkError::DispatchFailure(failure) => {
+            // What the library says first is that a request could not be dispatched, for an error of input or output.
+            let cause = failure.as_connector_error().and_then(|error| error.source());
+            let cause = cause.map_or_else(|| error_chain(error), error_chain);
+            match tls::refusal(error) {
+                Some(refusal) => format!("{refusal}: {cause}"),
+                None => format!("the connection failed: {cause} (check AWS_ENDPOINT_URL_S3 and the network)"),
+            }
+        }
+        _ if is_cut_off(error) => CutOff.to_string(),
+        SdkError::ResponseError(_) => format!("the connection broke off: {}", error_chain(error)),
+        _ => error_chain(error),
+    }
+}
+
+fn no_words_of_s3(status: u16) -> String {
+    if status == 429 || status >= 500 {
+        format!("the server answered {status}: it is overloaded or broken; the next pass tries again")
+    } else {
+        format!("the answer, of HTTP status {status}, is not S3's: check AWS_ENDPOINT_URL_S3")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_document_is_whole_with_the_end_tag_of_its_root() {
+        for whole in [
+            "<a></a>",
+            "<?xml version=\"1.0\"?>\n<a x=\"1\"><b/></a>\n",
+            "\u{feff}<?xml version=\"1.0\"?><s3:a xmlns:s3=\"x\"><b></b></s3:a >",
+            "<a/>",
+            "<a x=\"1\" />",
+        ] {
+            assert!(is_whole(whole.as_bytes()), "{whole}");
+        }
+        for cut in
+            ["", "<", "<a", "<a>", "<a><b></b>", "<a><a", "<a></a", "<a></ba>", "<?xml version=\"1.0\"?>", "nothing"]
+        {
+            assert!(!is_whole(cut.as_bytes()), "{cut}");
+        }
+    }
+
+    #[test]
+    fn no_cut_of_a_document_is_whole() {
+        let document = "<?xml version=\"1.0\"?>\n<List><Name>n</Name><Contents><Key>k</Key></Contents></List>";
+        for length in 0..document.len() {
+            assert!(!is_whole(&document.as_bytes()[..length]), "{length}");
+        }
+        assert!(is_whole(document.as_bytes()));
+    }
+}
