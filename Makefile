@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit audit build setup bench diagram image clean
+.PHONY: help demo test lint unit soak audit build setup bench diagram image clean
 
 BIN := git-partition-sync-producer
 IMAGE ?= quay.io/app-sre/$(BIN):latest
@@ -21,6 +21,9 @@ lint: ## Formatting, clippy and documentation only, warnings denied
 
 unit: ## The tests alone, without formatting and lints
 	@scripts/test tests
+
+soak: ## Hundreds of passes with random pushes and faults (PASSES=300, SEED=… to repeat one)
+	@PASSES="$(PASSES)" SEED="$(SEED)" scripts/soak
 
 audit: ## Licences, duplicates, sources and known vulnerabilities of all dependencies (deny.toml)
 	@scripts/audit

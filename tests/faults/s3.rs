@@ -1,0 +1,214 @@
+//! S3 fails: for all that is in the bucket, or for one object.
+
+use testbed::fault::{ALWAYS, At, Fault, Moment};
+
+use crate::case::{Case, Outcome, Scene, any, run_all, unreachable};
+use crate::common::{Cause, mishaps};
+
+/// What the log says of a cause.
+fn words(cause: Cause) -> String {
+    match cause {
+        Cause::Broken => "the connection ".to_owned(),
+        Cause::Silent => "no answer in time".to_owned(),
+        Cause::Status(status) => format!("the server answered {status}: it is overloaded or broken"),
+        Cause::Away => "the connection failed: client error (Connect)".to_owned(),
+    }
+}
+
+fn list_fails(name: &str, says: &str, fault: impl FnOnce(&Scene) -> Fault + Send + 'static) -> Case {
+    let case = Case::new(name, Outcome::NothingChanges, move |scene| {
+        let fault = fault(scene);
+        scene.s3.on(any("ListObjectsV2"), ALWAYS, fault);
+    });
+    case.says("S3 cannot list the bucket: ").says(says)
+}
+
+#[test]
+fn the_bucket_is_listed_whole_or_nothing_changes() {
+    let mishaps = mishaps().into_iter().map(|mishap| {
+        let place = |scene: &Scene, times, fault| scene.s3.on(any("ListObjectsV2"), times, fault);
+        Case::of(mishap, Outcome::NothingChanges, words, place).says("S3 cannot list the bucket: ")
+    });
+    let mut cases: Vec<Case> = mishaps.collect();
+    cases.push(list_fails("half a page", "ended before it was complete", |_| Fault::truncate(At::Half)));
+    cases.push(list_fails("an empty answer", "ended before it was complete", |_| Fault::alter(|_| vec![])));
+    cases.push(list_fails("redirect elsewhere", "307", |scene| {
+        Fault::status_with(307, "location", &format!("{}/git-sync?list-type=2", scene.elsewhere.url()))
+    }));
+    for (name, status, code, says) in [
+        ("access denied", 403, "AccessDenied", "check the bucket's policy"),
+        ("a wrong clock", 403, "RequestTimeTooSkewed", "this machine's clock is wrong"),
+        ("no such bucket", 404, "NoSuchBucket", "check AWS_S3_BUCKET and AWS_REGION"),
+        ("slow down", 503, "SlowDown", "S3 is overloaded; the next pass tries again"),
+        ("an expired session", 400, "ExpiredToken", "check the AWS credentials"),
+    ] {
+        cases.push(list_fails(name, says, move |_| Fault::s3_error(status, code)).says(code));
+    }
+    // A page holds two of the three objects.
+    let second_page = |name: &str, says: &str, fault: Fault| {
+        let case = Case::new(name, Outcome::NothingChanges, move |scene| {
+            scene.s3.on(|seen| seen.query.contains("continuation-token"), ALWAYS, fault);
+        });
+        case.says("S3 cannot list the bucket: ").says(says)
+    };
+    cases.push(second_page("cut between pages", "the connection failed", Fault::Reset(Moment::Unsent)));
+    cases.push(second_page("denied between pages", "AccessDenied", Fault::s3_error(403, "AccessDenied")));
+    cases.push(
+        Case::new("pages without an end", Outcome::NothingChanges, |scene| {
+            let page = b"<ListBucketResult><IsTruncated>true</IsTruncated>\
+                <NextContinuationToken>again</NextContinuationToken></ListBucketResult>";
+            let page = Fault::Answer { status: 200, headers: vec![], body: page.to_vec() };
+            scene.s3.on(any("ListObjectsV2"), ALWAYS, page);
+        })
+        .says("S3 answered the request to list the bucket without an end"),
+    );
+    cases.push(Case::new("half a page, once", Outcome::Mended, |scene| {
+        scene.s3.on(any("ListObjectsV2"), 1, Fault::truncate(At::Half));
+    }));
+    cases.extend(unreachable("AWS_ENDPOINT_URL_S3", "", Outcome::NothingChanges, words));
+    run_all(cases);
+}
+
+/// Whether the server stores the object and its answer, which has no body, is lost.
+fn is_lost_answer(fault: &Fault) -> bool {
+    matches!(fault, Fault::Reset(Moment::Unanswered))
+}
+
+/// Whether it happens within the answer's body. A stored object is answered without one.
+fn is_within(fault: &Fault) -> bool {
+    matches!(fault, Fault::Reset(Moment::Within(_)) | Fault::Hold(Moment::Within(_)) | Fault::Close(_))
+}
+
+/// A case in which the object of `sick` cannot be stored.
+fn put_fails(name: &str, operation: &'static str, says: &str, fault: Fault) -> Case {
+    let case = Case::new(name, Outcome::SickFails, move |scene| {
+        scene.s3.on(scene.of_sick(operation), ALWAYS, fault);
+    });
+    case.says(says)
+}
+
+#[test]
+fn an_object_is_stored_whole_or_its_destination_stays_as_it_is() {
+    let mut cases = vec![];
+    for mishap in mishaps().into_iter().filter(|mishap| !is_within(&mishap.fault)) {
+        let failure = if is_lost_answer(&mishap.fault) { Outcome::DoneUnheard } else { Outcome::SickFails };
+        let place = |scene: &Scene, times, fault| scene.s3.on(scene.of_sick("PutObject"), times, fault);
+        cases.push(Case::of(mishap, failure, words, place));
+    }
+    for (name, status, code, says) in [
+        ("access denied", 403, "AccessDenied", "check the bucket's policy"),
+        ("a wrong clock", 403, "RequestTimeTooSkewed", "this machine's clock is wrong"),
+        ("slow down", 503, "SlowDown", "S3 is overloaded; the next pass tries again"),
+        ("the bucket is gone", 404, "NoSuchBucket", "check AWS_S3_BUCKET and AWS_REGION"),
+    ] {
+        let fault = Fault::s3_error(status, code);
+        cases.push(put_fails(name, "PutObject", code, fault).says("S3 cannot store an object: ").says(says));
+    }
+    cases.push(Case::new("slow down, three times", Outcome::Mended, |scene| {
+        scene.s3.on(scene.of_sick("PutObject"), 3, Fault::s3_error(503, "SlowDown"));
+    }));
+    cases.push(
+        Case::new("redirect elsewhere", Outcome::SickFails, |scene| {
+            let to = format!("{}/git-sync/x", scene.elsewhere.url());
+            scene.s3.on(scene.of_sick("PutObject"), ALWAYS, Fault::status_with(307, "location", &to));
+        })
+        .says("307"),
+    );
+    run_all(cases);
+}
+
+/// S3 answers the end of an upload with status 200 before it knows how that goes.
+fn error_of_status_200() -> Fault {
+    Fault::s3_error(200, "InternalError")
+}
+
+/// The server does what it is asked, and its answer has another body.
+fn done_and_answered_by(answer: Fault) -> Fault {
+    let Fault::Answer { body, .. } = answer else { panic!("{answer:?} is no answer") };
+    Fault::alter(move |_| body.clone())
+}
+
+#[test]
+fn an_upload_in_parts_is_completed_or_aborted() {
+    let denied = || Fault::s3_error(403, "AccessDenied");
+    let part_fails = |name: &str, skip, fault: Fault, says: &str| {
+        let case = Case::new(name, Outcome::SickFails, move |scene| {
+            scene.s3.on_later(skip, scene.of_sick("UploadPart"), ALWAYS, fault);
+        });
+        case.large().says("S3 cannot store a part of an object").says(says)
+    };
+    let mended = |name: &str, operation: &'static str, times, fault: Fault| {
+        let case = Case::new(name, Outcome::Mended, move |scene| {
+            scene.s3.on(scene.of_sick(operation), times, fault);
+        });
+        case.large()
+    };
+    let mut cases = vec![
+        put_fails("no upload may be begun", "CreateMultipartUpload", "begin an upload: AccessDenied", denied()).large(),
+        part_fails("the first part is denied", 0, denied(), "AccessDenied"),
+        part_fails("the last part is denied", 2, denied(), "AccessDenied"),
+        part_fails("the last part breaks", 2, Fault::Reset(Moment::Unsent), "the connection failed"),
+        part_fails("no part is answered", 0, Fault::status(500), "the server answered 500"),
+        mended("parts break, twice", "UploadPart", 2, Fault::Reset(Moment::Unsent)),
+        mended("parts are lost, twice", "UploadPart", 2, Fault::Reset(Moment::Unanswered)),
+        mended("parts are too many, twice", "UploadPart", 2, Fault::s3_error(503, "SlowDown")),
+        mended("the end breaks once", "CompleteMultipartUpload", 1, Fault::Reset(Moment::Unsent)),
+        mended("the end is an error of status 200, once", "CompleteMultipartUpload", 1, error_of_status_200()),
+        put_fails("the end is denied", "CompleteMultipartUpload", "complete an upload: AccessDenied", denied()).large(),
+        put_fails(
+            "the end is an error of status 200",
+            "CompleteMultipartUpload",
+            "InternalError",
+            error_of_status_200(),
+        )
+        .large(),
+    ];
+    cases.push(
+        Case::new("the end is done and answered by an error of status 200", Outcome::DoneUnheard, move |scene| {
+            scene.s3.on(scene.of_sick("CompleteMultipartUpload"), ALWAYS, done_and_answered_by(error_of_status_200()));
+        })
+        .large()
+        .says("S3 cannot complete an upload"),
+    );
+    cases.push(
+        Case::new("the end is done and its answer is lost", Outcome::DoneUnheard, |scene| {
+            scene.s3.on(scene.of_sick("CompleteMultipartUpload"), 1, Fault::Reset(Moment::Unanswered));
+        })
+        .large()
+        .says("NoSuchUpload")
+        .says("complete already: the next pass sees"),
+    );
+    cases.push(
+        Case::new("silence while a part is sent", Outcome::SickFails, |scene| {
+            // Time enough to come so far on a busy machine.
+            scene.setting("TARGET_TIMEOUT", "20s");
+            scene.s3.on(scene.of_sick("UploadPart"), ALWAYS, Fault::Hold(Moment::Unsent));
+        })
+        .large()
+        .says("not finished within TARGET_TIMEOUT"),
+    );
+    run_all(cases);
+}
+
+#[test]
+fn what_cannot_be_deleted_stays_beside_its_successor() {
+    let cases = vec![
+        Case::new("nothing may be deleted", Outcome::NothingIsDeleted, |scene| {
+            scene.s3.on(any("DeleteObject"), ALWAYS, Fault::s3_error(403, "AccessDenied"));
+        })
+        .says("published, but outdated objects stay beside it")
+        .says("check the bucket's policy"),
+        Case::new("deletions break", Outcome::NothingIsDeleted, |scene| {
+            scene.s3.on(any("DeleteObject"), ALWAYS, Fault::Reset(Moment::Unsent));
+        })
+        .says("published, but outdated objects stay beside it")
+        .says("the connection failed"),
+        Case::new("deletions break, twice", Outcome::Mended, |scene| {
+            scene.s3.on(any("DeleteObject"), 2, Fault::Reset(Moment::Unsent));
+        }),
+        Case::new("a deletion is done and its answer is lost", Outcome::Mended, |scene| {
+            scene.s3.on(any("DeleteObject"), 2, Fault::Reset(Moment::Unanswered));
+        }),
+    ];
+    run_all(cases);
+}
