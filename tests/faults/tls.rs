@@ -36,7 +36,10 @@ fn a_server_with_a_wrong_certificate_is_not_talked_to() {
             Case::new(name, outcome, move |scene| encrypt(scene, variable, host, validity, trusted)).without_a_rule()
         };
         let bad = |what, host, validity, trusted, says: &str| {
-            case(what, outcome, host, validity, trusted).says("invalid peer certificate").says(says)
+            case(what, outcome, host, validity, trusted)
+                .says("the server's certificate is not accepted")
+                .says("SSL_CERT_FILE")
+                .says(says)
         };
         cases.push(case("a good", Outcome::Mended, "127.0.0.1", Validity::Good, true));
         cases.push(bad("another host's", "other.example.com", Validity::Good, true, "not valid for name"));
