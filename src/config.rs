@@ -5,6 +5,7 @@
 
 mod check;
 mod reference;
+mod sharding;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -31,6 +32,7 @@ use self::reference::*;
 pub use self::reference::{Fallback, Kind, Section, Setting, reference};
 use crate::key::Wanted;
 use crate::plan::{FormatChoice, MaxRetire, OnRewrite, Republish};
+use crate::shard::Shard;
 
 /// What to do and how, after every check that needs no request.
 #[derive(Debug, Clone)]
@@ -94,6 +96,8 @@ pub struct Run {
     pub mirror_cache_bytes: u64,
     /// `MAX_REPOSITORY_BYTES`: a larger repository is refused; above zero.
     pub max_repository_bytes: u64,
+    /// `SHARD_COUNT` and `SHARD_INDEX`: this replica's share of all destinations.
+    pub share: Shard,
     /// `INSTANCE_SHARD`: a label of every metric.
     pub shard: String,
     /// `METRICS_SERVER_PORT`; 0 takes any free one.
@@ -504,6 +508,7 @@ impl Reader<'_> {
         let timeouts = self.timeouts();
         let mirror_cache_bytes = self.value(&MIRROR_CACHE_BYTES, byte_size);
         let max_repository_bytes = self.value(&MAX_REPOSITORY_BYTES, some_bytes);
+        let share = self.share();
         let shard = self.value(&INSTANCE_SHARD, one_line);
         let metrics_port = self.value(&METRICS_SERVER_PORT, port);
         let metrics_address = self.value(&METRICS_SERVER_ADDRESS, ip_address);
@@ -530,6 +535,7 @@ impl Reader<'_> {
             timeouts: timeouts?,
             mirror_cache_bytes: mirror_cache_bytes?,
             max_repository_bytes: max_repository_bytes?,
+            share: share?,
             shard: shard?,
             metrics_port: metrics_port?,
             metrics_address: metrics_address?,

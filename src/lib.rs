@@ -16,9 +16,10 @@
 //!            report ── what was done and what was not, and why
 //! ```
 //!
-//! `reconcile` ties a pass together and repeats it, before its time where `trigger` says so; `config` says how; `workdir`
-//! and `mirror` keep what may be kept between passes. `status`, `progress` and `metrics` are told what goes on, and
-//! `server` shows it; `list` and `restore` are for people too.
+//! `reconcile` ties a pass together and repeats it, before its time where `trigger` says so; `config` says how; `shard`
+//! says whose a destination is where several replicas share the work; `workdir` and `mirror` keep what may be kept between
+//! passes. `status`, `progress` and `metrics` are told what goes on, and `server` shows it; `list` and `restore` are for
+//! people too.
 
 pub mod apply;
 pub mod archive;
@@ -42,6 +43,7 @@ pub mod reconcile;
 pub mod report;
 pub mod restore;
 pub mod server;
+pub mod shard;
 pub mod status;
 pub mod target;
 pub mod telemetry;

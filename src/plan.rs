@@ -301,12 +301,29 @@ impl fmt::Display for PlanError {
 
 impl std::error::Error for PlanError {}
 
+/// What is judged over the whole bucket and the whole target list, also where a plan is for one shard's share of them:
+/// otherwise shards would disagree on the format, and an empty share would look like an empty list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Whole {
+    /// What to publish in.
+    pub format: ArchiveFormat,
+    /// Whether the target list is empty.
+    pub no_targets: bool,
+}
+
 /// Decides what one pass does.
 ///
 /// # Errors
 /// [`PlanError`] where the policy does not fit the bucket.
 pub fn plan(desired: &Desired, held: &[HeldObject], policy: Policy<'_>) -> Result<Plan, PlanError> {
     let format = policy.format.resolve(held)?;
+    let no_targets = desired.targets.is_empty() && desired.refused.is_empty();
+    Ok(plan_share(desired, held, policy, Whole { format, no_targets }))
+}
+
+/// Decides what one pass does about a share of everything. `desired` and `held` are that share.
+pub fn plan_share(desired: &Desired, held: &[HeldObject], policy: Policy<'_>, whole: Whole) -> Plan {
+    let Whole { format, no_targets } = whole;
     let mut by_destination: HashMap<&Destination, Slot<'_>> = HashMap::with_capacity(held.len());
     for object in held {
         by_destination.entry(&object.name.destination).or_default().held.push(object);
@@ -342,13 +359,12 @@ pub fn plan(desired: &Desired, held: &[HeldObject], policy: Policy<'_>) -> Resul
     }
     plan.blocked.sort();
 
-    let no_targets = desired.targets.is_empty() && desired.refused.is_empty();
     plan.guard = policy.max_retire.guard(retire.len(), destinations_held, no_targets);
     if plan.guard.is_none() {
         plan.actions.extend(retire.into_iter().map(Action::Retire));
         plan.actions.sort_by(|a, b| a.destination().cmp(b.destination()));
     }
-    Ok(plan)
+    plan
 }
 
 /// What is known of one destination.

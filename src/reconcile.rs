@@ -18,7 +18,7 @@ use crate::key::{ArchiveFormat, Destination};
 use crate::limits::{Concurrency, DESCRIPTORS_PER_TARGET};
 use crate::mirror::MirrorStore;
 use crate::pack::IndexGate;
-use crate::plan::{Desired, FormatChoice, HeldObject, MaxRetire, Plan, PlanError, Policy, plan};
+use crate::plan::{Desired, FormatChoice, HeldObject, MaxRetire, Plan, PlanError, Policy, Whole, plan, plan_share};
 use crate::probe;
 use crate::publish::{HeldRewrites, Publisher};
 use crate::report::{Report, error_chain, printable};
@@ -167,24 +167,36 @@ impl Reconciler {
     async fn observe_all(&self) -> Result<Observation, PassError> {
         let (graphql, query) = (self.graphql()?, self.query()?);
         let git = self.git()?;
+        let share = self.settings.share;
         let desired = async {
-            let targets = graphql.targets(&query).await?;
+            let mut targets = graphql.targets(&query).await?;
+            let no_targets = targets.destinations().next().is_none();
+            let mut republish = match &self.republish {
+                Some(left) => left.clone(),
+                None => self.settings.republish.among(targets.destinations())?,
+            };
+            republish.retain(|destination| share.owns(destination));
+            share.keep_own(&mut targets.accepted, |target| &target.destination);
+            share.keep_own(&mut targets.refused, |refused| &refused.target.destination);
             let heads = probe::heads(&git, targets.accepted, self.concurrency.probe, self.status.pulse()).await;
-            Ok::<_, PassError>(Desired { targets: heads, refused: targets.refused })
+            Ok::<_, PassError>((Desired { targets: heads, refused: targets.refused }, republish, no_targets))
         };
         let listing = async { self.bucket.list().await.map_err(PassError::from) };
-        let (desired, Listing { held, foreign }) = tokio::try_join!(desired, listing)?;
-        let republish = match &self.republish {
-            Some(left) => left.clone(),
-            None => self.settings.republish.among(&desired)?,
-        };
+        let ((desired, republish, no_targets), mut listing) = tokio::try_join!(desired, listing)?;
+        let whole = Whole { format: self.settings.archive_format.resolve(&listing.held)?, no_targets };
+        share.keep_own(&mut listing.held, |object| &object.name.destination);
+        if !share.is_first() {
+            // They are nobody's share; one replica's word about them is enough.
+            listing.foreign.clear();
+        }
+        let Listing { held, foreign } = listing;
         let policy = Policy {
             format: self.settings.archive_format,
             max_retire: self.settings.max_retire,
             on_rewrite: self.settings.on_rewrite,
             republish: &republish,
         };
-        let plan = plan(&desired, &held, policy)?;
+        let plan = plan_share(&desired, &held, policy, whole);
         let refused = desired.refused.into_iter().map(|refused| refused.target);
         let accepted: Vec<_> = desired.targets.into_iter().map(|(target, _)| target).collect();
         let wanted = accepted.iter().cloned().chain(refused).collect();

@@ -175,6 +175,12 @@ fn list(body: &[u8], content_type: String) -> Result<Vec<Target>, TargetsError> 
 }
 
 impl Targets {
+    /// Every destination that the list names, of accepted and of refused targets.
+    pub fn destinations(&self) -> impl Iterator<Item = &Destination> {
+        let refused = self.refused.iter().map(|refused| &refused.target);
+        self.accepted.iter().chain(refused).map(|target| &target.destination)
+    }
+
     /// Sorts out duplicates, contradictions and names that cannot be used.
     pub fn validate(mut list: Vec<Target>) -> Self {
         list.sort();

@@ -162,6 +162,15 @@ pub(super) const MIRROR_CACHE_BYTES: Setting =
 pub(super) const MAX_REPOSITORY_BYTES: Setting =
     text("max-repository-bytes", "MAX_REPOSITORY_BYTES", Value("100Gi"), "larger ones are refused");
 
+pub(super) const SHARD_COUNT: Setting =
+    text("shard-count", "SHARD_COUNT", Value("1"), "replicas that share the work");
+pub(super) const SHARD_INDEX: Setting = Setting {
+    also: &["JOB_COMPLETION_INDEX"],
+    ..text("shard-index", "SHARD_INDEX", Found("the host name's ordinal"), "which of them this is, from 0")
+};
+/// Where a StatefulSet's pods have their ordinal.
+pub(super) const HOSTNAME: Setting = library("HOSTNAME", "its ordinal (name-N) is the SHARD_INDEX where that is unset");
+
 pub(super) const OUTPUT: Setting = text("output", "OUTPUT", Value("text"), "plans, reports, lists: text or json");
 pub(super) const LOG_FORMAT: Setting = text("log-format", "LOG_FORMAT", Value("text"), "log lines: text or json");
 pub(super) const METRICS_SERVER_PORT: Setting =
@@ -231,6 +240,8 @@ const SECTIONS: &[Section] = &[
             IDLE_TIMEOUT,
             MIRROR_CACHE_BYTES,
             MAX_REPOSITORY_BYTES,
+            SHARD_COUNT,
+            SHARD_INDEX,
         ],
     },
     Section { title: "Output", settings: &[OUTPUT, LOG_FORMAT] },
@@ -245,6 +256,7 @@ const SECTIONS: &[Section] = &[
             library("NO_PROXY", "hosts that are reached without it"),
             library("SSL_CERT_FILE", "PEM bundle to trust besides the system's"),
             library("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required, for stores that refuse checksums"),
+            HOSTNAME,
             library("RUST_LOG", "log filter, such as debug"),
         ],
     },

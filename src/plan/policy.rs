@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Desired, HeldObject, PlanError};
+use super::{HeldObject, PlanError};
 use crate::key::{ArchiveFormat, Destination, Wanted};
 
 /// The operator's choices.
@@ -37,10 +37,11 @@ impl Republish {
     ///
     /// # Errors
     /// [`PlanError::NothingToRepublish`] where a name is not in the target list.
-    pub fn among(&self, desired: &Desired) -> Result<BTreeSet<Destination>, PlanError> {
-        let accepted = desired.targets.iter().map(|(target, _)| target);
-        let listed = accepted.chain(desired.refused.iter().map(|refused| &refused.target));
-        let listed: BTreeSet<&Destination> = listed.map(|target| &target.destination).collect();
+    pub fn among<'a>(
+        &self,
+        listed: impl Iterator<Item = &'a Destination>,
+    ) -> Result<BTreeSet<Destination>, PlanError> {
+        let listed: BTreeSet<&Destination> = listed.collect();
         let Self::Named(wanted) = self else { return Ok(listed.into_iter().cloned().collect()) };
         let meant =
             |wanted: &Wanted, destination: &Destination| wanted.matches(&destination.path(), &destination.branch);
@@ -126,7 +127,11 @@ pub enum FormatChoice {
 }
 
 impl FormatChoice {
-    pub(super) fn resolve(self, held: &[HeldObject]) -> Result<ArchiveFormat, PlanError> {
+    /// What to publish in, judged by all that is held.
+    ///
+    /// # Errors
+    /// [`PlanError::MixedFormats`].
+    pub fn resolve(self, held: &[HeldObject]) -> Result<ArchiveFormat, PlanError> {
         let count = |format| held.iter().filter(|object| object.name.format == format).count();
         match (self, count(ArchiveFormat::Zip), count(ArchiveFormat::TarGz)) {
             (Self::Only(format), _, _) => Ok(format),

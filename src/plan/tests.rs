@@ -109,7 +109,8 @@ fn an_outdated_object_that_is_not_older_has_the_current_one_published_again() {
 
 /// The plan where `republish` is asked for.
 fn republishing(republish: &str, desired: &Desired, held: &[HeldObject]) -> Result<Plan, PlanError> {
-    let again = republish.parse::<Republish>().unwrap().among(desired)?;
+    let listed = desired.targets.iter().map(|(target, _)| &target.destination);
+    let again = republish.parse::<Republish>().unwrap().among(listed)?;
     plan(desired, held, Policy { republish: &again, ..POLICY })
 }
 
