@@ -1,14 +1,25 @@
 # The program in a small image. Builds with docker (BuildKit or not), podman and buildah:
 #   docker build -t git-partition-sync-producer .
-# Where images and crates come from can be changed: --build-arg RUST_IMAGE=…, --build-arg RUN_IMAGE=…
+# Where images come from can be changed: --build-arg RUST_IMAGE=…, --build-arg RUN_IMAGE=…. The run-time base needs glibc
+# and nothing else: debian, ubi-minimal or distroless serve alike.
 
 ARG RUST_IMAGE=docker.io/library/rust:1.95-slim-bookworm
 ARG RUN_IMAGE=docker.io/library/debian:bookworm-slim
 
 FROM ${RUST_IMAGE} AS build
 WORKDIR /build
-# zlib goes into the binary, or the image would need the library.
-ENV LIBZ_SYS_STATIC=1 CARGO_TERM_COLOR=never
+# What docker and buildah call the architecture; without them it is the machine's own. Each is built on its own kind.
+ARG TARGETARCH
+# zlib goes into the binary, or the image would need the library. Paths of this stage stay out of it, so that the same
+# source gives the same bytes wherever it is built.
+ENV LIBZ_SYS_STATIC=1 \
+    CARGO_TERM_COLOR=never \
+    CARGO_INCREMENTAL=0 \
+    RUSTFLAGS="--remap-path-prefix=/build=. --remap-path-prefix=/usr/local/cargo=/cargo"
+RUN case "${TARGETARCH:-$(dpkg --print-architecture)}" in \
+        "$(dpkg --print-architecture)") ;; \
+        *) echo "this stage builds for its own architecture: use a machine, or emulation, of ${TARGETARCH}" >&2; exit 1 ;; \
+    esac
 
 # First the dependencies alone, with nothing of the program but its manifests: this layer is built again only when they change.
 COPY Cargo.toml Cargo.lock ./
@@ -28,6 +39,22 @@ COPY src src
 RUN touch src/main.rs src/lib.rs \
     && cargo build --release --locked --bin git-partition-sync-producer
 
+# Everything that the image adds to its base, in one tree: the last stage needs no shell then, and neither does its base.
+# - The authorities are where Red Hat's images have them, so that a volume mounted at /etc/pki replaces them.
+# - /queries has the names that the Go program's settings give.
+# - Any user may be set to run the image, so any user may write to /working; what the program keeps there is for its own
+#   user only.
+COPY LICENSE ./
+ARG SOURCE_DATE_EPOCH=0
+RUN install -D -m 0755 target/release/git-partition-sync-producer /image/usr/local/bin/git-partition-sync-producer \
+    && install -D -m 0644 /etc/ssl/certs/ca-certificates.crt /image/etc/pki/tls/certs/ca-bundle.crt \
+    && install -D -m 0644 LICENSE /image/licenses/LICENSE \
+    && install -D -m 0644 queries/gitlab_sync.graphql /image/query.graphql \
+    && install -D -m 0644 queries/gitlab_sync.graphql /image/queries/gitlabSync.graphql \
+    && install -D -m 0644 queries/pr_check.graphql /image/queries/prCheck.graphql \
+    && install -d -m 0777 /image/working \
+    && find /image -exec touch --no-dereference --date="@${SOURCE_DATE_EPOCH}" {} +
+
 FROM ${RUN_IMAGE}
 ARG VERSION=dev
 ARG REVISION=unknown
@@ -37,13 +64,9 @@ LABEL org.opencontainers.image.title="git-partition-sync-producer" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
+COPY --from=build /image/ /
 
-COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
-COPY LICENSE /licenses/LICENSE
-COPY queries/gitlab_sync.graphql /query.graphql
-COPY --from=build /build/target/release/git-partition-sync-producer /usr/local/bin/git-partition-sync-producer
-# Any user may be set to run the image, so any user may write here; what the program keeps in it is for its own user only.
-RUN mkdir /working && chmod 0777 /working && chmod 0644 /query.graphql
-
+# A number, so that Kubernetes can tell that it is not root; OpenShift puts one of its own in its place.
 USER 65532:65532
+EXPOSE 9090
 ENTRYPOINT ["/usr/local/bin/git-partition-sync-producer"]

@@ -2,13 +2,13 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit soak audit build setup bench diagram image clean
+.PHONY: help demo test lint unit soak audit build setup bench diagram image image-test clean
 
 BIN := git-partition-sync-producer
 IMAGE ?= quay.io/app-sre/$(BIN):latest
 
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Watch the program at work, on real servers of its own (KEEP=1 leaves them up)
 	@scripts/demo $(if $(filter-out 0,$(KEEP)),keep)
@@ -42,6 +42,9 @@ diagram: ## Draw gitsync-diagram.png from docs/diagram.dot (needs Graphviz)
 
 image: ## Build the container image with docker, podman or buildah (IMAGE=name:tag)
 	@scripts/image $(IMAGE)
+
+image-test: ## Build the image without an engine and run the program out of it (root, Debian; takes long)
+	@scripts/image-test
 
 clean: ## Remove everything that was built
 	cargo clean
