@@ -25,8 +25,8 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use self::check::{
-    above_zero, base_url, boolean, bucket, byte_size, choice, count, http_url, ip_address, is_loopback, one_line, port,
-    query_file, query_file_or_built_in, recipients, some_bytes, username,
+    above_zero, base_url, boolean, bucket, bundle_sha, byte_size, choice, count, http_url, ip_address, is_loopback,
+    one_line, port, query_file, query_file_or_built_in, recipients, some_bytes, username,
 };
 use self::reference::*;
 pub use self::reference::{Fallback, Kind, Section, Setting, reference};
@@ -62,6 +62,8 @@ pub struct Run {
     pub gitlab: Gitlab,
     /// Where the target list comes from.
     pub graphql: Graphql,
+    /// The pull-request check that comes before anything else, where one is asked for.
+    pub pr_check: Option<PrCheck>,
     /// Where artifacts go.
     pub s3: S3,
     /// `PUBLIC_KEY`: who can decrypt; at least one, each once.
@@ -139,6 +141,17 @@ pub struct Graphql {
     pub query: QuerySource,
     /// `GRAPHQL_USERNAME` and `GRAPHQL_PASSWORD`, where the server wants a login.
     pub login: Option<(String, Secret)>,
+}
+
+/// A pull request whose change may be none of this program's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PrCheck {
+    /// `PREVIOUS_BUNDLE_SHA`: letters and digits, the bundle to compare with.
+    pub previous: String,
+    /// `GRAPHQL_PRCHECK_QUERY_FILE`.
+    pub query: QuerySource,
+    /// `GIT_PARTITION_SAAS_NAME`: the SaaS file that deploys this program.
+    pub saas_file: String,
 }
 
 /// Where the query text comes from.
@@ -491,6 +504,7 @@ impl Reader<'_> {
         let s3 = self.s3();
         let gitlab = self.gitlab(allow_http);
         let graphql = self.graphql(allow_http);
+        let pr_check = self.pr_check();
         let recipients = self.value(&PUBLIC_KEY, recipients);
         let workdir = self.value(&WORKDIR, one_line);
         let sleep = self.value(&RECONCILE_SLEEP_TIME, above_zero);
@@ -518,6 +532,7 @@ impl Reader<'_> {
         Ok(Run {
             gitlab: gitlab?,
             graphql: graphql?,
+            pr_check: pr_check?,
             s3: s3?,
             recipients: recipients?,
             workdir: workdir?.into(),
@@ -638,7 +653,7 @@ impl Reader<'_> {
 
     fn graphql(&mut self, allow_http: bool) -> Result<Graphql, Reported> {
         let server = self.value(&GRAPHQL_SERVER, http_url);
-        let query = self.query();
+        let query = self.query(&GRAPHQL_QUERY_FILE, DEFAULT_QUERY_FILE);
         let login = self.graphql_login();
         let server = match login {
             Ok(Some(_)) => server.and_then(|url| self.confidential(&GRAPHQL_SERVER, url, allow_http)),
@@ -647,12 +662,19 @@ impl Reader<'_> {
         Ok(Graphql { server: server?, query: query?, login: login? })
     }
 
-    fn query(&mut self) -> Result<QuerySource, Reported> {
-        match self.optional(&GRAPHQL_QUERY_FILE, |path| query_file(Path::new(path)))? {
+    fn query(&mut self, setting: &Setting, default: &str) -> Result<QuerySource, Reported> {
+        match self.optional(setting, |path| query_file(Path::new(path)))? {
             Some(query) => Ok(query),
-            None => query_file_or_built_in(Path::new(DEFAULT_QUERY_FILE))
-                .map_err(|why| self.problem(GRAPHQL_QUERY_FILE.variable, why)),
+            None => query_file_or_built_in(Path::new(default)).map_err(|why| self.problem(setting.variable, why)),
         }
+    }
+
+    /// What only the check needs is not looked at without it.
+    fn pr_check(&mut self) -> Result<Option<PrCheck>, Reported> {
+        let Some(previous) = self.optional(&PREVIOUS_BUNDLE_SHA, bundle_sha)? else { return Ok(None) };
+        let query = self.query(&GRAPHQL_PRCHECK_QUERY_FILE, DEFAULT_PRCHECK_QUERY_FILE);
+        let saas_file = self.value(&GIT_PARTITION_SAAS_NAME, one_line);
+        Ok(Some(PrCheck { previous, query: query?, saas_file: saas_file? }))
     }
 
     fn graphql_login(&mut self) -> Result<Option<(String, Secret)>, Reported> {

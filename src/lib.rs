@@ -36,6 +36,7 @@ pub mod metrics;
 pub mod mirror;
 pub mod pack;
 pub mod plan;
+pub mod prcheck;
 pub mod probe;
 pub mod progress;
 pub mod publish;

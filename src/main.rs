@@ -90,8 +90,18 @@ async fn reconcile(settings: config::Run, roots: &TrustRoots) -> anyhow::Result<
     // Unheard, the signal would end the program.
     let triggers = Arc::new(Triggers::default());
     full_pass_on_signal(&triggers)?;
+    let (webhook_secret, shard) = (settings.webhook_secret.clone(), settings.shard.clone());
+    let (address, port) = (settings.metrics_address, settings.metrics_port);
+    let mut reconciler = Reconciler::new(settings, roots).await?;
+    match reconciler.is_concerned(&stop).await {
+        Ok(true) => {}
+        Ok(false) => return Ok(ExitCode::SUCCESS),
+        Err(error) => {
+            log_failed_pass(&error);
+            return Ok(ExitCode::FAILURE);
+        }
+    }
     if dry_run {
-        let mut reconciler = Reconciler::new(settings, roots).await?;
         loop {
             let exit = preview(&mut reconciler, output, &stop).await;
             if run_once {
@@ -102,12 +112,10 @@ async fn reconcile(settings: config::Run, roots: &TrustRoots) -> anyhow::Result<
             }
         }
     }
-    let (webhook_secret, shard) = (settings.webhook_secret.clone(), settings.shard.clone());
     let server = match run_once {
         true => None,
-        false => Some(Server::bind(settings.metrics_address, settings.metrics_port).await?),
+        false => Some(Server::bind(address, port).await?),
     };
-    let mut reconciler = Reconciler::new(settings, roots).await?;
     let mut workshop = reconciler.open_workshop()?;
     if let Some(server) = server {
         let site = Site { status: reconciler.status(), triggers: Arc::clone(&triggers), webhook_secret, shard };

@@ -19,6 +19,7 @@ use crate::limits::{Concurrency, DESCRIPTORS_PER_TARGET};
 use crate::mirror::MirrorStore;
 use crate::pack::IndexGate;
 use crate::plan::{Desired, FormatChoice, HeldObject, MaxRetire, Plan, PlanError, Policy, Whole, plan, plan_share};
+use crate::prcheck::{self, CheckError};
 use crate::probe;
 use crate::publish::{HeldRewrites, Publisher};
 use crate::report::{Report, error_chain, printable};
@@ -40,7 +41,7 @@ pub enum PassError {
     #[error("cannot read a secret")]
     Secret(#[source] anyhow::Error),
     /// The query's file.
-    #[error("GRAPHQL_QUERY_FILE: cannot read {path}")]
+    #[error("cannot read the query in {path}")]
     Query {
         /// The file.
         path: String,
@@ -48,6 +49,9 @@ pub enum PassError {
         #[source]
         source: std::io::Error,
     },
+    /// The pull-request check.
+    #[error(transparent)]
+    PrCheck(#[from] CheckError),
     /// The target list.
     #[error("no target list from GRAPHQL_SERVER")]
     Targets(#[from] TargetsError),
@@ -136,6 +140,31 @@ impl Reconciler {
     /// What goes on, for whoever shows it.
     pub fn status(&self) -> Arc<Status> {
         Arc::clone(&self.status)
+    }
+
+    /// Whether there is anything to do: `false` where a pull-request check was asked for and its change is none of this
+    /// program's.
+    ///
+    /// # Errors
+    /// [`PassError`] where that cannot be told.
+    pub async fn is_concerned(&self, stop: &CancellationToken) -> Result<bool, PassError> {
+        let Some(config::PrCheck { previous, query, saas_file }) = &self.settings.pr_check else { return Ok(true) };
+        let (graphql, query) = (self.graphql()?, query_text(query, prcheck::BUILT_IN_QUERY)?);
+        let comparing = prcheck::changes(&graphql, previous, &query, saas_file);
+        let changes = stop.run_until_cancelled(comparing).await.ok_or(PassError::Stopped)??;
+        if !changes.saas_file_found {
+            tracing::warn!(saas_file, "neither bundle has a SaaS file of the name in GIT_PARTITION_SAAS_NAME");
+        }
+        if changes.any() {
+            let prcheck::Changes { definitions, deployment, .. } = changes;
+            tracing::info!(previous, definitions, deployment, "the bundle has changed what concerns this program");
+        } else {
+            tracing::info!(
+                previous,
+                "no target and no deployment has changed since the previous bundle: nothing to do"
+            );
+        }
+        Ok(changes.any())
     }
 
     /// Takes WORKDIR.
@@ -437,11 +466,7 @@ impl Reconciler {
     }
 
     fn query(&self) -> Result<String, PassError> {
-        match &self.settings.graphql.query {
-            QuerySource::BuiltIn => Ok(BUILT_IN_QUERY.to_owned()),
-            QuerySource::File(path) => std::fs::read_to_string(path)
-                .map_err(|source| PassError::Query { path: path.display().to_string(), source }),
-        }
+        query_text(&self.settings.graphql.query, BUILT_IN_QUERY)
     }
 
     fn log_foreign(&mut self, foreign: &[String]) {
@@ -456,6 +481,14 @@ impl Reconciler {
             "the bucket holds objects with foreign names, which are left alone"
         );
         self.foreign_seen = foreign.iter().cloned().collect();
+    }
+}
+
+fn query_text(query: &QuerySource, built_in: &str) -> Result<String, PassError> {
+    match query {
+        QuerySource::BuiltIn => Ok(built_in.to_owned()),
+        QuerySource::File(path) => std::fs::read_to_string(path)
+            .map_err(|source| PassError::Query { path: path.display().to_string(), source }),
     }
 }
 

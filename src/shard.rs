@@ -94,12 +94,14 @@ mod tests {
     fn owners_are_as_documented() {
         let document = include_str!("../docs/scaling.md");
         let rows = document.lines().filter_map(|line| line.strip_prefix("| `"));
-        let vectors: Vec<_> = rows.filter(|row| row.contains("` | `main` |") || row.contains("` | `rel/1` |")).collect();
+        let vectors: Vec<_> =
+            rows.filter(|row| row.contains("` | `main` |") || row.contains("` | `rel/1` |")).collect();
         assert_eq!(vectors.len(), 4, "{vectors:#?}");
         for row in vectors {
             let cells: Vec<_> = row.split('|').map(|cell| cell.trim().trim_matches('`')).collect();
             let (group, project) = cells[0].rsplit_once('/').unwrap();
-            let found = [2, 3, 4, 10].map(|shards| owner(&destination(group, project, cells[1]), count(shards)).to_string());
+            let found =
+                [2, 3, 4, 10].map(|shards| owner(&destination(group, project, cells[1]), count(shards)).to_string());
             assert_eq!(cells[2..6], found, "{row}");
         }
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use graphql_client::{GraphQLQuery, Response};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
+use serde::de::DeserializeOwned;
 use url::Url;
 
 use crate::http::{self, Login, RequestError, Retryable, remote_text};
@@ -112,6 +113,7 @@ impl Retryable for TargetsError {
 }
 
 /// Where the target list comes from.
+#[derive(Clone)]
 pub struct GraphqlServer {
     /// The HTTP client.
     pub client: reqwest::Client,
@@ -127,16 +129,23 @@ impl GraphqlServer {
     /// # Errors
     /// [`TargetsError`]: nothing is known then, and nothing may change.
     pub async fn targets(&self, query: &str) -> Result<Targets, TargetsError> {
-        let list = http::retrying(QUERY_BUDGET, async || {
+        Ok(Targets::validate(list(self.answer(query).await?)?))
+    }
+
+    /// The data that a query is answered with.
+    ///
+    /// # Errors
+    /// [`TargetsError`].
+    pub async fn answer<T: DeserializeOwned>(&self, query: &str) -> Result<T, TargetsError> {
+        http::retrying(QUERY_BUDGET, async || {
             tokio::time::timeout(ATTEMPT_TIMEOUT, self.ask(query))
                 .await
                 .unwrap_or(Err(RequestError::Late(ATTEMPT_TIMEOUT).into()))
         })
-        .await?;
-        Ok(Targets::validate(list))
+        .await
     }
 
-    async fn ask(&self, query: &str) -> Result<Vec<Target>, TargetsError> {
+    async fn ask<T: DeserializeOwned>(&self, query: &str) -> Result<T, TargetsError> {
         // Without `operationName`: an operator's file may hold an anonymous query, or one of another name.
         let request = Bytes::from(serde_json::json!({ "query": query }).to_string());
         let json = HeaderValue::from_static("application/json");
@@ -146,19 +155,24 @@ impl GraphqlServer {
             .headers()
             .get(CONTENT_TYPE)
             .map_or_else(|| "of no content type".to_owned(), |value| remote_text(value.as_bytes()));
-        list(&http::body(response, ANSWER_LIMIT_BYTES).await?, content_type)
+        data(&http::body(response, ANSWER_LIMIT_BYTES).await?, content_type)
     }
 }
 
-/// The targets of an answer, as written.
-fn list(body: &[u8], content_type: String) -> Result<Vec<Target>, TargetsError> {
-    let answer: Response<gitlab_sync::ResponseData> = serde_json::from_slice(body)
+/// The data of an answer; one with errors beside its data is none.
+fn data<T: DeserializeOwned>(body: &[u8], content_type: String) -> Result<T, TargetsError> {
+    let answer: Response<T> = serde_json::from_slice(body)
         .map_err(|error| TargetsError::Shape { content_type, why: remote_text(error.to_string().as_bytes()) })?;
     if let Some(errors) = answer.errors.filter(|errors| !errors.is_empty()) {
         let shown: Vec<_> = errors.iter().take(3).map(|error| remote_text(error.message.as_bytes())).collect();
         return Err(TargetsError::Reported(shown.join("; ")));
     }
-    let apps = answer.data.ok_or(TargetsError::NoList("data"))?.apps_v1.ok_or(TargetsError::NoList("apps_v1"))?;
+    answer.data.ok_or(TargetsError::NoList("data"))
+}
+
+/// The targets of an answer, as written.
+fn list(answer: gitlab_sync::ResponseData) -> Result<Vec<Target>, TargetsError> {
+    let apps = answer.apps_v1.ok_or(TargetsError::NoList("apps_v1"))?;
     let definitions = apps
         .into_iter()
         .flat_map(|app| app.code_components.unwrap_or_default())
@@ -166,10 +180,7 @@ fn list(body: &[u8], content_type: String) -> Result<Vec<Target>, TargetsError> 
     Ok(definitions
         .map(|sync| {
             let (from, to) = (sync.source_project, sync.destination_project);
-            Target {
-                source: Source { project: format!("{}/{}", from.group, from.name), branch: from.branch },
-                destination: Destination { group: to.group, project: to.name, branch: to.branch },
-            }
+            Target::between((from.group, from.name, from.branch), (to.group, to.name, to.branch))
         })
         .collect())
 }
@@ -220,6 +231,14 @@ fn contradiction(rivals: &[Target]) -> Option<String> {
 }
 
 impl Target {
+    /// The target from one (group, project, branch) to another.
+    pub fn between(from: (String, String, String), to: (String, String, String)) -> Self {
+        Self {
+            source: Source { project: format!("{}/{}", from.0, from.1), branch: from.2 },
+            destination: Destination { group: to.0, project: to.1, branch: to.2 },
+        }
+    }
+
     /// What makes the target unusable; the first thing found.
     fn problem(&self) -> Option<String> {
         let Self { source, destination } = self;
@@ -298,7 +317,7 @@ mod tests {
     }
 
     fn parse(json: &str) -> Result<Vec<Target>, TargetsError> {
-        list(json.as_bytes(), "application/json".to_owned())
+        data(json.as_bytes(), "application/json".to_owned()).and_then(list)
     }
 
     #[test]
@@ -434,7 +453,7 @@ mod tests {
         #[test]
         fn damaged_answers_give_errors_or_targets_with_harmless_names(seed: u64) {
             let body = testbed::mutate::mutated(ANSWER.as_bytes(), seed);
-            let Ok(list) = list(&body, String::new()) else { return Ok(()) };
+            let Ok(list) = data(&body, String::new()).and_then(list) else { return Ok(()) };
             for Target { source, destination } in Targets::validate(list).accepted {
                 for name in [&source.project, &source.branch, &destination.group, &destination.project, &destination.branch] {
                     prop_assert!(is_harmless(name), "{name:?}");

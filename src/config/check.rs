@@ -157,6 +157,14 @@ pub(super) fn recipients(text: &str) -> Result<Vec<Recipient>, String> {
     }
 }
 
+/// A bundle's checksum. It becomes one segment of a path.
+pub(super) fn bundle_sha(text: &str) -> Result<String, String> {
+    if text.len() <= 128 && text.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("{text:?} is not a bundle's checksum: give its hexadecimal digits alone"))
+}
+
 pub(super) fn query_file(path: &Path) -> Result<QuerySource, String> {
     let text = fs::read_to_string(path).map_err(|why| format!("cannot read {}: {why}", path.display()))?;
     if text.trim().is_empty() {

@@ -121,6 +121,23 @@ pub(super) const GRAPHQL_USERNAME: Setting =
 pub(super) const GRAPHQL_PASSWORD_FILE: Setting =
     text("graphql-password-file", "GRAPHQL_PASSWORD_FILE", Unset, "file with the password, read at each pass");
 
+pub(super) const PREVIOUS_BUNDLE_SHA: Setting =
+    text("previous-bundle-sha", "PREVIOUS_BUNDLE_SHA", Unset, "compare this bundle first; exit if nothing changed");
+pub(super) const GRAPHQL_PRCHECK_QUERY_FILE: Setting = text(
+    "graphql-prcheck-query-file",
+    "GRAPHQL_PRCHECK_QUERY_FILE",
+    Found("/queries/prCheck.graphql, or built in"),
+    "its query",
+);
+/// The query file of the pull-request check where none is named. It may be absent.
+pub(super) const DEFAULT_PRCHECK_QUERY_FILE: &str = "/queries/prCheck.graphql";
+pub(super) const GIT_PARTITION_SAAS_NAME: Setting = text(
+    "git-partition-saas-name",
+    "GIT_PARTITION_SAAS_NAME",
+    Value("saas-git-partition-sync-producer"),
+    "its SaaS file",
+);
+
 pub(super) const AWS_REGION: Setting =
     text("aws-region", "AWS_REGION", Found("as the AWS SDK finds it"), "the bucket's region");
 pub(super) const AWS_ENDPOINT_URL: Setting = Setting {
@@ -162,8 +179,7 @@ pub(super) const MIRROR_CACHE_BYTES: Setting =
 pub(super) const MAX_REPOSITORY_BYTES: Setting =
     text("max-repository-bytes", "MAX_REPOSITORY_BYTES", Value("100Gi"), "larger ones are refused");
 
-pub(super) const SHARD_COUNT: Setting =
-    text("shard-count", "SHARD_COUNT", Value("1"), "replicas that share the work");
+pub(super) const SHARD_COUNT: Setting = text("shard-count", "SHARD_COUNT", Value("1"), "replicas that share the work");
 pub(super) const SHARD_INDEX: Setting = Setting {
     also: &["JOB_COMPLETION_INDEX"],
     ..text("shard-index", "SHARD_INDEX", Found("the host name's ordinal"), "which of them this is, from 0")
@@ -212,6 +228,10 @@ const SECTIONS: &[Section] = &[
     },
     Section { title: "Source", settings: &[GITLAB_TOKEN_FILE, ALLOW_INSECURE_HTTP] },
     Section { title: "Target list", settings: &[GRAPHQL_QUERY_FILE, GRAPHQL_USERNAME, GRAPHQL_PASSWORD_FILE] },
+    Section {
+        title: "Check of a pull request against the target list's data",
+        settings: &[PREVIOUS_BUNDLE_SHA, GRAPHQL_PRCHECK_QUERY_FILE, GIT_PARTITION_SAAS_NAME],
+    },
     Section {
         title: "Bucket",
         settings: &[
@@ -267,8 +287,8 @@ pub(super) const RUN_USAGE: &str = "[SETTING]…";
 pub(super) const LIST_USAGE: &str = "list [SETTING]…";
 pub(super) const RESTORE_USAGE: &str = "restore -identity FILE [-into DIR] [GROUP/PROJECT[@BRANCH]]…";
 /// Width of the widest flag with its dash, and of the widest variable that has a flag.
-const FLAG_COLUMN: usize = 24;
-const VARIABLE_COLUMN: usize = 23;
+const FLAG_COLUMN: usize = 27;
+const VARIABLE_COLUMN: usize = 26;
 pub(super) const NAMES_COLUMN: usize = FLAG_COLUMN + 2 + VARIABLE_COLUMN;
 
 pub(super) fn usage(arguments: &str) -> String {

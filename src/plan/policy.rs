@@ -37,10 +37,7 @@ impl Republish {
     ///
     /// # Errors
     /// [`PlanError::NothingToRepublish`] where a name is not in the target list.
-    pub fn among<'a>(
-        &self,
-        listed: impl Iterator<Item = &'a Destination>,
-    ) -> Result<BTreeSet<Destination>, PlanError> {
+    pub fn among<'a>(&self, listed: impl Iterator<Item = &'a Destination>) -> Result<BTreeSet<Destination>, PlanError> {
         let listed: BTreeSet<&Destination> = listed.collect();
         let Self::Named(wanted) = self else { return Ok(listed.into_iter().cloned().collect()) };
         let meant =

@@ -110,7 +110,8 @@ fn an_outdated_object_that_is_not_older_has_the_current_one_published_again() {
 /// The plan where `republish` is asked for.
 fn republishing(republish: &str, desired: &Desired, held: &[HeldObject]) -> Result<Plan, PlanError> {
     let accepted = desired.targets.iter().map(|(target, _)| target);
-    let listed = accepted.chain(desired.refused.iter().map(|refused| &refused.target)).map(|target| &target.destination);
+    let listed =
+        accepted.chain(desired.refused.iter().map(|refused| &refused.target)).map(|target| &target.destination);
     let again = republish.parse::<Republish>().unwrap().among(listed)?;
     plan(desired, held, Policy { republish: &again, ..POLICY })
 }

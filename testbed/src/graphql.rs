@@ -151,6 +151,7 @@ struct State {
     targets: Mutex<Vec<SyncTarget>>,
     bundles: Mutex<HashMap<String, Vec<SyncTarget>>>,
     saas: Mutex<Vec<SaasTarget>>,
+    bundles_saas: Mutex<HashMap<String, Vec<SaasTarget>>>,
     canned: Mutex<Option<Canned>>,
     latency: Mutex<Duration>,
 }
@@ -206,9 +207,14 @@ impl GraphqlServer {
         lock(&self.state.bundles).insert(sha.to_owned(), targets);
     }
 
-    /// Sets what `saas_files_v2` answers, in every bundle.
+    /// Sets what `saas_files_v2` answers, in every bundle without an answer of its own.
     pub fn set_saas_targets(&self, targets: Vec<SaasTarget>) {
         *lock(&self.state.saas) = targets;
+    }
+
+    /// Sets what `saas_files_v2` answers in the bundle at `/graphqlsha/<sha>`.
+    pub fn set_bundle_saas_targets(&self, sha: &str, targets: Vec<SaasTarget>) {
+        lock(&self.state.bundles_saas).insert(sha.to_owned(), targets);
     }
 
     /// Answers with this from now on, or as often as it says, instead of executing queries.
@@ -257,12 +263,15 @@ impl State {
 
     /// What the bundle at a path holds; `None` where there is none.
     fn bundle(&self, path: &str) -> Option<Bundle> {
-        let targets = match path.strip_prefix("/graphqlsha/") {
-            Some(sha) => lock(&self.bundles).get(sha)?.clone(),
-            None if path == "/graphql" => lock(&self.targets).clone(),
-            None => return None,
-        };
-        Some(Bundle { targets, saas: lock(&self.saas).clone() })
+        let saas = lock(&self.saas).clone();
+        match path.strip_prefix("/graphqlsha/") {
+            Some(sha) => {
+                let targets = lock(&self.bundles).get(sha)?.clone();
+                Some(Bundle { targets, saas: lock(&self.bundles_saas).get(sha).cloned().unwrap_or(saas) })
+            }
+            None if path == "/graphql" => Some(Bundle { targets: lock(&self.targets).clone(), saas }),
+            None => None,
+        }
     }
 }
 
