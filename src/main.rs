@@ -101,6 +101,15 @@ async fn reconcile(settings: config::Run, roots: &TrustRoots) -> anyhow::Result<
             return Ok(ExitCode::FAILURE);
         }
     }
+    // Kubernetes asks a dry run that goes on, too, whether it is well; there is nothing for a push to hurry.
+    let webhook_secret = webhook_secret.filter(|_| !dry_run);
+    let serving = match run_once {
+        true => None,
+        false => {
+            let site = Site { status: reconciler.status(), triggers: Arc::clone(&triggers), webhook_secret, shard };
+            Some(tokio::spawn(Server::bind(address, port).await?.serve(site, stop.clone())))
+        }
+    };
     if dry_run {
         loop {
             let exit = preview(&mut reconciler, output, &stop).await;
@@ -112,14 +121,8 @@ async fn reconcile(settings: config::Run, roots: &TrustRoots) -> anyhow::Result<
             }
         }
     }
-    let server = match run_once {
-        true => None,
-        false => Some(Server::bind(address, port).await?),
-    };
     let mut workshop = reconciler.open_workshop()?;
-    if let Some(server) = server {
-        let site = Site { status: reconciler.status(), triggers: Arc::clone(&triggers), webhook_secret, shard };
-        let serving = tokio::spawn(server.serve(site, stop.clone()));
+    if let Some(serving) = serving {
         reconciler.run(&mut workshop, &triggers, &stop).await;
         serving.abort();
         tracing::info!("stopped");
@@ -144,6 +147,7 @@ async fn reconcile(settings: config::Run, roots: &TrustRoots) -> anyhow::Result<
 async fn preview(reconciler: &mut Reconciler, output: OutputFormat, stop: &CancellationToken) -> ExitCode {
     match reconciler.observe(stop).await {
         Ok(observation) => {
+            reconciler.status().planned();
             let (plan, foreign) = (&observation.plan, observation.foreign.len());
             let text = match output {
                 OutputFormat::Text => report::plan_text(plan, foreign),

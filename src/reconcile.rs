@@ -118,7 +118,7 @@ impl Reconciler {
     /// Where certificates, proxies or the AWS configuration make no sense.
     pub async fn new(settings: config::Run, roots: &TrustRoots) -> anyhow::Result<Self> {
         let wanted = Concurrency { sync: settings.sync_concurrency, probe: settings.probe_concurrency };
-        let served = if settings.run_once || settings.dry_run { 0 } else { server::DESCRIPTORS };
+        let served = if settings.run_once { 0 } else { server::DESCRIPTORS };
         // A pass for pushes publishes one target beside a full pass.
         let beside = if settings.webhook_secret.is_some() { DESCRIPTORS_PER_TARGET } else { 0 };
         let concurrency = Concurrency::within_this_process(wanted, served + beside);
@@ -414,6 +414,7 @@ impl Reconciler {
 
     /// Waits for the next pass; `None` where the program is asked to stop instead.
     pub async fn sleep(&self, stop: &CancellationToken) -> Option<()> {
+        self.status.sleeps(self.settings.sleep);
         stop.run_until_cancelled(tokio::time::sleep(self.settings.sleep)).await
     }
 

@@ -360,6 +360,11 @@ impl Status {
 
     // ---- What the loop says ----
 
+    /// A dry run has come to a plan.
+    pub fn planned(&self) {
+        self.lock().planned_once = true;
+    }
+
     /// A pass begins.
     pub fn pass_begins(&self, trigger: Trigger) {
         self.pulse.beat();

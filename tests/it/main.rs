@@ -27,6 +27,7 @@ mod seaweed;
 mod secrets;
 mod settings;
 mod shards;
+mod shipping;
 mod site;
 mod status_page;
 mod support;
