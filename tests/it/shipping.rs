@@ -59,7 +59,9 @@ fn every_flag_in_a_manifest_is_one() {
         reference().iter().flat_map(|section| section.settings).filter_map(|setting| setting.flag).collect();
     let mut found = 0;
     for (path, text) in manifests() {
-        for line in text.lines().filter(|line| line.trim_start().trim_start_matches("- ").starts_with("args:") || line.contains("value: [\"-")) {
+        for line in text.lines().filter(|line| {
+            line.trim_start().trim_start_matches("- ").starts_with("args:") || line.contains("value: [\"-")
+        }) {
             for word in line.split('"').filter(|word| word.starts_with('-')) {
                 let name = word.trim_start_matches('-').split('=').next().unwrap();
                 assert!(flags.contains(name), "{}: -{name} is no flag", path.display());
