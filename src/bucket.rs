@@ -5,6 +5,7 @@
 
 mod answer;
 mod client;
+mod trial;
 
 use std::collections::{BTreeSet, HashSet};
 use std::io;
@@ -318,10 +319,7 @@ impl Bucket {
         (workdir, progress): (&Workdir, &Arc<Progress>),
         stop: &CancellationToken,
     ) -> Result<u64, BucketError> {
-        const ACTION: &str = "begin an upload";
-        let create = self.client.create_multipart_upload().bucket(&self.name).key(key).send();
-        let created = stop.run_until_cancelled(create).await.ok_or(BucketError::Stopped)?.map_err(failed(ACTION))?;
-        let id = created.upload_id.ok_or(BucketError::Incomplete { action: ACTION, missing: "its id" })?;
+        let id = stop.run_until_cancelled(self.begin_upload(key)).await.ok_or(BucketError::Stopped)??;
         let (sent, record) = match workdir.record_upload(key, &id) {
             Ok(record) => {
                 let sending = self.send_parts(key, &id, first, &mut parts, progress);
@@ -339,6 +337,13 @@ impl Bucket {
             record.done();
         }
         sent
+    }
+
+    /// Begins a multipart upload. Returns its id.
+    async fn begin_upload(&self, key: &str) -> Result<String, BucketError> {
+        const ACTION: &str = "begin an upload";
+        let created = self.client.create_multipart_upload().bucket(&self.name).key(key).send().await;
+        created.map_err(failed(ACTION))?.upload_id.ok_or(BucketError::Incomplete { action: ACTION, missing: "its id" })
     }
 
     async fn send_parts(

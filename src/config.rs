@@ -45,10 +45,11 @@ pub struct Settings {
 
 /// What to do.
 #[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "there is one of these in a process")]
 pub enum Command {
     /// Synchronise: the program without a command.
     Run(Run),
+    /// Try everything that synchronising needs.
+    Check(Run),
     /// Show what the bucket holds.
     List(List),
     /// Download, decrypt, unpack and verify.
@@ -355,6 +356,7 @@ fn double_dashed(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString>
 /// sees the environment's too.
 fn command_line() -> clap::Command {
     let flags = all_settings().filter_map(argument);
+    let check = clap::Command::new("check").override_usage(usage(CHECK_USAGE)).override_help(check_help());
     let list = clap::Command::new("list").override_usage(usage(LIST_USAGE)).override_help(list_help());
     let restore = clap::Command::new("restore")
         .override_usage(usage(RESTORE_USAGE))
@@ -368,7 +370,7 @@ fn command_line() -> clap::Command {
         .arg(Arg::new("version").long("version").action(ArgAction::Version))
         .args_override_self(true)
         .args(flags)
-        .subcommands([list, restore])
+        .subcommands([check, list, restore])
         .override_usage(usage(RUN_USAGE))
         .override_help(help())
 }
@@ -489,6 +491,7 @@ impl Reader<'_> {
     fn settings(&mut self) -> Result<Settings, Reported> {
         let log_format = self.value(&LOG_FORMAT, choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]));
         let command = match self.matches.subcommand() {
+            Some(("check", _)) => self.run().map(Command::Check),
             Some(("list", _)) => self.list().map(Command::List),
             Some(("restore", matches)) => self.restore(matches).map(Command::Restore),
             Some(_) | None => self.run().map(Command::Run),

@@ -18,12 +18,13 @@
 //!
 //! `reconcile` ties a pass together and repeats it, before its time where `trigger` says so; `config` says how; `shard`
 //! says whose a destination is where several replicas share the work; `workdir` and `mirror` keep what may be kept between
-//! passes. `status`, `progress` and `metrics` are told what goes on, and `server` shows it; `list` and `restore` are for
-//! people too.
+//! passes. `status`, `progress` and `metrics` are told what goes on, and `server` shows it; `check`, `list` and
+//! `restore` are for people too, and `terminal` is how they look there.
 
 pub mod apply;
 pub mod archive;
 pub mod bucket;
+pub mod check;
 pub mod config;
 pub mod duration;
 pub mod encrypt;
@@ -48,6 +49,7 @@ pub mod shard;
 pub mod status;
 pub mod target;
 pub mod telemetry;
+pub mod terminal;
 pub mod tls;
 pub mod trigger;
 pub mod wire;

@@ -12,10 +12,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use git_partition_sync_producer::bucket::Bucket;
+use git_partition_sync_producer::check::{self, Check};
 use git_partition_sync_producer::config::{self, Command, EXIT_SETTINGS, OutputFormat};
 use git_partition_sync_producer::encrypt::Identities;
 use git_partition_sync_producer::reconcile::{Reconciler, log_failed_pass};
 use git_partition_sync_producer::server::{Server, Site};
+use git_partition_sync_producer::terminal::Paint;
 use git_partition_sync_producer::tls::TrustRoots;
 use git_partition_sync_producer::trigger::{Trigger, Triggers};
 use git_partition_sync_producer::{list, report, restore, telemetry};
@@ -56,6 +58,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
     let roots = TrustRoots::load(extra.as_deref().map(Path::new))?;
     match command {
         Command::Run(settings) => reconcile(settings, &roots).await,
+        Command::Check(settings) => check_all(settings, &roots).await,
         Command::List(settings) => {
             let listing = match Bucket::connect(&settings.s3, settings.timeouts, &roots).await?.list().await {
                 Ok(listing) => listing,
@@ -82,6 +85,27 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             Ok(print(&text, verdicts.are_good()))
         }
     }
+}
+
+/// Tries everything that a pass needs, and prints each check as it is done.
+async fn check_all(settings: config::Run, roots: &TrustRoots) -> anyhow::Result<ExitCode> {
+    let stop = stop_on_signals()?;
+    let (output, paint) = (settings.output, Paint::on(&std::io::stdout()));
+    let reconciler = Reconciler::new(settings, roots).await?;
+    let show = |check: &Check| {
+        if output == OutputFormat::Text {
+            print(&check.text(paint), true);
+        }
+    };
+    let Some(checks) = check::run(&reconciler, &stop, show).await else {
+        tracing::warn!("stopped before every check was done");
+        return Ok(ExitCode::FAILURE);
+    };
+    let text = match output {
+        OutputFormat::Text => check::summary(&checks),
+        OutputFormat::Json => pretty(&check::json(&checks)),
+    };
+    Ok(print(&text, check::is_good(&checks)))
 }
 
 async fn reconcile(settings: config::Run, roots: &TrustRoots) -> anyhow::Result<ExitCode> {

@@ -20,7 +20,7 @@ use crate::key::CommitId;
 use crate::pack::{CheckedFile, ReceivedPack};
 use crate::status::Disk;
 use crate::target::Source;
-use crate::workdir::{create_private_dir, private_file};
+use crate::workdir::{available_bytes, create_private_dir, private_file};
 
 /// With more packs than this, those of increments are joined into one.
 const MAX_PACKS: usize = 8;
@@ -147,8 +147,7 @@ impl MirrorStore {
     /// What all mirrors take, and what the file system has free, in bytes.
     pub fn disk(&self) -> Disk {
         let mirror_bytes = lock(&self.known).values().map(|known| known.bytes).sum();
-        let available_bytes = rustix::fs::statvfs(&self.dir).map_or(0, |fs| fs.f_bavail * fs.f_frsize);
-        Disk { mirror_bytes, available_bytes }
+        Disk { mirror_bytes, available_bytes: available_bytes(&self.dir) }
     }
 
     /// Removes least recently used mirrors until the rest is within the budget and the file system has its reserve.

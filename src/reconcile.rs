@@ -18,7 +18,9 @@ use crate::key::{ArchiveFormat, Destination};
 use crate::limits::{Concurrency, DESCRIPTORS_PER_TARGET};
 use crate::mirror::MirrorStore;
 use crate::pack::IndexGate;
-use crate::plan::{Desired, FormatChoice, HeldObject, MaxRetire, Plan, PlanError, Policy, Whole, plan, plan_share};
+use crate::plan::{
+    Desired, FormatChoice, Head, HeldObject, MaxRetire, Plan, PlanError, Policy, Whole, plan, plan_share,
+};
 use crate::prcheck::{self, CheckError};
 use crate::probe;
 use crate::publish::{HeldRewrites, Publisher};
@@ -51,7 +53,7 @@ pub enum PassError {
     },
     /// The pull-request check.
     #[error(transparent)]
-    PrCheck(#[from] CheckError),
+    PrCheck(#[from] Box<CheckError>),
     /// The target list.
     #[error("no target list from GRAPHQL_SERVER")]
     Targets(#[from] TargetsError),
@@ -151,7 +153,7 @@ impl Reconciler {
         let Some(config::PrCheck { previous, query, saas_file }) = &self.settings.pr_check else { return Ok(true) };
         let (graphql, query) = (self.graphql()?, query_text(query, prcheck::BUILT_IN_QUERY)?);
         let comparing = prcheck::changes(&graphql, previous, &query, saas_file);
-        let changes = stop.run_until_cancelled(comparing).await.ok_or(PassError::Stopped)??;
+        let changes = stop.run_until_cancelled(comparing).await.ok_or(PassError::Stopped)?.map_err(Box::new)?;
         if !changes.saas_file_found {
             tracing::warn!(saas_file, "neither bundle has a SaaS file of the name in GIT_PARTITION_SAAS_NAME");
         }
@@ -165,6 +167,21 @@ impl Reconciler {
             );
         }
         Ok(changes.any())
+    }
+
+    /// How it was set up.
+    pub(crate) fn settings(&self) -> &config::Run {
+        &self.settings
+    }
+
+    /// Where artifacts go.
+    pub(crate) fn bucket(&self) -> &Bucket {
+        &self.bucket
+    }
+
+    /// The heads of the targets' source branches.
+    pub(crate) async fn heads(&self, git: &GitServer, targets: Vec<Target>) -> Vec<(Target, Head)> {
+        probe::heads(git, targets, self.concurrency.probe, self.status.pulse()).await
     }
 
     /// Takes WORKDIR.
@@ -207,7 +224,7 @@ impl Reconciler {
             republish.retain(|destination| share.owns(destination));
             share.keep_own(&mut targets.accepted, |target| &target.destination);
             share.keep_own(&mut targets.refused, |refused| &refused.target.destination);
-            let heads = probe::heads(&git, targets.accepted, self.concurrency.probe, self.status.pulse()).await;
+            let heads = self.heads(&git, targets.accepted).await;
             Ok::<_, PassError>((Desired { targets: heads, refused: targets.refused }, republish, no_targets))
         };
         let listing = async { self.bucket.list().await.map_err(PassError::from) };
@@ -365,7 +382,7 @@ impl Reconciler {
         format: ArchiveFormat,
     ) -> Result<(GitServer, Plan, Vec<HeldObject>), PassError> {
         let git = self.git()?;
-        let heads = probe::heads(&git, targets.to_vec(), self.concurrency.probe, self.status.pulse());
+        let heads = self.heads(&git, targets.to_vec());
         let (listing, targets) = tokio::join!(self.bucket.list(), heads);
         let ours: HashSet<_> = targets.iter().map(|(target, _)| &target.destination).collect();
         let mut held = listing?.held;
@@ -449,13 +466,13 @@ impl Reconciler {
         }
     }
 
-    fn graphql(&self) -> Result<GraphqlServer, PassError> {
+    pub(crate) fn graphql(&self) -> Result<GraphqlServer, PassError> {
         let config::Graphql { server, login, .. } = &self.settings.graphql;
         let login = login.as_ref().map(|(user, password)| self.login(user, password)).transpose()?;
         Ok(GraphqlServer { client: self.http.clone(), url: server.clone(), login })
     }
 
-    fn git(&self) -> Result<GitServer, PassError> {
+    pub(crate) fn git(&self) -> Result<GitServer, PassError> {
         let config::Gitlab { base_url, username, token } = &self.settings.gitlab;
         Ok(GitServer::new(self.http.clone(), base_url.clone(), self.login(username, token)?))
     }
@@ -466,7 +483,7 @@ impl Reconciler {
         Login::new(user, &secret).map_err(PassError::Secret)
     }
 
-    fn query(&self) -> Result<String, PassError> {
+    pub(crate) fn query(&self) -> Result<String, PassError> {
         query_text(&self.settings.graphql.query, BUILT_IN_QUERY)
     }
 

@@ -2,12 +2,13 @@
 //!
 //! Invariant: messages read well alone and carry their values as fields too.
 
-use std::io::{self, IsTerminal};
+use std::io;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::config::LogFormat;
+use crate::terminal;
 
 /// Starts logging in the given format, at `RUST_LOG`'s levels or `info`. A second call changes nothing.
 pub fn start(format: LogFormat) {
@@ -18,11 +19,7 @@ pub fn start(format: LogFormat) {
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     let started = match format {
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).try_init(),
-        LogFormat::Text => {
-            let colour =
-                io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-            builder.with_ansi(colour).with_target(false).try_init()
-        }
+        LogFormat::Text => builder.with_ansi(terminal::takes_colour(&io::stderr())).with_target(false).try_init(),
     };
     // Only a second subscriber is refused, and the first one serves.
     drop(started);

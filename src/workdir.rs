@@ -155,6 +155,11 @@ impl UploadRecord {
     }
 }
 
+/// What the file system of a directory has free for this user, in bytes; 0 where nobody knows.
+pub fn available_bytes(dir: &Path) -> u64 {
+    rustix::fs::statvfs(dir).map_or(0, |fs| fs.f_bavail * fs.f_frsize)
+}
+
 /// Creates a directory that only this user can enter; one that exists is made so.
 ///
 /// # Errors

@@ -279,6 +279,7 @@ const SECTIONS: &[Section] = &[
 
 pub(super) const NAME: &str = env!("CARGO_PKG_NAME");
 pub(super) const RUN_USAGE: &str = "[SETTING]…";
+pub(super) const CHECK_USAGE: &str = "check [SETTING]…";
 pub(super) const LIST_USAGE: &str = "list [SETTING]…";
 pub(super) const RESTORE_USAGE: &str = "restore -identity FILE [-into DIR] [GROUP/PROJECT[@BRANCH]]…";
 /// Width of the widest flag with its dash, and of the widest variable that has a flag.
@@ -299,6 +300,8 @@ Copies GitLab projects, encrypted with age, into an S3 bucket, and keeps doing s
 Usage:
   {NAME} {RUN_USAGE}
       Publish what is new, retire what is no longer wanted, sleep, begin again.
+  {NAME} {CHECK_USAGE}
+      Try every server and every right that this needs, and say what to do about what fails.
   {NAME} {LIST_USAGE}
       Show what the bucket holds.
   {NAME} {RESTORE_USAGE}
@@ -309,6 +312,8 @@ A setting is a flag (-name=value or -name value, with one dash or two; a switch 
 an environment variable. The flag wins; an empty variable counts as unset.
 {sections}{}
 Examples:
+  Does it all work from here? Try everything, change nothing:
+      {NAME} check
   What would a pass do? Print it, change nothing:
       {NAME} -dry-run -run-once
   What is in the bucket, for a script:
@@ -318,10 +323,23 @@ Examples:
 
 Exit status:
   0  all was done, or the daemon was stopped by a signal
-  1  the pass of -run-once failed, wholly or for some target; list or restore failed
+  1  the pass of -run-once failed, wholly or for some target; check, list or restore failed
   2  settings are missing or wrong, and nothing was done
 ",
         other_names()
+    )
+}
+
+pub(super) fn check_help() -> String {
+    format!(
+        "\
+Tries everything that synchronising needs, one after the other: recipients, WORKDIR, target list,
+login, every source branch, and the rights in the bucket. It leaves nothing behind.
+
+Usage:
+  {NAME} {CHECK_USAGE}
+
+It takes the settings that synchronising takes; `{NAME} -help` explains them."
     )
 }
 

@@ -750,6 +750,7 @@ fn help_and_version_need_no_settings() {
     for spelling in ["-version", "--version"] {
         assert_eq!(answer_to(&[spelling]), concat!("git-partition-sync-producer ", env!("CARGO_PKG_VERSION")));
     }
+    assert!(answer_to(&["check", "-help"]).starts_with("Tries everything"));
     assert!(answer_to(&["list", "-help"]).starts_with("Shows what the bucket holds"));
     assert!(answer_to(&["restore", "-h"]).contains("-identity FILE"));
 }
@@ -764,7 +765,7 @@ fn help_explains_each_setting_in_a_line_of_100_columns() {
         assert!(line.contains(&setting.default.to_string()), "{line}");
         assert_eq!(setting.flag.is_some(), line.trim_start().starts_with('-'), "{line}");
     }
-    let pages = [help, list_help(), restore_help()];
+    let pages = [help, check_help(), list_help(), restore_help()];
     let too_long: Vec<&str> =
         pages.iter().flat_map(|page| page.lines()).filter(|line| line.chars().count() > 100).collect();
     assert!(too_long.is_empty(), "{}", too_long.join("\n"));
@@ -788,7 +789,7 @@ fn flags_are_called_like_their_variables_and_each_is_there_once() {
 proptest! {
     #[test]
     fn no_words_and_no_values_make_it_panic(
-        words in proptest::collection::vec("-{0,2}(workdir|dry-run|list|restore|identity|help)?=?\\PC{0,8}", 0..5),
+        words in proptest::collection::vec("-{0,2}(workdir|dry-run|check|list|restore|identity|help)?=?\\PC{0,8}", 0..5),
         values in proptest::collection::vec("\\PC{0,20}", all_settings().count()),
     ) {
         let variables = all_settings().map(|setting| setting.variable);

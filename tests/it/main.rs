@@ -2,8 +2,10 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod alerts;
 mod browser;
 mod bucket;
+mod check;
 mod daemon;
 mod docs;
 mod dry_run;

@@ -1,7 +1,7 @@
 //! /metrics: the names that dashboards know, this program's own, and Prometheus's verdict on them.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use testbed::world::World;
@@ -123,12 +123,16 @@ fn prometheus_finds_nothing_wrong_with_our_metrics() {
     assert_eq!(complaints(&get(&daemon, "/metrics").body), [KNOWN_COMPLAINT]);
 }
 
+/// Where promtool is.
+pub fn promtool() -> PathBuf {
+    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/prometheus/promtool");
+    if ours.exists() { ours } else { "promtool".into() }
+}
+
 /// What `promtool check metrics` says of this. A text that it cannot read at all is a complaint too.
 #[track_caller]
 fn complaints(metrics: &str) -> Vec<String> {
-    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/prometheus/promtool");
-    let program = if ours.exists() { ours } else { "promtool".into() };
-    let mut promtool = Command::new(program)
+    let mut promtool = Command::new(promtool())
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
         .stderr(Stdio::piped())

@@ -1,0 +1,122 @@
+//! What is deployed beside the program: alerts and a dashboard, over metrics that the program really has.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use testbed::world::World;
+
+use crate::metrics::promtool;
+use crate::site::get;
+use crate::support::{Daemon, program};
+
+fn in_repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(in_repository(path)).unwrap()
+}
+
+const RULES: &str = "deploy/prometheus-rules.yaml";
+const DASHBOARD: &str = "deploy/grafana-dashboard.json";
+
+/// The names of the alerts.
+fn alerts() -> Vec<String> {
+    let rules = read(RULES);
+    let names = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
+    names.map(str::to_owned).collect()
+}
+
+/// Every metric's name in a text: whatever has one of the two prefixes.
+fn metrics_in(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|next: char| !(next.is_ascii_alphanumeric() || next == '_'));
+    words.filter(|word| word.starts_with("git_partition_sync_") || word.starts_with("qontract_reconcile_")).collect()
+}
+
+#[test]
+fn each_alert_fires_when_it_should_and_not_before() {
+    for arguments in [["check", "rules", RULES], ["test", "rules", "tests/alerts.yaml"]] {
+        let output = Command::new(promtool()).args(arguments).current_dir(in_repository(".")).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}\n{}", String::from_utf8_lossy(&output.stdout));
+    }
+    let tests = read("tests/alerts.yaml");
+    assert!(alerts().len() >= 8);
+    for alert in alerts() {
+        assert!(tests.contains(&format!("alertname: {alert}, exp_alerts: []")), "{alert} is never silent");
+        assert!(tests.contains(&format!("alertname: {alert}\n        exp_alerts:\n")), "{alert} never fires");
+    }
+}
+
+#[test]
+fn each_alert_is_explained_where_it_says() {
+    let (rules, operations) = (read(RULES), read("docs/operations.md"));
+    for alert in alerts() {
+        assert!(operations.contains(&format!("### {alert}\n")), "docs/operations.md has no section {alert}");
+        let anchor = format!("runbook: docs/operations.md#{}\n", alert.to_lowercase());
+        assert!(rules.contains(&anchor), "no {anchor}");
+    }
+}
+
+#[test]
+fn alerts_and_dashboard_ask_for_metrics_that_the_program_has() {
+    let world = World::builder().sleep("1h").start().unwrap();
+    let daemon = Daemon::spawn(program(&world, &[]));
+    daemon.wait_until_logged("pass done", 1);
+    let page = get(&daemon, "/metrics").body;
+    let exported: BTreeSet<_> = page.lines().filter_map(|line| line.split(['{', ' ']).next()).collect();
+    for (file, fewest) in [(RULES, 8), (DASHBOARD, 15)] {
+        let text = read(file);
+        let asked = metrics_in(&text);
+        assert!(asked.len() >= fewest, "{file} asks for {asked:?}");
+        let unknown: Vec<_> = asked.difference(&exported).collect();
+        assert!(unknown.is_empty(), "{file} asks for {unknown:?}");
+    }
+}
+
+#[test]
+fn the_values_of_labels_that_alerts_and_dashboard_select_exist() {
+    let world = World::builder().sleep("1h").start().unwrap();
+    let daemon = Daemon::spawn(program(&world, &[]));
+    daemon.wait_until_logged("pass done", 1);
+    let page = get(&daemon, "/metrics").body;
+    let mut selected = 0;
+    for file in [RULES, DASHBOARD] {
+        let text = read(file).replace("\\\"", "\"");
+        for label in ["state", "outcome", "trigger", "result", "stage"] {
+            for operator in ["=", "!=", "=~"] {
+                for rest in text.split(&format!("{label}{operator}\"")).skip(1) {
+                    let values = rest.split('"').next().unwrap();
+                    for value in values.split('|').filter(|value| !value.starts_with('$')) {
+                        selected += 1;
+                        assert!(page.contains(&format!("{label}=\"{value}\"")), "{file}: no {label}={value}");
+                    }
+                }
+            }
+        }
+    }
+    assert!(selected > 8, "{selected}");
+}
+
+#[test]
+fn the_dashboard_is_one_that_grafana_takes() {
+    let dashboard: serde_json::Value = serde_json::from_str(&read(DASHBOARD)).unwrap();
+    assert_eq!(dashboard["title"], "git-partition-sync-producer");
+    let panels = dashboard["panels"].as_array().unwrap();
+    let (mut ids, mut places) = (BTreeSet::new(), BTreeSet::new());
+    for panel in panels {
+        let title = panel["title"].as_str().unwrap();
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}: its id is there twice");
+        let grid = ["x", "y", "w", "h"].map(|side| panel["gridPos"][side].as_u64().unwrap());
+        assert!(grid[0] + grid[2] <= 24, "{title} is too far to the right");
+        for x in grid[0]..grid[0] + grid[2] {
+            for y in grid[1]..grid[1] + grid[3] {
+                assert!(places.insert((x, y)), "{title} lies over another panel");
+            }
+        }
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            assert!(target["expr"].as_str().unwrap().contains(r#"shard_id=~"$shard""#), "{title}: all shards");
+        }
+    }
+}
