@@ -131,7 +131,9 @@ fn help_explains_every_setting_and_shows_no_value() {
             }
             match (setting.kind, setting.flag) {
                 (Kind::Secret | Kind::Library, flag) => assert_eq!(flag, None, "{line}"),
-                (_, flag) => assert!(line.contains(&format!("-{} ", flag.unwrap())), "{line}"),
+                (Kind::Text | Kind::Switch, Some(flag)) => assert!(line.contains(&format!("-{flag} ")), "{line}"),
+                // Too wide for the help's columns.
+                (Kind::Text | Kind::Switch, None) => assert_eq!(setting.variable, "GRAPHQL_PRCHECK_QUERY_FILE"),
             }
         }
         for secret in world.secrets() {
