@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit soak audit build setup bench diagram image image-test clean
+.PHONY: help demo test lint unit soak audit build setup bench docs diagram image image-test clean
 
 BIN := git-partition-sync-producer
 IMAGE ?= quay.io/app-sre/$(BIN):latest
@@ -36,6 +36,9 @@ setup: ## Only install what tests and demo need
 
 bench: ## Compare with what a user would do instead (ARGS="--rounds 5 W1 W2 …"); takes long
 	@scripts/bench $(ARGS)
+
+docs: ## Man page and shell completions, into target/docs
+	@cargo run --quiet --locked --example docs target/docs
 
 diagram: ## Draw gitsync-diagram.png from docs/diagram.dot (needs Graphviz)
 	dot -Tpng -o gitsync-diagram.png docs/diagram.dot

@@ -29,7 +29,7 @@ use self::check::{
     one_line, port, query_file, query_file_or_built_in, recipients, some_bytes, username,
 };
 use self::reference::*;
-pub use self::reference::{Fallback, Kind, Section, Setting, reference};
+pub use self::reference::{EXAMPLES, EXIT_STATUSES, Fallback, Kind, NAME, Section, Setting, USAGES, reference};
 use crate::key::Wanted;
 use crate::plan::{FormatChoice, MaxRetire, OnRewrite, Republish};
 use crate::shard::Shard;
@@ -352,17 +352,36 @@ fn double_dashed(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString>
     words
 }
 
-/// What clap has to know: which flags there are and which of them take a value. Values are checked by [`Reader`], which
+/// The command line as clap knows it: which flags there are and which of them take a value. Values are checked by [`Reader`], which
 /// sees the environment's too.
-fn command_line() -> clap::Command {
+pub fn command_line() -> clap::Command {
     let flags = all_settings().filter_map(argument);
-    let check = clap::Command::new("check").override_usage(usage(CHECK_USAGE)).override_help(check_help());
-    let list = clap::Command::new("list").override_usage(usage(LIST_USAGE)).override_help(list_help());
+    let check = clap::Command::new("check")
+        .about("Tries everything that a pass needs")
+        .override_usage(usage(CHECK_USAGE))
+        .override_help(check_help());
+    let list = clap::Command::new("list")
+        .about("Shows what the bucket holds")
+        .override_usage(usage(LIST_USAGE))
+        .override_help(list_help());
     let restore = clap::Command::new("restore")
+        .about("Brings repositories back from the bucket")
         .override_usage(usage(RESTORE_USAGE))
         .override_help(restore_help())
-        .arg(Arg::new("identity").long("identity").value_name("FILE").value_parser(value_parser!(PathBuf)))
-        .arg(Arg::new("into").long("into").value_name("DIR").value_parser(value_parser!(PathBuf)))
+        .arg(
+            Arg::new("identity")
+                .long("identity")
+                .help("age identities")
+                .value_name("FILE")
+                .value_parser(value_parser!(PathBuf)),
+        )
+        .arg(
+            Arg::new("into")
+                .long("into")
+                .help("where to unpack to")
+                .value_name("DIR")
+                .value_parser(value_parser!(PathBuf)),
+        )
         .arg(Arg::new("wanted").action(ArgAction::Append).value_parser(value_parser!(OsString)));
     clap::Command::new(NAME)
         .version(env!("CARGO_PKG_VERSION"))
@@ -377,7 +396,12 @@ fn command_line() -> clap::Command {
 
 fn argument(setting: &Setting) -> Option<Arg> {
     let flag = setting.flag?;
-    let argument = Arg::new(flag).long(flag).global(true).value_name("VALUE").value_parser(value_parser!(OsString));
+    let argument = Arg::new(flag)
+        .long(flag)
+        .help(setting.meaning)
+        .global(true)
+        .value_name("VALUE")
+        .value_parser(value_parser!(OsString));
     Some(match setting.kind {
         Kind::Switch => argument.num_args(0..=1).require_equals(true).default_missing_value("true"),
         Kind::Text | Kind::Secret | Kind::Library => argument,

@@ -10,9 +10,10 @@ use crate::bucket::Listing;
 use crate::key::{ArchiveFormat, Destination};
 use crate::plan::HeldObject;
 use crate::report::{human_bytes, human_duration, objects, short_commit, table, timestamp};
+use crate::terminal::{Paint, Style};
 
 /// The listing as an aligned table, by destination.
-pub fn text(mut listing: Listing, now: SystemTime) -> String {
+pub fn text(mut listing: Listing, now: SystemTime, paint: Paint) -> String {
     sort(&mut listing.held);
     let mut rows = vec![["DESTINATION", "BRANCH", "COMMIT", "FORMAT", "SIZE", "AGE"].map(str::to_owned).to_vec()];
     rows.extend(listing.held.iter().map(|HeldObject { name, last_modified, bytes, .. }| {
@@ -30,7 +31,12 @@ pub fn text(mut listing: Listing, now: SystemTime) -> String {
     let total: u64 = listing.held.iter().map(|object| object.bytes).sum();
     let summary =
         format!("{}, {}; {} foreign\n", objects(listing.held.len()), human_bytes(total), listing.foreign.len());
-    if listing.held.is_empty() { summary } else { table("", &rows) + &summary }
+    if listing.held.is_empty() {
+        return summary;
+    }
+    let table = table("", &rows);
+    let (heads, rest) = table.split_once('\n').unwrap_or((&table, ""));
+    format!("{}\n{rest}{summary}", paint.text(Style::Bold, heads))
 }
 
 /// The listing as JSON; `docs/contract.md` describes the object.

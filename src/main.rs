@@ -65,7 +65,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
                 Err(error) => return Ok(failed(&error)),
             };
             let text = match settings.output {
-                OutputFormat::Text => list::text(listing, SystemTime::now()),
+                OutputFormat::Text => list::text(listing, SystemTime::now(), Paint::on(&std::io::stdout())),
                 OutputFormat::Json => pretty(&list::json(listing)),
             };
             Ok(print(&text, true))
@@ -174,7 +174,7 @@ async fn preview(reconciler: &mut Reconciler, output: OutputFormat, stop: &Cance
             reconciler.status().planned();
             let (plan, foreign) = (&observation.plan, observation.foreign.len());
             let text = match output {
-                OutputFormat::Text => report::plan_text(plan, foreign),
+                OutputFormat::Text => report::plan_text(plan, foreign, Paint::on(&std::io::stdout())),
                 OutputFormat::Json => pretty(&report::plan_json(plan, foreign)),
             };
             print(&text, plan.is_clean())

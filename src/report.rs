@@ -14,6 +14,7 @@ use crate::apply::{Done, Failure, Outcome};
 use crate::key::{ArchiveFormat, CommitId, Destination};
 use crate::plan::{Action, Plan};
 use crate::publish::{PublishError, Rewrite};
+use crate::terminal::{Paint, Style};
 
 /// Digits of a commit id that people are shown.
 const SHORT_COMMIT_DIGITS: usize = 10;
@@ -110,7 +111,7 @@ pub fn table(indent: &str, rows: &[Vec<String>]) -> String {
 }
 
 /// A plan for people to read before it is carried out.
-pub fn plan_text(plan: &Plan, foreign: usize) -> String {
+pub fn plan_text(plan: &Plan, foreign: usize, paint: Paint) -> String {
     let mut sections: [(&str, Vec<Vec<String>>); 4] =
         [("Will publish", vec![]), ("Will retire", vec![]), ("Will sweep", vec![]), ("Blocked", vec![])];
     for action in &plan.actions {
@@ -141,19 +142,21 @@ pub fn plan_text(plan: &Plan, foreign: usize) -> String {
     sections[3].1.extend(blocked);
 
     let mut text = String::new();
-    for (title, rows) in sections.iter().filter(|(_, rows)| !rows.is_empty()) {
-        text += &format!("{title} ({}):\n{}\n", rows.len(), table("  ", rows));
+    let styles = [Style::Green, Style::Yellow, Style::Dim, Style::Red];
+    for ((title, rows), style) in sections.iter().zip(styles).filter(|((_, rows), _)| !rows.is_empty()) {
+        let title = paint.text(style, &format!("{title} ({}):", rows.len()));
+        text += &format!("{title}\n{}\n", table("  ", rows));
     }
     if let Some(guard) = &plan.guard {
-        text += &format!("Retire guard: {guard}.\n\n");
+        text += &format!("{} {guard}.\n\n", paint.text(Style::Red, "Retire guard:"));
     }
     let [publish, retire, sweep, blocked] = sections.map(|(_, rows)| rows.len());
     let unchanged = plan.unchanged.len();
     // Writing to a String cannot fail.
     let _ = writeln!(
         text,
-        "Plan ({}): {publish} to publish, {retire} to retire, {sweep} to sweep, {blocked} blocked, {unchanged} unchanged",
-        plan.format
+        "{} {publish} to publish, {retire} to retire, {sweep} to sweep, {blocked} blocked, {unchanged} unchanged",
+        paint.text(Style::Bold, &format!("Plan ({}):", plan.format))
     );
     if foreign > 0 {
         let _ = writeln!(text, "{} with foreign names left alone", objects(foreign));

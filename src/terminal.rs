@@ -33,9 +33,6 @@ pub struct Paint {
 }
 
 impl Paint {
-    /// For text that goes nowhere in particular.
-    pub const PLAIN: Self = Self { colour: false };
-
     /// For text that is written to `stream`.
     pub fn on(stream: &impl IsTerminal) -> Self {
         Self { colour: takes_colour(stream) }

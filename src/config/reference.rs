@@ -277,11 +277,32 @@ const SECTIONS: &[Section] = &[
     },
 ];
 
-pub(super) const NAME: &str = env!("CARGO_PKG_NAME");
+/// The program's name.
+pub const NAME: &str = env!("CARGO_PKG_NAME");
 pub(super) const RUN_USAGE: &str = "[SETTING]…";
 pub(super) const CHECK_USAGE: &str = "check [SETTING]…";
 pub(super) const LIST_USAGE: &str = "list [SETTING]…";
 pub(super) const RESTORE_USAGE: &str = "restore -identity FILE [-into DIR] [GROUP/PROJECT[@BRANCH]]…";
+/// What there is to do: words behind the program's name, and what they do.
+pub const USAGES: [(&str, &str); 4] = [
+    (RUN_USAGE, "Publish what is new, retire what is no longer wanted, sleep, begin again."),
+    (CHECK_USAGE, "Try every server and every right that this needs, and say what to do about what fails."),
+    (LIST_USAGE, "Show what the bucket holds."),
+    (RESTORE_USAGE, "Download, decrypt, unpack and verify everything, or what is named."),
+];
+/// What one wants, and the words for it.
+pub const EXAMPLES: [(&str, &str); 4] = [
+    ("Does it all work from here? Try everything, change nothing", "check"),
+    ("What would a pass do? Print it, change nothing", "-dry-run -run-once"),
+    ("What is in the bucket, for a script", "list -output json"),
+    ("One branch of one project, back from the bucket", "restore -identity key.txt -into restored platform/tools@main"),
+];
+/// Exit statuses and their meaning.
+pub const EXIT_STATUSES: [(u8, &str); 3] = [
+    (0, "all was done, or the daemon was stopped by a signal"),
+    (1, "the pass of -run-once failed, wholly or for some target; check, list or restore failed"),
+    (2, "settings are missing or wrong, and nothing was done"),
+];
 /// Width of the widest flag with its dash, and of the widest variable that has a flag.
 const FLAG_COLUMN: usize = 24;
 const VARIABLE_COLUMN: usize = 23;
@@ -293,39 +314,23 @@ pub(super) fn usage(arguments: &str) -> String {
 
 pub(super) fn help() -> String {
     let sections: String = SECTIONS.iter().map(help_section).collect();
+    let usages: String = USAGES.iter().map(|(usage, what)| format!("  {NAME} {usage}\n      {what}\n")).collect();
+    let examples: String = EXAMPLES.iter().map(|(what, words)| format!("  {what}:\n      {NAME} {words}\n")).collect();
+    let statuses: String = EXIT_STATUSES.iter().map(|(status, what)| format!("  {status}  {what}\n")).collect();
     format!(
         "\
 Copies GitLab projects, encrypted with age, into an S3 bucket, and keeps doing so.
 
 Usage:
-  {NAME} {RUN_USAGE}
-      Publish what is new, retire what is no longer wanted, sleep, begin again.
-  {NAME} {CHECK_USAGE}
-      Try every server and every right that this needs, and say what to do about what fails.
-  {NAME} {LIST_USAGE}
-      Show what the bucket holds.
-  {NAME} {RESTORE_USAGE}
-      Download, decrypt, unpack and verify everything, or what is named.
-  {NAME} -help | -version
+{usages}  {NAME} -help | -version
 
 A setting is a flag (-name=value or -name value, with one dash or two; a switch alone means true) or
 an environment variable. The flag wins; an empty variable counts as unset.
 {sections}{}
 Examples:
-  Does it all work from here? Try everything, change nothing:
-      {NAME} check
-  What would a pass do? Print it, change nothing:
-      {NAME} -dry-run -run-once
-  What is in the bucket, for a script:
-      {NAME} list -output json
-  One branch of one project, back from the bucket:
-      {NAME} restore -identity key.txt -into restored platform/tools@main
-
+{examples}
 Exit status:
-  0  all was done, or the daemon was stopped by a signal
-  1  the pass of -run-once failed, wholly or for some target; check, list or restore failed
-  2  settings are missing or wrong, and nothing was done
-",
+{statuses}",
         other_names()
     )
 }
