@@ -23,9 +23,17 @@ pub fn write_to(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     fs::write(&page, man_page()).with_context(|| format!("cannot write {}", page.display()))?;
     let mut written = vec![page];
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-        written.push(generate_to(shell, &mut command_line(), NAME, folder)?);
+        let script = generate_to(shell, &mut command_line(), NAME, folder)?;
+        let text = fs::read_to_string(&script)?;
+        fs::write(&script, with_one_name(&text))?;
+        written.push(script);
     }
     Ok(written)
+}
+
+/// clap_complete writes a name with dashes in two ways into a script for bash, which then knows no flag of a command.
+fn with_one_name(script: &str) -> String {
+    script.replace(&NAME.replace('-', "__subcmd__"), &NAME.replace('-', "__"))
 }
 
 fn man_page() -> String {
