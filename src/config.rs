@@ -352,7 +352,7 @@ fn double_dashed(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString>
     words
 }
 
-/// The command line as clap knows it: which flags there are and which of them take a value. Values are checked by [`Reader`], which
+/// The command line as clap knows it: which flags there are and which of them take a value. Values are checked by `Reader`, which
 /// sees the environment's too.
 pub fn command_line() -> clap::Command {
     let flags = all_settings().filter_map(argument);
