@@ -10,16 +10,18 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::bucket::{Bucket, BucketError};
+use crate::bucket::BucketError;
 use crate::key::Destination;
 use crate::plan::{Action, Publish};
 use crate::progress::{Progress, Stage};
 use crate::publish::{PublishError, Published, Publisher};
+use crate::reconcile::Claim;
 use crate::report::{error_chain, printable};
-use crate::status::Status;
-use crate::trigger::Trigger;
+use crate::status::{PassId, Status};
 
 /// What became of an action.
 #[derive(Debug)]
@@ -57,6 +59,18 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// The stage that it failed in, where the target's progress stood `at` one: uploading begins while a fresh pack is
+    /// still verified.
+    pub(crate) fn stage(&self, at: Stage) -> Stage {
+        match self {
+            Self::Publish(PublishError::Fetch { .. } | PublishError::BranchGone(_)) => Stage::Fetching,
+            Self::Publish(PublishError::Pack(_) | PublishError::Mirror(_)) => at.min(Stage::Verifying),
+            Self::Publish(PublishError::Archive(_) | PublishError::Upload(_)) => Stage::Uploading,
+            Self::Superseded(_) | Self::Delete(_) => Stage::Deleting,
+            Self::Publish(_) | Self::Stopped => at,
+        }
+    }
+
     /// Whether nothing is wrong but that the program was asked to stop.
     pub(crate) fn is_stop(&self) -> bool {
         match self {
@@ -67,39 +81,54 @@ impl Failure {
     }
 }
 
-/// Runs all actions, `concurrency` at a time: large publications first, so that the longest does not begin last, except
-/// for one worker that begins with the small ones, so that they need not wait until the large are through.
-pub async fn apply(
-    mut actions: Vec<Action>,
-    publisher: &Publisher,
-    concurrency: NonZeroUsize,
-    status: (&Status, Trigger),
-    stop: &CancellationToken,
-) -> Vec<Outcome> {
-    actions.sort_by_key(|action| Reverse(weight(action)));
-    let (queue, outcomes) = (RefCell::new(VecDeque::from(actions)), RefCell::new(vec![]));
-    let work = async |next: fn(&mut VecDeque<Action>) -> Option<Action>| {
-        while let Some(action) = take(&queue, next) {
-            let (status, trigger) = status;
-            let progress = status.action_begins(&action);
+/// Who carries a plan out, and how many at a time.
+pub struct Crew<'a> {
+    /// How an object gets there.
+    pub publisher: &'a Publisher,
+    /// Actions at work at the same time.
+    pub concurrency: NonZeroUsize,
+    /// The same for all passes together: each action at work has a permit.
+    pub slots: &'a Semaphore,
+    /// What is told how it goes.
+    pub status: &'a Status,
+    /// The pass this is part of.
+    pub pass: PassId,
+}
+
+/// Runs all actions, some at a time: large publications first, so that the longest does not begin last, except for one
+/// worker that begins with the small ones, so that they need not wait until the large are through. An action's claim is
+/// given back as soon as the action has ended.
+pub async fn apply(mut work: Vec<(Action, Claim)>, crew: &Crew<'_>, stop: &CancellationToken) -> Vec<Outcome> {
+    work.sort_by_key(|(action, _)| Reverse(weight(action)));
+    let (queue, outcomes) = (RefCell::new(VecDeque::from(work)), RefCell::new(vec![]));
+    let worker = async |next: fn(&mut Queue) -> Option<(Action, Claim)>| {
+        while !queue.borrow().is_empty() {
+            // It is never closed.
+            let _slot = crew.slots.acquire().await;
+            let Some((action, claim)) = take(&queue, next) else { return };
+            let progress = crew.status.action_begins(&action);
             let result = match stop.is_cancelled() {
                 true => Err(Failure::Stopped),
-                false => run(&action, publisher, &progress, stop).await,
+                false => run(&action, crew.publisher, &progress, stop).await,
             };
             let outcome = Outcome { action, result };
-            status.action_ends(trigger, &progress, &outcome);
+            crew.status.action_ends(crew.pass, &progress, &outcome);
             log(&outcome);
+            drop(claim);
             outcomes.borrow_mut().push(outcome);
         }
     };
-    let workers = (0..concurrency.get()).map(|n| work(if n == 0 { VecDeque::pop_back } else { VecDeque::pop_front }));
+    let workers =
+        (0..crew.concurrency.get()).map(|n| worker(if n == 0 { VecDeque::pop_back } else { VecDeque::pop_front }));
     join_all(workers).await;
     let mut outcomes = outcomes.into_inner();
     outcomes.sort_by(|a, b| a.action.destination().cmp(b.action.destination()));
     outcomes
 }
 
-fn take(queue: &RefCell<VecDeque<Action>>, next: fn(&mut VecDeque<Action>) -> Option<Action>) -> Option<Action> {
+type Queue = VecDeque<(Action, Claim)>;
+
+fn take(queue: &RefCell<Queue>, next: fn(&mut Queue) -> Option<(Action, Claim)>) -> Option<(Action, Claim)> {
     next(&mut queue.borrow_mut())
 }
 
@@ -122,11 +151,11 @@ async fn run(
             let published = publisher.publish(publish, progress, stop).await?;
             let _deleting = progress.enter(Stage::Deleting);
             let superseded = superseded(publish, &published.key);
-            delete(&publisher.bucket, superseded, stop).await.map_err(Failure::Superseded)?;
+            delete(publisher, superseded, stop).await.map_err(Failure::Superseded)?;
             Ok(Done::Published(published))
         }
-        Action::Retire(retire) => Ok(Done::Deleted(delete(&publisher.bucket, retire.keys.iter(), stop).await?)),
-        Action::Sweep(sweep) => Ok(Done::Deleted(delete(&publisher.bucket, sweep.keys.iter(), stop).await?)),
+        Action::Retire(retire) => Ok(Done::Deleted(delete(publisher, retire.keys.iter(), stop).await?)),
+        Action::Sweep(sweep) => Ok(Done::Deleted(delete(publisher, sweep.keys.iter(), stop).await?)),
     }
 }
 
@@ -135,17 +164,23 @@ fn superseded<'a>(publish: &'a Publish, key: &str) -> impl Iterator<Item = &'a S
     publish.supersedes.iter().filter(move |superseded| *superseded != key)
 }
 
+/// Deletes one after the other, within the time limit of a target: a bucket can hold any number of them.
 async fn delete(
-    bucket: &Bucket,
+    publisher: &Publisher,
     keys: impl Iterator<Item = &String>,
     stop: &CancellationToken,
 ) -> Result<usize, BucketError> {
-    let mut deleted = 0;
-    for key in keys {
-        stop.run_until_cancelled(bucket.delete(key)).await.ok_or(BucketError::Stopped)??;
-        deleted += 1;
-    }
-    Ok(deleted)
+    let deleting = async {
+        let mut deleted = 0;
+        for key in keys {
+            publisher.bucket.delete(key).await?;
+            deleted += 1;
+        }
+        Ok(deleted)
+    };
+    let deleting = timeout(publisher.time_limit, deleting);
+    let deleted = stop.run_until_cancelled(deleting).await.ok_or(BucketError::Stopped)?;
+    deleted.unwrap_or(Err(BucketError::TooSlow { action: "delete outdated objects", limit: publisher.time_limit }))
 }
 
 fn log(Outcome { action, result }: &Outcome) {

@@ -10,6 +10,7 @@ mod trial;
 use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use aws_config::BehaviorVersion;
@@ -27,6 +28,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+pub use self::answer::NO_CREDENTIALS;
 use self::answer::{WholeDocument, WorthAnotherTry};
 use crate::config::{self, Timeouts};
 use crate::http::remote_text;
@@ -53,6 +55,8 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
 const LEAST_BYTES_PER_SECOND: u64 = 15_000;
 /// How long S3 may take to assemble an object of its parts, in times of `IDLE_TIMEOUT`; a very large one takes minutes.
 const ASSEMBLY_IDLE_TIMES: u32 = 10;
+/// How long the answer to the beginning of an upload is waited for when the program is asked to stop.
+const CREATE_GRACE: Duration = Duration::from_secs(2);
 /// How long aborting an upload may take when the program is asked to stop.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Objects that are read from a listing. Beyond that it is not a bucket of this program's own.
@@ -86,11 +90,13 @@ pub enum BucketError {
     /// A bucket that is used for much else.
     #[error("the bucket holds more than {MAX_OBJECTS} objects: give this program a bucket of its own")]
     TooManyObjects,
-    /// A listing without an end.
-    #[error("S3 took longer than {} min to {action}", LISTING_TIME_LIMIT.as_secs() / 60)]
-    EndlessListing {
+    /// Something without an end.
+    #[error("S3 took longer than {} s to {action}", limit.as_secs())]
+    TooSlow {
         /// What was tried.
         action: &'static str,
+        /// How long it may take.
+        limit: Duration,
     },
     /// The archive's writer gave up; its own error says why.
     #[error("the archive was not completed")]
@@ -193,10 +199,18 @@ impl Bucket {
     /// # Errors
     /// [`BucketError`]; a listing that broke off says nothing.
     pub async fn list(&self) -> Result<Listing, BucketError> {
-        in_time(LIST, self.list_all()).await
+        self.list_counting(&AtomicUsize::new(0)).await
     }
 
-    async fn list_all(&self) -> Result<Listing, BucketError> {
+    /// The same, and `seen` is how many objects there are so far, for whoever looks meanwhile.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn list_counting(&self, seen: &AtomicUsize) -> Result<Listing, BucketError> {
+        in_time(LIST, self.list_all(seen)).await
+    }
+
+    async fn list_all(&self, count: &AtomicUsize) -> Result<Listing, BucketError> {
         let (mut listing, mut after, mut seen) = (Listing::default(), None::<String>, BTreeSet::new());
         loop {
             let page = self
@@ -228,6 +242,7 @@ impl Bucket {
                 let bytes = object.size.and_then(|size| u64::try_from(size).ok()).unwrap_or_default();
                 listing.held.push(HeldObject { key, name, last_modified, bytes });
             }
+            count.store(listing.held.len() + listing.foreign.len(), Ordering::Relaxed);
             if !page.is_truncated.unwrap_or_default() {
                 return Ok(listing);
             }
@@ -319,7 +334,7 @@ impl Bucket {
         (workdir, progress): (&Workdir, &Arc<Progress>),
         stop: &CancellationToken,
     ) -> Result<u64, BucketError> {
-        let id = stop.run_until_cancelled(self.begin_upload(key)).await.ok_or(BucketError::Stopped)??;
+        let id = self.begin_upload(key, stop).await?;
         let (sent, record) = match workdir.record_upload(key, &id) {
             Ok(record) => {
                 let sending = self.send_parts(key, &id, first, &mut parts, progress);
@@ -340,7 +355,20 @@ impl Bucket {
     }
 
     /// Begins a multipart upload. Returns its id.
-    async fn begin_upload(&self, key: &str) -> Result<String, BucketError> {
+    async fn begin_upload(&self, key: &str, stop: &CancellationToken) -> Result<String, BucketError> {
+        let mut creating = std::pin::pin!(self.create_upload(key));
+        if let Some(created) = stop.run_until_cancelled(creating.as_mut()).await {
+            return created;
+        }
+        // S3 may have begun it already, and only its answer says which one that is.
+        if let Ok(Ok(id)) = timeout(CREATE_GRACE, creating).await {
+            let aborted = timeout(ABORT_TIMEOUT, self.abort_upload(key, &id)).await;
+            tracing::debug!(gone = matches!(aborted, Ok(Ok(()))), "an upload that was begun while stopping is aborted");
+        }
+        Err(BucketError::Stopped)
+    }
+
+    async fn create_upload(&self, key: &str) -> Result<String, BucketError> {
         const ACTION: &str = "begin an upload";
         let created = self.client.create_multipart_upload().bucket(&self.name).key(key).send().await;
         created.map_err(failed(ACTION))?.upload_id.ok_or(BucketError::Incomplete { action: ACTION, missing: "its id" })
@@ -454,7 +482,7 @@ impl Bucket {
         ours: &HashSet<&Destination>,
         before: SystemTime,
     ) -> Result<usize, BucketError> {
-        let mut aborted = 0;
+        let (mut aborted, mut refused) = (0, None);
         let (mut key_marker, mut id_marker) = (None, None);
         loop {
             let markers = (key_marker.take(), id_marker.take());
@@ -474,13 +502,16 @@ impl Bucket {
                 let begun = upload.initiated.and_then(|time| SystemTime::try_from(time).ok());
                 let of_ours = key::decode(&key).is_some_and(|name| ours.contains(&name.destination));
                 if of_ours && begun.is_some_and(|begun| begun < before) {
-                    self.abort_upload(&key, &id).await?;
-                    aborted += 1;
+                    match self.abort_upload(&key, &id).await {
+                        Ok(()) => aborted += 1,
+                        // One that is refused does not save the others.
+                        Err(error) => refused = Some(error),
+                    }
                 }
             }
             (key_marker, id_marker) = (page.next_key_marker, page.next_upload_id_marker);
             if !page.is_truncated.unwrap_or_default() || (&key_marker, &id_marker) == (&markers.0, &markers.1) {
-                return Ok(aborted);
+                return refused.map_or(Ok(aborted), Err);
             }
         }
     }
@@ -494,7 +525,8 @@ async fn in_time<T>(
     action: &'static str,
     listing: impl Future<Output = Result<T, BucketError>>,
 ) -> Result<T, BucketError> {
-    timeout(LISTING_TIME_LIMIT, listing).await.unwrap_or(Err(BucketError::EndlessListing { action }))
+    let too_slow = BucketError::TooSlow { action, limit: LISTING_TIME_LIMIT };
+    timeout(LISTING_TIME_LIMIT, listing).await.unwrap_or(Err(too_slow))
 }
 
 /// A key of a listing in its own characters. S3 writes a space as `+` and a plus sign as `%2B`; here `+` stays `+`, for

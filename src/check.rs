@@ -11,10 +11,11 @@ use reqwest::StatusCode;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::bucket::{Bucket, BucketError, Listing};
+use crate::bucket::{Bucket, BucketError, Listing, NO_CREDENTIALS};
+use crate::config;
 use crate::encrypt::encrypting;
 use crate::http::RequestError;
-use crate::plan::Head;
+use crate::plan::{Head, Republish};
 use crate::reconcile::Reconciler;
 use crate::report::{error_chain, human_bytes, objects, printable};
 use crate::status::Cause;
@@ -140,10 +141,10 @@ pub async fn run(
     add(vec![recipients(reconciler), workdir(&settings.workdir)]);
     let (check, targets) = stop.run_until_cancelled(graphql(reconciler)).await?;
     add(vec![check]);
-    add(targets.as_ref().map(target_list).into_iter().collect());
+    add(targets.as_ref().map(|targets| target_list(targets, &settings.republish)).into_iter().collect());
     let targets = targets.map(|targets| targets.accepted);
     add(stop.run_until_cancelled(gitlab(reconciler, targets)).await?);
-    let (check, reached) = stop.run_until_cancelled(listing(reconciler.bucket(), &settings.s3.bucket)).await?;
+    let (check, reached) = stop.run_until_cancelled(listing(reconciler.bucket(), settings)).await?;
     add(vec![check]);
     add(writing(reconciler.bucket(), reached, stop).await);
     (!stop.is_cancelled()).then_some(done)
@@ -274,8 +275,11 @@ fn request_advice(error: &RequestError, address: &str, login: &str) -> String {
     }
 }
 
-fn target_list(targets: &Targets) -> Check {
+fn target_list(targets: &Targets, republish: &Republish) -> Check {
     const NAME: &str = "target list";
+    if let Err(error) = republish.among(targets.destinations()) {
+        return Check::new(NAME, Verdict::Failed, error.to_string()).advice("Correct REPUBLISH, or leave it out.");
+    }
     let all = targets.accepted.len() + targets.refused.len();
     if all == 0 {
         return Check::new(NAME, Verdict::Warning, "empty: there is nothing to publish")
@@ -395,9 +399,14 @@ async fn login_trouble(git: &GitServer, project: &str) -> Option<(String, String
 }
 
 /// The bucket's listing, and whether S3 answers at all.
-async fn listing(bucket: &Bucket, name: &str) -> (Check, bool) {
+async fn listing(bucket: &Bucket, settings: &config::Run) -> (Check, bool) {
     const NAME: &str = "bucket: list";
+    let name = &settings.s3.bucket;
     match bucket.list().await {
+        Ok(Listing { held, .. }) if let Err(error) = settings.archive_format.resolve(&held) => {
+            let check = Check::new(NAME, Verdict::Failed, format!("{name}: {error}"));
+            (check.advice("Set ARCHIVE_FORMAT to the one that the consumer reads."), true)
+        }
         Ok(Listing { held, foreign }) => {
             let foreign = match foreign.len() {
                 0 => String::new(),
@@ -440,7 +449,10 @@ fn refused(name: &'static str, verdict: Verdict, error: &BucketError, right: &st
         _ if error.is_access_denied() => {
             format!("Allow {right} to these credentials: docs/contract.md has the whole policy.")
         }
-        BucketError::Request { code: Some(_), .. } => "The S3 server itself says so: look there.".to_owned(),
+        _ if let Some(advice) = error.advice() => advice.to_owned(),
+        BucketError::Request { why, .. } if why.starts_with(NO_CREDENTIALS) => {
+            "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the pod or the machine a role.".to_owned()
+        }
         _ => "Check AWS_ENDPOINT_URL_S3 and AWS_REGION; then the AWS credentials, name resolution, network policies, \
               HTTPS_PROXY and NO_PROXY."
             .to_owned(),

@@ -41,6 +41,20 @@ pub struct Settings {
     pub command: Command,
     /// `LOG_FORMAT`.
     pub log_format: LogFormat,
+    /// `PROGRESS`: on a terminal, show how far the work is.
+    pub progress: bool,
+}
+
+impl Settings {
+    /// Whether to show how far the work is: of what comes to an end, and is not shown line by line already.
+    pub fn shows_progress(&self) -> bool {
+        let ends = match &self.command {
+            Command::Run(run) => run.run_once,
+            Command::List(_) | Command::Restore(_) => true,
+            Command::Check(_) => false,
+        };
+        self.progress && ends
+    }
 }
 
 /// What to do.
@@ -514,13 +528,14 @@ impl Reader<'_> {
 
     fn settings(&mut self) -> Result<Settings, Reported> {
         let log_format = self.value(&LOG_FORMAT, choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]));
+        let progress = self.value(&PROGRESS, boolean);
         let command = match self.matches.subcommand() {
             Some(("check", _)) => self.run().map(Command::Check),
             Some(("list", _)) => self.list().map(Command::List),
             Some(("restore", matches)) => self.restore(matches).map(Command::Restore),
             Some(_) | None => self.run().map(Command::Run),
         };
-        Ok(Settings { command: command?, log_format: log_format? })
+        Ok(Settings { command: command?, log_format: log_format?, progress: progress? })
     }
 
     // Everything is read before the first `?`: one problem must not hide the next.

@@ -113,7 +113,7 @@ impl Serialize for CommitId {
 }
 
 /// Where a project goes on the far side; the identity that objects, actions and reports are about.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Destination {
     /// Group path, with subgroups: `platform/tools`.
     pub group: String,

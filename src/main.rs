@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
@@ -17,7 +18,7 @@ use git_partition_sync_producer::config::{self, Command, EXIT_SETTINGS, OutputFo
 use git_partition_sync_producer::encrypt::Identities;
 use git_partition_sync_producer::reconcile::{Reconciler, log_failed_pass};
 use git_partition_sync_producer::server::{Server, Site};
-use git_partition_sync_producer::terminal::Paint;
+use git_partition_sync_producer::terminal::{Board, Paint, Scene};
 use git_partition_sync_producer::tls::TrustRoots;
 use git_partition_sync_producer::trigger::{Trigger, Triggers};
 use git_partition_sync_producer::{list, report, restore, telemetry};
@@ -30,7 +31,8 @@ fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(exit) => return exit.print(),
     };
-    telemetry::start(settings.log_format);
+    let board = Board::new(settings.shows_progress());
+    telemetry::start(settings.log_format, board.clone());
     // Files made here, by whichever library, are for this user only.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     // Neither secrets nor plaintext belong into a core dump.
@@ -42,7 +44,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return unusable(&anyhow::Error::new(error).context("cannot start the runtime")),
     };
-    let exit = runtime.block_on(run(settings.command)).unwrap_or_else(|error| unusable(&error));
+    let exit = runtime.block_on(run(settings.command, &board)).unwrap_or_else(|error| unusable(&error));
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     exit
 }
@@ -53,14 +55,17 @@ fn unusable(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(EXIT_SETTINGS)
 }
 
-async fn run(command: Command) -> anyhow::Result<ExitCode> {
+async fn run(command: Command, board: &Board) -> anyhow::Result<ExitCode> {
     let extra = std::env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty());
     let roots = TrustRoots::load(extra.as_deref().map(Path::new))?;
     match command {
-        Command::Run(settings) => reconcile(settings, &roots).await,
+        Command::Run(settings) => reconcile(settings, &roots, board).await,
         Command::Check(settings) => check_all(settings, &roots).await,
         Command::List(settings) => {
-            let listing = match Bucket::connect(&settings.s3, settings.timeouts, &roots).await?.list().await {
+            let bucket = Bucket::connect(&settings.s3, settings.timeouts, &roots).await?;
+            let seen = AtomicUsize::new(0);
+            let look = || Scene::new(format!("listing the bucket: {}", report::objects(seen.load(Ordering::Relaxed))));
+            let listing = match board.during(look, bucket.list_counting(&seen)).await {
                 Ok(listing) => listing,
                 Err(error) => return Ok(failed(&error)),
             };
@@ -74,7 +79,9 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             let stop = stop_on_signals()?;
             let identities = Identities::from_file(&settings.identity)?;
             let bucket = Bucket::connect(&settings.s3, settings.timeouts, &roots).await?;
-            let verdicts = match restore::run(&settings, &bucket, identities, &stop).await {
+            let watch = Arc::new(restore::Watch::default());
+            let restoring = restore::run(&settings, &bucket, identities, &watch, &stop);
+            let verdicts = match board.during(|| watch.scene(), restoring).await {
                 Ok(verdicts) => verdicts,
                 Err(error) => return Ok(failed(&error)),
             };
@@ -91,7 +98,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
 async fn check_all(settings: config::Run, roots: &TrustRoots) -> anyhow::Result<ExitCode> {
     let stop = stop_on_signals()?;
     let (output, paint) = (settings.output, Paint::on(&std::io::stdout()));
-    let reconciler = Reconciler::new(settings, roots).await?;
+    let reconciler = Reconciler::new(settings, roots, Arc::default()).await?;
     let show = |check: &Check| {
         if output == OutputFormat::Text {
             print(&check.text(paint), true);
@@ -108,7 +115,7 @@ async fn check_all(settings: config::Run, roots: &TrustRoots) -> anyhow::Result<
     Ok(print(&text, check::is_good(&checks)))
 }
 
-async fn reconcile(settings: config::Run, roots: &TrustRoots) -> anyhow::Result<ExitCode> {
+async fn reconcile(settings: config::Run, roots: &TrustRoots, board: &Board) -> anyhow::Result<ExitCode> {
     let stop = stop_on_signals()?;
     let (dry_run, run_once, output) = (settings.dry_run, settings.run_once, settings.output);
     // Unheard, the signal would end the program.
@@ -116,7 +123,7 @@ async fn reconcile(settings: config::Run, roots: &TrustRoots) -> anyhow::Result<
     full_pass_on_signal(&triggers)?;
     let (webhook_secret, shard) = (settings.webhook_secret.clone(), settings.shard.clone());
     let (address, port) = (settings.metrics_address, settings.metrics_port);
-    let mut reconciler = Reconciler::new(settings, roots).await?;
+    let reconciler = Reconciler::new(settings, roots, Arc::clone(&triggers)).await?;
     match reconciler.is_concerned(&stop).await {
         Ok(true) => {}
         Ok(false) => return Ok(ExitCode::SUCCESS),
@@ -135,24 +142,28 @@ async fn reconcile(settings: config::Run, roots: &TrustRoots) -> anyhow::Result<
         }
     };
     if dry_run {
+        let mut trigger = Trigger::Schedule;
         loop {
-            let exit = preview(&mut reconciler, output, &stop).await;
+            let exit = preview(&reconciler, (trigger, output), board, &stop).await;
             if run_once {
                 return Ok(exit);
             }
-            if reconciler.sleep(&stop).await.is_none() {
-                return Ok(ExitCode::SUCCESS);
+            match reconciler.wait(&stop).await {
+                Some(next) => trigger = next,
+                None => return Ok(ExitCode::SUCCESS),
             }
         }
     }
-    let mut workshop = reconciler.open_workshop()?;
+    let workshop = reconciler.open_workshop()?;
     if let Some(serving) = serving {
-        reconciler.run(&mut workshop, &triggers, &stop).await;
+        reconciler.run(&workshop, &stop).await;
         serving.abort();
         tracing::info!("stopped");
         return Ok(ExitCode::SUCCESS);
     }
-    Ok(match reconciler.pass(&mut workshop, Trigger::Schedule, &triggers, &stop).await {
+    let status = reconciler.status();
+    let passing = reconciler.pass(&workshop, Trigger::Schedule, &stop);
+    Ok(match board.during(|| Scene::of_pass(&status), passing).await {
         Ok(report) => {
             let text = match output {
                 OutputFormat::Text => String::new(),
@@ -168,10 +179,15 @@ async fn reconcile(settings: config::Run, roots: &TrustRoots) -> anyhow::Result<
 }
 
 /// Prints what a pass would do.
-async fn preview(reconciler: &mut Reconciler, output: OutputFormat, stop: &CancellationToken) -> ExitCode {
-    match reconciler.observe(stop).await {
+async fn preview(
+    reconciler: &Reconciler,
+    (trigger, output): (Trigger, OutputFormat),
+    board: &Board,
+    stop: &CancellationToken,
+) -> ExitCode {
+    let status = reconciler.status();
+    match board.during(|| Scene::of_pass(&status), reconciler.preview(trigger, stop)).await {
         Ok(observation) => {
-            reconciler.status().planned();
             let (plan, foreign) = (&observation.plan, observation.foreign.len());
             let text = match output {
                 OutputFormat::Text => report::plan_text(plan, foreign, Paint::on(&std::io::stdout())),

@@ -42,6 +42,7 @@ pub enum MirrorError {
 }
 
 /// All mirrors, within a budget.
+#[derive(Debug)]
 pub struct MirrorStore {
     dir: PathBuf,
     budget_bytes: u64,

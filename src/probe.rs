@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
+use tokio::sync::Semaphore;
 
 use crate::http;
 use crate::key::CommitId;
@@ -24,11 +25,12 @@ const PROBE_BUDGET: Duration = Duration::from_secs(90);
 /// GitLab that is down must not hold up a pass for hours.
 const UNREACHABLE_AFTER: usize = 20;
 
-/// The targets with their source branches' heads, in the order given. `pulse` beats with every answer.
+/// The targets with their source branches' heads, in the order given. At most `concurrency` projects are looked up at a
+/// time, and no more than there are permits in `slots`, which other passes may share. `pulse` beats with every answer.
 pub async fn heads(
     server: &GitServer,
     targets: Vec<Target>,
-    concurrency: NonZeroUsize,
+    (slots, concurrency): (&Semaphore, NonZeroUsize),
     pulse: &Pulse,
 ) -> Vec<(Target, Head)> {
     let mut wanted: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
@@ -39,6 +41,8 @@ pub async fn heads(
     let probes = wanted.into_iter().map(|(project, branches)| {
         let silent_in_a_row = &silent_in_a_row;
         async move {
+            // It is never closed.
+            let _slot = slots.acquire().await;
             let found = if silent_in_a_row.load(Ordering::Relaxed) >= UNREACHABLE_AFTER {
                 Err("the Git server is unreachable: not tried".to_owned())
             } else {

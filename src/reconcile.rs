@@ -1,16 +1,25 @@
 //! One pass — observe, plan, apply, report — and the loop around it.
 //!
-//! Invariant: a pass that cannot observe everything changes nothing, and no failure of a pass ends the loop.
+//! Invariant: a pass that cannot observe everything changes nothing, and no failure of a pass ends the loop. The bucket is
+//! looked at before anything else: whatever it holds then, another replica put there after looking at targets and branches
+//! earlier than this one, so that what is deleted is never newer than what it was judged by.
+
+mod claims;
+mod log;
+mod push;
 
 use std::collections::{BTreeSet, HashSet};
-use std::num::NonZeroUsize;
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime};
 
 use secrecy::SecretString;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::apply::{Done, Outcome, apply};
+pub use self::claims::Claim;
+use self::claims::Claims;
+pub use self::log::failed_pass as log_failed_pass;
+use crate::apply::{Crew, Done, Outcome, apply};
 use crate::bucket::{Bucket, BucketError, Listing};
 use crate::config::{self, QuerySource, Secret};
 use crate::http::{self, Login};
@@ -18,16 +27,14 @@ use crate::key::{ArchiveFormat, Destination};
 use crate::limits::{Concurrency, DESCRIPTORS_PER_TARGET};
 use crate::mirror::MirrorStore;
 use crate::pack::IndexGate;
-use crate::plan::{
-    Desired, FormatChoice, Head, HeldObject, MaxRetire, Plan, PlanError, Policy, Whole, plan, plan_share,
-};
+use crate::plan::{Desired, Head, HeldObject, Plan, PlanError, Policy, Whole, plan_share};
 use crate::prcheck::{self, CheckError};
 use crate::probe;
 use crate::publish::{HeldRewrites, Publisher};
 use crate::report::{Report, error_chain, printable};
 use crate::server;
-use crate::status::{Seen, Status};
-use crate::target::{BUILT_IN_QUERY, GraphqlServer, Source, Target, TargetsError};
+use crate::status::{PassId, Seen, Status};
+use crate::target::{BUILT_IN_QUERY, GraphqlServer, Target, TargetsError};
 use crate::tls::TrustRoots;
 use crate::trigger::{Trigger, Triggers};
 use crate::wire::GitServer;
@@ -86,22 +93,28 @@ pub struct Observation {
 
 /// What a pass for pushes takes over from the last full pass: asking GraphQL may be slow, and a push changes nothing
 /// about what is wanted.
+#[derive(Debug)]
 struct Known {
     targets: Vec<Target>,
     format: ArchiveFormat,
 }
 
-/// Everything that stays the same from pass to pass.
+/// What passes share, and what they remember of each other.
 pub struct Reconciler {
     settings: config::Run,
     concurrency: Concurrency,
     http: reqwest::Client,
     bucket: Bucket,
-    foreign_seen: HashSet<String>,
-    /// What is left to do of `REPUBLISH`; nothing is known of it before the first target list.
-    republish: Option<BTreeSet<Destination>>,
-    known: Option<Known>,
     status: Arc<Status>,
+    triggers: Arc<Triggers>,
+    claims: Arc<Claims>,
+    /// Targets at work and projects looked up, of all passes together.
+    slots: Semaphore,
+    probes: Semaphore,
+    known: Mutex<Option<Arc<Known>>>,
+    foreign_seen: Mutex<HashSet<String>>,
+    /// What is left to do of `REPUBLISH`; nothing is known of it before the first target list.
+    republish: Mutex<Option<BTreeSet<Destination>>>,
 }
 
 /// What a pass needs to change anything, and a dry run does not have.
@@ -110,32 +123,46 @@ pub struct Workshop {
     mirrors: Arc<MirrorStore>,
     gate: Arc<IndexGate>,
     held: Arc<HeldRewrites>,
-    abandoned_checked: Option<Instant>,
+    abandoned_checked: Mutex<Option<Instant>>,
+}
+
+impl Workshop {
+    /// Writes down since when targets are out of sync, so that a restart does not forget it.
+    fn keep_since(&self, status: &Status) {
+        if let Err(error) = self.workdir.keep_since(&status.out_of_sync()) {
+            tracing::debug!(%error, "cannot write down since when targets are out of sync");
+        }
+    }
 }
 
 impl Reconciler {
-    /// Sets up the clients. No request is sent to GitLab, GraphQL or S3.
+    /// Sets up the clients. No request is sent to GitLab, GraphQL or S3. `triggers` are what starts passes before their
+    /// time.
     ///
     /// # Errors
     /// Where certificates, proxies or the AWS configuration make no sense.
-    pub async fn new(settings: config::Run, roots: &TrustRoots) -> anyhow::Result<Self> {
+    pub async fn new(settings: config::Run, roots: &TrustRoots, triggers: Arc<Triggers>) -> anyhow::Result<Self> {
         let wanted = Concurrency { sync: settings.sync_concurrency, probe: settings.probe_concurrency };
         let served = if settings.run_once { 0 } else { server::DESCRIPTORS };
-        // A pass for pushes publishes one target beside a full pass.
-        let beside = if settings.webhook_secret.is_some() { DESCRIPTORS_PER_TARGET } else { 0 };
-        let concurrency = Concurrency::within_this_process(wanted, served + beside);
+        // While a full pass is at as many targets as it may, a push still gets its turn.
+        let beside = usize::from(settings.webhook_secret.is_some());
+        let concurrency = Concurrency::within_this_process(wanted, served + beside * DESCRIPTORS_PER_TARGET);
         let http = http::client(roots, settings.timeouts, concurrency.probe.get())?;
         let bucket = Bucket::connect(&settings.s3, settings.timeouts, roots).await?;
-        let status = Arc::new(Status::new(&settings.shard, settings.stall_timeout));
+        let status = Arc::new(Status::new(&settings.shard, settings.stall_timeout, settings.dry_run));
         Ok(Self {
             settings,
             concurrency,
             http,
             bucket,
-            foreign_seen: HashSet::new(),
-            republish: None,
-            known: None,
             status,
+            claims: Claims::new(Arc::clone(&triggers)),
+            triggers,
+            slots: Semaphore::new(concurrency.sync.get() + beside),
+            probes: Semaphore::new(concurrency.probe.get()),
+            known: Mutex::default(),
+            foreign_seen: Mutex::default(),
+            republish: Mutex::default(),
         })
     }
 
@@ -181,7 +208,7 @@ impl Reconciler {
 
     /// The heads of the targets' source branches.
     pub(crate) async fn heads(&self, git: &GitServer, targets: Vec<Target>) -> Vec<(Target, Head)> {
-        probe::heads(git, targets, self.concurrency.probe, self.status.pulse()).await
+        probe::heads(git, targets, (&self.probes, self.concurrency.probe), self.status.pulse()).await
     }
 
     /// Takes WORKDIR.
@@ -190,21 +217,34 @@ impl Reconciler {
     /// Where it cannot be used.
     pub fn open_workshop(&self) -> anyhow::Result<Workshop> {
         let workdir = Workdir::open(&self.settings.workdir)?;
-        let mirrors = MirrorStore::open(workdir.mirrors(), self.settings.mirror_cache_bytes)?;
+        let mirrors = Arc::new(MirrorStore::open(workdir.mirrors(), self.settings.mirror_cache_bytes)?);
+        self.status.remembers(workdir.kept_since());
+        self.status.watches(Arc::clone(&mirrors));
         Ok(Workshop {
             workdir: Arc::new(workdir),
-            mirrors: Arc::new(mirrors),
+            mirrors,
             gate: Arc::default(),
             held: Arc::default(),
-            abandoned_checked: None,
+            abandoned_checked: Mutex::default(),
         })
     }
 
-    /// Looks at everything and decides; changes nothing.
+    /// What a pass would do; nothing is changed. It counts as a pass for whoever shows what goes on.
     ///
     /// # Errors
     /// [`PassError`].
-    pub async fn observe(&mut self, stop: &CancellationToken) -> Result<Observation, PassError> {
+    pub async fn preview(&self, trigger: Trigger, stop: &CancellationToken) -> Result<Observation, PassError> {
+        let (pass, begun) = (self.status.pass_begins(trigger), Instant::now());
+        let observed = self.observe(stop).await;
+        let report = observed.as_ref().map(|observation| {
+            self.status.seen(pass, &observation.seen(&BTreeSet::new()));
+            Report::new(&observation.plan, &[], observation.foreign.len(), begun.elapsed())
+        });
+        self.status.pass_ends(pass, report.as_ref().map_err(|error| *error));
+        observed
+    }
+
+    async fn observe(&self, stop: &CancellationToken) -> Result<Observation, PassError> {
         let observation = stop.run_until_cancelled(self.observe_all()).await.ok_or(PassError::Stopped)??;
         self.log_foreign(&observation.foreign);
         Ok(observation)
@@ -214,21 +254,17 @@ impl Reconciler {
         let (graphql, query) = (self.graphql()?, self.query()?);
         let git = self.git()?;
         let share = self.settings.share;
-        let desired = async {
-            let mut targets = graphql.targets(&query).await?;
-            let no_targets = targets.destinations().next().is_none();
-            let mut republish = match &self.republish {
-                Some(left) => left.clone(),
-                None => self.settings.republish.among(targets.destinations())?,
-            };
-            republish.retain(|destination| share.owns(destination));
-            share.keep_own(&mut targets.accepted, |target| &target.destination);
-            share.keep_own(&mut targets.refused, |refused| &refused.target.destination);
-            let heads = self.heads(&git, targets.accepted).await;
-            Ok::<_, PassError>((Desired { targets: heads, refused: targets.refused }, republish, no_targets))
-        };
-        let listing = async { self.bucket.list().await.map_err(PassError::from) };
-        let ((desired, republish, no_targets), mut listing) = tokio::try_join!(desired, listing)?;
+        // First of all, and to its end: see this module's invariant.
+        let mut listing = self.bucket.list().await?;
+        let mut targets = graphql.targets(&query).await?;
+        let no_targets = targets.destinations().next().is_none();
+        let left = lock(&self.republish).clone();
+        let mut republish = left.map_or_else(|| self.settings.republish.among(targets.destinations()), Ok)?;
+        republish.retain(|destination| share.owns(destination));
+        share.keep_own(&mut targets.accepted, |target| &target.destination);
+        share.keep_own(&mut targets.refused, |refused| &refused.target.destination);
+        let heads = self.heads(&git, targets.accepted).await;
+        let desired = Desired { targets: heads, refused: targets.refused };
         let whole = Whole { format: self.settings.archive_format.resolve(&listing.held)?, no_targets };
         share.keep_own(&mut listing.held, |object| &object.name.destination);
         if !share.is_first() {
@@ -249,47 +285,54 @@ impl Reconciler {
         Ok(Observation { plan, foreign, git, wanted, accepted, held, republish })
     }
 
-    /// One full pass. Meanwhile passes for pushes go on where `triggers` has any.
+    /// One full pass.
     ///
     /// # Errors
     /// [`PassError`] where nothing was done; what went wrong for single targets is in the report.
     pub async fn pass(
-        &mut self,
-        workshop: &mut Workshop,
+        &self,
+        workshop: &Workshop,
         trigger: Trigger,
-        triggers: &Triggers,
         stop: &CancellationToken,
     ) -> Result<Report, PassError> {
-        self.status.pass_begins(trigger);
-        let passing = async {
-            let begun = Instant::now();
-            workshop.workdir.restore()?;
-            stop.run_until_cancelled(self.abort_recorded(workshop)).await;
-            let Observation { mut plan, foreign, git, wanted, accepted, held, republish } = self.observe(stop).await?;
-            self.known = Some(Known { targets: accepted, format: plan.format });
-            let seen = Seen { plan: &plan, targets: &wanted, held: &held, foreign: Some(foreign.len()) };
-            self.status.seen(trigger, &seen);
-            log_blocked(&plan);
-            if let Some(guard) = &plan.guard {
-                tracing::error!(would_retire = guard.would_retire, held = guard.held, "retire guard: {guard}");
-            }
-            stop.run_until_cancelled(self.abort_abandoned(workshop, &wanted)).await;
-            workshop.mirrors.keep_only(wanted.iter().map(|target| &target.source));
-            workshop.held.keep_only(wanted.iter().map(|target| &target.destination));
-            let publisher = self.publisher(workshop, git);
-            let actions = std::mem::take(&mut plan.actions);
-            let busy = actions.iter().map(|action| action.destination().clone()).collect();
-            let applying = apply(actions, &publisher, self.concurrency.sync, (&self.status, trigger), stop);
-            let outcomes = self.beside_pushes(applying, workshop, busy, triggers, stop).await;
-            self.republish = Some(still_to_republish(republish, &outcomes));
-            let report = Report::new(&plan, &outcomes, foreign.len(), begun.elapsed());
-            log_report(&report);
-            if stop.is_cancelled() { Err(PassError::Stopped) } else { Ok(report) }
-        };
-        let result: Result<Report, PassError> = passing.await;
-        self.status.disk(Some(workshop.mirrors.disk()));
-        self.status.pass_ends(trigger, result.as_ref());
+        let pass = self.status.pass_begins(trigger);
+        let result = self.full_pass(workshop, pass, stop).await;
+        self.status.pass_ends(pass, result.as_ref());
+        workshop.keep_since(&self.status);
         result
+    }
+
+    async fn full_pass(
+        &self,
+        workshop: &Workshop,
+        pass: PassId,
+        stop: &CancellationToken,
+    ) -> Result<Report, PassError> {
+        let begun = Instant::now();
+        workshop.workdir.restore()?;
+        stop.run_until_cancelled(self.abort_recorded(workshop)).await;
+        self.claims.look();
+        let mut observation = self.observe(stop).await?;
+        let work = self.claims.of_full_pass(std::mem::take(&mut observation.plan.actions));
+        observation.plan.actions = work.iter().map(|(action, _)| action.clone()).collect();
+        self.status.seen(pass, &observation.seen(&self.claims.moved()));
+        workshop.keep_since(&self.status);
+        let Observation { plan, foreign, git, wanted, accepted, republish, .. } = observation;
+        *lock(&self.known) = Some(Arc::new(Known { targets: accepted, format: plan.format }));
+        log::blocked(&plan);
+        stop.run_until_cancelled(self.abort_abandoned(workshop, &wanted)).await;
+        workshop.mirrors.keep_only(wanted.iter().map(|target| &target.source));
+        workshop.held.keep_only(wanted.iter().map(|target| &target.destination));
+        let publisher = self.publisher(workshop, git);
+        let outcomes = apply(work, &self.crew(&publisher, pass), stop).await;
+        *lock(&self.republish) = Some(still_to_republish(republish, &outcomes));
+        let report = Report::new(&plan, &outcomes, foreign.len(), begun.elapsed());
+        log::report(&report);
+        if stop.is_cancelled() { Err(PassError::Stopped) } else { Ok(report) }
+    }
+
+    fn crew<'a>(&'a self, publisher: &'a Publisher, pass: PassId) -> Crew<'a> {
+        Crew { publisher, concurrency: self.concurrency.sync, slots: &self.slots, status: &self.status, pass }
     }
 
     fn publisher(&self, workshop: &Workshop, git: GitServer) -> Publisher {
@@ -306,137 +349,33 @@ impl Reconciler {
         }
     }
 
-    /// Waits for a full pass's actions, and for pushes meanwhile: a first pass can take hours. Pushes for destinations
-    /// that the full pass itself acts on wait until it is done.
-    async fn beside_pushes(
-        &self,
-        applying: impl Future<Output = Vec<Outcome>>,
-        workshop: &Workshop,
-        busy: BTreeSet<Destination>,
-        triggers: &Triggers,
-        stop: &CancellationToken,
-    ) -> Vec<Outcome> {
-        let (applied, mut deferred) = (CancellationToken::new(), BTreeSet::new());
-        let pushes = async {
-            while let Some(pushed) = applied.run_until_cancelled(triggers.pushes()).await {
-                let (later, now) = pushed.into_iter().partition(|source| self.is_busy(source, &busy));
-                deferred.extend::<BTreeSet<_>>(later);
-                self.push_pass(workshop, &now, NonZeroUsize::MIN, stop).await;
+    /// Full passes, the configured time apart or when one is asked for, and passes for pushes beside them, until `stop`.
+    pub async fn run(&self, workshop: &Workshop, stop: &CancellationToken) {
+        let full_passes = async {
+            let mut trigger = Some(Trigger::Schedule);
+            while let Some(began_by) = trigger {
+                match self.pass(workshop, began_by, stop).await {
+                    Ok(_) | Err(PassError::Stopped) => {}
+                    Err(error) => log_failed_pass(&error),
+                }
+                trigger = self.wait(stop).await;
             }
         };
-        let applying = async {
-            let outcomes = applying.await;
-            applied.cancel();
-            outcomes
-        };
-        let (outcomes, ()) = tokio::join!(applying, pushes);
-        triggers.pushed(deferred);
-        outcomes
+        tokio::join!(full_passes, self.push_passes(workshop, stop));
     }
 
-    fn is_busy(&self, source: &Source, busy: &BTreeSet<Destination>) -> bool {
-        let mut targets = self.known.iter().flat_map(|known| &known.targets);
-        targets.any(|target| target.source == *source && busy.contains(&target.destination))
-    }
-
-    /// A pass for the targets of some source branches. It publishes, and deletes what that supersedes; what becomes of
-    /// any other object is a full pass's business.
-    async fn push_pass(
-        &self,
-        workshop: &Workshop,
-        pushed: &BTreeSet<Source>,
-        concurrency: NonZeroUsize,
-        stop: &CancellationToken,
-    ) {
-        let Some(Known { targets, format }) = &self.known else { return };
-        let targets: Vec<_> = targets.iter().filter(|target| pushed.contains(&target.source)).cloned().collect();
-        if targets.is_empty() {
-            return;
-        }
-        let publishing = async {
-            let begun = Instant::now();
-            let looking = self.look_at(&targets, *format);
-            let (git, mut plan, held) = stop.run_until_cancelled(looking).await.ok_or(PassError::Stopped)??;
-            self.status.seen(Trigger::Push, &Seen { plan: &plan, targets: &targets, held: &held, foreign: None });
-            log_blocked(&plan);
-            let actions = std::mem::take(&mut plan.actions);
-            let publisher = self.publisher(workshop, git);
-            let outcomes = apply(actions, &publisher, concurrency, (&self.status, Trigger::Push), stop).await;
-            let report = Report::new(&plan, &outcomes, 0, begun.elapsed());
-            log_report(&report);
-            if stop.is_cancelled() { Err(PassError::Stopped) } else { Ok(report) }
-        };
-        self.status.pass_begins(Trigger::Push);
-        let result: Result<Report, PassError> = publishing.await;
-        self.status.disk(Some(workshop.mirrors.disk()));
-        self.status.pass_ends(Trigger::Push, result.as_ref());
-        if let Err(error) = result {
-            log_failed_pass(&error);
-        }
-    }
-
-    /// Plans for some targets. Of the bucket only their objects are looked at, so that no other can be deleted.
-    async fn look_at(
-        &self,
-        targets: &[Target],
-        format: ArchiveFormat,
-    ) -> Result<(GitServer, Plan, Vec<HeldObject>), PassError> {
-        let git = self.git()?;
-        let heads = self.heads(&git, targets.to_vec());
-        let (listing, targets) = tokio::join!(self.bucket.list(), heads);
-        let ours: HashSet<_> = targets.iter().map(|(target, _)| &target.destination).collect();
-        let mut held = listing?.held;
-        held.retain(|object| ours.contains(&object.name.destination));
-        let desired = Desired { targets, refused: vec![] };
-        let policy = Policy {
-            format: FormatChoice::Only(format),
-            max_retire: MaxRetire::Count(0),
-            on_rewrite: self.settings.on_rewrite,
-            republish: &BTreeSet::new(),
-        };
-        let plan = plan(&desired, &held, policy)?;
-        Ok((git, plan, held))
-    }
-
-    /// Full passes, the configured time apart or when one is asked for, and passes for pushes between them, until `stop`.
-    pub async fn run(&mut self, workshop: &mut Workshop, triggers: &Triggers, stop: &CancellationToken) {
-        let mut trigger = Trigger::Schedule;
-        loop {
-            match self.pass(workshop, trigger, triggers, stop).await {
-                Ok(_) => {}
-                Err(PassError::Stopped) => return,
-                Err(error) => log_failed_pass(&error),
-            }
-            trigger = self.wait(workshop, triggers, stop).await;
-            if stop.is_cancelled() {
-                return;
-            }
-        }
-    }
-
-    /// Waits for the next full pass. Pushes do not put it off.
-    async fn wait(&self, workshop: &Workshop, triggers: &Triggers, stop: &CancellationToken) -> Trigger {
+    /// Waits for the next full pass, and says what begins it; `None` where the program is asked to stop instead.
+    pub async fn wait(&self, stop: &CancellationToken) -> Option<Trigger> {
         self.status.sleeps(self.settings.sleep);
-        let mut due = std::pin::pin!(tokio::time::sleep(self.settings.sleep));
-        loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return Trigger::Schedule,
-                () = &mut due => return Trigger::Schedule,
-                () = triggers.full_pass_wanted() => return Trigger::Signal,
-                pushed = triggers.pushes() => self.push_pass(workshop, &pushed, self.concurrency.sync, stop).await,
-            }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => None,
+            () = tokio::time::sleep(self.settings.sleep) => Some(Trigger::Schedule),
+            () = self.triggers.full_pass_wanted() => Some(Trigger::Signal),
         }
     }
 
-    /// Waits for the next pass; `None` where the program is asked to stop instead.
-    pub async fn sleep(&self, stop: &CancellationToken) -> Option<()> {
-        self.status.sleeps(self.settings.sleep);
-        stop.run_until_cancelled(tokio::time::sleep(self.settings.sleep)).await
-    }
-
-    /// Aborts uploads that a killed run, or a pass whose abort failed, left behind. At the start of a pass none is under
-    /// way.
+    /// Aborts uploads that a killed run, or a pass whose abort failed, left behind.
     async fn abort_recorded(&self, workshop: &Workshop) {
         match workshop.workdir.recorded_uploads() {
             Ok(records) if records.is_empty() => {}
@@ -451,13 +390,17 @@ impl Reconciler {
 
     /// Aborts unfinished uploads that nothing recorded: at the first pass, and then as often as one can have become too
     /// old to be anybody's.
-    async fn abort_abandoned(&self, workshop: &mut Workshop, wanted: &[Target]) {
-        if workshop.abandoned_checked.is_some_and(|checked| checked.elapsed() < self.settings.target_timeout) {
-            return;
-        }
-        let first = workshop.abandoned_checked.replace(Instant::now()).is_none();
+    async fn abort_abandoned(&self, workshop: &Workshop, wanted: &[Target]) {
+        let limit = self.settings.target_timeout;
+        let first = {
+            let mut checked = lock(&workshop.abandoned_checked);
+            if checked.is_some_and(|checked| checked.elapsed() < limit) {
+                return;
+            }
+            checked.replace(Instant::now()).is_none()
+        };
         let ours = wanted.iter().map(|target| &target.destination).collect();
-        let Some(before) = SystemTime::now().checked_sub(self.settings.target_timeout) else { return };
+        let Some(before) = SystemTime::now().checked_sub(limit) else { return };
         match self.bucket.abort_abandoned(&ours, before).await {
             Ok(0) => {}
             Ok(aborted) => tracing::info!(aborted, "aborted uploads that somebody left unfinished"),
@@ -487,8 +430,9 @@ impl Reconciler {
         query_text(&self.settings.graphql.query, BUILT_IN_QUERY)
     }
 
-    fn log_foreign(&mut self, foreign: &[String]) {
-        let new: Vec<_> = foreign.iter().filter(|key| !self.foreign_seen.contains(*key)).collect();
+    fn log_foreign(&self, foreign: &[String]) {
+        let mut seen = lock(&self.foreign_seen);
+        let new: Vec<_> = foreign.iter().filter(|key| !seen.contains(*key)).collect();
         if new.is_empty() {
             return;
         }
@@ -498,8 +442,19 @@ impl Reconciler {
             examples = shown.join(" "),
             "the bucket holds objects with foreign names, which are left alone"
         );
-        self.foreign_seen = foreign.iter().cloned().collect();
+        *seen = foreign.iter().cloned().collect();
     }
+}
+
+impl Observation {
+    fn seen<'a>(&'a self, moved: &'a BTreeSet<Destination>) -> Seen<'a> {
+        let Self { plan, wanted, held, foreign, .. } = self;
+        Seen { plan, targets: wanted, held, foreign: Some(foreign.len()), moved }
+    }
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn query_text(query: &QuerySource, built_in: &str) -> Result<String, PassError> {
@@ -518,48 +473,4 @@ fn still_to_republish(mut asked_for: BTreeSet<Destination>, outcomes: &[Outcome]
         }
     }
     asked_for
-}
-
-fn log_blocked(plan: &Plan) {
-    for blocked in &plan.blocked {
-        let Destination { group, project, branch } = &blocked.destination;
-        tracing::error!(group, project, branch, reason = %printable(&blocked.blocker.to_string()), "blocked: {}", printable(&blocked.destination.to_string()));
-    }
-}
-
-/// One line for a pass that ended without a plan.
-pub fn log_failed_pass(error: &PassError) {
-    if matches!(error, PassError::Stopped) {
-        tracing::warn!("stopped before the pass was complete");
-        return;
-    }
-    tracing::error!(error = error_chain(error), "the pass failed and nothing was changed");
-}
-
-fn log_report(report: &Report) {
-    let Report { published, retired, swept, unchanged, blocked, failed, held, foreign, uploaded_bytes, .. } = report;
-    let (blocked, failed, held, seconds) = (blocked.len(), failed.len(), held.len(), report.seconds);
-    let seconds = Duration::from_secs_f64(seconds).as_millis() as f64 / 1e3;
-    macro_rules! log {
-        ($level:ident, $message:literal) => {
-            tracing::$level!(
-                published,
-                retired,
-                swept,
-                unchanged,
-                blocked,
-                failed,
-                held,
-                foreign,
-                uploaded_bytes,
-                seconds,
-                $message
-            )
-        };
-    }
-    if report.is_success() {
-        log!(info, "pass done");
-    } else {
-        log!(warn, "pass done, not everything is in sync");
-    }
 }

@@ -6,6 +6,7 @@
 mod command;
 mod unpack;
 mod verify;
+mod watch;
 
 use std::fs::{self, DirBuilder};
 use std::io::{self, Read};
@@ -17,6 +18,7 @@ use age::DecryptError;
 pub use command::{Verdict, Verdicts, run};
 pub use unpack::{Limits, Unpacked, unpack};
 pub use verify::{Verified, verify};
+pub use watch::Watch;
 
 use crate::encrypt::{self, Identities};
 use crate::key::{ArchiveFormat, CommitId, Destination};

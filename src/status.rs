@@ -6,24 +6,26 @@
 mod cause;
 mod records;
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use self::cause::Cause;
 use self::records::{count_objects, records, settle};
 use crate::apply::Outcome;
 use crate::key::Destination;
 use crate::metrics::{Metrics, since};
+use crate::mirror::MirrorStore;
 use crate::plan::{Action, HeldObject, Plan};
 use crate::progress::{Progress, ProgressView, Pulse, Stage};
 use crate::reconcile::PassError;
 use crate::report::{Report, error_chain};
 use crate::target::{Source, Target};
 use crate::trigger::Trigger;
+use crate::workdir::OutOfSync;
 
-/// How many passes are remembered.
+/// How many passes are remembered, full ones and those for pushes.
 const HISTORY: usize = 60;
 
 /// How a target stands. The order is that of urgency.
@@ -80,7 +82,7 @@ pub struct TargetStatus {
     pub bytes: Option<u64>,
     /// When that object was written.
     pub published: Option<SystemTime>,
-    /// Since when it has been in sync, or out of it, as far as this process knows.
+    /// Since when it has been in sync, or out of it, as far as this program knows.
     pub since: SystemTime,
     /// What is to be done for it, in words, where it is behind.
     pub pending: Option<String>,
@@ -144,6 +146,10 @@ pub struct PassRecord {
     pub troubled: usize,
 }
 
+/// Which of the passes under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PassId(u64);
+
 /// A pass under way.
 #[derive(Debug, Clone)]
 pub struct RunningPass {
@@ -185,6 +191,8 @@ pub struct Seen<'a> {
     /// How many foreign objects the bucket holds; `None` for a pass that is about some targets only. Others are left as
     /// they are then.
     pub foreign: Option<usize>,
+    /// Destinations that another pass was at meanwhile: what is known of them is newer than what this one saw.
+    pub moved: &'a BTreeSet<Destination>,
 }
 
 /// Everything at one moment.
@@ -194,6 +202,8 @@ pub struct Snapshot {
     pub now: SystemTime,
     /// When the program started.
     pub started: SystemTime,
+    /// Whether it only says what it would do.
+    pub dry_run: bool,
     /// All targets, in the order of destinations.
     pub targets: Vec<TargetStatus>,
     /// Passes under way: a full one, one for pushes, or both.
@@ -235,6 +245,8 @@ pub struct Status {
     metrics: Arc<Metrics>,
     pulse: Arc<Pulse>,
     stall_timeout: Duration,
+    dry_run: bool,
+    mirrors: OnceLock<Arc<MirrorStore>>,
     state: Mutex<State>,
 }
 
@@ -242,7 +254,10 @@ pub struct Status {
 struct State {
     started: SystemTime,
     targets: BTreeMap<Destination, TargetStatus>,
-    passes: Vec<(RunningPass, Instant)>,
+    /// What an earlier process knew of targets out of sync, until a full pass has looked at them.
+    remembered: BTreeMap<Destination, SystemTime>,
+    passes: Vec<(PassId, RunningPass, Instant)>,
+    last_pass: u64,
     running: Vec<Arc<Progress>>,
     history: VecDeque<PassRecord>,
     next_pass: Option<(SystemTime, Instant)>,
@@ -251,22 +266,39 @@ struct State {
     guard: Option<String>,
     /// The keys in the bucket that decode, and how many others there are.
     bucket: Option<(HashSet<String>, usize)>,
-    disk: Option<Disk>,
 }
 
 impl State {
     fn bucket_count(&self) -> Option<BucketCount> {
         self.bucket.as_ref().map(|(keys, foreign)| BucketCount { objects: keys.len(), foreign: *foreign })
     }
+
+    fn pass(&mut self, id: PassId) -> Option<&mut RunningPass> {
+        self.passes.iter_mut().find(|(running, ..)| *running == id).map(|(_, pass, _)| pass)
+    }
+
+    /// Adds a pass to the history. Full passes and those for pushes have half of it each at least, so that a busy webhook
+    /// does not push out the one that failed.
+    fn remember(&mut self, pass: PassRecord) {
+        if self.history.len() == HISTORY {
+            let full = self.history.iter().filter(|pass| pass.trigger.is_full()).count();
+            let crowd_is_full = full > HISTORY / 2;
+            let oldest = self.history.iter().position(|pass| pass.trigger.is_full() == crowd_is_full);
+            self.history.remove(oldest.unwrap_or_default());
+        }
+        self.history.push_back(pass);
+    }
 }
 
 impl Status {
     /// Nothing is known yet. Without any progress for `stall_timeout` the loop counts as stuck.
-    pub fn new(shard: &str, stall_timeout: Duration) -> Self {
+    pub fn new(shard: &str, stall_timeout: Duration, dry_run: bool) -> Self {
         let state = State {
             started: SystemTime::now(),
             targets: BTreeMap::new(),
+            remembered: BTreeMap::new(),
             passes: vec![],
+            last_pass: 0,
             running: vec![],
             history: VecDeque::new(),
             next_pass: None,
@@ -274,10 +306,9 @@ impl Status {
             planned_once: false,
             guard: None,
             bucket: None,
-            disk: None,
         };
         let (metrics, pulse) = (Arc::new(Metrics::new(shard)), Arc::default());
-        Self { metrics, pulse, stall_timeout, state: Mutex::new(state) }
+        Self { metrics, pulse, stall_timeout, dry_run, mirrors: OnceLock::new(), state: Mutex::new(state) }
     }
 
     /// What is counted.
@@ -292,12 +323,15 @@ impl Status {
 
     /// Everything, as it is now.
     pub fn snapshot(&self) -> Snapshot {
+        // Before the lock: a disk can be slow.
+        let disk = self.mirrors.get().map(|mirrors| mirrors.disk());
         let state = self.lock();
         Snapshot {
             now: SystemTime::now(),
             started: state.started,
+            dry_run: self.dry_run,
             targets: state.targets.values().cloned().collect(),
-            passes: state.passes.iter().map(|(pass, _)| pass.clone()).collect(),
+            passes: state.passes.iter().map(|(_, pass, _)| pass.clone()).collect(),
             running: state.running.iter().map(|progress| progress.view()).collect(),
             history: state.history.iter().cloned().collect(),
             next_pass: state.next_pass.map(|(time, _)| time),
@@ -305,8 +339,15 @@ impl Status {
             stalled: self.stalled(&state),
             guard: state.guard.clone(),
             bucket: state.bucket_count(),
-            disk: state.disk,
+            disk,
         }
+    }
+
+    /// How many actions the pass under way has and how many are done, once it has a plan; and what is at work.
+    pub fn at_work(&self) -> (Option<(usize, usize)>, Vec<ProgressView>) {
+        let state = self.lock();
+        let actions = state.passes.first().and_then(|(_, pass, _)| pass.actions);
+        (actions, state.running.iter().map(|progress| progress.view()).collect())
     }
 
     /// Whether the loop makes progress.
@@ -351,7 +392,8 @@ impl Status {
     /// The source branches of a project that are synchronised. GitLab tells no upper from lower case in paths.
     pub fn sources(&self, project: &str, branch: &str) -> Vec<Source> {
         let state = self.lock();
-        let sources = state.targets.values().filter_map(|target| target.source.as_ref());
+        let refused = |target: &TargetStatus| matches!(&target.trouble, Some(Trouble { cause: Cause::Refused, .. }));
+        let sources = state.targets.values().filter(|target| !refused(target)).filter_map(|it| it.source.as_ref());
         sources
             .filter(|source| source.project.eq_ignore_ascii_case(project) && source.branch == branch)
             .cloned()
@@ -360,33 +402,57 @@ impl Status {
 
     // ---- What the loop says ----
 
-    /// A dry run has come to a plan.
-    pub fn planned(&self) {
-        self.lock().planned_once = true;
+    /// The mirrors under WORKDIR, for what they take on the disk.
+    pub fn watches(&self, mirrors: Arc<MirrorStore>) {
+        // There is only one WORKDIR.
+        drop(self.mirrors.set(mirrors));
+    }
+
+    /// What an earlier process wrote down of [`Self::out_of_sync`].
+    pub fn remembers(&self, targets: Vec<OutOfSync>) {
+        let since = |it: &OutOfSync| UNIX_EPOCH.checked_add(Duration::from_secs(it.since));
+        let known = targets.into_iter().filter_map(|it| Some((since(&it)?, it.destination)));
+        self.lock().remembered = known.map(|(since, destination)| (destination, since)).collect();
+    }
+
+    /// The targets that are not in sync, and since when; those that an earlier process knew of, as long as no full pass
+    /// has looked at them.
+    pub fn out_of_sync(&self) -> Vec<OutOfSync> {
+        let state = self.lock();
+        let out = state.targets.values().filter(|target| target.state != TargetState::InSync);
+        let out = out.map(|target| (&target.destination, target.since));
+        let remembered = state.remembered.iter().map(|(destination, since)| (destination, *since));
+        let seconds = |since: SystemTime| since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let all = out.chain(remembered);
+        all.map(|(destination, since)| OutOfSync { destination: destination.clone(), since: seconds(since) }).collect()
     }
 
     /// A pass begins.
-    pub fn pass_begins(&self, trigger: Trigger) {
+    pub fn pass_begins(&self, trigger: Trigger) -> PassId {
         self.pulse.beat();
         let mut state = self.lock();
         if trigger.is_full() {
             state.next_pass = None;
         }
-        state.passes.push((RunningPass { trigger, began: SystemTime::now(), actions: None }, Instant::now()));
+        state.last_pass += 1;
+        let id = PassId(state.last_pass);
+        state.passes.push((id, RunningPass { trigger, began: SystemTime::now(), actions: None }, Instant::now()));
+        id
     }
 
     /// A pass has a plan.
-    pub fn seen(&self, trigger: Trigger, seen: &Seen<'_>) {
+    pub fn seen(&self, pass: PassId, seen: &Seen<'_>) {
         self.pulse.beat();
         let mut state = self.lock();
-        if let Some((pass, _)) = state.passes.iter_mut().find(|(pass, _)| pass.trigger == trigger) {
+        if let Some(pass) = state.pass(pass) {
             pass.actions = Some((seen.plan.actions.len(), 0));
         }
-        let mut targets = records(&state.targets, seen);
+        let mut targets = records(&state.targets, &state.remembered, seen);
         if let Some(foreign) = seen.foreign {
             state.bucket = Some((seen.held.iter().map(|object| object.key.clone()).collect(), foreign));
             state.guard = seen.plan.guard.map(|guard| guard.to_string());
             state.targets = targets;
+            state.remembered.clear();
         } else {
             state.targets.append(&mut targets);
         }
@@ -407,11 +473,11 @@ impl Status {
     }
 
     /// An action ended.
-    pub fn action_ends(&self, trigger: Trigger, progress: &Arc<Progress>, outcome: &Outcome) {
+    pub fn action_ends(&self, pass: PassId, progress: &Arc<Progress>, outcome: &Outcome) {
         self.pulse.beat();
         let mut state = self.lock();
         state.running.retain(|running| !Arc::ptr_eq(running, progress));
-        if let Some((pass, _)) = state.passes.iter_mut().find(|(pass, _)| pass.trigger == trigger) {
+        if let Some(pass) = state.pass(pass) {
             pass.actions = pass.actions.map(|(all, done)| (all, done + 1));
         }
         self.count(outcome, progress.stage());
@@ -427,16 +493,16 @@ impl Status {
             (Action::Retire(retire), Ok(_)) => self.metrics.retired(retire.reason),
             (Action::Sweep(_), Ok(_)) => self.metrics.swept(),
             (_, Err(failure)) if failure.is_stop() => {}
-            (_, Err(failure)) => self.metrics.failed(stage, Cause::of_failure(failure)),
+            (_, Err(failure)) => self.metrics.failed(failure.stage(stage), Cause::of_failure(failure)),
         }
     }
 
     /// A pass ended.
-    pub fn pass_ends(&self, trigger: Trigger, result: Result<&Report, &PassError>) {
+    pub fn pass_ends(&self, pass: PassId, result: Result<&Report, &PassError>) {
         self.pulse.beat();
         let mut state = self.lock();
-        let Some(at) = state.passes.iter().position(|(pass, _)| pass.trigger == trigger) else { return };
-        let (RunningPass { began, .. }, clock) = state.passes.remove(at);
+        let Some(at) = state.passes.iter().position(|(running, ..)| *running == pass) else { return };
+        let (_, RunningPass { trigger, began, .. }, clock) = state.passes.remove(at);
         let outcome = match result {
             Ok(report) if report.is_success() => PassOutcome::Success,
             Ok(_) => PassOutcome::Incomplete,
@@ -452,21 +518,13 @@ impl Status {
         let (published, retired, troubled) = result.map_or((0, 0, 0), |report| {
             (report.published, report.retired, report.blocked.len() + report.failed.len() + report.held.len())
         });
-        if state.history.len() == HISTORY {
-            state.history.pop_front();
-        }
         let took = clock.elapsed();
-        state.history.push_back(PassRecord { trigger, began, took, outcome, published, retired, troubled });
+        state.remember(PassRecord { trigger, began, took, outcome, published, retired, troubled });
     }
 
     /// The loop sleeps.
     pub fn sleeps(&self, time: Duration) {
         self.lock().next_pass = Some((SystemTime::now() + time, Instant::now() + time));
-    }
-
-    /// What there is on the disk.
-    pub fn disk(&self, disk: Option<Disk>) {
-        self.lock().disk = disk;
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -8,18 +8,19 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::config::LogFormat;
-use crate::terminal;
+use crate::terminal::{Board, takes_colour};
 
-/// Starts logging in the given format, at `RUST_LOG`'s levels or `info`. A second call changes nothing.
-pub fn start(format: LogFormat) {
+/// Starts logging in the given format, at `RUST_LOG`'s levels or `info`, above what is drawn on the board. A second call
+/// changes nothing.
+pub fn start(format: LogFormat, board: Board) {
     // The AWS SDK warns about every place where it looked in vain for a region or credentials; the error says enough.
     let directives = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|directives| !directives.is_empty());
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
     let filter = filter.parse_lossy(directives.as_deref().unwrap_or("info,aws_config=error"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(board);
     let started = match format {
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).try_init(),
-        LogFormat::Text => builder.with_ansi(terminal::takes_colour(&io::stderr())).with_target(false).try_init(),
+        LogFormat::Text => builder.with_ansi(takes_colour(&io::stderr())).with_target(false).try_init(),
     };
     // Only a second subscriber is refused, and the first one serves.
     drop(started);

@@ -1,9 +1,13 @@
-//! What a terminal is shown besides the text itself: colour.
+//! What a terminal is shown besides the text itself: colour, and how far the work is.
 //!
 //! Invariant: nothing but a terminal ever gets an escape sequence, and none where `NO_COLOR` is set.
 
+mod board;
+
 use std::env;
 use std::io::IsTerminal;
+
+pub use self::board::{AtWork, Board, Scene};
 
 /// Whether what is written to `stream` may have colour (<https://no-color.org>).
 pub fn takes_colour(stream: &impl IsTerminal) -> bool {

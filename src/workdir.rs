@@ -2,24 +2,32 @@
 //!
 //! Invariant: everything here is ours and disposable. Nothing else in WORKDIR is read, changed or removed.
 
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
+
+use crate::key::Destination;
 
 /// The directory under WORKDIR.
 const OURS: &str = env!("CARGO_PKG_NAME");
 /// The file in it that is locked.
 const LOCK_FILE: &str = "lock";
 
+/// The file in it that says since when targets are out of sync.
+const OUT_OF_SYNC_FILE: &str = "out-of-sync.json";
+
 /// The locked directory. Dropping it lets the lock go.
 #[derive(Debug)]
 pub struct Workdir {
     root: PathBuf,
     lock: Mutex<File>,
+    /// Records of uploads that are under way.
+    under_way: Arc<Mutex<HashSet<PathBuf>>>,
 }
 
 /// Why WORKDIR cannot be used.
@@ -51,7 +59,7 @@ impl Workdir {
         fs::create_dir_all(workdir).map_err(failed("create", workdir))?;
         create_private_dir(&root).map_err(failed("create", &root))?;
         let lock = Mutex::new(lock(&root)?);
-        let workdir = Self { root, lock };
+        let workdir = Self { root, lock, under_way: Arc::default() };
         for dir in [workdir.mirrors(), workdir.uploads()] {
             create_private_dir(&dir).map_err(failed("create", &dir))?;
         }
@@ -94,18 +102,30 @@ impl Workdir {
         let content = RecordedUpload { key: key.to_owned(), upload_id: upload_id.to_owned() };
         let mut file = tempfile::Builder::new().suffix(".json").tempfile_in(self.uploads())?;
         file.write_all(&serde_json::to_vec(&content)?)?;
-        let (_, path) = file.keep().map_err(|error| error.error)?;
-        Ok(UploadRecord { path })
+        // From here on, whoever reads the records finds it under way.
+        let record = self.under_way(file.path().to_owned());
+        file.keep().map_err(|error| error.error)?;
+        Ok(record)
     }
 
-    /// Uploads that a killed run left recorded, with their records. One that cannot be read says nothing and is dropped.
+    fn under_way(&self, path: PathBuf) -> UploadRecord {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone());
+        UploadRecord { path, under_way: Arc::clone(&self.under_way) }
+    }
+
+    /// Uploads on record that nobody is at: a killed run left them, or aborting them failed. A record that cannot be read
+    /// says nothing and is dropped.
     ///
     /// # Errors
     /// Where the directory cannot be read.
     pub fn recorded_uploads(&self) -> io::Result<Vec<(RecordedUpload, UploadRecord)>> {
         let mut found = vec![];
         for entry in fs::read_dir(self.uploads())? {
-            let record = UploadRecord { path: entry?.path() };
+            let path = entry?.path();
+            if self.under_way.lock().unwrap_or_else(PoisonError::into_inner).contains(&path) {
+                continue;
+            }
+            let record = self.under_way(path);
             match fs::read(&record.path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
                 Some(upload) => found.push((upload, record)),
                 None => record.done(),
@@ -113,6 +133,42 @@ impl Workdir {
         }
         Ok(found)
     }
+
+    /// Writes down since when targets are out of sync. Where none is, nothing is left of it.
+    ///
+    /// # Errors
+    /// As the file system says; what was written down before is there then.
+    pub fn keep_since(&self, targets: &[OutOfSync]) -> io::Result<()> {
+        let path = self.root.join(OUT_OF_SYNC_FILE);
+        let kept = fs::read(&path);
+        if targets.is_empty() {
+            return if kept.is_ok() { fs::remove_file(&path) } else { Ok(()) };
+        }
+        let text = serde_json::to_vec(targets)?;
+        if kept.is_ok_and(|kept| kept == text) {
+            return Ok(());
+        }
+        // Whole or not at all; what a killed run left of it is written over.
+        let new = path.with_extension("new");
+        fs::write(&new, text)?;
+        fs::rename(new, path)
+    }
+
+    /// What [`Self::keep_since`] wrote down last. It is only for people to see: what cannot be read is of no account.
+    pub fn kept_since(&self) -> Vec<OutOfSync> {
+        let kept = fs::read(self.root.join(OUT_OF_SYNC_FILE)).ok();
+        kept.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+    }
+}
+
+/// A target that is out of sync.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutOfSync {
+    /// Where it goes.
+    #[serde(flatten)]
+    pub destination: Destination,
+    /// Since when, in seconds from 1970 on.
+    pub since: u64,
 }
 
 fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> WorkdirError {
@@ -144,6 +200,13 @@ pub struct RecordedUpload {
 #[derive(Debug)]
 pub struct UploadRecord {
     path: PathBuf,
+    under_way: Arc<Mutex<HashSet<PathBuf>>>,
+}
+
+impl Drop for UploadRecord {
+    fn drop(&mut self) {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.path);
+    }
 }
 
 impl UploadRecord {

@@ -5,6 +5,7 @@
 use std::error::Error;
 use std::fmt;
 
+use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::config::interceptors::{AfterDeserializationInterceptorContextRef, InterceptorContext};
 use aws_sdk_s3::config::retry::{ClassifyRetry, RetryAction};
@@ -14,6 +15,9 @@ use aws_sdk_s3::error::{BoxError, ProvideErrorMetadata, SdkError};
 use crate::http::remote_text;
 use crate::report::error_chain;
 use crate::tls;
+
+/// What is said where there are no AWS credentials at all.
+pub const NO_CREDENTIALS: &str = "no AWS credentials were found";
 
 /// Refuses an XML document without its end: the library takes what is there for all of it, and objects that were cut
 /// off would count as absent.
@@ -111,6 +115,12 @@ where
             (None, _) => no_words_of_s3(refused.raw().status().as_u16()),
         },
         SdkError::TimeoutError(_) => "no answer in time".to_owned(),
+        SdkError::DispatchFailure(_) if let Some(lacking) = credentials_error(error) => match lacking {
+            CredentialsError::CredentialsNotLoaded(_) => format!(
+                "{NO_CREDENTIALS}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the pod or the machine a role"
+            ),
+            other => format!("the AWS credentials cannot be had: {}", error_chain(other)),
+        },
         SdkError::DispatchFailure(failure) if failure.is_timeout() => "no answer in time".to_owned(),
         SdkError::DispatchFailure(failure) => {
             // What the library says first is that a request could not be dispatched, for an error of input or output.
@@ -125,6 +135,11 @@ where
         SdkError::ResponseError(_) => format!("the connection broke off: {}", error_chain(error)),
         _ => error_chain(error),
     }
+}
+
+/// What is wrong with the credentials, where that is why no request was sent.
+fn credentials_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a CredentialsError> {
+    error.downcast_ref().or_else(|| error.source().and_then(credentials_error))
 }
 
 fn no_words_of_s3(status: u16) -> String {

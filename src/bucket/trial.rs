@@ -10,12 +10,30 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ABORT_TIMEOUT, Bucket, BucketError, LIST_UPLOADS, Part, failed};
 
-/// The key that is tried: no base64, so that it is foreign to us and to every consumer.
-const TRIAL_KEY: &str = concat!(env!("CARGO_PKG_NAME"), "-check");
+/// The key that is tried: no base64, so that it is foreign to us and to every consumer, with an extension that a bucket
+/// policy may insist on.
+const TRIAL_KEY: &str = concat!(env!("CARGO_PKG_NAME"), "-check.zip.age");
 /// What the part is made of.
 const TRIAL_BYTES: &[u8] = b"a trial upload, which is aborted and never becomes an object\n";
 
 impl BucketError {
+    /// What to do about it, where S3's code says that.
+    pub fn advice(&self) -> Option<&'static str> {
+        let Self::Request { code: Some(code), .. } = self else { return None };
+        Some(match code.as_str() {
+            "NoSuchBucket" => "Check AWS_S3_BUCKET and AWS_REGION: there is no such bucket.",
+            "PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException" => {
+                "Set AWS_REGION to the bucket's own region."
+            }
+            "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "ExpiredToken" | "InvalidToken" => {
+                "Check the AWS credentials: the server does not know them, or they are wrong or have expired."
+            }
+            "RequestTimeTooSkewed" => "Set this machine's clock.",
+            "SlowDown" | "ServiceUnavailable" => "S3 is overloaded: try again later.",
+            _ => "The S3 server itself says so: look there.",
+        })
+    }
+
     /// Whether S3 answered, and said that the credentials have no right to this.
     pub fn is_access_denied(&self) -> bool {
         matches!(self, Self::Request { code: Some(code), .. } if code == "AccessDenied" || code == "AllAccessDisabled")
@@ -29,7 +47,7 @@ impl Bucket {
     /// [`BucketError`] of the first step that is refused. An upload that cannot be aborted is left to the bucket's
     /// lifecycle rules.
     pub async fn try_upload(&self, stop: &CancellationToken) -> Result<(), BucketError> {
-        let id = stop.run_until_cancelled(self.begin_upload(TRIAL_KEY)).await.ok_or(BucketError::Stopped)??;
+        let id = self.begin_upload(TRIAL_KEY, stop).await?;
         let sent = stop.run_until_cancelled(self.send_trial_part(&id)).await.unwrap_or(Err(BucketError::Stopped));
         let aborting = self.abort_upload(TRIAL_KEY, &id);
         let aborted = if stop.is_cancelled() {

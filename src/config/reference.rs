@@ -184,6 +184,8 @@ pub(super) const HOSTNAME: Setting = library("HOSTNAME", "name-N, a StatefulSet'
 
 pub(super) const OUTPUT: Setting = text("output", "OUTPUT", Value("text"), "plans, reports, lists: text or json");
 pub(super) const LOG_FORMAT: Setting = text("log-format", "LOG_FORMAT", Value("text"), "log lines: text or json");
+pub(super) const PROGRESS: Setting =
+    switch("progress", "PROGRESS", Value("true"), "on a terminal, show how far the work is");
 pub(super) const METRICS_SERVER_PORT: Setting =
     text("metrics-server-port", "METRICS_SERVER_PORT", Value("9090"), "port of metrics and status page");
 pub(super) const INSTANCE_SHARD: Setting =
@@ -259,7 +261,7 @@ const SECTIONS: &[Section] = &[
             SHARD_INDEX,
         ],
     },
-    Section { title: "Output", settings: &[OUTPUT, LOG_FORMAT] },
+    Section { title: "Output", settings: &[OUTPUT, LOG_FORMAT, PROGRESS] },
     Section {
         title: "Metrics, health, status page, webhooks",
         settings: &[METRICS_SERVER_PORT, METRICS_SERVER_ADDRESS, INSTANCE_SHARD, STALL_TIMEOUT, WEBHOOK_SECRET_FILE],
@@ -391,6 +393,7 @@ fn bucket_help() -> String {
         IDLE_TIMEOUT,
         OUTPUT,
         LOG_FORMAT,
+        PROGRESS,
     ];
     let section = help_section(&Section { title: "Settings", settings });
     format!("{section}\nOther settings are not looked at. `{NAME} -help` explains all of them.")

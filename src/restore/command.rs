@@ -13,7 +13,7 @@ use tokio::task::spawn_blocking;
 use tokio_util::io::SyncIoBridge;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::{RestoreError, Restored, restore_object};
+use super::{RestoreError, Restored, Watch, restore_object};
 use crate::bucket::{Bucket, BucketError};
 use crate::config;
 use crate::encrypt::Identities;
@@ -93,10 +93,11 @@ pub async fn run(
     settings: &config::Restore,
     bucket: &Bucket,
     identities: Identities,
+    watch: &Arc<Watch>,
     stop: &CancellationToken,
 ) -> Result<Verdicts, BucketError> {
     let identities = Arc::new(identities);
-    let mut held = bucket.list().await?.held;
+    let mut held = bucket.list_counting(&watch.listed).await?.held;
     let wants = |wanted: &Wanted, object: &HeldObject| {
         wanted.matches(&object.name.destination.path(), &object.name.destination.branch)
     };
@@ -107,11 +108,14 @@ pub async fn run(
         (&a.name.destination, b.last_modified, &a.key).cmp(&(&b.name.destination, a.last_modified, &b.key))
     });
 
+    watch.wants(held.len());
     let mut seen = HashSet::new();
     for object in held {
         let is_newest = seen.insert(object.name.destination.clone());
         let into = settings.into.clone().filter(|_| is_newest);
-        let restored = restore(bucket, &object, &identities, into, stop).await;
+        watch.begins(&object);
+        let restored = restore(bucket, &object, &identities, into, watch, stop).await;
+        watch.ends();
         if stop.is_cancelled() {
             verdicts.interrupted = true;
             break;
@@ -126,12 +130,13 @@ async fn restore(
     object: &HeldObject,
     identities: &Arc<Identities>,
     into: Option<PathBuf>,
+    watch: &Arc<Watch>,
     stop: &CancellationToken,
 ) -> Result<Restored, String> {
     let download = stop.run_until_cancelled(bucket.download(&object.key)).await.ok_or("stopped")?;
     let download = download.map_err(|error| error_chain(&error))?;
     let stopped = Box::pin(stop.clone().cancelled_owned());
-    let reader = SyncIoBridge::new(UntilStopped { inner: download.into_async_read(), stopped });
+    let reader = SyncIoBridge::new(Watched { inner: download.into_async_read(), stopped, watch: Arc::clone(watch) });
     let (name, identities) = (object.name.clone(), Arc::clone(identities));
     let restored = spawn_blocking(move || {
         let scratch = std::env::temp_dir();
@@ -141,13 +146,15 @@ async fn restore(
     restored.map_err(|error| error_chain(&error))
 }
 
-/// Reads until the program is asked to stop: what was unpacked so far is then removed like that of a broken download.
-struct UntilStopped<R> {
+/// Reads, and counts, until the program is asked to stop: what was unpacked so far is then removed like that of a broken
+/// download.
+struct Watched<R> {
     inner: R,
     stopped: Pin<Box<WaitForCancellationFutureOwned>>,
+    watch: Arc<Watch>,
 }
 
-impl<R: AsyncRead + Unpin> AsyncRead for UntilStopped<R> {
+impl<R: AsyncRead + Unpin> AsyncRead for Watched<R> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -155,7 +162,12 @@ impl<R: AsyncRead + Unpin> AsyncRead for UntilStopped<R> {
     ) -> Poll<io::Result<()>> {
         match self.stopped.as_mut().poll(context) {
             Poll::Ready(()) => Poll::Ready(Err(io::Error::other("stopped"))),
-            Poll::Pending => Pin::new(&mut self.inner).poll_read(context, buffer),
+            Poll::Pending => {
+                let before = buffer.filled().len();
+                let read = Pin::new(&mut self.inner).poll_read(context, buffer);
+                self.watch.downloaded(buffer.filled().len() - before);
+                read
+            }
         }
     }
 }

@@ -36,6 +36,7 @@ pub(super) fn status(now: &Snapshot, shard: &str) -> Value {
         "shard": shard,
         "now": timestamp(now.now),
         "started": timestamp(now.started),
+        "dry_run": now.dry_run,
         "next_pass": now.next_pass.and_then(timestamp),
         "last_success": now.last_success.and_then(timestamp),
         "stalled": now.stalled,

@@ -1,6 +1,9 @@
 //! Kinds of trouble, and what to do about each.
 
 use crate::apply::Failure;
+use crate::bucket::BucketError;
+use crate::mirror::MirrorError;
+use crate::pack::PackError;
 use crate::plan::Blocker;
 use crate::publish::PublishError;
 
@@ -19,6 +22,8 @@ pub enum Cause {
     BranchGone,
     /// The pack was not accepted, or could not be kept.
     Repository,
+    /// WORKDIR's disk is full, or cannot be written to.
+    Disk,
     /// The archive could not be made.
     Archive,
     /// S3 did not take the object.
@@ -35,13 +40,14 @@ pub enum Cause {
 
 impl Cause {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Refused,
         Self::Unreadable,
         Self::NameTooLong,
         Self::Fetch,
         Self::BranchGone,
         Self::Repository,
+        Self::Disk,
         Self::Archive,
         Self::Upload,
         Self::Delete,
@@ -55,6 +61,9 @@ impl Cause {
         match failure {
             Failure::Publish(error) => match error {
                 PublishError::Fetch { .. } | PublishError::Request(_) => Self::Fetch,
+                PublishError::Pack(PackError::Io(_))
+                | PublishError::Mirror(MirrorError::Io(_))
+                | PublishError::Upload(BucketError::Record(_)) => Self::Disk,
                 PublishError::Pack(_) | PublishError::Mirror(_) => Self::Repository,
                 PublishError::Archive(_) => Self::Archive,
                 PublishError::Upload(_) => Self::Upload,
@@ -78,6 +87,7 @@ impl Cause {
             | Self::Fetch
             | Self::BranchGone
             | Self::Repository
+            | Self::Disk
             | Self::Archive
             | Self::Upload
             | Self::Delete
@@ -105,6 +115,7 @@ impl Cause {
             Self::Fetch => "fetch",
             Self::BranchGone => "branch_gone",
             Self::Repository => "repository",
+            Self::Disk => "disk",
             Self::Archive => "archive",
             Self::Upload => "upload",
             Self::Delete => "delete",
@@ -123,6 +134,7 @@ impl Cause {
             Self::Fetch => "Fetching from GitLab fails",
             Self::BranchGone => "Branch that vanished",
             Self::Repository => "Repository that cannot be taken",
+            Self::Disk => "WORKDIR cannot be written to",
             Self::Archive => "Archive that cannot be made",
             Self::Upload => "Uploading to S3 fails",
             Self::Delete => "Deleting from S3 fails",
@@ -147,16 +159,20 @@ impl Cause {
             }
             Self::BranchGone => "The next pass looks again. Where the branch is really gone, correct the target list.",
             Self::Repository => {
-                "A full disk: make WORKDIR larger or MIRROR_CACHE_BYTES smaller. A repository that is too large: raise \
-                 MAX_REPOSITORY_BYTES. A damaged pack: run `git fsck` on the project in GitLab."
+                "A repository that is too large: raise MAX_REPOSITORY_BYTES. A damaged or incomplete one: run `git fsck` \
+                 on the project in GitLab."
+            }
+            Self::Disk => {
+                "Look at the volume that WORKDIR is on: make it larger or MIRROR_CACHE_BYTES smaller, and see that this \
+                 user may write to it."
             }
             Self::Archive => "The next pass fetches afresh. Where it goes on, look at WORKDIR's disk.",
             Self::Upload => {
                 "Look at the bucket's policy, the AWS credentials and the region. The next pass tries again."
             }
             Self::Delete => {
-                "The new object is up. Give the credentials the right s3:DeleteObject; the next pass deletes what is \
-                 outdated."
+                "Give the credentials the right s3:DeleteObject; the next pass deletes what is outdated. Where there is a \
+                 new object, it is up already."
             }
             Self::Held => {
                 "Ask who maintains the project whether the history was rewritten on purpose. If it was, run one pass with \

@@ -11,10 +11,12 @@ use crate::key::Destination;
 use crate::plan::{Action, HeldObject};
 use crate::report::error_chain;
 
-/// The records of the targets that a pass is about. What was known before is kept where the plan does not say better.
+/// The records of the targets that a pass is about. What was known before is kept where the plan does not say better, and
+/// what an earlier process knew where nothing was.
 pub(super) fn records(
     before: &BTreeMap<Destination, TargetStatus>,
-    Seen { plan, targets, held, .. }: &Seen<'_>,
+    remembered: &BTreeMap<Destination, SystemTime>,
+    Seen { plan, targets, held, moved, .. }: &Seen<'_>,
 ) -> BTreeMap<Destination, TargetStatus> {
     let now = SystemTime::now();
     let mut newest: HashMap<&Destination, &HeldObject> = HashMap::new();
@@ -33,7 +35,8 @@ pub(super) fn records(
             }
             // It has been in sync for as long as its object is there, unless it is known better.
             (None, TargetState::InSync) => object.map_or(now, |object| object.last_modified),
-            (Some(_) | None, _) => now,
+            (None, _) => remembered.get(destination).copied().unwrap_or(now),
+            (Some(_), _) => now,
         };
         TargetStatus {
             destination: destination.clone(),
@@ -78,6 +81,11 @@ pub(super) fn records(
         match &mut target.trouble {
             Some(trouble) => trouble.error = format!("{}; {error}", trouble.error),
             None => target.trouble = Some(Trouble { cause, error, seen: now }),
+        }
+    }
+    for destination in *moved {
+        if let Some(known) = before.get(destination) {
+            records.insert(destination.clone(), known.clone());
         }
     }
     records

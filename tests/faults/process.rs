@@ -134,3 +134,21 @@ fn an_upload_whose_beginning_nobody_heard_of_is_aborted_after_the_time_limit() {
     assert_eq!(count(&scene.world.s3().requests(), "AbortMultipartUpload"), 1);
     scene.heals();
 }
+
+/// As long as the answer is not late beyond all measure, it says which upload it is.
+#[test]
+fn an_upload_that_s3_begins_while_the_program_stops_is_aborted() {
+    let mut scene = Scene::set(Change::Large);
+    let before = invariants::held(&scene.world);
+    scene.s3.on(any("CreateMultipartUpload"), ALWAYS, Fault::Hold(Moment::Unanswered));
+    let mut command = program(&scene.world, &[]);
+    command.envs(scene.through_proxies());
+    let daemon = Daemon::spawn(command);
+    wait_until("the upload is begun", || scene.s3.held() > 0);
+    daemon.signal(Signal::TERM);
+    scene.s3.release();
+    let run = daemon.ends_within(STOP_LIMIT);
+    assert_eq!(scene.world.s3().uploads(), [], "{}", run.log);
+    invariants::check(&scene.world, &mut scene.ledger, &before, &run);
+    scene.heals();
+}

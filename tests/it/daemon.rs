@@ -8,6 +8,7 @@ use rustix::process::Signal;
 use testbed::graphql::Canned;
 use testbed::world::World;
 
+use crate::site::{get, pass_now, sample, status};
 use crate::support::{
     Daemon, OURS, PATIENCE, STOP_LIMIT, keys, leftovers, pass, pass_with, program, run, wait_until, zip_key,
 };
@@ -258,4 +259,87 @@ fn a_rotated_secret_works_without_a_restart() {
     daemon.wait_until_logged("cannot read a secret", 1);
     daemon.stop().succeeded();
     assert_eq!(keys(&world).len(), 1, "an unreadable secret changes nothing");
+}
+
+#[test]
+fn the_bucket_is_listed_to_its_end_before_anything_else_is_looked_at() {
+    let world = one_project("1h");
+    world.s3().hold("ListObjectsV2");
+    let daemon = Daemon::spawn(program(&world, &[]));
+    world.s3().wait_until_held(PATIENCE).unwrap();
+    let released = SystemTime::now();
+    world.s3().release();
+    wait_until("the project is in the bucket", || keys(&world).len() == 1);
+    for (what, requests) in [("targets", world.graphql.requests()), ("branches", world.source.requests())] {
+        assert!(
+            !requests.is_empty() && requests.iter().all(|request| request.at >= released),
+            "{what} are asked for later"
+        );
+    }
+    daemon.stop().succeeded();
+}
+
+#[test]
+fn deleting_has_a_time_limit() {
+    let world = one_project("1h");
+    world.project("near/gone").unwrap();
+    world.sync("near/gone", "main", "far/gone", "main").unwrap();
+    pass(&world).succeeded();
+    world.unsync("far/gone", "main");
+    world.s3().hold("DeleteObject");
+    let run = pass_with(&world, "TARGET_TIMEOUT", "1s").failed();
+    assert!(run.log.contains("S3 took longer than 1 s to delete outdated objects"), "{}", run.log);
+    world.s3().release();
+    pass(&world).succeeded();
+    assert_eq!(keys(&world).len(), 1);
+}
+
+#[test]
+fn since_when_a_target_is_out_of_sync_survives_a_restart() {
+    let world = one_project("1h");
+    world.project("near/q").unwrap();
+    world.sync("near/q", "gone", "far/q", "main").unwrap();
+    let since = |daemon: &Daemon| {
+        daemon.wait_until_logged("pass done", 1);
+        let status = status(daemon);
+        let target = status["targets"].as_array().unwrap().iter().find(|target| target["project"] == "q").unwrap();
+        assert_eq!(target["state"], "blocked");
+        target["since"].as_str().unwrap().split('.').next().unwrap().trim_end_matches('Z').to_owned()
+    };
+    let noted = world.workdir().join(OURS).join("out-of-sync.json");
+    let first = Daemon::spawn(program(&world, &[]));
+    let seen = since(&first);
+    wait_until("it is written down", || noted.exists());
+    first.signal(Signal::KILL);
+    drop(first);
+    // Whole seconds are kept.
+    std::thread::sleep(Duration::from_millis(1_100));
+    let second = Daemon::spawn(program(&world, &[]));
+    assert_eq!(since(&second), seen);
+    second.stop().succeeded();
+
+    world.source.repo("near/q").unwrap().branch_from("gone", "main").unwrap();
+    pass(&world).succeeded();
+    assert!(!noted.exists(), "nothing is out of sync any more");
+}
+
+#[test]
+fn a_dry_run_that_goes_on_is_watched_like_any_other() {
+    let world = one_project("1h");
+    let daemon = Daemon::spawn(program(&world, &["-dry-run"]));
+    wait_until("the first look is over", || get(&daemon, "/readyz").status == 200);
+    let seen = status(&daemon);
+    assert_eq!(seen["dry_run"], true);
+    assert_eq!(seen["targets"][0]["state"], "behind");
+    assert_eq!(seen["passes"], serde_json::json!([]));
+    pass_now(&daemon);
+    assert_eq!(status(&daemon)["history"].as_array().unwrap().len(), 2);
+    let passes = [("trigger", "signal"), ("outcome", "success")];
+    assert_eq!(sample(&get(&daemon, "/metrics").body, "git_partition_sync_passes_total", &passes), Some(1.0));
+    assert_eq!(keys(&world), [""; 0]);
+    assert!(!world.workdir().exists(), "nothing is written");
+    world.graphql.respond_with(Canned::errors("away"));
+    pass_now(&daemon);
+    assert_eq!(status(&daemon)["history"][2]["outcome"], "failed");
+    daemon.stop().succeeded();
 }

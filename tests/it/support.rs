@@ -314,11 +314,12 @@ pub fn files_below(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// What is under WORKDIR besides the lock and mirrors.
+/// What is under WORKDIR besides the lock, mirrors, and the note of what is out of sync, which is there while something is.
 pub fn leftovers(world: &World) -> Vec<PathBuf> {
     let ours = world.workdir().join(OURS);
     let mut files = workdir_files(world);
-    files.retain(|file| *file != ours.join("lock") && !file.starts_with(ours.join("mirrors")));
+    let expected = [ours.join("lock"), ours.join("out-of-sync.json")];
+    files.retain(|file| !expected.contains(file) && !file.starts_with(ours.join("mirrors")));
     files
 }
 

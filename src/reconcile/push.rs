@@ -1,0 +1,111 @@
+//! Passes for pushes: a few targets at once, beside the full pass and beside each other.
+//!
+//! Invariant: such a pass publishes, and deletes what that supersedes. It never retires anything, and never touches a
+//! destination that another pass is at.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::time::Instant;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio_util::sync::CancellationToken;
+
+use super::claims::Claim;
+use super::{Known, PassError, Reconciler, Workshop, lock, log};
+use crate::apply::apply;
+use crate::key::{ArchiveFormat, Destination};
+use crate::plan::{Desired, FormatChoice, HeldObject, MaxRetire, Plan, Policy, plan};
+use crate::report::Report;
+use crate::status::{PassId, Seen};
+use crate::target::{Source, Target};
+use crate::trigger::Trigger;
+use crate::wire::GitServer;
+
+/// Passes for pushes at the same time. Each of them lists the bucket, and a large repository can keep one for long.
+const MOST_PUSH_PASSES: usize = 16;
+
+impl Reconciler {
+    /// Passes for pushes as these come, until `stop`.
+    pub(super) async fn push_passes(&self, workshop: &Workshop, stop: &CancellationToken) {
+        let mut under_way = FuturesUnordered::new();
+        while !stop.is_cancelled() {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                Some(()) = under_way.next() => {}
+                pushed = self.triggers.pushes(), if under_way.len() < MOST_PUSH_PASSES => {
+                    under_way.push(self.push_pass(workshop, pushed, stop));
+                }
+            }
+        }
+        // They stop by themselves, and abort their uploads.
+        while under_way.next().await.is_some() {}
+    }
+
+    /// A pass for the targets of some source branches.
+    async fn push_pass(&self, workshop: &Workshop, pushed: BTreeSet<Source>, stop: &CancellationToken) {
+        let Some(known) = lock(&self.known).clone() else { return };
+        let targets = known.targets.iter().filter(|target| pushed.contains(&target.source)).cloned().collect();
+        let claimed = self.claims.of_push_pass(targets);
+        if claimed.is_empty() {
+            return;
+        }
+        let pass = self.status.pass_begins(Trigger::Push);
+        let result = self.publish_pushed(workshop, (&known, claimed), pass, stop).await;
+        self.status.pass_ends(pass, result.as_ref());
+        workshop.keep_since(&self.status);
+        if let Err(error) = result {
+            log::failed_pass(&error);
+        }
+    }
+
+    async fn publish_pushed(
+        &self,
+        workshop: &Workshop,
+        (known, claimed): (&Known, Vec<(Target, Claim)>),
+        pass: PassId,
+        stop: &CancellationToken,
+    ) -> Result<Report, PassError> {
+        let begun = Instant::now();
+        let targets: Vec<_> = claimed.iter().map(|(target, _)| target.clone()).collect();
+        let looking = self.look_at(&targets, known.format);
+        let (git, mut plan, held) = stop.run_until_cancelled(looking).await.ok_or(PassError::Stopped)??;
+        let moved = BTreeSet::new();
+        self.status.seen(pass, &Seen { plan: &plan, targets: &targets, held: &held, foreign: None, moved: &moved });
+        log::blocked(&plan);
+        let mut claims: BTreeMap<Destination, Claim> =
+            claimed.into_iter().map(|(target, claim)| (target.destination, claim)).collect();
+        let actions = std::mem::take(&mut plan.actions).into_iter();
+        let work = actions.filter_map(|action| Some((claims.remove(action.destination())?, action)));
+        let work = work.map(|(claim, action)| (action, claim)).collect();
+        // There is nothing to do for these: whoever waits for them can have them.
+        drop(claims);
+        let publisher = self.publisher(workshop, git);
+        let outcomes = apply(work, &self.crew(&publisher, pass), stop).await;
+        let report = Report::new(&plan, &outcomes, 0, begun.elapsed());
+        log::report(&report);
+        if stop.is_cancelled() { Err(PassError::Stopped) } else { Ok(report) }
+    }
+
+    /// Plans for some targets. Of the bucket only their objects are looked at, so that no other can be deleted; and it is
+    /// looked at first, for the same reason as in a full pass.
+    async fn look_at(
+        &self,
+        targets: &[Target],
+        format: ArchiveFormat,
+    ) -> Result<(GitServer, Plan, Vec<HeldObject>), PassError> {
+        let git = self.git()?;
+        let mut held = self.bucket.list().await?.held;
+        let targets = self.heads(&git, targets.to_vec()).await;
+        let ours: HashSet<_> = targets.iter().map(|(target, _)| &target.destination).collect();
+        held.retain(|object| ours.contains(&object.name.destination));
+        let desired = Desired { targets, refused: vec![] };
+        let policy = Policy {
+            format: FormatChoice::Only(format),
+            max_retire: MaxRetire::Count(0),
+            on_rewrite: self.settings.on_rewrite,
+            republish: &BTreeSet::new(),
+        };
+        let plan = plan(&desired, &held, policy)?;
+        Ok((git, plan, held))
+    }
+}

@@ -1,0 +1,109 @@
+//! How far a restore has come, for whoever looks while it goes on.
+//!
+//! Invariant: those at work hold its lock for moments only.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use crate::plan::HeldObject;
+use crate::report::objects;
+use crate::terminal::{AtWork, Scene};
+
+/// One restore under way.
+#[derive(Debug, Default)]
+pub struct Watch {
+    /// Objects that the listing has brought so far.
+    pub(super) listed: AtomicUsize,
+    /// Objects that are wanted, once that is known, and how many of them are done.
+    wanted: Mutex<Option<usize>>,
+    done: AtomicUsize,
+    current: Mutex<Option<Current>>,
+    /// Bytes of the current object that are here.
+    bytes: AtomicU64,
+}
+
+/// The object at work.
+#[derive(Debug)]
+struct Current {
+    name: String,
+    size: u64,
+    begun: Instant,
+}
+
+impl Watch {
+    /// So many objects are to be restored.
+    pub(super) fn wants(&self, count: usize) {
+        *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = Some(count);
+    }
+
+    /// An object begins.
+    pub(super) fn begins(&self, object: &HeldObject) {
+        self.bytes.store(0, Ordering::Relaxed);
+        let current = Current { name: object.name.destination.to_string(), size: object.bytes, begun: Instant::now() };
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(current);
+    }
+
+    /// Bytes of it are here.
+    pub(super) fn downloaded(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// It has its verdict.
+    pub(super) fn ends(&self) {
+        self.done.fetch_add(1, Ordering::Relaxed);
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// How it stands now.
+    pub fn scene(&self) -> Scene {
+        let Some(wanted) = *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) else {
+            return Scene::new(format!("listing the bucket: {}", objects(self.listed.load(Ordering::Relaxed))));
+        };
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let at_work = current.as_ref().map(|Current { name, size, begun }| {
+            let bytes = self.bytes.load(Ordering::Relaxed);
+            let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+            let bytes_per_second = bytes.saturating_mul(1_000) / millis;
+            match bytes < *size {
+                true => AtWork { name: name.clone(), stage: "downloading", bytes, of: Some(*size), bytes_per_second },
+                false => AtWork { name: name.clone(), stage: "verifying", bytes: 0, of: None, bytes_per_second: 0 },
+            }
+        });
+        let done = Some((self.done.load(Ordering::Relaxed) as u64, wanted as u64));
+        Scene { title: "objects".to_owned(), done, at_work: at_work.into_iter().collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::key::{self, ArchiveFormat, CommitId, Destination};
+
+    #[test]
+    fn a_restore_is_listing_then_downloading_then_verifying() {
+        let destination = Destination { group: "far".into(), project: "p".into(), branch: "main".into() };
+        let key = key::encode(&destination, CommitId::from_bytes([1; 20]), ArchiveFormat::Zip).unwrap();
+        let name = key::decode(&key).unwrap();
+        let object = HeldObject { key, name, last_modified: SystemTime::UNIX_EPOCH, bytes: 10 };
+        let watch = Watch::default();
+        watch.listed.store(7, Ordering::Relaxed);
+        assert_eq!(watch.scene(), Scene::new("listing the bucket: 7 objects"));
+        watch.wants(2);
+        watch.begins(&object);
+        watch.downloaded(4);
+        let scene = watch.scene();
+        assert_eq!((scene.title.as_str(), scene.done), ("objects", Some((0, 2))));
+        let [downloading] = &scene.at_work[..] else { panic!("{scene:?}") };
+        let AtWork { name, stage, bytes, of, .. } = downloading;
+        assert_eq!((name.as_str(), *stage, *bytes, *of), ("far/p@main", "downloading", 4, Some(10)));
+        watch.downloaded(6);
+        assert_eq!(watch.scene().at_work[0].stage, "verifying");
+        watch.ends();
+        assert_eq!((watch.scene().done, watch.scene().at_work), (Some((1, 2)), vec![]));
+    }
+}

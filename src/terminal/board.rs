@@ -1,0 +1,275 @@
+//! What goes on, drawn at the foot of a terminal and redrawn in place, while log lines scroll by above it.
+//!
+//! Invariant: nothing is drawn where standard error is no terminal, and nothing is left of it when the work is done.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::time::MissedTickBehavior;
+use tracing_subscriber::fmt::MakeWriter;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+use super::takes_colour;
+use crate::progress::ProgressView;
+use crate::report::{human_bytes, printable};
+use crate::status::Status;
+
+/// How often it is drawn anew.
+const REDRAW_INTERVAL: Duration = Duration::from_millis(100);
+/// Things at work that have a line each; of more there is the number.
+const MOST_LINES: usize = 10;
+/// The widest name that is shown whole, in columns; of a longer one, which names most at its end, the start is cut off.
+const NAME_COLUMNS: usize = 48;
+/// Wide enough for every stage's name.
+const STAGE_COLUMNS: usize = 11;
+
+/// The foot of the terminal, where standard error is one.
+#[derive(Debug, Clone)]
+pub struct Board {
+    /// `None`: nothing is drawn.
+    bars: Option<MultiProgress>,
+}
+
+/// What is drawn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scene {
+    /// What is done altogether.
+    pub title: String,
+    /// How many things are done, and of how many, where that is known already.
+    pub done: Option<(u64, u64)>,
+    /// What is at work.
+    pub at_work: Vec<AtWork>,
+}
+
+/// One thing at work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AtWork {
+    /// Its name.
+    pub name: String,
+    /// What it is going through.
+    pub stage: &'static str,
+    /// Bytes that this stage has moved; 0 in a stage that moves none.
+    pub bytes: u64,
+    /// How many there will be, where that is known.
+    pub of: Option<u64>,
+    /// Bytes per second, on the average of this stage.
+    pub bytes_per_second: u64,
+}
+
+impl Board {
+    /// For standard error, if that is `wanted` and it is a terminal that can be drawn on.
+    pub fn new(wanted: bool) -> Self {
+        let shown = wanted && takes_colour(&io::stderr());
+        let target = ProgressDrawTarget::stderr_with_hz(u8::MAX);
+        Self { bars: shown.then(|| MultiProgress::with_draw_target(target)) }
+    }
+
+    /// Does some work, and draws meanwhile what `look` sees. A future that blocks its thread stands still on the board.
+    pub async fn during<T>(&self, look: impl Fn() -> Scene, work: impl Future<Output = T>) -> T {
+        let Some(bars) = &self.bars else { return work.await };
+        let mut drawing = Drawing::on(bars);
+        let mut ticks = tokio::time::interval(REDRAW_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                result = &mut work => return result,
+                _ = ticks.tick() => drawing.show(&look()),
+            }
+        }
+    }
+}
+
+/// Where log lines go: to standard error, above what is drawn there.
+impl MakeWriter<'_> for Board {
+    type Writer = AboveBoard;
+
+    fn make_writer(&self) -> Self::Writer {
+        AboveBoard(self.bars.clone())
+    }
+}
+
+/// Takes whole lines. Losing the terminal loses lines, and nothing else.
+#[derive(Debug)]
+pub struct AboveBoard(Option<MultiProgress>);
+
+impl Write for AboveBoard {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        match &self.0 {
+            None => io::stderr().write(buffer),
+            Some(bars) => {
+                let text = String::from_utf8_lossy(buffer);
+                bars.println(text.strip_suffix('\n').unwrap_or(&text))?;
+                Ok(buffer.len())
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+impl Scene {
+    /// Something of which no more is known than what it is.
+    pub fn new(title: impl Into<String>) -> Self {
+        Self { title: title.into(), done: None, at_work: vec![] }
+    }
+
+    /// A pass.
+    pub fn of_pass(status: &Status) -> Self {
+        let (actions, running) = status.at_work();
+        let Some((all, done)) = actions else { return Self::new("looking at targets, branches and bucket") };
+        let done = Some((done as u64, all as u64));
+        Self { title: "destinations".to_owned(), done, at_work: running.into_iter().map(AtWork::from).collect() }
+    }
+}
+
+impl From<ProgressView> for AtWork {
+    fn from(ProgressView { destination, stage, bytes, of, bytes_per_second, .. }: ProgressView) -> Self {
+        Self { name: destination.to_string(), stage: stage.name(), bytes, of, bytes_per_second }
+    }
+}
+
+/// What is on the terminal now. Dropping it leaves nothing there.
+struct Drawing<'a> {
+    bars: &'a MultiProgress,
+    whole: ProgressBar,
+    lines: Vec<ProgressBar>,
+}
+
+impl<'a> Drawing<'a> {
+    fn on(bars: &'a MultiProgress) -> Self {
+        Self { bars, whole: bars.add(ProgressBar::no_length()), lines: vec![] }
+    }
+
+    fn show(&mut self, scene: &Scene) {
+        let template = match scene.done {
+            Some(_) => "{spinner:.green} [{bar:24.green}] {pos} of {len} {msg}  {elapsed_precise:.dim}",
+            None => "{spinner:.green} {msg}  {elapsed_precise:.dim}",
+        };
+        if let Some((done, all)) = scene.done {
+            self.whole.set_length(all);
+            self.whole.set_position(done);
+        }
+        self.whole.set_style(style(template));
+        self.whole.set_message(scene.title.clone());
+        let texts = lines(&scene.at_work);
+        while self.lines.len() > texts.len() {
+            if let Some(line) = self.lines.pop() {
+                self.bars.remove(&line);
+            }
+        }
+        while self.lines.len() < texts.len() {
+            self.lines.push(self.bars.add(ProgressBar::no_length().with_style(style("    {wide_msg}"))));
+        }
+        for (line, text) in self.lines.iter().zip(texts) {
+            line.set_message(text);
+        }
+        self.whole.tick();
+    }
+}
+
+impl Drop for Drawing<'_> {
+    fn drop(&mut self) {
+        for line in self.lines.drain(..).chain([self.whole.clone()]) {
+            line.finish_and_clear();
+            self.bars.remove(&line);
+        }
+    }
+}
+
+fn style(template: &'static str) -> ProgressStyle {
+    // The templates are the ones above; one that were wrong would only look plain.
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
+}
+
+/// A line for each thing at work, in columns.
+fn lines(at_work: &[AtWork]) -> Vec<String> {
+    let shown = &at_work[..at_work.len().min(MOST_LINES)];
+    let names: Vec<Arc<str>> = shown.iter().map(|it| shortened(&printable(&it.name)).into()).collect();
+    let widest = names.iter().map(|name| name.width()).max().unwrap_or_default();
+    let line = |(it, name): (&AtWork, &Arc<str>)| {
+        let gap = " ".repeat(widest - name.width());
+        let line = format!("{name}{gap}  {:STAGE_COLUMNS$}  {}", it.stage, it.amount());
+        line.trim_end().to_owned()
+    };
+    let rest = at_work.len() - shown.len();
+    let rest = (rest > 0).then(|| format!("and {rest} more"));
+    shown.iter().zip(&names).map(line).chain(rest).collect()
+}
+
+impl AtWork {
+    fn amount(&self) -> String {
+        if self.bytes == 0 && self.of.is_none() {
+            return String::new();
+        }
+        let bytes = human_bytes(self.bytes);
+        let of = self.of.map_or_else(String::new, |of| format!(" of {}", human_bytes(of)));
+        format!("{bytes}{of}, {}/s", human_bytes(self.bytes_per_second))
+    }
+}
+
+/// The end of the name, where it is wider than its column.
+fn shortened(name: &str) -> String {
+    if name.width() <= NAME_COLUMNS {
+        return name.to_owned();
+    }
+    let mut left = NAME_COLUMNS - 1;
+    let fits = |letter: &char| {
+        let width = letter.width().unwrap_or_default();
+        let fits = width <= left;
+        left = left.saturating_sub(width);
+        fits
+    };
+    let end: Vec<char> = name.chars().rev().take_while(fits).collect();
+    format!("…{}", end.iter().rev().collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at_work(name: &str, stage: &'static str, bytes: u64, of: Option<u64>) -> AtWork {
+        AtWork { name: name.to_owned(), stage, bytes, of, bytes_per_second: 2 << 20 }
+    }
+
+    #[test]
+    fn each_thing_at_work_has_a_line_in_columns() {
+        let shown = lines(&[
+            at_work("far/api@main", "uploading", 3 << 20, Some(5 << 20)),
+            at_work("far/a@main", "fetching", 512, None),
+            at_work("far/b@main", "verifying", 0, None),
+        ]);
+        assert_eq!(
+            shown,
+            [
+                "far/api@main  uploading    3.0 MiB of 5.0 MiB, 2.0 MiB/s",
+                "far/a@main    fetching     512 B, 2.0 MiB/s",
+                "far/b@main    verifying",
+            ]
+        );
+    }
+
+    #[test]
+    fn more_than_fit_are_counted() {
+        let many: Vec<_> = (0..MOST_LINES + 3).map(|n| at_work(&format!("p{n}"), "fetching", 0, None)).collect();
+        let shown = lines(&many);
+        assert_eq!(shown.len(), MOST_LINES + 1);
+        assert_eq!(shown[MOST_LINES], "and 3 more");
+        assert_eq!(lines(&[]), [""; 0]);
+    }
+
+    #[test]
+    fn a_long_name_keeps_its_end_and_no_name_can_act_on_the_terminal() {
+        let long = format!("{}/project@main", "文".repeat(60));
+        let name = shortened(&long);
+        assert!(name.starts_with('…') && name.ends_with("/project@main"), "{name}");
+        assert!((NAME_COLUMNS - 1..=NAME_COLUMNS).contains(&name.width()), "{name}: {}", name.width());
+        let hostile = lines(&[at_work("far/\u{1b}[2J", "fetching", 0, None)]);
+        assert!(!hostile[0].contains('\u{1b}'), "{hostile:?}");
+    }
+}
