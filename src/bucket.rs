@@ -5,6 +5,7 @@
 
 mod answer;
 mod client;
+mod parts;
 mod trial;
 
 use std::collections::{BTreeSet, HashSet};
@@ -21,15 +22,16 @@ use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, EncodingType};
-use bytes::{Bytes, BytesMut};
 use futures_util::TryFutureExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 pub use self::answer::NO_CREDENTIALS;
 use self::answer::{WholeDocument, WorthAnotherTry};
+use self::parts::Part;
+pub use self::parts::{PartWriter, Parts};
 use crate::config::{self, Timeouts};
 use crate::http::remote_text;
 use crate::key::{self, Destination};
@@ -38,16 +40,8 @@ use crate::progress::Progress;
 use crate::tls::TrustRoots;
 use crate::workdir::{RecordedUpload, UploadRecord, Workdir};
 
-/// The usual size of a part, in bytes. S3's least is 5 MiB.
-const PART_SIZE_BYTES: u64 = 8 << 20;
-/// S3 takes 10,000 parts; with a margin, because a part's size is fixed before the object's size is exact.
-const MAX_PARTS: u64 = 7_500;
 /// Parts of one object that are on their way at the same time.
 const PARALLEL_PARTS: usize = 3;
-/// The bound on all parts in memory, of all uploads together, in bytes.
-const UPLOAD_MEMORY_BYTES: u64 = 64 << 20;
-/// One permit of the semaphore that keeps that bound, in bytes.
-const PERMIT_BYTES: u64 = 1 << 20;
 /// How long a request that carries no object data may take, a single attempt of it, at the most.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
 /// The slowest network that object data is sent over, in bytes per second: 120 kbit/s. A request with data gets the time
@@ -184,13 +178,12 @@ impl Bucket {
         if settings.use_fips {
             builder = builder.use_fips(true);
         }
-        let permits = usize::try_from(UPLOAD_MEMORY_BYTES / PERMIT_BYTES)?;
         Ok(Self {
             client: Client::from_conf(builder.build()),
             name: settings.bucket.clone(),
             sign_payload: settings.sign_payload,
             timeouts,
-            memory: Arc::new(Semaphore::new(permits)),
+            memory: Arc::new(parts::memory()),
         })
     }
 
@@ -278,22 +271,7 @@ impl Bucket {
 
     /// The two ends of an upload of about `expected_bytes`: a writer for a blocking thread, and what to give [`Self::upload`].
     pub fn pipe(&self, expected_bytes: u64) -> (PartWriter, Parts) {
-        let part_bytes = PART_SIZE_BYTES.max(expected_bytes.div_ceil(MAX_PARTS));
-        // A small object takes only its own share of the memory.
-        let buffer_bytes = part_bytes.min(expected_bytes + PERMIT_BYTES);
-        let (sender, receiver) = mpsc::channel(1);
-        let writer = PartWriter {
-            sender,
-            memory: Arc::clone(&self.memory),
-            runtime: tokio::runtime::Handle::current(),
-            part_bytes: usize::try_from(part_bytes).unwrap_or(usize::MAX),
-            permits: u32::try_from(buffer_bytes.div_ceil(PERMIT_BYTES).min(UPLOAD_MEMORY_BYTES / PERMIT_BYTES))
-                .unwrap_or(1),
-            capacity: usize::try_from(buffer_bytes).unwrap_or(usize::MAX),
-            current: None,
-            written: 0,
-        };
-        (writer, Parts(receiver))
+        parts::pipe(expected_bytes, Arc::clone(&self.memory))
     }
 
     /// Uploads what the pipe's writer writes. The object appears when the writer has finished, or not at all.
@@ -310,7 +288,7 @@ impl Bucket {
         progress: &Arc<Progress>,
         stop: &CancellationToken,
     ) -> Result<u64, BucketError> {
-        let first = stop.run_until_cancelled(parts.0.recv()).await.ok_or(BucketError::Stopped)?;
+        let first = stop.run_until_cancelled(parts.next()).await.ok_or(BucketError::Stopped)?;
         match first.ok_or(BucketError::WriterGone)? {
             Part { bytes, last: true, _memory } => {
                 let size = bytes.len() as u64;
@@ -399,7 +377,7 @@ impl Bucket {
             }
             number += 1;
             // A channel that closes is not the end of the archive: only a part marked as the last one is.
-            next = parts.0.recv().await.ok_or(BucketError::WriterGone)?;
+            next = parts.next().await.ok_or(BucketError::WriterGone)?;
         }
         while !sending.is_empty() {
             done.extend(finished(sending.join_next().await)?);
@@ -543,80 +521,4 @@ fn finished(
     joined: Option<Result<Result<CompletedPart, BucketError>, tokio::task::JoinError>>,
 ) -> Result<Option<CompletedPart>, BucketError> {
     joined.map(|joined| joined.unwrap_or(Err(BucketError::Stopped))).transpose()
-}
-
-/// A piece of an object, and the share of the memory it takes until S3 has it.
-struct Part {
-    bytes: Bytes,
-    last: bool,
-    _memory: OwnedSemaphorePermit,
-}
-
-/// What an upload reads from.
-pub struct Parts(mpsc::Receiver<Part>);
-
-/// Cuts what is written into parts. Blocking: for a thread that may wait. Dropped without [`Self::finish`], it leaves
-/// the upload without an end, and the upload is aborted.
-pub struct PartWriter {
-    sender: mpsc::Sender<Part>,
-    memory: Arc<Semaphore>,
-    runtime: tokio::runtime::Handle,
-    part_bytes: usize,
-    permits: u32,
-    capacity: usize,
-    current: Option<(BytesMut, OwnedSemaphorePermit)>,
-    written: u64,
-}
-
-impl PartWriter {
-    /// Marks the end. Returns how many bytes were written.
-    ///
-    /// # Errors
-    /// Where the upload has ended already, by an error of its own.
-    pub fn finish(mut self) -> io::Result<u64> {
-        self.buffer()?;
-        self.send(true)?;
-        Ok(self.written)
-    }
-
-    /// The part being filled. While none is, this one waits for memory holding none itself, so that uploads cannot
-    /// block each other for good.
-    fn buffer(&mut self) -> io::Result<&mut BytesMut> {
-        if self.current.is_none() {
-            let memory = self
-                .runtime
-                .block_on(Arc::clone(&self.memory).acquire_many_owned(self.permits))
-                .map_err(io::Error::other)?;
-            self.current = Some((BytesMut::with_capacity(self.capacity), memory));
-        }
-        self.current.as_mut().map(|(buffer, _)| buffer).ok_or_else(upload_over)
-    }
-
-    fn send(&mut self, last: bool) -> io::Result<()> {
-        let (buffer, _memory) = self.current.take().ok_or_else(upload_over)?;
-        self.written += buffer.len() as u64;
-        self.sender.blocking_send(Part { bytes: buffer.freeze(), last, _memory }).map_err(|_| upload_over())
-    }
-}
-
-fn upload_over() -> io::Error {
-    io::Error::new(io::ErrorKind::BrokenPipe, "the upload has ended")
-}
-
-impl io::Write for PartWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let part_bytes = self.part_bytes;
-        // A full part goes out only when another byte comes: the last one has to be marked.
-        if self.current.as_ref().is_some_and(|(buffer, _)| buffer.len() == part_bytes) {
-            self.send(false)?;
-        }
-        let buffer = self.buffer()?;
-        let taken = bytes.len().min(part_bytes - buffer.len());
-        buffer.extend_from_slice(&bytes[..taken]);
-        Ok(taken)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

@@ -531,3 +531,54 @@ impl Status {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ends(status: &Status, trigger: Trigger, result: Result<&Report, &PassError>) {
+        let pass = status.pass_begins(trigger);
+        status.pass_ends(pass, result);
+    }
+
+    #[test]
+    fn many_passes_for_pushes_do_not_push_out_the_full_pass_that_failed() {
+        let status = Status::new("test", Duration::from_secs(60), false);
+        ends(&status, Trigger::Schedule, Err(&PassError::Stopped));
+        for _ in 0..2 * HISTORY {
+            ends(&status, Trigger::Push, Ok(&Report::default()));
+        }
+        let now = status.snapshot();
+        assert_eq!(now.history.len(), HISTORY);
+        assert!(matches!(now.last_full_pass(), Some(PassRecord { outcome: PassOutcome::Failed(_), .. })));
+
+        for _ in 0..2 * HISTORY {
+            ends(&status, Trigger::Schedule, Ok(&Report::default()));
+        }
+        let now = status.snapshot();
+        let pushes = now.history.iter().filter(|pass| !pass.trigger.is_full()).count();
+        assert_eq!((now.history.len(), pushes), (HISTORY, HISTORY / 2));
+        assert!(matches!(now.last_full_pass(), Some(PassRecord { outcome: PassOutcome::Success, .. })));
+    }
+
+    #[test]
+    fn passes_side_by_side_are_told_apart() {
+        let status = Status::new("test", Duration::from_secs(60), false);
+        let [first, second] = [Trigger::Push; 2].map(|trigger| status.pass_begins(trigger));
+        status.pass_ends(first, Ok(&Report::default()));
+        assert_eq!(status.snapshot().passes.len(), 1);
+        status.pass_ends(first, Ok(&Report::default()));
+        assert_eq!(status.snapshot().history.len(), 1, "it ended once");
+        status.pass_ends(second, Err(&PassError::Stopped));
+        assert_eq!(status.snapshot().history.len(), 2);
+    }
+
+    #[test]
+    fn what_an_earlier_process_knew_is_kept_until_a_full_pass_has_looked() {
+        let status = Status::new("test", Duration::from_secs(60), false);
+        let destination = Destination { group: "far".into(), project: "p".into(), branch: "main".into() };
+        let known = vec![OutOfSync { destination, since: 1_700_000_000 }];
+        status.remembers(known.clone());
+        assert_eq!(status.out_of_sync(), known);
+    }
+}

@@ -1,8 +1,10 @@
 //! What else could do the job: this program's release build, a shell pipeline, the bare minimum, another producer.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -19,6 +21,52 @@ pub fn ours(world: &World, extra: &[(&str, &str)]) -> Command {
     let mut command = world.command(PRODUCER);
     command.arg("-run-once").envs(extra.iter().copied());
     command
+}
+
+/// This producer as a daemon, after its first pass. It is killed when this is dropped.
+pub struct Daemon {
+    process: Child,
+    address: String,
+}
+
+impl Daemon {
+    pub fn start(world: &World) -> Self {
+        let mut command = world.command(PRODUCER);
+        let mut process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let (mut address, mut log) = (None, BufReader::new(process.stderr.take().unwrap()).lines());
+        for line in log.by_ref().map(Result::unwrap) {
+            if let Some((_, rest)) = line.split_once("status page on http://") {
+                address = rest.split_once('/').map(|(address, _)| address.to_owned());
+            }
+            if line.contains("pass done") {
+                break;
+            }
+        }
+        // Whatever it logs from here on has to go somewhere.
+        std::thread::spawn(move || log.for_each(drop));
+        Self { process, address: address.expect("the daemon says where it listens") }
+    }
+
+    /// What GitLab sends when somebody pushes.
+    pub fn push(&self, secret: &str, body: &str) {
+        let mut connection = TcpStream::connect(&self.address).unwrap();
+        let head = format!(
+            "POST /hooks/gitlab HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\nX-Gitlab-Token: {secret}\r\nX-Gitlab-Event: Push Hook\r\n\r\n",
+            self.address,
+            body.len()
+        );
+        connection.write_all(format!("{head}{body}").as_bytes()).unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).unwrap();
+        assert!(answer.contains(" 202 "), "{answer}");
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }
 
 /// One pass of the producer that `BENCH_RIVAL` names.

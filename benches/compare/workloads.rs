@@ -30,8 +30,17 @@ const CAGE_BYTES: u64 = 256 << 20;
 
 /// Runs the workloads asked for, all where none is, and prints the table.
 pub fn run(wanted: &[String], count: usize) {
-    let workloads: [(&str, Workload); 8] =
-        [("W1", w1), ("W2", w2), ("W3a", w3a), ("W3b", w3b), ("W4", w4), ("W5", w5), ("W6", w6), ("W7", w7)];
+    let workloads: [(&str, Workload); 9] = [
+        ("W1", w1),
+        ("W2", w2),
+        ("W3a", w3a),
+        ("W3b", w3b),
+        ("W4", w4),
+        ("W5", w5),
+        ("W6", w6),
+        ("W7", w7),
+        ("W8", w8),
+    ];
     println!(
         "| workload | contestant | wall s | ÷ ours | CPU s | anonymous MB | RSS MB | disk MB | Git requests | Git MB | S3 requests | S3 MB | Git's CPU s | all servers' CPU s |"
     );
@@ -87,13 +96,15 @@ fn copy(repo: &Path, to: &Path) {
     assert!(Command::new("cp").arg("-a").args([repo, to]).status().unwrap().success());
 }
 
-/// The bucket as it is when all these projects are in sync.
+/// The bucket as it is when all these projects are in sync; in the one format that another producer may know, where one
+/// takes part.
 fn in_sync(world: &World, projects: &[String]) {
+    let format = if rivals::other_producer(world).is_some() { ArchiveFormat::TarGz } else { ArchiveFormat::Zip };
     let head: CommitId = world.source.repo(&projects[0]).unwrap().head("main").unwrap().parse().unwrap();
     for name in projects {
         let project = name.trim_start_matches("near/").to_owned();
         let destination = Destination { group: "far".into(), project, branch: "main".into() };
-        world.s3().put(&key::encode(&destination, head, ArchiveFormat::Zip).unwrap(), "x");
+        world.s3().put(&key::encode(&destination, head, format).unwrap(), "x");
     }
 }
 
@@ -126,7 +137,7 @@ fn w1(count: usize) {
             "curl, one request",
             Box::new(|| measure(&world, &rivals::probes(&world, &one, 1, &scratch), &scratch)),
         );
-        other_producer(&world, &mut contestants);
+        other_producer(&world, &mut contestants, || {});
         let replayed = if replay { ", answers replayed" } else { "" };
         print(&format!("W1 at {latency} ms{replayed}"), &rounds(count, &mut contestants));
     }
@@ -218,15 +229,15 @@ fn first_sync<'a>(world: &'a World, names: &'a [String], contestants: &mut Conte
             measure(world, &rivals::pipeline(world, names, &scratch), &scratch)
         }),
     );
-    other_producer(world, contestants);
+    other_producer(world, contestants, || drop(reset(world)));
 }
 
-fn other_producer<'a>(world: &'a World, contestants: &mut Contestants<'a>) {
+fn other_producer<'a>(world: &'a World, contestants: &mut Contestants<'a>, prepare: impl Fn() + 'a) {
     if let Some(command) = rivals::other_producer(world) {
         contestants.insert(
             "BENCH_RIVAL",
             Box::new(move || {
-                reset(world);
+                prepare();
                 measure(world, &command, &world.workdir())
             }),
         );
@@ -350,4 +361,39 @@ fn w7(count: usize) {
     contestants.insert("ours", Box::new(|| measure(&many, &rivals::ours(&many, &[]), &many.workdir())));
     contestants.insert("ours, one ref", Box::new(|| measure(&one, &rivals::ours(&one, &[]), &one.workdir())));
     print("W7", &rounds(count, &mut contestants));
+}
+
+/// From a push that GitLab reports to its object in the bucket: the daemon is at rest, and one small project of ten
+/// changes.
+fn w8(count: usize) {
+    const SECRET: &str = "bench-webhook-secret";
+    let s3 = S3Options { discard_bodies: true, ..S3Options::default() };
+    let world = World::builder().s3(s3).sleep("1h").setting("WEBHOOK_SECRET", SECRET).start().unwrap();
+    let names = projects(&world, 10, |repo| repo.fill_small(1).unwrap());
+    let repo = world.source.repo(&names[0]).unwrap();
+    let daemon = rivals::Daemon::start(&world);
+    let body = format!(
+        r#"{{"object_kind":"push","ref":"refs/heads/main","project":{{"path_with_namespace":"{}"}}}}"#,
+        names[0]
+    );
+    let mut contestants: Contestants<'_> = BTreeMap::new();
+    contestants.insert(
+        "ours",
+        Box::new(|| {
+            repo.commits("main", 1).unwrap();
+            let head: CommitId = repo.head("main").unwrap().parse().unwrap();
+            let destination = Destination { group: "far".into(), project: "p0000".into(), branch: "main".into() };
+            let key = key::encode(&destination, head, ArchiveFormat::Zip).unwrap();
+            // Passes for pushes keep a second's distance.
+            std::thread::sleep(Duration::from_millis(1_500));
+            let begun = Instant::now();
+            daemon.push(SECRET, &body);
+            while !world.s3().keys().contains(&key) {
+                assert!(begun.elapsed() < Duration::from_secs(60), "the push is not in the bucket");
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            Measured { wall: begun.elapsed().as_secs_f64(), ..Measured::default() }
+        }),
+    );
+    print("W8, from a push to its object", &rounds(count, &mut contestants));
 }

@@ -9,7 +9,9 @@ use testbed::judge;
 use testbed::repo::Repo;
 use testbed::world::World;
 
-use crate::support::{Daemon, PATIENCE, keys, pass, pass_with, program, s3_writes, wait_until, workdir_files, zip_key};
+use crate::support::{
+    Daemon, PATIENCE, Run, keys, pass, pass_with, program, s3_writes, wait_until, workdir_files, zip_key,
+};
 
 /// A commit that no repository has: the name of an object from an earlier time.
 const OLD_COMMIT: &str = "00000000000000000000000000000000000000aa";
@@ -36,10 +38,10 @@ fn held(world: &World, name: &str) -> String {
     key
 }
 
-/// Files of the program besides its lock.
+/// Files of the program besides its lock and its note of what is out of sync.
 fn plaintext(world: &World) -> Vec<std::path::PathBuf> {
     let mut files = workdir_files(world);
-    files.retain(|file| !file.ends_with("lock"));
+    files.retain(|file| !file.ends_with("lock") && !file.ends_with("out-of-sync.json"));
     files
 }
 
@@ -404,4 +406,22 @@ fn connections_to_the_bucket_that_break_are_made_again() {
     pass(&world).succeeded();
     assert_eq!(keys(&world), [key.as_str()]);
     judge::git_fsck(&world.unpack(&key).unwrap()).unwrap();
+}
+
+#[test]
+fn missing_credentials_are_called_that() {
+    let world = World::start().unwrap();
+    for arguments in [&["-run-once"][..], &["check"]] {
+        let mut command = program(&world, arguments);
+        for name in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"] {
+            command.env_remove(name);
+        }
+        // Nor anywhere else.
+        command.env("AWS_EC2_METADATA_DISABLED", "true").env("HOME", "/nonexistent");
+        let run = Run::from(command.output().unwrap()).failed();
+        let said = format!("{}{}", run.out, run.log);
+        assert!(said.contains("no AWS credentials were found: set AWS_ACCESS_KEY_ID"), "{arguments:?}: {said}");
+        assert!(!said.contains("connection failed"), "{arguments:?}: {said}");
+    }
+    assert!(world.s3().requests().is_empty());
 }
