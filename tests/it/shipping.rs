@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use git_partition_sync_producer::config::reference;
 use testbed::world::World;
@@ -121,7 +122,7 @@ fn the_template_has_the_parameters_and_secret_keys_that_the_go_program_s_has() {
     for parameter in PARAMETERS {
         assert!(parameters.contains(&format!("  - name: {parameter}\n")), "no parameter {parameter}");
         assert!(
-            [format!("${{{parameter}}}"), format!("${{{{{parameter}}}}}")].iter().any(|use_| objects.contains(use_)),
+            [format!("${{{parameter}}}"), format!("${{{{{parameter}}}}}")].iter().any(|used| objects.contains(used)),
             "{parameter} is not used"
         );
     }
@@ -129,6 +130,48 @@ fn the_template_has_the_parameters_and_secret_keys_that_the_go_program_s_has() {
     for (secret, key) in keys.chain(GQL_KEYS.map(|key| ("GQL_SECRET_NAME", key))) {
         let reference = format!("name: ${{{secret}}}\n                      key: {key}\n");
         assert!(objects.contains(&reference), "the key {key} of ${{{secret}}} is not read");
+    }
+}
+
+/// Under `latest` the registry may have another program, which takes the same settings and would act on them.
+#[test]
+fn the_image_has_the_version_wherever_it_is_named() {
+    let tag = format!(":v{}", env!("CARGO_PKG_VERSION"));
+    let mut found = 0;
+    let documents = ["README.md", "docs/migration.md", "docs/operations.md", "docs/scaling.md"];
+    let documents = documents.map(|path| (PathBuf::from(path), read(path)));
+    for (path, text) in manifests().into_iter().chain(documents) {
+        for rest in text.split("app-sre/git-partition-sync-producer").skip(1).filter(|rest| rest.starts_with(':')) {
+            assert!(rest.starts_with(&tag), "{}: an image that is not {tag}", path.display());
+            found += 1;
+        }
+        for line in text.lines().filter(|line| line.contains("newTag: ") || line.contains("IMAGE_TAG=")) {
+            assert!(line.contains(&tag[1..]), "{}: {line}", path.display());
+        }
+    }
+    assert!(found > 3, "{found} images found");
+    let template = read("deploy/openshift/producer.yaml");
+    assert!(
+        template.contains(&format!("value: \"{}\"\n  - name: INTERNAL", &tag[1..])),
+        "IMAGE_TAG has another default"
+    );
+}
+
+#[test]
+fn a_bill_of_materials_lists_what_is_in_the_program_and_nothing_that_only_tests_it() {
+    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let output = Command::new("python3").arg("scripts/sbom").arg(&target).current_dir(root).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let bill: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(bill["spdxVersion"], "SPDX-2.3");
+    let names: BTreeSet<_> =
+        bill["packages"].as_array().unwrap().iter().map(|package| package["name"].as_str().unwrap()).collect();
+    for linked in ["git-partition-sync-producer", "age", "git2", "libgit2-sys", "rustls", "zip"] {
+        assert!(names.contains(linked), "{linked} is not in it");
+    }
+    for other in ["testbed", "proptest", "criterion", "serde_derive", "syn"] {
+        assert!(!names.contains(other), "{other} is in it");
     }
 }
 
