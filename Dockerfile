@@ -1,10 +1,18 @@
 # The program in a small image. Builds with docker (BuildKit or not), podman and buildah:
 #   docker build -t git-partition-sync-producer .
 # Where images come from can be changed: --build-arg RUST_IMAGE=…, --build-arg RUN_IMAGE=…. The run-time base needs glibc
-# and nothing else: debian, ubi-minimal or distroless serve alike.
+# and nothing else: debian, ubi-minimal or distroless serve alike. Where it has /etc/ssl/certs/ca-certificates.crt, as
+# distroless has, the program takes that file and not the bundle in /etc/pki: a volume with authorities of one's own has
+# to be mounted at /etc/ssl/certs then, or be named in SSL_CERT_FILE.
 
 ARG RUST_IMAGE=docker.io/library/rust:1.95-slim-bookworm
 ARG RUN_IMAGE=docker.io/library/debian:bookworm-slim
+
+# BuildKit's bill of materials covers this stage as well as the image: the stripped binary names no crate. (Not the next
+# stage, where the scanner would find the lock files of all crates' own tests, too.)
+FROM scratch AS crates
+ARG BUILDKIT_SBOM_SCAN_STAGE=true
+COPY Cargo.lock /
 
 FROM ${RUST_IMAGE} AS build
 WORKDIR /build
@@ -22,7 +30,8 @@ RUN case "${TARGETARCH:-$(dpkg --print-architecture)}" in \
     esac
 
 # First the dependencies alone, with nothing of the program but its manifests: this layer is built again only when they change.
-COPY Cargo.toml Cargo.lock ./
+COPY Cargo.toml ./
+COPY --from=crates /Cargo.lock ./
 COPY testbed/Cargo.toml testbed/
 # Tests and benches are not here, so the manifest must not name them either.
 RUN awk '/^\[/ { skip = /^\[\[(test|bench)\]\]/ } !skip' Cargo.toml > manifest && mv manifest Cargo.toml \

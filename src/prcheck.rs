@@ -53,7 +53,7 @@ impl Changes {
     }
 }
 
-/// Compares the bundle `previous` with the current one. The order of things is no part of them.
+/// Compares the bundle `previous` with the current one. The order of definitions is no part of them.
 ///
 /// # Errors
 /// [`CheckError`] where one of them cannot be read.
@@ -92,8 +92,9 @@ fn bundle_url(server: &Url, sha: &str) -> Url {
 struct Relevant {
     /// Every `gitlabSync`, as it is written.
     definitions: BTreeSet<Target>,
-    /// What the SaaS file deploys, sorted; `None` where there is no such file.
-    references: Option<Vec<String>>,
+    /// What the SaaS file deploys, the targets of each template in their order: which one has which reference counts.
+    /// `None` where there is no such file.
+    references: Option<Vec<Vec<String>>>,
 }
 
 async fn relevant(server: &GraphqlServer, query: &str, saas_file: &str) -> Result<Relevant, TargetsError> {
@@ -109,12 +110,11 @@ async fn relevant(server: &GraphqlServer, query: &str, saas_file: &str) -> Resul
     let files = answer.saas_files.ok_or(TargetsError::NoList("saas_files"))?;
     let mut references = None;
     for file in files.into_iter().filter(|file| file.name == saas_file) {
-        let templates = file.resource_templates.unwrap_or_default().into_iter();
-        let targets = templates.flat_map(|template| template.targets.unwrap_or_default());
-        references.get_or_insert_with(Vec::new).extend(targets.map(|target| target.ref_));
-    }
-    if let Some(references) = &mut references {
-        references.sort();
+        let templates = file.resource_templates.unwrap_or_default().into_iter().map(|template| {
+            let targets = template.targets.unwrap_or_default();
+            targets.into_iter().map(|target| target.ref_).collect()
+        });
+        references.get_or_insert_with(Vec::new).extend(templates);
     }
     Ok(Relevant { definitions, references })
 }

@@ -2,12 +2,22 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::UNIX_EPOCH;
 
 use git_partition_sync_producer::config::{Fallback, reference};
+use testbed::judge;
+use testbed::world::World;
+
+use crate::support::pass;
+
+fn read(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
 
 #[test]
 fn the_readme_lists_every_setting_with_its_default() {
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let readme = read("README.md");
     for setting in reference().iter().flat_map(|section| section.settings) {
         let variable = format!("`{}`", setting.variable);
         let row = readme.lines().find(|line| line.starts_with("| `") && line.contains(&variable));
@@ -20,4 +30,203 @@ fn the_readme_lists_every_setting_with_its_default() {
             assert!(readme.contains(other), "{other}, which is read where {variable} is unset, is not mentioned");
         }
     }
+}
+
+/// Of each kind of message a part that does not change, as it stands in the source.
+const MESSAGES: [(&str, &[&str]); 22] = [
+    ("src/tls.rs", &["SSL_CERT_FILE: cannot read", "holds no PEM certificate", "is not a bundle of PEM certificates"]),
+    ("src/tls.rs", &["the server's certificate is not accepted", "the server's TLS is not accepted"]),
+    (
+        "src/config.rs",
+        &[": set both", "AWS has FIPS endpoints for its own servers alone", "would cross the network in the clear"],
+    ),
+    ("src/config/check.rs", &["is an identity (secret key)", "is empty: put the query into it"]),
+    ("src/config/sharding.rs", &["needed with SHARD_COUNT=", "is not a number below SHARD_COUNT"]),
+    ("src/limits.rs", &["the limit on open files allows less concurrency than configured"]),
+    ("src/server.rs", &["METRICS_SERVER_PORT: cannot listen on"]),
+    ("src/workdir.rs", &["another process is at work in"]),
+    ("src/http.rs", &["no connection to the server", "the server did not answer in time", "the connection broke off"]),
+    (
+        "src/http.rs",
+        &["no answer within", "the server redirects to", "which is not followed", "it is another kind of page"],
+    ),
+    ("src/http.rs", &["the answer is longer than", "it is broken or overloaded", "do not fit a header"]),
+    ("src/target.rs", &["the server reports: ", "is not what the query asks for", "the answer has no "]),
+    ("src/prcheck.rs", &["the pull-request check cannot read the previous bundle from"]),
+    ("src/reconcile.rs", &["no target list from GRAPHQL_SERVER", "cannot read the query in", "cannot read a secret"]),
+    (
+        "src/reconcile.rs",
+        &["cannot look for unfinished uploads", "uploads were left unfinished", "stopped before the pass was complete"],
+    ),
+    (
+        "src/bucket/answer.rs",
+        &["no answer in time", "the connection failed: ", "is not S3's", "the answer ended before it was complete"],
+    ),
+    (
+        "src/bucket.rs",
+        &[
+            "SignatureDoesNotMatch",
+            "AuthorizationHeaderMalformed",
+            "SlowDown",
+            "list the bucket",
+            "cannot record the upload under WORKDIR",
+        ],
+    ),
+    (
+        "src/wire.rs",
+        &[
+            "the answer is not Git's (its content type is",
+            "the server does not speak Git's protocol version 2",
+            "the Git server says: ",
+            "the server's answer is malformed",
+            "the server no longer has the commit",
+        ],
+    ),
+    (
+        "src/pack.rs",
+        &["the server sent an empty pack", "the pack that the server sent is damaged", "MAX_REPOSITORY_BYTES allows"],
+    ),
+    (
+        "src/publish.rs",
+        &[
+            "cannot make the archive",
+            "is gone since it was probed",
+            "is fetched afresh",
+            "not finished within TARGET_TIMEOUT",
+        ],
+    ),
+    (
+        "src/apply.rs",
+        &[
+            "uses Git LFS",
+            "does not descend from what was published before",
+            "published, but outdated objects stay beside it",
+        ],
+    ),
+    (
+        "src/restore.rs",
+        &[
+            "none of the given identities decrypts it",
+            "it is damaged or incomplete",
+            "refused, its archive holds an entry",
+            "its repository is shallow",
+        ],
+    ),
+];
+
+#[test]
+fn what_the_program_says_is_explained_to_the_on_call() {
+    // Messages may be broken into lines there.
+    let joined = |text: String| text.split("\\\n").map(str::trim_start).collect::<String>();
+    let operations = read("docs/operations.md");
+    let mut gone = vec![];
+    for (file, messages) in MESSAGES {
+        let source = joined(read(file));
+        for message in messages {
+            if !source.contains(message) {
+                gone.push(format!("{file} does not say {message:?} any more"));
+            }
+            if !operations.contains(message.trim()) {
+                gone.push(format!("docs/operations.md does not have {message:?}"));
+            }
+        }
+    }
+    assert!(gone.is_empty(), "{}", gone.join("\n"));
+}
+
+/// The commands of a section, block by block.
+fn commands(text: &str, heading: &str) -> Vec<String> {
+    let section = text.split(&format!("\n## {heading}\n")).nth(1).unwrap().split("\n## ").next().unwrap();
+    let blocks = section.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    blocks
+        .map(|block| {
+            block
+                .lines()
+                .map(|line| line.strip_prefix("   ").unwrap_or(line))
+                .map(|line| line.to_owned() + "\n")
+                .collect()
+        })
+        .collect()
+}
+
+/// The AWS client as far as the document uses it: the listing of a folder, and its objects by number.
+const AWS: &str = r#"#!/bin/sh
+case "$*" in
+    "s3api list-objects-v2 --bucket git-sync --query Contents[].[LastModified,Key] --output text") cat "$OBJECTS/listing" ;;
+    "s3api get-object --bucket git-sync --key "*" object.age")
+        number=$(cut -f2 "$OBJECTS/listing" | grep -nxF "$6" | cut -d: -f1) && cp "$OBJECTS/$number" object.age ;;
+    *) echo "aws is called with $*" >&2; exit 1 ;;
+esac
+"#;
+
+#[test]
+fn restoring_by_hand_works_as_it_is_written() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let blocks = commands(&read("docs/operations.md"), "Restoring by hand");
+    for (format, other) in [("zip", "object.tar.gz"), ("tar.gz", "object.zip")] {
+        let world = World::builder().setting("ARCHIVE_FORMAT", format).start().unwrap();
+        for project in ["web", "api"] {
+            world.project(&format!("near/{project}")).unwrap().commits("main", 2).unwrap();
+            world.sync(&format!("near/{project}"), "main", &format!("mirror/platform/{project}"), "main").unwrap();
+        }
+        pass(&world).succeeded();
+
+        let place = world.scratch().unwrap();
+        let (objects, far) = (place.join("objects"), place.join("far"));
+        fs::create_dir_all(&objects).unwrap();
+        let mut listing = String::new();
+        for (object, number) in world.bucket().unwrap().list().unwrap().into_iter().zip(1..) {
+            let time = object.last_modified.duration_since(UNIX_EPOCH).unwrap().as_millis();
+            listing += &format!("{time}\t{}\n", object.key);
+            fs::write(objects.join(format!("{number}")), world.bucket().unwrap().get(&object.key).unwrap()).unwrap();
+        }
+        fs::write(objects.join("listing"), listing).unwrap();
+        fs::write(place.join("aws"), AWS).unwrap();
+        fs::set_permissions(place.join("aws"), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::copy(world.identity_file(), place.join("far-side.key")).unwrap();
+        let bare = far.join("mirror/platform/api.git");
+        assert!(Command::new("git").args(["init", "--quiet", "--bare"]).arg(&bare).status().unwrap().success());
+
+        let run = |script: &str, key: &str| {
+            let path = format!("{}:{}", place.display(), std::env::var("PATH").unwrap());
+            let output = Command::new("sh")
+                .args(["-euc", script])
+                .current_dir(&place)
+                .env_clear()
+                .envs([("PATH", path.as_str()), ("HOME", "/nonexistent"), ("KEY", key)])
+                .env("OBJECTS", &objects)
+                // What the document pushes to is a folder here.
+                .envs([("GIT_CONFIG_COUNT", "1"), ("GIT_CONFIG_VALUE_0", "https://far.example.com/")])
+                .env("GIT_CONFIG_KEY_0", format!("url.{}/.insteadOf", far.display()))
+                .stdin(Stdio::null())
+                .output()
+                .unwrap();
+            let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            assert!(output.status.success(), "{format}: {script}\n{out}\n{err}");
+            out.into_owned()
+        };
+        let found = run(&blocks[0], "");
+        assert_eq!(found.lines().count(), 2, "{found}");
+        let line = found.lines().find(|line| line.contains(r#""project_name":"api""#)).unwrap();
+        let key = line.rsplit_once(' ').unwrap().1;
+        let mut said = vec![];
+        for block in blocks[1..].iter().filter(|block| !block.contains(other)) {
+            said.push(run(block, key));
+        }
+        let head = world.source.repo("near/api").unwrap().head("main").unwrap();
+        let [_, _, looked, checked] = said.as_slice() else { panic!("{said:?}") };
+        assert_eq!(
+            looked, "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = false\n",
+            "and nothing else"
+        );
+        assert!(checked.lines().any(|line| line == head), "{checked}");
+        assert_eq!(judge::git_commit(&bare, "refs/heads/main").unwrap(), head);
+    }
+
+    // An empty bucket has no line.
+    let place = tempfile::tempdir().unwrap();
+    let aws = format!("aws() {{ echo None; }}\n{}", blocks[0]);
+    let output = Command::new("sh").args(["-euc", &aws]).current_dir(place.path()).output().unwrap();
+    assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
 }

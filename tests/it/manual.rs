@@ -1,6 +1,8 @@
-//! Man page and completions, as `make docs` writes them, judged by the programs that read them.
+//! Man page and completions, as `make docs` writes them. bash and, where they are installed, groff, zsh and fish judge
+//! them; nothing installs these for the tests.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use git_partition_sync_producer::config::reference;
@@ -30,6 +32,30 @@ fn the_man_page_has_every_setting() {
         let heading = [format!(".SH {section}\n"), format!(".SH \"{section}\"\n")];
         assert!(heading.iter().any(|heading| page.contains(heading)), "no section {section}");
     }
+}
+
+/// Fails where a program that is installed does not take the file without complaint.
+#[track_caller]
+fn assert_taken(program: &str, arguments: &[&str], file: &Path) {
+    let output = match Command::new(program).args(arguments).arg(file).output() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            eprintln!("not judged: {program} is not installed");
+            return;
+        }
+        output => output.unwrap(),
+    };
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && complaints.is_empty(), "{program}: {complaints}");
+}
+
+#[test]
+fn programs_that_are_here_take_what_is_written_for_them() {
+    let folder = written();
+    let file = |name: &str| folder.path().join(name);
+    assert_taken("groff", &["-man", "-Tutf8", "-Kutf8", "-ww", "-z"], &file(&format!("{NAME}.1")));
+    assert_taken("bash", &["-n"], &file(&format!("{NAME}.bash")));
+    assert_taken("zsh", &["-n"], &file(&format!("_{NAME}")));
+    assert_taken("fish", &["--no-execute"], &file(&format!("{NAME}.fish")));
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! The check of a pull request: a change that is none of this program's costs two queries and nothing else.
 
 use std::fs;
+use std::path::Path;
 
+use git_partition_sync_producer::config::reference;
 use git_partition_sync_producer::prcheck::BUILT_IN_QUERY;
 use testbed::graphql::{Canned, SaasTarget, SyncTarget};
 use testbed::world::World;
@@ -24,7 +26,7 @@ fn deployed() -> Vec<SaasTarget> {
     vec![saas(SAAS_FILE, "producer", "main"), saas(SAAS_FILE, "producer", "0a1b2c"), saas("saas-other", "x", "main")]
 }
 
-/// A world whose previous bundle is the same as its current one, in another order.
+/// A world whose previous bundle is the same as its current one, with the definitions in another order.
 fn unchanged_world() -> World {
     let world = World::start().unwrap();
     for name in ["one", "two", "three", "four"] {
@@ -35,9 +37,7 @@ fn unchanged_world() -> World {
     before.reverse();
     world.graphql.set_bundle(PREVIOUS, before);
     world.graphql.set_saas_targets(deployed());
-    let mut before = deployed();
-    before.reverse();
-    world.graphql.set_bundle_saas_targets(PREVIOUS, before);
+    world.graphql.set_bundle_saas_targets(PREVIOUS, deployed());
     world
 }
 
@@ -113,6 +113,34 @@ fn changed_deployment_is_followed_by_what_was_asked_for() {
     let world = unchanged_world();
     world.graphql.set_bundle_saas_targets(PREVIOUS, vec![]);
     assert_goes_on(check(&world), "definitions=false deployment=true");
+}
+
+#[test]
+fn two_deployments_that_change_places_are_a_change() {
+    let world = unchanged_world();
+    let mut before = deployed();
+    before.swap(0, 1);
+    world.graphql.set_bundle_saas_targets(PREVIOUS, before);
+    assert_goes_on(check(&world), "definitions=false deployment=true");
+
+    // The same references in the same order, in another template.
+    let world = unchanged_world();
+    let mut before = deployed();
+    before[1].resource_template = "producer-of-another-kind".to_owned();
+    world.graphql.set_bundle_saas_targets(PREVIOUS, before);
+    assert_goes_on(check(&world), "definitions=false deployment=true");
+}
+
+/// The image has the query there, as the Go program's image has.
+#[test]
+fn the_default_query_file_is_the_one_in_the_image() {
+    let settings = reference().iter().flat_map(|section| section.settings);
+    let setting = settings.into_iter().find(|setting| setting.variable == "GRAPHQL_PRCHECK_QUERY_FILE").unwrap();
+    assert!(setting.default.to_string().starts_with("/queries/prCheck.graphql"), "{}", setting.default);
+    let read = |path: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+    let constant = "const DEFAULT_PRCHECK_QUERY_FILE: &str = \"/queries/prCheck.graphql\";";
+    assert!(read("src/config/reference.rs").contains(constant), "what is read is not what is documented");
+    assert!(read("Dockerfile").contains("queries/pr_check.graphql /image/queries/prCheck.graphql"));
 }
 
 #[test]

@@ -1,8 +1,9 @@
-//! What the manifests rely on.
+//! What the manifests rely on, and what others rely on in them; what the workflows run.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use git_partition_sync_producer::config::reference;
 use testbed::world::World;
@@ -10,8 +11,19 @@ use testbed::world::World;
 use crate::site::get;
 use crate::support::{Daemon, keys, wait_until};
 
+fn read(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
 /// Every manifest under deploy/.
 fn manifests() -> Vec<(PathBuf, String)> {
+    let found = files_below("deploy");
+    assert!(found.len() > 5, "{found:#?}");
+    found
+}
+
+/// Every file of a folder of this repository, with its text.
+fn files_below(folder: &str) -> Vec<(PathBuf, String)> {
     fn walk(dir: &Path, found: &mut Vec<(PathBuf, String)>) {
         for entry in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
             match entry.is_dir() {
@@ -21,8 +33,7 @@ fn manifests() -> Vec<(PathBuf, String)> {
         }
     }
     let mut found = vec![];
-    walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy"), &mut found);
-    assert!(found.len() > 5, "{found:#?}");
+    walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut found);
     found
 }
 
@@ -59,9 +70,7 @@ fn every_flag_in_a_manifest_is_one() {
         reference().iter().flat_map(|section| section.settings).filter_map(|setting| setting.flag).collect();
     let mut found = 0;
     for (path, text) in manifests() {
-        for line in text.lines().filter(|line| {
-            line.trim_start().trim_start_matches("- ").starts_with("args:") || line.contains("value: [\"-")
-        }) {
+        for line in text.lines().filter(|line| line.trim_start().starts_with("args: [\"-")) {
             for word in line.split('"').filter(|word| word.starts_with('-')) {
                 let name = word.trim_start_matches('-').split('=').next().unwrap();
                 assert!(flags.contains(name), "{}: -{name} is no flag", path.display());
@@ -69,7 +78,117 @@ fn every_flag_in_a_manifest_is_one() {
             }
         }
     }
-    assert!(found > 3, "{found} flags found");
+    assert!(found >= 2, "{found} flags found");
+}
+
+/// What deployments of the Go program set and hold: their names are theirs, and a copy of the template's would follow a
+/// mistake in it.
+const PARAMETERS: [&str; 18] = [
+    "IMAGE",
+    "IMAGE_TAG",
+    "RECONCILE_SLEEP_TIME",
+    "DRY_RUN",
+    "RUN_ONCE",
+    "GRAPHQL_GLSYNC_QUERY_FILE",
+    "GRAPHQL_PRCHECK_QUERY_FILE",
+    "GIT_PARTITION_SAAS_NAME",
+    "VOLUME_PATH",
+    "WORKDIR",
+    "MEMORY_REQUESTS",
+    "MEMORY_LIMIT",
+    "CPU_REQUESTS",
+    "CPU_LIMIT",
+    "REPLICAS",
+    "GQL_SECRET_NAME",
+    "VAULT_SECRET_NAME",
+    "INTERNAL_CERTIFICATES_IMAGE",
+];
+const VAULT_KEYS: [&str; 8] = [
+    "aws.access.key.id",
+    "aws.secret.access.key",
+    "aws.region",
+    "aws.s3.bucket",
+    "gitlab.url",
+    "gitlab.username",
+    "gitlab.token",
+    "public.key",
+];
+const GQL_KEYS: [&str; 3] = ["endpoint_url", "username", "password"];
+
+#[test]
+fn the_template_has_the_parameters_and_secret_keys_that_the_go_program_s_has() {
+    let template = read("deploy/openshift/producer.yaml");
+    let (objects, parameters) = template.split_once("\nparameters:\n").unwrap();
+    for parameter in PARAMETERS {
+        assert!(parameters.contains(&format!("  - name: {parameter}\n")), "no parameter {parameter}");
+        assert!(
+            [format!("${{{parameter}}}"), format!("${{{{{parameter}}}}}")].iter().any(|used| objects.contains(used)),
+            "{parameter} is not used"
+        );
+    }
+    let keys = VAULT_KEYS.map(|key| ("VAULT_SECRET_NAME", key)).into_iter();
+    for (secret, key) in keys.chain(GQL_KEYS.map(|key| ("GQL_SECRET_NAME", key))) {
+        let reference = format!("name: ${{{secret}}}\n                      key: {key}\n");
+        assert!(objects.contains(&reference), "the key {key} of ${{{secret}}} is not read");
+    }
+}
+
+/// Under `latest` the registry may have another program, which takes the same settings and would act on them.
+#[test]
+fn the_image_has_the_version_wherever_it_is_named() {
+    let tag = format!(":v{}", env!("CARGO_PKG_VERSION"));
+    let mut found = 0;
+    let documents = ["README.md", "docs/migration.md", "docs/operations.md", "docs/scaling.md"];
+    let documents = documents.map(|path| (PathBuf::from(path), read(path)));
+    for (path, text) in manifests().into_iter().chain(documents) {
+        for rest in text.split("app-sre/git-partition-sync-producer").skip(1).filter(|rest| rest.starts_with(':')) {
+            assert!(rest.starts_with(&tag), "{}: an image that is not {tag}", path.display());
+            found += 1;
+        }
+        for line in text.lines().filter(|line| line.contains("newTag: ") || line.contains("IMAGE_TAG=")) {
+            assert!(line.contains(&tag[1..]), "{}: {line}", path.display());
+        }
+    }
+    assert!(found > 3, "{found} images found");
+    let template = read("deploy/openshift/producer.yaml");
+    assert!(
+        template.contains(&format!("value: \"{}\"\n  - name: INTERNAL", &tag[1..])),
+        "IMAGE_TAG has another default"
+    );
+}
+
+#[test]
+fn a_bill_of_materials_lists_what_is_in_the_program_and_nothing_that_only_tests_it() {
+    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let output = Command::new("python3").arg("scripts/sbom").arg(&target).current_dir(root).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let bill: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(bill["spdxVersion"], "SPDX-2.3");
+    let names: BTreeSet<_> =
+        bill["packages"].as_array().unwrap().iter().map(|package| package["name"].as_str().unwrap()).collect();
+    for linked in ["git-partition-sync-producer", "age", "git2", "libgit2-sys", "rustls", "zip"] {
+        assert!(names.contains(linked), "{linked} is not in it");
+    }
+    for other in ["testbed", "proptest", "criterion", "serde_derive", "syn"] {
+        assert!(!names.contains(other), "{other} is in it");
+    }
+}
+
+#[test]
+fn every_action_in_a_workflow_is_pinned_by_its_commit() {
+    let mut found = 0;
+    for (path, text) in files_below(".github/workflows") {
+        for line in text.lines() {
+            let Some((_, action)) = line.split_once("uses:") else { continue };
+            let commit =
+                action.trim().split_once('@').and_then(|(_, rest)| rest.split_once(" # v")).map(|(commit, _)| commit);
+            let is_commit = |commit: &str| commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
+            assert!(commit.is_some_and(is_commit), "{}: {action} is not pinned", path.display());
+            found += 1;
+        }
+    }
+    assert!(found > 8, "{found} actions found");
 }
 
 #[test]

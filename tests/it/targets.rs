@@ -62,6 +62,40 @@ fn an_anonymous_query_and_one_of_another_name_work() {
     }
 }
 
+/// Query files of the Go program's deployments are written like this one: anonymous, with aliases and fragments.
+#[test]
+fn a_query_file_of_the_go_program_works_as_it_is() {
+    let world = world_with_work();
+    let file = world.scratch().unwrap().join("gitlabSync.graphql");
+    let query = "# What is to be synchronised.
+{
+  apps: apps_v1 {
+    name
+  }
+  apps_v1: apps_v1 {
+    components: codeComponents {
+      url
+    }
+    codeComponents {
+      gitlabSync {
+        ... on CodeComponentGitlabSync_v1 {
+          sourceProject { ...side },
+          destinationProject { ... on CodeComponentGitlabSyncProject_v1 { branch, group, name } }
+        }
+      }
+    }
+  }
+}
+
+fragment side on CodeComponentGitlabSyncProject_v1 { name, group, branch }
+";
+    fs::write(&file, query).unwrap();
+    pass_with(&world, "GRAPHQL_GLSYNC_QUERY_FILE", file.to_str().unwrap()).succeeded();
+    assert_served(&world);
+    let sent: serde_json::Value = serde_json::from_slice(&world.graphql.requests()[0].body).unwrap();
+    assert_eq!(sent["query"], query, "it is sent to the byte");
+}
+
 #[test]
 fn the_pair_dev_dev_and_no_pair_at_all_send_no_authentication() {
     for pair in [None, Some(("dev", "dev"))] {
