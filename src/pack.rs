@@ -10,8 +10,10 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::available_parallelism;
+use std::time::{Duration, Instant};
 
 use flate2::{Decompress, FlushDecompress, Status};
 use gix_error::{ErrorExt, message};
@@ -30,7 +32,11 @@ pub const OBJECT_LIMIT_BYTES: usize = 2 << 30;
 const SINGLE_THREAD_OBJECTS: usize = 2_000;
 /// The buffer between the wire and the inflater, and the one behind it.
 const BUFFER_BYTES: usize = 64 << 10;
-const HASH: gix_hash::Kind = gix_hash::Kind::Sha1;
+/// A large pack waits for its turn no longer than this, or one that takes hours would use up the others' time limits.
+const TURN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often one that waits for its turn looks whether it should give up.
+const TURN_POLL: Duration = Duration::from_millis(100);
+pub(crate) const HASH: gix_hash::Kind = gix_hash::Kind::Sha1;
 /// Names of files until they are complete.
 const INCOMING_PACK: &str = "incoming.pack";
 const INCOMING_INDEX: &str = "incoming.idx";
@@ -85,18 +91,47 @@ pub struct Limits<'a> {
     pub gate: &'a IndexGate,
 }
 
-/// Lets one large pack at a time use all cores to resolve its deltas; small ones pass by.
+/// Lets one large pack at a time use all cores to resolve its deltas; small ones pass by. It only keeps the threads few: who
+/// has waited for long goes on beside the other.
 #[derive(Debug, Default)]
-pub struct IndexGate(std::sync::Mutex<()>);
+pub struct IndexGate {
+    taken: Mutex<bool>,
+    freed: Condvar,
+}
 
 impl IndexGate {
-    fn enter(&self) -> std::sync::MutexGuard<'_, ()> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    /// Waits for the turn; `None` where it did not come in time, or the work is to be given up.
+    fn enter(&self, timeout: Duration, interrupt: &AtomicBool) -> Option<Turn<'_>> {
+        let deadline = Instant::now() + timeout;
+        let mut taken = self.lock();
+        while *taken {
+            if interrupt.load(Ordering::Relaxed) || Instant::now() >= deadline {
+                return None;
+            }
+            taken = self.freed.wait_timeout(taken, TURN_POLL).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        *taken = true;
+        Some(Turn(self))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, bool> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The turn at an [`IndexGate`], until it is dropped.
+struct Turn<'a>(&'a IndexGate);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.0.lock() = false;
+        self.0.freed.notify_one();
     }
 }
 
 /// Writes the pack that `source` brings into `dir` (a repository's `objects/pack`) and indexes it. `received` is called
-/// when the pack's last byte is on the disk, before its objects are verified.
+/// when the pack's last byte is on the disk, before its objects are verified. What they name may be in the packs that are
+/// in `dir` already, which must have come in by this function.
 ///
 /// Returns the pack and its index. Nothing is left behind after an error.
 ///
@@ -186,7 +221,7 @@ fn write_index<R: BufRead>(
         || {
             let trailer = shared.borrow().trailer.ok_or_else(|| io::Error::other("the pack has no trailer"))?;
             let path = pack_path(trailer)?;
-            turn = (!small).then(|| limits.gate.enter());
+            turn = (!small).then(|| limits.gate.enter(TURN_TIMEOUT, limits.interrupt)).flatten();
             let pack = data::File::at(path, HASH).map_err(io::Error::other)?;
             Ok((entry_bytes, pack))
         },
@@ -560,5 +595,29 @@ impl<R: Read> Read for Recorded<'_, R> {
         let read = self.inner.read(buffer)?;
         self.bytes.extend_from_slice(&buffer[..read]);
         Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+    use std::thread;
+
+    #[test]
+    fn a_pack_waits_for_its_turn_but_not_for_ever() {
+        let (gate, go_on) = (IndexGate::default(), AtomicBool::new(false));
+        let first = gate.enter(Duration::ZERO, &go_on).unwrap();
+        assert!(gate.enter(Duration::from_millis(20), &go_on).is_none(), "the time is over");
+        assert!(gate.enter(Duration::from_secs(600), &AtomicBool::new(true)).is_none(), "it is to be given up");
+        thread::scope(|scope| {
+            let second = scope.spawn(|| gate.enter(Duration::from_secs(600), &go_on).is_some());
+            thread::sleep(Duration::from_millis(20));
+            assert!(!second.is_finished());
+            drop(first);
+            assert!(second.join().unwrap());
+        });
+        assert!(gate.enter(Duration::ZERO, &go_on).is_some(), "who had no turn gives none back");
     }
 }
