@@ -26,6 +26,7 @@ pub mod archive;
 pub mod bucket;
 pub mod check;
 pub mod config;
+pub mod connectivity;
 pub mod duration;
 pub mod encrypt;
 pub mod http;

@@ -1,8 +1,8 @@
 //! A pack from the wire onto the disk: written once, checked object by object, indexed beside it.
 //!
-//! Invariant: an index exists only for a pack in which every object's bytes hash to its name and the whole hashes to the
-//! trailer. Memory does not grow with the size of blobs: those stored whole are hashed as they stream by, and only delta
-//! chains and small objects are decompressed into memory.
+//! Invariant: a pack stays only if every object's bytes hash to its name, the whole hashes to the trailer, and everything
+//! its objects name is there. Memory does not grow with the size of blobs: those stored whole are hashed as they stream by,
+//! and only delta chains and small objects are decompressed into memory.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -22,6 +22,7 @@ use gix_pack::data::{self, entry::Header, input};
 use gix_utils::progress::Discard;
 use sha1::{Digest, Sha1};
 
+use crate::connectivity::{self, Structure};
 use crate::workdir::private_file;
 
 /// Blobs of at least this size that are stored whole are hashed while they stream by, and never held in memory.
@@ -73,6 +74,16 @@ pub enum PackError {
     /// The pack has no object.
     #[error("the server sent an empty pack")]
     Empty,
+    /// Something that an object in it names is not there.
+    #[error(
+        "the history that the server sent is incomplete: the {what} {id} is missing; run git fsck on the project in GitLab"
+    )]
+    Incomplete {
+        /// What kind of object it is.
+        what: &'static str,
+        /// Its id.
+        id: String,
+    },
     /// It would be larger than allowed.
     #[error("the repository's pack is larger than MAX_REPOSITORY_BYTES allows ({limit} bytes)")]
     TooLarge {
@@ -147,9 +158,9 @@ pub fn receive(
     match store_and_index(source, dir, limits, received, &mut pack) {
         Ok(index) => pack.map(|pack| (pack, index)).ok_or(PackError::Empty),
         Err(error) => {
-            let unverified = pack.map(|pack| pack.file.path);
+            let refused = pack.into_iter().flat_map(|pack| [pack.file.path.with_extension("idx"), pack.file.path]);
             let incoming = [INCOMING_PACK, INCOMING_INDEX].map(|name| dir.join(name));
-            for leftover in incoming.into_iter().chain(unverified) {
+            for leftover in incoming.into_iter().chain(refused) {
                 // What cannot be removed is not in the repository's list of packs either.
                 drop(fs::remove_file(leftover));
             }
@@ -190,7 +201,7 @@ fn store_and_index(
         Ok(pack.insert(placed).file.path.clone())
     });
     match (first, pack) {
-        (Err(_), Some(pack)) if entries.needs_large_blobs() => {
+        (Err(PackError::Damaged(_)), Some(pack)) if entries.needs_large_blobs() => {
             // Rare: a delta is based on a large blob. Once more from the file, with every object in memory.
             let file = BufReader::with_capacity(BUFFER_BYTES, File::open(&pack.file.path)?);
             let path = pack.file.path.clone();
@@ -200,7 +211,7 @@ fn store_and_index(
     }
 }
 
-/// Runs the entries through the indexer and writes `pack-<trailer>.idx`.
+/// Runs the entries through the indexer, writes `pack-<trailer>.idx`, and checks that the history is whole.
 fn write_index<R: BufRead>(
     dir: &Path,
     entries: &mut Entries<R>,
@@ -234,7 +245,7 @@ fn write_index<R: BufRead>(
         Some(OBJECT_LIMIT_BYTES),
         data::Version::V2,
     );
-    drop(turn);
+    let structure = std::mem::take(&mut entries.outcome.borrow_mut().structure);
     let outcome = entries.outcome.borrow();
     let trailer = match (written, outcome.trailer) {
         // The wire's or the disk's own error says more than what the indexer makes of it.
@@ -245,22 +256,48 @@ fn write_index<R: BufRead>(
                 Err(error) => PackError::Io(error),
             });
         }
-        (Err(error), _) => return Err(PackError::Damaged(format!("{:#}", anyhow::Error::new(error)))),
+        (Err(error), _) => return Err(damaged(error)),
         (Ok(_), None) => return Err(PackError::Damaged("it has no trailer".to_owned())),
         (Ok(_), Some(trailer)) => trailer,
     };
     let Checked { crc32, len, .. } = out.into_inner().map_err(|error| error.into_error())?;
     let path = dir.join(format!("pack-{trailer}.idx"));
-    if outcome.large.is_empty() {
+    let index = if outcome.large.is_empty() {
         fs::rename(&partial, &path)?;
-        return Ok(CheckedFile { path, len, crc32: crc32.finalize() });
-    }
-    let merged = merge_index(&partial, &outcome.large, trailer, &path);
-    fs::remove_file(&partial)?;
-    merged
+        CheckedFile { path, len, crc32: crc32.finalize() }
+    } else {
+        let merged = merge_index(&partial, &outcome.large, trailer, &path);
+        fs::remove_file(&partial)?;
+        merged?
+    };
+    let pack = index.path.with_extension("pack");
+    let opened = open_index(&index.path)?;
+    connectivity::check(&pack, &opened, structure, &older_indexes(dir, &index.path)?, threads, limits.interrupt)?;
+    drop(turn);
+    Ok(index)
 }
 
-fn entry_bytes(range: data::EntryRange, pack: &data::File) -> Option<&[u8]> {
+/// The indexes in `dir` besides `own`. What is in one that cannot be read counts as missing.
+fn older_indexes(dir: &Path, own: &Path) -> io::Result<Vec<gix_pack::index::File>> {
+    let mut older = vec![];
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "idx") && path != own {
+            older.extend(open_index(&path));
+        }
+    }
+    Ok(older)
+}
+
+fn open_index(path: &Path) -> Result<gix_pack::index::File, PackError> {
+    gix_pack::index::File::at(path, HASH).map_err(damaged)
+}
+
+pub(crate) fn damaged(error: gix_error::Error) -> PackError {
+    PackError::Damaged(format!("{:#}", anyhow::Error::new(error)))
+}
+
+pub(crate) fn entry_bytes(range: data::EntryRange, pack: &data::File) -> Option<&[u8]> {
     pack.entry_slice(range)
 }
 
@@ -279,8 +316,7 @@ struct IndexRow {
 
 /// Writes the index again with the large blobs in it, which the indexer never saw. Format: gitformat-pack(5), version 2.
 fn merge_index(partial: &Path, large: &[IndexRow], trailer: ObjectId, path: &Path) -> Result<CheckedFile, PackError> {
-    let damaged = |error: gix_error::Error| PackError::Damaged(format!("{:#}", anyhow::Error::new(error)));
-    let small = gix_pack::index::File::at(partial, HASH).map_err(damaged)?;
+    let small = open_index(partial)?;
     let mut rows: Vec<IndexRow> = small
         .iter()
         .map(|entry| IndexRow { id: entry.oid, crc32: entry.crc32.unwrap_or_default(), offset: entry.pack_offset })
@@ -411,6 +447,7 @@ struct Outcome {
     large_offsets: BTreeSet<u64>,
     /// A delta is, or may be, based on a blob that was left out.
     based_on_large: bool,
+    structure: Structure,
     io_error: RefCell<Option<io::Error>>,
 }
 
@@ -480,7 +517,7 @@ impl<R: BufRead> Entries<R> {
                 hash.update(format!("blob {}\0", entry.decompressed_size).as_bytes());
                 hash
             });
-        self.note_base(&entry);
+        self.note_kind(&entry);
 
         self.inflate.reset(true);
         let compressed_size = loop {
@@ -531,9 +568,10 @@ impl<R: BufRead> Entries<R> {
         Ok((entry, id))
     }
 
-    /// Remembers whether a delta needs a blob that was left out.
-    fn note_base(&mut self, entry: &data::Entry) {
+    /// Remembers what kind of object it is, and whether a delta needs a blob that was left out.
+    fn note_kind(&mut self, entry: &data::Entry) {
         let mut outcome = self.outcome.borrow_mut();
+        outcome.structure.note(self.offset, entry.header);
         outcome.based_on_large |= match entry.header {
             Header::OfsDelta { base_distance } => {
                 self.offset.checked_sub(base_distance).is_some_and(|base| outcome.large_offsets.contains(&base))

@@ -297,7 +297,7 @@ impl Job<'_> {
             Some(have) => match self.publish_increment(mirror, have).await {
                 Ok(Some(shipped)) => Ok(shipped),
                 // The branch was rewritten, or the mirror is damaged: a fresh one serves in both cases.
-                Ok(None) | Err(PublishError::Pack(PackError::Empty)) => {
+                Ok(None) | Err(PublishError::Pack(PackError::Empty | PackError::Incomplete { .. })) => {
                     self.publish_afresh(self.fresh_lease().await?).await
                 }
                 Err(error) if error.is_of_the_mirror() && !self.stop.is_cancelled() => {
