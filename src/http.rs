@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::config::Timeouts;
+use crate::proxy;
 use crate::report::printable;
 use crate::tls::{self, TrustRoots};
 
@@ -143,6 +144,11 @@ pub fn client(roots: &TrustRoots, timeouts: Timeouts, max_idle: usize) -> anyhow
         // Ours, below: a POST must stay one, and never reach another host.
         .redirect(redirect::Policy::none())
         .retry(reqwest::retry::never());
+    // Given here, these are the only ones: the client does not look for any itself.
+    builder = builder.no_proxy();
+    for proxy in proxy::from_env()? {
+        builder = builder.proxy(proxy);
+    }
     if let Some(pem) = roots.pem() {
         builder = builder.tls_certs_only(reqwest::Certificate::from_pem_bundle(pem).context("the CA certificates")?);
     }

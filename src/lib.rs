@@ -41,6 +41,7 @@ pub mod plan;
 pub mod prcheck;
 pub mod probe;
 pub mod progress;
+pub mod proxy;
 pub mod publish;
 pub mod reconcile;
 pub mod report;
