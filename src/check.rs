@@ -393,7 +393,7 @@ async fn login_trouble(git: &GitServer, project: &str) -> Option<(String, String
             "Check GITLAB_BASE_URL: it is the address that clone addresses begin with.".to_owned()
         }
         // Git answers, for this user.
-        WireError::Remote(_) | WireError::NotOurRef(_) | WireError::Sha256 => return None,
+        WireError::Remote(_) | WireError::NotOurRef(_) | WireError::Sha256 | WireError::Shallow => return None,
     };
     Some((error_chain(&error), advice))
 }

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::config::Timeouts;
+use crate::proxy;
 use crate::report::printable;
 use crate::tls::{self, TrustRoots};
 
@@ -66,7 +67,7 @@ pub enum RequestError {
     /// A redirect that is not followed.
     #[error("the server redirects to {to}, which is not followed: {why}")]
     Redirect {
-        /// Where to, without its query.
+        /// Where to, without its query; cut and escaped like every text of a server.
         to: String,
         /// Why not.
         why: &'static str,
@@ -143,6 +144,11 @@ pub fn client(roots: &TrustRoots, timeouts: Timeouts, max_idle: usize) -> anyhow
         // Ours, below: a POST must stay one, and never reach another host.
         .redirect(redirect::Policy::none())
         .retry(reqwest::retry::never());
+    // Given here, these are the only ones: the client does not look for any itself.
+    builder = builder.no_proxy();
+    for proxy in proxy::from_env()? {
+        builder = builder.proxy(proxy);
+    }
     if let Some(pem) = roots.pem() {
         builder = builder.tls_certs_only(reqwest::Certificate::from_pem_bundle(pem).context("the CA certificates")?);
     }
@@ -176,7 +182,7 @@ pub async fn post(
         }
         to = redirected(&to, response.headers(), status)?;
     }
-    Err(RequestError::Redirect { to: without_query(&to), why: "too many redirects, one after another" })
+    Err(RequestError::Redirect { to: shown(&to), why: "too many redirects, one after another" })
 }
 
 /// Where a redirect leads, as long as that is the same server and the same kind of request.
@@ -185,7 +191,7 @@ fn redirected(from: &Url, headers: &HeaderMap, status: StatusCode) -> Result<Url
     let Some(to) = location.and_then(|location| from.join(location).ok()) else {
         return Err(RequestError::Status { status, retry_after: None });
     };
-    let refuse = |why| Err(RequestError::Redirect { to: without_query(&to), why });
+    let refuse = |why| Err(RequestError::Redirect { to: shown(&to), why });
     if to.origin() != from.origin() {
         return refuse("it is another server, and credentials stay with the one they were given for");
     }
@@ -199,11 +205,14 @@ fn redirected(from: &Url, headers: &HeaderMap, status: StatusCode) -> Result<Url
     Ok(to)
 }
 
-fn without_query(url: &Url) -> String {
+/// An address that a server gave, as far as it is shown: no login, no query, and not at any length.
+fn shown(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
     url.set_fragment(None);
-    url.to_string()
+    // Only addresses without a host have no place for a login.
+    let _ = (url.set_username(""), url.set_password(None));
+    remote_text(url.as_str().as_bytes())
 }
 
 /// A server's text, cut to a sensible length, with everything escaped that could act on a terminal.
@@ -330,6 +339,19 @@ mod tests {
     fn a_server_s_text_is_short_and_cannot_act_on_the_terminal() {
         assert_eq!(remote_text(b"no \x1b[31mred\x07\n"), "no \\u{1b}[31mred\\u{7}");
         assert_eq!(remote_text(&b"x".repeat(1 << 20)).len(), REMOTE_TEXT_LIMIT_CHARS);
+    }
+
+    #[test]
+    fn a_redirect_is_shown_without_what_may_be_secret_and_not_at_any_length() {
+        let from: Url = "https://git.test/g/p.git/git-upload-pack".parse().unwrap();
+        let redirect = |to: &str| {
+            let headers = HeaderMap::from_iter([(LOCATION, to.parse().unwrap())]);
+            redirected(&from, &headers, StatusCode::FOUND).unwrap_err().to_string()
+        };
+        let elsewhere = redirect("https://user:secret@other.test/sign_in?token=secret#secret");
+        assert!(elsewhere.contains("https://other.test/sign_in,") && !elsewhere.contains("secret"), "{elsewhere}");
+        let long = redirect(&format!("https://other.test/{}", "x".repeat(50_000)));
+        assert!(long.len() < 2 * REMOTE_TEXT_LIMIT_CHARS, "{} bytes", long.len());
     }
 
     #[tokio::test]

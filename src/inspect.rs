@@ -3,6 +3,7 @@
 //! Invariant: nothing here decides or changes anything, and the work is bounded whatever the repository holds.
 
 use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
 
 use git2::{ObjectType, Odb, Oid, Repository};
 
@@ -16,6 +17,11 @@ const MAX_TREE_BYTES: usize = 64 << 20;
 const MAX_ATTRIBUTES_BYTES: usize = 1 << 20;
 /// The largest blob that can be a pointer, in bytes (the specification's limit).
 const MAX_POINTER_BYTES: usize = 1_024;
+/// How long the search for LFS pointers may take: a small blob can be a delta on a huge one. What is looked at when the
+/// time is over is looked at to its end.
+const LFS_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many bytes of trees and blobs it may read.
+const LFS_LIMIT_BYTES: u64 = 1 << 30;
 /// What a pointer begins with, now and in the first version of the specification.
 const POINTER_STARTS: [&[u8]; 2] =
     [b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/"];
@@ -31,30 +37,72 @@ pub fn rewritten_from(repository: &Repository, published: Option<&str>) -> Resul
     Ok((!kept).then_some(published))
 }
 
+/// Paths that are Git LFS pointers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LfsPaths {
+    /// How many were found.
+    pub found: usize,
+    /// Whether that is all of them: the bounds above may have ended the search.
+    pub all: bool,
+}
+
 /// How many paths of the commit are Git LFS pointers. Without `filter=lfs` in any of its `.gitattributes` that is none,
 /// and no other blob is looked at.
 ///
 /// # Errors
 /// Where the repository cannot be read.
-pub fn lfs_paths(repository: &Repository, commit: CommitId) -> Result<usize, git2::Error> {
+pub fn lfs_paths(repository: &Repository, commit: CommitId) -> Result<LfsPaths, git2::Error> {
+    lfs_paths_within(repository, commit, Budget::new(LFS_TIMEOUT, LFS_LIMIT_BYTES))
+}
+
+fn lfs_paths_within(repository: &Repository, commit: CommitId, mut budget: Budget) -> Result<LfsPaths, git2::Error> {
     let odb = repository.odb()?;
     let root = repository.find_commit(Oid::from_bytes(commit.as_bytes())?)?.tree_id();
     let mut uses_lfs = false;
-    folders(repository, &odb, root, |name, blob| {
-        uses_lfs = uses_lfs || name == b".gitattributes" && asks_for_lfs(&odb, blob)?;
+    folders(repository, &odb, root, &mut budget, |name, blob, budget| {
+        uses_lfs = uses_lfs || name == b".gitattributes" && asks_for_lfs(&odb, blob, budget)?;
         Ok(())
     })?;
     if !uses_lfs {
-        return Ok(0);
+        return Ok(LfsPaths { found: 0, all: !budget.is_spent() });
     }
     let mut pointers = HashSet::new();
-    let folders = folders(repository, &odb, root, |_, blob| {
-        if is_pointer(&odb, blob)? {
+    let folders = folders(repository, &odb, root, &mut budget, |_, blob, budget| {
+        if is_pointer(&odb, blob, budget)? {
             pointers.insert(blob);
         }
         Ok(())
     })?;
-    Ok(paths(&folders, root, &pointers))
+    Ok(LfsPaths { found: paths(&folders, root, &pointers), all: !budget.is_spent() })
+}
+
+/// What a search may still take.
+struct Budget {
+    deadline: Instant,
+    left_bytes: u64,
+}
+
+impl Budget {
+    fn new(time: Duration, bytes: u64) -> Self {
+        Self { deadline: Instant::now() + time, left_bytes: bytes }
+    }
+
+    /// Whether an object may be read; one that would be larger than `limit` bytes is left alone.
+    fn allows(&mut self, odb: &Odb<'_>, id: Oid, limit: usize) -> Result<bool, git2::Error> {
+        if self.is_spent() {
+            return Ok(false);
+        }
+        let (bytes, _) = odb.read_header(id)?;
+        if bytes > limit {
+            return Ok(false);
+        }
+        self.left_bytes = self.left_bytes.saturating_sub(bytes as u64);
+        Ok(true)
+    }
+
+    fn is_spent(&self) -> bool {
+        self.left_bytes == 0 || Instant::now() >= self.deadline
+    }
 }
 
 /// What is in a directory: its files and its directories.
@@ -70,11 +118,12 @@ fn folders(
     repository: &Repository,
     odb: &Odb<'_>,
     root: Oid,
-    mut visit: impl FnMut(&[u8], Oid) -> Result<(), git2::Error>,
+    budget: &mut Budget,
+    mut visit: impl FnMut(&[u8], Oid, &mut Budget) -> Result<(), git2::Error>,
 ) -> Result<HashMap<Oid, Folder>, git2::Error> {
     let (mut found, mut waiting, mut left) = (HashMap::new(), vec![root], MAX_TREE_ENTRIES);
     while let Some(id) = waiting.pop() {
-        if found.contains_key(&id) || odb.read_header(id)?.0 > MAX_TREE_BYTES {
+        if found.contains_key(&id) || !budget.allows(odb, id, MAX_TREE_BYTES)? {
             continue;
         }
         let mut folder = Folder::default();
@@ -83,7 +132,7 @@ fn folders(
             match entry.kind() {
                 Some(ObjectType::Tree) => folder.folders.push(entry.id()),
                 Some(ObjectType::Blob) => {
-                    visit(entry.name_bytes(), entry.id())?;
+                    visit(entry.name_bytes(), entry.id(), budget)?;
                     folder.files.push(entry.id());
                 }
                 // A submodule's commit is not here.
@@ -117,8 +166,8 @@ fn paths(folders: &HashMap<Oid, Folder>, root: Oid, blobs: &HashSet<Oid>) -> usi
     counted.get(&root).copied().unwrap_or_default()
 }
 
-fn asks_for_lfs(odb: &Odb<'_>, blob: Oid) -> Result<bool, git2::Error> {
-    if odb.read_header(blob)?.0 > MAX_ATTRIBUTES_BYTES {
+fn asks_for_lfs(odb: &Odb<'_>, blob: Oid, budget: &mut Budget) -> Result<bool, git2::Error> {
+    if !budget.allows(odb, blob, MAX_ATTRIBUTES_BYTES)? {
         return Ok(false);
     }
     let attributes = odb.read(blob)?;
@@ -126,8 +175,8 @@ fn asks_for_lfs(odb: &Odb<'_>, blob: Oid) -> Result<bool, git2::Error> {
     Ok(words.any(|word| word == b"filter=lfs"))
 }
 
-fn is_pointer(odb: &Odb<'_>, blob: Oid) -> Result<bool, git2::Error> {
-    if odb.read_header(blob)?.0 > MAX_POINTER_BYTES {
+fn is_pointer(odb: &Odb<'_>, blob: Oid, budget: &mut Budget) -> Result<bool, git2::Error> {
+    if !budget.allows(odb, blob, MAX_POINTER_BYTES)? {
         return Ok(false);
     }
     let content = odb.read(blob)?;
@@ -180,6 +229,12 @@ mod tests {
         }
     }
 
+    fn all_of(it: &Fixture, commit: CommitId) -> usize {
+        let LfsPaths { found, all } = lfs_paths(&it.repository, commit).unwrap();
+        assert!(all);
+        found
+    }
+
     const FILE: i32 = 0o100_644;
     const FOLDER: i32 = 0o040_000;
     const SUBMODULE: i32 = 0o160_000;
@@ -194,10 +249,10 @@ mod tests {
             ("sub", Oid::from_bytes(&[7; 20]).unwrap(), SUBMODULE),
         ]);
         let plain = it.tree(&[("x", files, FOLDER), ("y", files, FOLDER)]);
-        assert_eq!(lfs_paths(&it.repository, it.commit(plain, None)).unwrap(), 0);
+        assert_eq!(all_of(&it, it.commit(plain, None)), 0);
         let attributes = it.tree(&[(".gitattributes", it.blob(ATTRIBUTES), FILE)]);
         let with = it.tree(&[("x", files, FOLDER), ("y", files, FOLDER), ("z", attributes, FOLDER)]);
-        assert_eq!(lfs_paths(&it.repository, it.commit(with, None)).unwrap(), 2);
+        assert_eq!(all_of(&it, it.commit(with, None)), 2);
     }
 
     #[test]
@@ -207,7 +262,7 @@ mod tests {
         for _ in 0..20_000 {
             tree = it.tree(&[("d", tree, FOLDER)]);
         }
-        assert_eq!(lfs_paths(&it.repository, it.commit(tree, None)).unwrap(), 1);
+        assert_eq!(all_of(&it, it.commit(tree, None)), 1);
     }
 
     #[test]
@@ -219,7 +274,25 @@ mod tests {
             let entries: Vec<_> = names.iter().map(|name| (name.as_str(), tree, FOLDER)).collect();
             tree = it.tree(&entries);
         }
-        assert_eq!(lfs_paths(&it.repository, it.commit(tree, None)).unwrap(), 10_usize.pow(12));
+        assert_eq!(all_of(&it, it.commit(tree, None)), 10_usize.pow(12));
+    }
+
+    #[test]
+    fn a_search_that_takes_too_long_or_reads_too_much_ends_with_what_it_has_found() {
+        let it = Fixture::new();
+        // The attributes are in the first folder that is looked at, so some of the pointers are found too.
+        let folder = |n: usize| it.tree(&[("p", it.blob(&[POINTER, n.to_string().as_bytes()].concat()), FILE)]);
+        let names: Vec<_> = (0..100).map(|n| format!("{n:03}")).collect();
+        let mut entries: Vec<_> = (0..100).map(|n| (names[n].as_str(), folder(n), FOLDER)).collect();
+        entries.push((".gitattributes", it.blob(ATTRIBUTES), FILE));
+        let commit = it.commit(it.tree(&entries), None);
+        assert_eq!(all_of(&it, commit), 100);
+        let within = |time, bytes| lfs_paths_within(&it.repository, commit, Budget::new(time, bytes)).unwrap();
+        assert_eq!(within(Duration::ZERO, u64::MAX), LfsPaths { found: 0, all: false });
+        let long = Duration::from_secs(60);
+        assert_eq!(within(long, 1), LfsPaths { found: 0, all: false });
+        let LfsPaths { found, all } = within(long, 12_000);
+        assert!((1..100).contains(&found) && !all, "{found}");
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Bare repositories kept between passes, so that a changed branch costs its new commits only.
 //!
 //! Invariant: a mirror is trusted only with its `state.json`, which is replaced, whole, after an operation completed, and
-//! only as far as that goes: a pack it does not name is of no account. A mirror holds exactly the objects reachable from
-//! the commit named there: a branch that was rewritten is fetched afresh. The mirror in use is never evicted.
+//! only as far as that goes: a pack it does not name is of no account, and gone before the mirror is used. A mirror holds
+//! exactly the objects reachable from the commit named there, each of them: a branch that was rewritten is fetched afresh.
+//! The mirror in use is never evicted.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
@@ -20,7 +21,7 @@ use crate::key::CommitId;
 use crate::pack::{CheckedFile, ReceivedPack};
 use crate::status::Disk;
 use crate::target::Source;
-use crate::workdir::{available_bytes, create_private_dir, private_file};
+use crate::workdir::{available_bytes, create_private_dir, is_private_dir, private_file};
 
 /// With more packs than this, those of increments are joined into one.
 const MAX_PACKS: usize = 8;
@@ -29,6 +30,9 @@ const MAX_PACKS: usize = 8;
 const RESERVE_PERCENT: u64 = 5;
 const RESERVE_LIMIT_BYTES: u64 = 1 << 30;
 const STATE_FILE: &str = "state.json";
+/// What a mirror's state promises. A mirror of another format is fetched afresh; in 1, nobody had looked whether the
+/// history was whole.
+const STATE_FORMAT: u32 = 2;
 
 /// Why a mirror could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +64,7 @@ struct Known {
 /// What a complete mirror says about itself.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct State {
+    format: u32,
     project: String,
     branch: String,
     /// What the branch is at.
@@ -121,7 +126,7 @@ impl MirrorStore {
             let (path, name) = entry.map(|entry| (entry.path(), entry.file_name().to_string_lossy().into_owned()))?;
             let used = fs::metadata(path.join(STATE_FILE)).and_then(|metadata| metadata.modified());
             match (read_state(&path), used) {
-                (Some(state), Ok(used)) => {
+                (Some(state), Ok(used)) if is_private_dir(&path) => {
                     remove_strays(&path, &state)?;
                     known.insert(name, Known { bytes: state.bytes(), used, in_use: false });
                 }
@@ -140,6 +145,8 @@ impl MirrorStore {
         let name = directory_name(source);
         let path = self.dir.join(&name);
         let state = read_state(&path).filter(|state| state.project == source.project && state.branch == source.branch);
+        // What is in it is believed from here on, so nothing else may be.
+        let state = state.filter(|state| is_private_dir(&path) && remove_strays(&path, state).is_ok());
         let known = Known { bytes: 0, used: SystemTime::now(), in_use: true };
         lock(&self.known).entry(name.clone()).and_modify(|known| known.in_use = true).or_insert(known);
         Mirror { store: Arc::clone(self), name, path, source: source.clone(), state, _turn: turn }
@@ -239,6 +246,7 @@ impl Mirror {
     /// [`MirrorError::Git`] where the pack does not hold the commit.
     pub fn finish_fresh(&mut self, commit: CommitId, pack: StoredPack) -> Result<(), MirrorError> {
         let state = State {
+            format: STATE_FORMAT,
             project: self.source.project.clone(),
             branch: self.source.branch.clone(),
             commit: commit.to_string(),
@@ -360,7 +368,9 @@ fn read_state(path: &Path) -> Option<State> {
     let state: State = serde_json::from_slice(&fs::read(path.join(STATE_FILE)).ok()?).ok()?;
     let dir = path.join("objects/pack");
     let whole = |file: CheckedFile| fs::metadata(&file.path).is_ok_and(|metadata| metadata.len() == file.len);
-    let complete = !state.packs.is_empty() && state.packs.iter().flat_map(|pack| pack.files(&dir)).all(whole);
+    let complete = state.format == STATE_FORMAT
+        && !state.packs.is_empty()
+        && state.packs.iter().flat_map(|pack| pack.files(&dir)).all(whole);
     complete.then_some(state)
 }
 

@@ -1,8 +1,8 @@
 //! A pack from the wire onto the disk: written once, checked object by object, indexed beside it.
 //!
-//! Invariant: an index exists only for a pack in which every object's bytes hash to its name and the whole hashes to the
-//! trailer. Memory does not grow with the size of blobs: those stored whole are hashed as they stream by, and only delta
-//! chains and small objects are decompressed into memory.
+//! Invariant: a pack stays only if every object's bytes hash to its name, the whole hashes to the trailer, and everything
+//! its objects name is there. Memory does not grow with the size of blobs: those stored whole are hashed as they stream by,
+//! and only delta chains and small objects are decompressed into memory.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -10,8 +10,10 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::available_parallelism;
+use std::time::{Duration, Instant};
 
 use flate2::{Decompress, FlushDecompress, Status};
 use gix_error::{ErrorExt, message};
@@ -20,6 +22,7 @@ use gix_pack::data::{self, entry::Header, input};
 use gix_utils::progress::Discard;
 use sha1::{Digest, Sha1};
 
+use crate::connectivity::{self, Structure};
 use crate::workdir::private_file;
 
 /// Blobs of at least this size that are stored whole are hashed while they stream by, and never held in memory.
@@ -30,7 +33,11 @@ pub const OBJECT_LIMIT_BYTES: usize = 2 << 30;
 const SINGLE_THREAD_OBJECTS: usize = 2_000;
 /// The buffer between the wire and the inflater, and the one behind it.
 const BUFFER_BYTES: usize = 64 << 10;
-const HASH: gix_hash::Kind = gix_hash::Kind::Sha1;
+/// A large pack waits for its turn no longer than this, or one that takes hours would use up the others' time limits.
+const TURN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often one that waits for its turn looks whether it should give up.
+const TURN_POLL: Duration = Duration::from_millis(100);
+pub(crate) const HASH: gix_hash::Kind = gix_hash::Kind::Sha1;
 /// Names of files until they are complete.
 const INCOMING_PACK: &str = "incoming.pack";
 const INCOMING_INDEX: &str = "incoming.idx";
@@ -67,6 +74,16 @@ pub enum PackError {
     /// The pack has no object.
     #[error("the server sent an empty pack")]
     Empty,
+    /// Something that an object in it names is not there.
+    #[error(
+        "the history that the server sent is incomplete: the {what} {id} is missing; run git fsck on the project in GitLab"
+    )]
+    Incomplete {
+        /// What kind of object it is.
+        what: &'static str,
+        /// Its id.
+        id: String,
+    },
     /// It would be larger than allowed.
     #[error("the repository's pack is larger than MAX_REPOSITORY_BYTES allows ({limit} bytes)")]
     TooLarge {
@@ -85,18 +102,47 @@ pub struct Limits<'a> {
     pub gate: &'a IndexGate,
 }
 
-/// Lets one large pack at a time use all cores to resolve its deltas; small ones pass by.
+/// Lets one large pack at a time use all cores to resolve its deltas; small ones pass by. It only keeps the threads few: who
+/// has waited for long goes on beside the other.
 #[derive(Debug, Default)]
-pub struct IndexGate(std::sync::Mutex<()>);
+pub struct IndexGate {
+    taken: Mutex<bool>,
+    freed: Condvar,
+}
 
 impl IndexGate {
-    fn enter(&self) -> std::sync::MutexGuard<'_, ()> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    /// Waits for the turn; `None` where it did not come in time, or the work is to be given up.
+    fn enter(&self, timeout: Duration, interrupt: &AtomicBool) -> Option<Turn<'_>> {
+        let deadline = Instant::now() + timeout;
+        let mut taken = self.lock();
+        while *taken {
+            if interrupt.load(Ordering::Relaxed) || Instant::now() >= deadline {
+                return None;
+            }
+            taken = self.freed.wait_timeout(taken, TURN_POLL).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        *taken = true;
+        Some(Turn(self))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, bool> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The turn at an [`IndexGate`], until it is dropped.
+struct Turn<'a>(&'a IndexGate);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.0.lock() = false;
+        self.0.freed.notify_one();
     }
 }
 
 /// Writes the pack that `source` brings into `dir` (a repository's `objects/pack`) and indexes it. `received` is called
-/// when the pack's last byte is on the disk, before its objects are verified.
+/// when the pack's last byte is on the disk, before its objects are verified. What they name may be in the packs that are
+/// in `dir` already, which must have come in by this function.
 ///
 /// Returns the pack and its index. Nothing is left behind after an error.
 ///
@@ -112,9 +158,9 @@ pub fn receive(
     match store_and_index(source, dir, limits, received, &mut pack) {
         Ok(index) => pack.map(|pack| (pack, index)).ok_or(PackError::Empty),
         Err(error) => {
-            let unverified = pack.map(|pack| pack.file.path);
+            let refused = pack.into_iter().flat_map(|pack| [pack.file.path.with_extension("idx"), pack.file.path]);
             let incoming = [INCOMING_PACK, INCOMING_INDEX].map(|name| dir.join(name));
-            for leftover in incoming.into_iter().chain(unverified) {
+            for leftover in incoming.into_iter().chain(refused) {
                 // What cannot be removed is not in the repository's list of packs either.
                 drop(fs::remove_file(leftover));
             }
@@ -155,7 +201,7 @@ fn store_and_index(
         Ok(pack.insert(placed).file.path.clone())
     });
     match (first, pack) {
-        (Err(_), Some(pack)) if entries.needs_large_blobs() => {
+        (Err(PackError::Damaged(_)), Some(pack)) if entries.needs_large_blobs() => {
             // Rare: a delta is based on a large blob. Once more from the file, with every object in memory.
             let file = BufReader::with_capacity(BUFFER_BYTES, File::open(&pack.file.path)?);
             let path = pack.file.path.clone();
@@ -165,7 +211,7 @@ fn store_and_index(
     }
 }
 
-/// Runs the entries through the indexer and writes `pack-<trailer>.idx`.
+/// Runs the entries through the indexer, writes `pack-<trailer>.idx`, and checks that the history is whole.
 fn write_index<R: BufRead>(
     dir: &Path,
     entries: &mut Entries<R>,
@@ -186,7 +232,7 @@ fn write_index<R: BufRead>(
         || {
             let trailer = shared.borrow().trailer.ok_or_else(|| io::Error::other("the pack has no trailer"))?;
             let path = pack_path(trailer)?;
-            turn = (!small).then(|| limits.gate.enter());
+            turn = (!small).then(|| limits.gate.enter(TURN_TIMEOUT, limits.interrupt)).flatten();
             let pack = data::File::at(path, HASH).map_err(io::Error::other)?;
             Ok((entry_bytes, pack))
         },
@@ -199,7 +245,7 @@ fn write_index<R: BufRead>(
         Some(OBJECT_LIMIT_BYTES),
         data::Version::V2,
     );
-    drop(turn);
+    let structure = std::mem::take(&mut entries.outcome.borrow_mut().structure);
     let outcome = entries.outcome.borrow();
     let trailer = match (written, outcome.trailer) {
         // The wire's or the disk's own error says more than what the indexer makes of it.
@@ -210,22 +256,48 @@ fn write_index<R: BufRead>(
                 Err(error) => PackError::Io(error),
             });
         }
-        (Err(error), _) => return Err(PackError::Damaged(format!("{:#}", anyhow::Error::new(error)))),
+        (Err(error), _) => return Err(damaged(error)),
         (Ok(_), None) => return Err(PackError::Damaged("it has no trailer".to_owned())),
         (Ok(_), Some(trailer)) => trailer,
     };
     let Checked { crc32, len, .. } = out.into_inner().map_err(|error| error.into_error())?;
     let path = dir.join(format!("pack-{trailer}.idx"));
-    if outcome.large.is_empty() {
+    let index = if outcome.large.is_empty() {
         fs::rename(&partial, &path)?;
-        return Ok(CheckedFile { path, len, crc32: crc32.finalize() });
-    }
-    let merged = merge_index(&partial, &outcome.large, trailer, &path);
-    fs::remove_file(&partial)?;
-    merged
+        CheckedFile { path, len, crc32: crc32.finalize() }
+    } else {
+        let merged = merge_index(&partial, &outcome.large, trailer, &path);
+        fs::remove_file(&partial)?;
+        merged?
+    };
+    let pack = index.path.with_extension("pack");
+    let opened = open_index(&index.path)?;
+    connectivity::check(&pack, &opened, structure, &older_indexes(dir, &index.path)?, threads, limits.interrupt)?;
+    drop(turn);
+    Ok(index)
 }
 
-fn entry_bytes(range: data::EntryRange, pack: &data::File) -> Option<&[u8]> {
+/// The indexes in `dir` besides `own`. What is in one that cannot be read counts as missing.
+fn older_indexes(dir: &Path, own: &Path) -> io::Result<Vec<gix_pack::index::File>> {
+    let mut older = vec![];
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "idx") && path != own {
+            older.extend(open_index(&path));
+        }
+    }
+    Ok(older)
+}
+
+fn open_index(path: &Path) -> Result<gix_pack::index::File, PackError> {
+    gix_pack::index::File::at(path, HASH).map_err(damaged)
+}
+
+pub(crate) fn damaged(error: gix_error::Error) -> PackError {
+    PackError::Damaged(format!("{:#}", anyhow::Error::new(error)))
+}
+
+pub(crate) fn entry_bytes(range: data::EntryRange, pack: &data::File) -> Option<&[u8]> {
     pack.entry_slice(range)
 }
 
@@ -244,8 +316,7 @@ struct IndexRow {
 
 /// Writes the index again with the large blobs in it, which the indexer never saw. Format: gitformat-pack(5), version 2.
 fn merge_index(partial: &Path, large: &[IndexRow], trailer: ObjectId, path: &Path) -> Result<CheckedFile, PackError> {
-    let damaged = |error: gix_error::Error| PackError::Damaged(format!("{:#}", anyhow::Error::new(error)));
-    let small = gix_pack::index::File::at(partial, HASH).map_err(damaged)?;
+    let small = open_index(partial)?;
     let mut rows: Vec<IndexRow> = small
         .iter()
         .map(|entry| IndexRow { id: entry.oid, crc32: entry.crc32.unwrap_or_default(), offset: entry.pack_offset })
@@ -376,6 +447,7 @@ struct Outcome {
     large_offsets: BTreeSet<u64>,
     /// A delta is, or may be, based on a blob that was left out.
     based_on_large: bool,
+    structure: Structure,
     io_error: RefCell<Option<io::Error>>,
 }
 
@@ -445,7 +517,7 @@ impl<R: BufRead> Entries<R> {
                 hash.update(format!("blob {}\0", entry.decompressed_size).as_bytes());
                 hash
             });
-        self.note_base(&entry);
+        self.note_kind(&entry);
 
         self.inflate.reset(true);
         let compressed_size = loop {
@@ -496,9 +568,10 @@ impl<R: BufRead> Entries<R> {
         Ok((entry, id))
     }
 
-    /// Remembers whether a delta needs a blob that was left out.
-    fn note_base(&mut self, entry: &data::Entry) {
+    /// Remembers what kind of object it is, and whether a delta needs a blob that was left out.
+    fn note_kind(&mut self, entry: &data::Entry) {
         let mut outcome = self.outcome.borrow_mut();
+        outcome.structure.note(self.offset, entry.header);
         outcome.based_on_large |= match entry.header {
             Header::OfsDelta { base_distance } => {
                 self.offset.checked_sub(base_distance).is_some_and(|base| outcome.large_offsets.contains(&base))
@@ -560,5 +633,29 @@ impl<R: Read> Read for Recorded<'_, R> {
         let read = self.inner.read(buffer)?;
         self.bytes.extend_from_slice(&buffer[..read]);
         Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+    use std::thread;
+
+    #[test]
+    fn a_pack_waits_for_its_turn_but_not_for_ever() {
+        let (gate, go_on) = (IndexGate::default(), AtomicBool::new(false));
+        let first = gate.enter(Duration::ZERO, &go_on).unwrap();
+        assert!(gate.enter(Duration::from_millis(20), &go_on).is_none(), "the time is over");
+        assert!(gate.enter(Duration::from_secs(600), &AtomicBool::new(true)).is_none(), "it is to be given up");
+        thread::scope(|scope| {
+            let second = scope.spawn(|| gate.enter(Duration::from_secs(600), &go_on).is_some());
+            thread::sleep(Duration::from_millis(20));
+            assert!(!second.is_finished());
+            drop(first);
+            assert!(second.join().unwrap());
+        });
+        assert!(gate.enter(Duration::ZERO, &go_on).is_some(), "who had no turn gives none back");
     }
 }

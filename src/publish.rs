@@ -297,7 +297,7 @@ impl Job<'_> {
             Some(have) => match self.publish_increment(mirror, have).await {
                 Ok(Some(shipped)) => Ok(shipped),
                 // The branch was rewritten, or the mirror is damaged: a fresh one serves in both cases.
-                Ok(None) | Err(PublishError::Pack(PackError::Empty)) => {
+                Ok(None) | Err(PublishError::Pack(PackError::Empty | PackError::Incomplete { .. })) => {
                     self.publish_afresh(self.fresh_lease().await?).await
                 }
                 Err(error) if error.is_of_the_mirror() && !self.stop.is_cancelled() => {
@@ -388,13 +388,18 @@ impl Job<'_> {
         Ok(Shipped { bytes: shipped?, rewritten_from, lfs_paths })
     }
 
-    /// How many paths are Git LFS pointers. Where that cannot be found out, the object is as good as without.
+    /// How many paths are Git LFS pointers, as far as that can be found out: the object is as good as without.
     async fn lfs_paths(&self, mirror: &Mirror) -> usize {
         let (path, commit) = (mirror.path().to_owned(), self.commit);
         let counting =
             spawn_blocking(move || git2::Repository::open_bare(path).and_then(|it| inspect::lfs_paths(&it, commit)));
         match counting.await {
-            Ok(Ok(paths)) => paths,
+            Ok(Ok(paths)) => {
+                if !paths.all {
+                    tracing::debug!(found = paths.found, "not all of the commit was searched for Git LFS pointers");
+                }
+                paths.found
+            }
             Ok(Err(error)) => {
                 tracing::debug!(%error, "cannot look for Git LFS pointers");
                 0

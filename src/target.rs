@@ -5,12 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use bytes::Bytes;
-use graphql_client::{GraphQLQuery, Response};
+use graphql_client::GraphQLQuery;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use url::Url;
 
 use crate::http::{self, Login, RequestError, Retryable, remote_text};
@@ -23,13 +25,15 @@ const QUERY_BUDGET: Duration = Duration::from_secs(60);
 /// How long one attempt may take.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(25);
 /// Longest answer that is read, in bytes; 100,000 targets take about 30 MB.
-const ANSWER_LIMIT_BYTES: usize = 256 << 20;
+const ANSWER_LIMIT_BYTES: usize = 64 << 20;
+/// How many of the errors that a server reports are shown.
+const SHOWN_ERRORS: usize = 3;
 /// Longest segment of a branch name, in bytes: Git keeps `<segment>.lock` beside it, and file systems allow 255.
 const SEGMENT_LIMIT_BYTES: usize = 250;
 /// Longest branch name, in bytes: one that is longer would not fit into the destination's object name either.
 const BRANCH_LIMIT_BYTES: usize = 1_024;
 
-/// The typed response; its query text is only what the response type is made from.
+/// The typed response; its query text is only what the response's types are made from.
 #[derive(GraphQLQuery)]
 #[graphql(
     schema_path = "queries/schema.graphql",
@@ -161,28 +165,114 @@ impl GraphqlServer {
 
 /// The data of an answer; one with errors beside its data is none.
 fn data<T: DeserializeOwned>(body: &[u8], content_type: String) -> Result<T, TargetsError> {
-    let answer: Response<T> = serde_json::from_slice(body)
+    let answer: Answer<T> = serde_json::from_slice(body)
         .map_err(|error| TargetsError::Shape { content_type, why: remote_text(error.to_string().as_bytes()) })?;
-    if let Some(errors) = answer.errors.filter(|errors| !errors.is_empty()) {
-        let shown: Vec<_> = errors.iter().take(3).map(|error| remote_text(error.message.as_bytes())).collect();
+    if let Some(Errors(errors)) = answer.errors.filter(|Errors(errors)| !errors.is_empty()) {
+        let shown: Vec<_> = errors.iter().map(|error| remote_text(error.message.as_bytes())).collect();
         return Err(TargetsError::Reported(shown.join("; ")));
     }
     answer.data.ok_or(TargetsError::NoList("data"))
 }
 
+/// An answer. What is in it and is not asked for is not kept, so that memory goes by what is wanted, not by what a server
+/// sends: `{},` is a component of the target list in 3 bytes, and would take 50 times that.
+#[derive(Deserialize)]
+struct Answer<T> {
+    data: Option<T>,
+    errors: Option<Errors>,
+}
+
+/// The first of the errors.
+struct Errors(Vec<Error>);
+
+#[derive(Deserialize)]
+struct Error {
+    message: String,
+}
+
+impl<'de> Deserialize<'de> for Errors {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut errors = vec![];
+        each(deserializer, |error| {
+            if errors.len() < SHOWN_ERRORS {
+                errors.push(error);
+            }
+        })?;
+        Ok(Self(errors))
+    }
+}
+
+/// The data of an answer to our query.
+#[derive(Deserialize)]
+struct Data {
+    apps_v1: Option<Apps>,
+}
+
+/// The targets of all apps, as written.
+struct Apps(Vec<Target>);
+
+#[derive(Deserialize)]
+struct App {
+    #[serde(rename = "codeComponents")]
+    code_components: Option<CodeComponents>,
+}
+
+/// The targets of an app, as written.
+struct CodeComponents(Vec<Target>);
+
+impl<'de> Deserialize<'de> for Apps {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut targets = vec![];
+        each(deserializer, |app: App| {
+            if let Some(CodeComponents(of_app)) = app.code_components {
+                targets.extend(of_app);
+            }
+        })?;
+        Ok(Self(targets))
+    }
+}
+
+impl<'de> Deserialize<'de> for CodeComponents {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut targets = vec![];
+        each(deserializer, |component: gitlab_sync::GitlabSyncAppsV1CodeComponents| {
+            targets.extend(component.gitlab_sync.map(|sync| {
+                let (from, to) = (sync.source_project, sync.destination_project);
+                Target::between((from.group, from.name, from.branch), (to.group, to.name, to.branch))
+            }));
+        })?;
+        Ok(Self(targets))
+    }
+}
+
+/// Reads a list and hands each element on.
+fn each<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D, take: impl FnMut(T)) -> Result<(), D::Error> {
+    deserializer.deserialize_seq(Each { take, of: PhantomData })
+}
+
+struct Each<F, T> {
+    take: F,
+    of: PhantomData<T>,
+}
+
+impl<'de, F: FnMut(T), T: Deserialize<'de>> Visitor<'de> for Each<F, T> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
+        while let Some(element) = list.next_element()? {
+            (self.take)(element);
+        }
+        Ok(())
+    }
+}
+
 /// The targets of an answer, as written.
-fn list(answer: gitlab_sync::ResponseData) -> Result<Vec<Target>, TargetsError> {
-    let apps = answer.apps_v1.ok_or(TargetsError::NoList("apps_v1"))?;
-    let definitions = apps
-        .into_iter()
-        .flat_map(|app| app.code_components.unwrap_or_default())
-        .filter_map(|component| component.gitlab_sync);
-    Ok(definitions
-        .map(|sync| {
-            let (from, to) = (sync.source_project, sync.destination_project);
-            Target::between((from.group, from.name, from.branch), (to.group, to.name, to.branch))
-        })
-        .collect())
+fn list(answer: Data) -> Result<Vec<Target>, TargetsError> {
+    answer.apps_v1.map(|Apps(targets)| targets).ok_or(TargetsError::NoList("apps_v1"))
 }
 
 impl Targets {
@@ -346,6 +436,21 @@ mod tests {
     fn errors_beside_data_spoil_the_answer() {
         let found = parse(r#"{"data":{"apps_v1":[]},"errors":[{"message":"bundle \u001b gone"}]}"#);
         assert!(matches!(found, Err(TargetsError::Reported(text)) if text == "bundle \\u{1b} gone"));
+    }
+
+    #[test]
+    fn of_many_errors_the_first_ones_are_told() {
+        let many = vec![r#"{"message":"broken","path":["a",1]}"#; 100_000].join(",");
+        let found = parse(&format!(r#"{{"errors":[{many}]}}"#));
+        assert!(matches!(found, Err(TargetsError::Reported(text)) if text == "broken; broken; broken"));
+    }
+
+    #[test]
+    fn what_is_no_target_takes_no_memory() {
+        let nothing = vec!["{}"; 1_000_000].join(",");
+        let found =
+            parse(&format!(r#"{{"data":{{"apps_v1":[{{"codeComponents":[{nothing}]}},{nothing}]}}}}"#)).unwrap();
+        assert_eq!((found.len(), found.capacity()), (0, 0));
     }
 
     #[test]

@@ -49,6 +49,12 @@ pub enum WireError {
     /// The repository uses SHA-256 object names.
     #[error("the repository uses SHA-256 object names, and only SHA-1 repositories can be synchronised")]
     Sha256,
+    /// The repository on the server is shallow.
+    #[error(
+        "the repository is shallow on the server: its history breaks off, and nobody could push it. Complete it there with \
+         git fetch --unshallow"
+    )]
+    Shallow,
     /// Bytes that are not what the protocol says.
     #[error("the server's answer is malformed: {0}")]
     Malformed(&'static str),
@@ -187,13 +193,17 @@ async fn read_refs(
 
 /// The pack in an answer to `fetch`.
 async fn find_pack(mut packets: Packets, want: CommitId) -> Result<PackStream, WireError> {
+    let mut at_start_of_section = true;
     loop {
         match packets.next().await.map_err(|error| not_our_ref(error, want))? {
-            Packet::Data(line) if line.trim_ascii_end() == b"packfile" => {
+            Packet::Data(line) if at_start_of_section && line.trim_ascii_end() == b"packfile" => {
                 return Ok(PackStream { packets });
             }
+            // A server whose repository is shallow says unasked where the history of what is wanted breaks off.
+            Packet::Data(line) if line.starts_with(b"shallow ") => return Err(WireError::Shallow),
             // Sections that may come before the pack; with `done` there is nothing in them to answer.
-            Packet::Data(_) | Packet::Delimiter => {}
+            Packet::Data(_) => at_start_of_section = false,
+            Packet::Delimiter => at_start_of_section = true,
             Packet::Flush | Packet::ResponseEnd => {
                 return Err(WireError::Malformed("no pack in the answer to a fetch"));
             }

@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
 use crate::key::Destination;
@@ -44,6 +45,16 @@ pub enum WorkdirError {
         #[source]
         source: io::Error,
     },
+    /// It is not a directory of our own.
+    #[error(
+        "WORKDIR: {path} {problem}: whoever can put it there could read or plant repositories. Remove it, or set another WORKDIR"
+    )]
+    NotOurs {
+        /// What is not.
+        path: PathBuf,
+        /// What it is instead.
+        problem: &'static str,
+    },
     /// Another process has it.
     #[error("WORKDIR: another process is at work in {0}: give each its own WORKDIR")]
     InUse(PathBuf),
@@ -57,24 +68,22 @@ impl Workdir {
     pub fn open(workdir: &Path) -> Result<Self, WorkdirError> {
         let root = workdir.join(OURS);
         fs::create_dir_all(workdir).map_err(failed("create", workdir))?;
-        create_private_dir(&root).map_err(failed("create", &root))?;
+        own_dir(&root)?;
         let lock = Mutex::new(lock(&root)?);
         let workdir = Self { root, lock, under_way: Arc::default() };
         for dir in [workdir.mirrors(), workdir.uploads()] {
-            create_private_dir(&dir).map_err(failed("create", &dir))?;
+            own_dir(&dir)?;
         }
         Ok(workdir)
     }
 
-    /// Makes anew, and locks, what somebody has removed since. What is there already is not touched.
+    /// Makes anew, and locks, what somebody has removed since. What is there already must still be ours.
     ///
     /// # Errors
     /// [`WorkdirError`]; above all where another process has taken the place.
     pub fn restore(&self) -> Result<(), WorkdirError> {
         for dir in [self.root.clone(), self.mirrors(), self.uploads()] {
-            if !dir.is_dir() {
-                create_private_dir(&dir).map_err(failed("create", &dir))?;
-            }
+            own_dir(&dir)?;
         }
         let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         let ours = held.metadata().map(|file| (file.dev(), file.ino())).ok();
@@ -169,6 +178,42 @@ pub struct OutOfSync {
     pub destination: Destination,
     /// Since when, in seconds from 1970 on.
     pub since: u64,
+}
+
+/// Creates a directory for this user alone. One that exists must be a directory, not a link to one, and this user's:
+/// where others may write to WORKDIR, they can put one of theirs in its place.
+fn own_dir(path: &Path) -> Result<(), WorkdirError> {
+    match DirBuilder::new().mode(0o700).recursive(true).create(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(failed("create", path)(error)),
+    }
+    let metadata = fs::symlink_metadata(path).map_err(failed("look at", path))?;
+    if let Some(problem) = whose(&metadata) {
+        return Err(WorkdirError::NotOurs { path: path.to_owned(), problem });
+    }
+    if metadata.permissions().mode() & 0o777 != 0o700 {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(failed("set the permissions of", path))?;
+    }
+    Ok(())
+}
+
+/// What is wrong with a directory that should be ours.
+fn whose(metadata: &fs::Metadata) -> Option<&'static str> {
+    if metadata.is_symlink() {
+        Some("is a symbolic link")
+    } else if !metadata.is_dir() {
+        Some("is not a directory")
+    } else if metadata.uid() != geteuid().as_raw() {
+        Some("belongs to another user")
+    } else {
+        None
+    }
+}
+
+/// Whether it is a directory, not a link to one, and this user's.
+pub fn is_private_dir(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| whose(&metadata).is_none())
 }
 
 fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> WorkdirError {

@@ -8,9 +8,15 @@ use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents, SharedHttpClie
 use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::primitives::SdkBody;
 use aws_smithy_http_client::{Builder, ConnectorBuilder, proxy::ProxyConfig, tls};
-use aws_smithy_runtime_api::client::orchestrator::Metadata;
+use aws_smithy_runtime_api::client::connector_metadata::ConnectorMetadata;
+use aws_smithy_runtime_api::client::http::{
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
+};
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, Metadata};
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponentsBuilder;
 use http_body_util::Limited;
 
+use crate::proxy::is_direct;
 use crate::tls::TrustRoots;
 
 /// Longest answer that is read whole, in bytes. A page of 1,000 objects with the longest names takes 4 MB.
@@ -43,7 +49,7 @@ impl Intercept for ShortAnswers {
     }
 }
 
-/// The HTTP client under the SDK.
+/// The HTTP client under the SDK, for S3 and for where the SDK gets credentials from.
 pub(super) fn http_client(roots: &TrustRoots) -> anyhow::Result<SharedHttpClient> {
     let store = match roots.pem() {
         Some(pem) => tls::TrustStore::empty().with_pem_certificate(pem),
@@ -53,7 +59,13 @@ pub(super) fn http_client(roots: &TrustRoots) -> anyhow::Result<SharedHttpClient
         .with_trust_store(store)
         .build()
         .context("the CA certificates do not fit the S3 client")?;
-    Ok(Builder::new().build_with_connector_fn(move |settings, components| {
+    let direct = client_by_way_of(&context, ProxyConfig::disabled());
+    Ok(SharedHttpClient::new(ByAddress { direct, other: client_by_way_of(&context, ProxyConfig::from_env()) }))
+}
+
+fn client_by_way_of(context: &tls::TlsContext, proxy: ProxyConfig) -> SharedHttpClient {
+    let context = context.clone();
+    Builder::new().build_with_connector_fn(move |settings, components| {
         let mut connector = ConnectorBuilder::default()
             .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc))
             .tls_context(context.clone());
@@ -61,7 +73,49 @@ pub(super) fn http_client(roots: &TrustRoots) -> anyhow::Result<SharedHttpClient
         if let Some(components) = components {
             connector.set_sleep_impl(components.sleep_impl());
         }
-        connector.set_proxy_config(Some(ProxyConfig::from_env()));
+        connector.set_proxy_config(Some(proxy.clone()));
         connector.build()
-    }))
+    })
+}
+
+/// Two of the same: one that reaches every address directly, and one that goes by the environment's proxies. The latter
+/// alone would ask a proxy for the machine's own credentials.
+#[derive(Debug)]
+struct ByAddress<T> {
+    direct: T,
+    other: T,
+}
+
+impl HttpClient for ByAddress<SharedHttpClient> {
+    fn http_connector(&self, settings: &HttpConnectorSettings, components: &RuntimeComponents) -> SharedHttpConnector {
+        SharedHttpConnector::new(ByAddress {
+            direct: self.direct.http_connector(settings, components),
+            other: self.other.http_connector(settings, components),
+        })
+    }
+
+    fn validate_base_client_config(
+        &self,
+        components: &RuntimeComponentsBuilder,
+        settings: &ConfigBag,
+    ) -> Result<(), BoxError> {
+        HttpClient::validate_base_client_config(&self.other, components, settings)
+    }
+
+    fn validate_final_config(&self, components: &RuntimeComponents, settings: &ConfigBag) -> Result<(), BoxError> {
+        HttpClient::validate_final_config(&self.other, components, settings)
+    }
+
+    fn connector_metadata(&self) -> Option<ConnectorMetadata> {
+        self.other.connector_metadata()
+    }
+}
+
+impl HttpConnector for ByAddress<SharedHttpConnector> {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        match request.uri().parse() {
+            Ok(url) if is_direct(&url) => self.direct.call(request),
+            Ok(_) | Err(_) => self.other.call(request),
+        }
+    }
 }

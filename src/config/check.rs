@@ -10,10 +10,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use age::x25519::Recipient;
-use url::{Host, Url};
+use url::Url;
 
 use super::QuerySource;
 use crate::duration;
+pub(super) use crate::proxy::is_loopback;
 
 /// Exactly the spellings of Go's `strconv.ParseBool`.
 pub(super) fn boolean(text: &str) -> Result<bool, String> {
@@ -176,13 +177,4 @@ pub(super) fn query_file(path: &Path) -> Result<QuerySource, String> {
 /// An image may come without the file; a file that is there and cannot be used is a mistake nevertheless.
 pub(super) fn query_file_or_built_in(path: &Path) -> Result<QuerySource, String> {
     if path.try_exists().is_ok_and(|exists| !exists) { Ok(QuerySource::BuiltIn) } else { query_file(path) }
-}
-
-pub(super) fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
 }

@@ -6,7 +6,7 @@
 
 use std::cell::Cell;
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -22,6 +22,8 @@ use crate::key::ArchiveFormat;
 const MAX_PATH_BYTES: usize = 4096;
 /// What a tar archive may take before an entry's content (headers, a long name, attributes), and after the last one.
 const MAX_TAR_HEADER_BYTES: u64 = 1 << 20;
+/// The longest table of contents of a zip archive, in bytes: the reader takes it into memory whole, several times over.
+const MAX_ZIP_TABLE_BYTES: u64 = 64 << 20;
 const COPY_BUFFER_BYTES: usize = 64 << 10;
 
 /// Bounds of an archive.
@@ -107,8 +109,11 @@ fn unzip(reader: impl Read, unpacker: &mut Unpacker<'_>) -> Result<(), RestoreEr
     if copy(&mut reader.take(limit.saturating_add(1)), &mut file, beside)? > limit {
         return Err(too_many_bytes(limit));
     }
+    check_table(&mut file, unpacker.limits.entries)?;
     let damaged = |error: zip::result::ZipError| RestoreError::Damaged(error.into());
-    let mut archive = zip::ZipArchive::new(BufReader::with_capacity(COPY_BUFFER_BYTES, file)).map_err(damaged)?;
+    let config = zip::read::Config { archive_offset: zip::read::ArchiveOffset::Known(0) };
+    let file = BufReader::with_capacity(COPY_BUFFER_BYTES, file);
+    let mut archive = zip::ZipArchive::with_config(config, file).map_err(damaged)?;
     if archive.len() > unpacker.limits.entries {
         return Err(too_many_entries(unpacker.limits.entries));
     }
@@ -126,6 +131,81 @@ fn unzip(reader: impl Read, unpacker: &mut Unpacker<'_>) -> Result<(), RestoreEr
         unpacker.entry(&path, kind, size, &mut entry)?;
     }
     Ok(())
+}
+
+/// Refuses a zip archive by what its last records say of its table of contents, before anything takes that into memory.
+///
+/// The reader would also take other records for the last ones, where these make no sense to it. So they have to be as
+/// strict writers make them: at the very end, without a comment, right behind the table they describe. Section numbers in
+/// brackets are those of PKWARE's APPNOTE 6.3.10.
+fn check_table(file: &mut (impl Read + Seek), max_entries: usize) -> Result<(), RestoreError> {
+    const END_BYTES: u64 = 22; // end of central directory [4.3.16]
+    const LOCATOR_BYTES: u64 = 20; // zip64 end of central directory locator [4.3.15]
+    const END64_BYTES: u64 = 56; // zip64 end of central directory [4.3.14]
+    let damaged = |why| RestoreError::Damaged(io::Error::new(io::ErrorKind::InvalidData, why));
+    let len = file.seek(SeekFrom::End(0)).map_err(RestoreError::Damaged)?;
+    let mut read = |at: Option<u64>, bytes: u64, signature: &[u8]| -> Result<Fields, RestoreError> {
+        let mut record = vec![];
+        let at = at.ok_or_else(|| damaged("the archive is too short"))?;
+        file.seek(SeekFrom::Start(at)).map_err(RestoreError::Damaged)?;
+        file.by_ref().take(bytes).read_to_end(&mut record).map_err(RestoreError::Damaged)?;
+        match record.len() as u64 == bytes && record.starts_with(signature) {
+            true => Ok(Fields(record)),
+            false => Err(damaged("the archive does not end with its table of contents")),
+        }
+    };
+
+    let mut table_end = len.checked_sub(END_BYTES);
+    let end = read(table_end, END_BYTES, b"PK\x05\x06")?;
+    let (mut numbers, mut entries) = ([end.u16(4), end.u16(6), end.u16(20)], [end.u16(8), end.u16(10)]);
+    let (mut size, mut offset) = (end.u32(12), end.u32(16));
+    if entries[1] == u64::from(u16::MAX) || [size, offset].contains(&u64::from(u32::MAX)) {
+        let locator_at = table_end.and_then(|at| at.checked_sub(LOCATOR_BYTES));
+        let locator = read(locator_at, LOCATOR_BYTES, b"PK\x06\x07")?;
+        table_end = locator_at.and_then(|at| at.checked_sub(END64_BYTES));
+        let end64 = read(table_end, END64_BYTES, b"PK\x06\x06")?;
+        let is_here = end64.u64(4) == END64_BYTES - 12 && Some(locator.u64(8)) == table_end;
+        if !is_here || [locator.u32(4), locator.u32(16)] != [0, 1] {
+            return Err(damaged("the archive's last records contradict each other"));
+        }
+        (numbers, entries) = ([end64.u32(16), end64.u32(20), end.u16(20)], [end64.u64(24), end64.u64(32)]);
+        (size, offset) = (end64.u64(40), end64.u64(48));
+    }
+    if numbers != [0; 3] || entries[0] != entries[1] || offset.checked_add(size) != table_end {
+        return Err(damaged("the archive's last records contradict each other"));
+    }
+    if entries[1] > max_entries as u64 {
+        return Err(too_many_entries(max_entries));
+    }
+    if size > MAX_ZIP_TABLE_BYTES {
+        return Err(RestoreError::TooLarge(format!("{MAX_ZIP_TABLE_BYTES} bytes of names")));
+    }
+    match entries[1] {
+        0 => Ok(()),
+        _ => read(Some(offset), 4, b"PK\x01\x02").map(drop),
+    }
+}
+
+/// A record of the zip format, little-endian. Where it is too short, fields are 0.
+struct Fields(Vec<u8>);
+
+impl Fields {
+    fn number(&self, at: usize, bytes: usize) -> u64 {
+        let field = self.0.iter().skip(at).take(bytes);
+        field.rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
+    }
+
+    fn u16(&self, at: usize) -> u64 {
+        self.number(at, 2)
+    }
+
+    fn u32(&self, at: usize) -> u64 {
+        self.number(at, 4)
+    }
+
+    fn u64(&self, at: usize) -> u64 {
+        self.number(at, 8)
+    }
 }
 
 const S_IFMT: u32 = 0o170_000;
@@ -536,6 +616,64 @@ mod tests {
             assert!(matches!(within(entries - 1, room), Err(RestoreError::TooLarge(_))), "{format}");
             assert!(matches!(within(entries, bytes - 1), Err(RestoreError::TooLarge(_))), "{format}");
         }
+    }
+
+    #[test]
+    fn a_zip_archive_with_a_table_of_contents_that_would_fill_the_memory_is_refused_before_it_is_read() {
+        let empty = zip_of(&[]);
+        let limits = Limits { entries: 10, bytes: 1 << 20 };
+        let of_many = |entries: u16, size: u32, offset: u32| {
+            let mut archive = empty.clone();
+            archive[8..10].copy_from_slice(&entries.to_le_bytes());
+            archive[10..12].copy_from_slice(&entries.to_le_bytes());
+            archive[12..16].copy_from_slice(&size.to_le_bytes());
+            archive[16..20].copy_from_slice(&offset.to_le_bytes());
+            archive
+        };
+        // A table that is there as announced, of headers without a name.
+        let header = [&b"PK\x01\x02"[..], &[0; 42]].concat();
+        let table = |entries: usize| header.repeat(entries);
+        let with_table = |entries: usize| {
+            let size = u32::try_from(header.len() * entries).unwrap();
+            [table(entries), of_many(u16::try_from(entries).unwrap(), size, 0)].concat()
+        };
+        let outcome = |archive: &[u8]| unpack_within(ArchiveFormat::Zip, archive, limits).0;
+        let too_large = outcome(&with_table(11));
+        assert!(matches!(&too_large, Err(RestoreError::TooLarge(what)) if what == "10 entries"), "{too_large:?}");
+        assert!(matches!(outcome(&with_table(10)), Err(RestoreError::Damaged(_) | RestoreError::Unsafe { .. })));
+
+        // The same in zip64 records, which can announce any number.
+        let zip64 = |entries: u64, size: u64| {
+            let fields = [entries, entries, size, 0].map(u64::to_le_bytes).concat();
+            let end = [&b"PK\x06\x06"[..], &44_u64.to_le_bytes(), &[45, 0, 45, 0], &[0; 8], &fields].concat();
+            let locator = [&b"PK\x06\x07"[..], &[0; 4], &size.to_le_bytes(), &1_u32.to_le_bytes()].concat();
+            [end, locator, of_many(u16::MAX, u32::MAX, u32::MAX)].concat()
+        };
+        let refused = outcome(&[table(11), zip64(40_000_000, header.len() as u64 * 11)].concat());
+        assert!(matches!(refused, Err(RestoreError::TooLarge(_))), "{refused:?}");
+
+        // Records that a reader might pass over, to find others further up.
+        let behind = |records: Vec<u8>| outcome(&[with_table(11), records].concat());
+        for evasive in [of_many(1, 46, 0), of_many(0, 1, 0), of_many(u16::MAX, 0, 0), zip64(1, 46), b"x".to_vec()] {
+            assert!(matches!(behind(evasive), Err(RestoreError::Damaged(_))));
+        }
+    }
+
+    #[test]
+    fn a_table_of_contents_with_too_many_bytes_of_names_is_refused() {
+        let mut end = zip_of(&[]);
+        end[8] = 1;
+        end[10] = 1;
+        let size = u32::try_from(MAX_ZIP_TABLE_BYTES + 1).unwrap();
+        end[12..16].copy_from_slice(&size.to_le_bytes());
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = create_new(&folder.path().join("zip")).unwrap();
+        // Only its end is ever looked at.
+        file.set_len(size.into()).unwrap();
+        file.seek(SeekFrom::End(0)).unwrap();
+        file.write_all(&end).unwrap();
+        let mut file = File::open(folder.path().join("zip")).unwrap();
+        assert!(matches!(check_table(&mut file, 10), Err(RestoreError::TooLarge(_))));
     }
 
     #[test]

@@ -37,6 +37,9 @@ const COMMAND_BYTES: usize = 32;
 /// Size of the pieces in which a pack goes from the process to the connection.
 const PIECE_BYTES: usize = 64 * 1024;
 
+/// How much of a pack goes into one packet.
+const SIDE_BAND_BYTES: usize = 60_000;
+
 /// Longest header that `git http-backend` may print; it prints four short lines.
 const BACKEND_HEADER_BYTES: usize = 16 * 1024;
 
@@ -289,6 +292,17 @@ pub fn encode_path(project: &str) -> String {
     let segments: Vec<String> =
         project.split('/').map(|segment| utf8_percent_encode(segment, SEGMENT).to_string()).collect();
     segments.join("/")
+}
+
+/// The body of an answer to `fetch` that brings this pack.
+pub fn fetch_answer(pack: &[u8]) -> Vec<u8> {
+    let mut body = b"000dpackfile\n".to_vec();
+    for piece in pack.chunks(SIDE_BAND_BYTES) {
+        body.extend_from_slice(format!("{:04x}\x01", piece.len() + 5).as_bytes());
+        body.extend_from_slice(piece);
+    }
+    body.extend_from_slice(b"0000");
+    body
 }
 
 fn backend() -> Result<PathBuf> {

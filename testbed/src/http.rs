@@ -1,7 +1,7 @@
 //! The HTTP server under all three services, and the log of requests that tests read.
 //!
 //! Invariant: a request is in the log from the moment its headers are read, also when it is refused or never
-//! answered; the value of an `Authorization` header is never kept.
+//! answered; of an `Authorization` header nothing is kept but whom it says the request is from.
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -51,6 +51,8 @@ pub struct RequestRecord {
     pub operation: Option<String>,
     /// Whether there was an `Authorization` header.
     pub authorization: bool,
+    /// The user who logs in by HTTP Basic, where there is one.
+    pub user: Option<String>,
     /// The other headers, names in lower case.
     pub headers: Vec<(String, String)>,
     /// The first 64 KiB of the body, as it came (not decompressed).
@@ -91,6 +93,7 @@ pub(crate) struct Entry {
     query: String,
     operation: Mutex<Option<String>>,
     authorization: bool,
+    user: Option<String>,
     headers: Vec<(String, String)>,
     body: Mutex<Vec<u8>>,
     cut: AtomicBool,
@@ -117,6 +120,7 @@ impl Entry {
             query: request.uri().query().unwrap_or_default().to_owned(),
             operation: Mutex::new(None),
             authorization: request.headers().contains_key(AUTHORIZATION),
+            user: basic_user(request.headers()),
             headers,
             body: Mutex::new(Vec::new()),
             cut: AtomicBool::new(false),
@@ -161,6 +165,7 @@ impl Entry {
             query: self.query.clone(),
             operation: lock(&self.operation).clone(),
             authorization: self.authorization,
+            user: self.user.clone(),
             headers: self.headers.clone(),
             body: lock(&self.body).clone(),
             status: Some(self.status.load(Ordering::Relaxed)).filter(|status| *status != 0),
@@ -226,6 +231,13 @@ pub(crate) fn has_basic(headers: &HeaderMap, user: &str, password: &str) -> bool
 /// The value of an `Authorization` header for these credentials.
 pub(crate) fn basic(user: &str, password: &str) -> String {
     format!("Basic {}", BASE64.encode(format!("{user}:{password}")))
+}
+
+/// The user in Basic credentials.
+fn basic_user(headers: &HeaderMap) -> Option<String> {
+    let pair = BASE64.decode(headers.get(AUTHORIZATION)?.as_bytes().strip_prefix(b"Basic ")?).ok()?;
+    let user = pair.split(|byte| *byte == b':').next()?;
+    Some(String::from_utf8_lossy(user).into_owned())
 }
 
 /// Locks, also after another thread panicked while holding the lock: a failing test must not hide behind a

@@ -373,6 +373,26 @@ impl Repo {
         Ok(String::from_utf8(output.stdout)?.trim_end_matches('\n').to_owned())
     }
 
+    /// A pack of exactly these objects, whatever they name; deltas name their base by its id, or by where it is.
+    pub fn pack_of(&self, objects: &[String], by_offset: bool) -> Result<Vec<u8>> {
+        let mut child = git()
+            .arg("--git-dir")
+            .arg(&self.path)
+            .args(["pack-objects", "--stdout", "-q", "--no-reuse-delta"])
+            .args(by_offset.then_some("--delta-base-offset"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("starting git pack-objects")?;
+        // It reads all names before it writes anything.
+        let mut input = child.stdin.take().context("git pack-objects without an input")?;
+        input.write_all((objects.join("\n") + "\n").as_bytes())?;
+        drop(input);
+        let output = child.wait_with_output()?;
+        ensure!(output.status.success(), "git pack-objects: {}", output.status);
+        Ok(output.stdout)
+    }
+
     fn must_have(&self, branch: &str) -> Result<String> {
         self.head(branch).with_context(|| format!("{}: no branch {branch}", self.path.display()))
     }

@@ -25,6 +25,12 @@ use crate::seaweed::Seaweed;
 /// The password for GraphQL. Like all secrets of the testbed it is easy to recognise where it should not be.
 const GRAPHQL_PASSWORD: &str = "graphql-secret-password-9b3a";
 
+/// What goes with a temporary AWS key.
+const AWS_SESSION_TOKEN: &str = "aws-session-secret-c41d";
+
+/// Settings whose values are secrets, where a test sets them.
+const SECRET_SETTINGS: [&str; 2] = ["AWS_SESSION_TOKEN", "WEBHOOK_SECRET"];
+
 /// The token for the destination's Git server, which the program never gets.
 const DESTINATION_TOKEN: &str = "glpat-far-side-secret-e07b";
 
@@ -276,6 +282,8 @@ impl World {
             self.s3_endpoint().secret_key,
         ];
         secrets.extend(self.graphql.basic().map(|(_, password)| password.to_owned()));
+        let settings = self.env().into_iter().filter(|(name, _)| SECRET_SETTINGS.contains(&name.as_str()));
+        secrets.extend(settings.map(|(_, value)| value));
         secrets
     }
 
@@ -299,6 +307,10 @@ impl World {
             ("METRICS_SERVER_PORT", "0".to_owned()),
             ("PATH", std::env::var("PATH").unwrap_or_default()),
         ];
+        if matches!(self.s3, S3Server::Memory(_)) {
+            // SeaweedFS would look it up.
+            variables.push(("AWS_SESSION_TOKEN", AWS_SESSION_TOKEN.to_owned()));
+        }
         if let Some((user, password)) = self.graphql.basic() {
             variables.push(("GRAPHQL_USERNAME", user.to_owned()));
             variables.push(("GRAPHQL_PASSWORD", password.to_owned()));

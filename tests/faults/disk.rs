@@ -6,7 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::case::{Case, Change, Outcome, Scene, run_all};
+use testbed::fault::{At, Fault, Moment};
+
+use crate::case::{Case, Change, Outcome, Scene, git_of_sick, run_all};
 use crate::invariants;
 use crate::support::{Daemon, OURS, pass, program, wait_until};
 
@@ -132,6 +134,36 @@ fn a_workdir_that_is_removed_while_in_use_is_made_again() {
         push(&mut scene);
         converges(scene, daemon);
     }
+}
+
+#[test]
+fn a_workdir_that_is_removed_in_the_middle_of_an_upload_loses_nothing() {
+    let scene = Scene::set(Change::Large);
+    scene.s3.on_later(1, scene.of_sick("UploadPart"), 1, Fault::Hold(Moment::Unsent));
+    let mut command = program(&scene.world, &[]);
+    command.envs(scene.through_proxies()).env("RECONCILE_SLEEP_TIME", "100ms");
+    let daemon = Daemon::spawn(command);
+    wait_until("the upload is under way", || scene.s3.held() > 0);
+    let workdir = scene.world.workdir();
+    wait_until("it is gone", || match fs::remove_dir_all(&workdir) {
+        Err(error) => error.kind() == ErrorKind::NotFound,
+        Ok(()) => true,
+    });
+    scene.s3.release();
+    converges(scene, daemon);
+}
+
+#[test]
+fn a_workdir_that_is_removed_in_the_middle_of_a_fetch_loses_nothing() {
+    let scene = Scene::set(Change::Large);
+    scene.git.on(git_of_sick("fetch"), 1, Fault::Hold(Moment::Within(At::Half)));
+    let mut command = program(&scene.world, &[]);
+    command.envs(scene.through_proxies()).env("RECONCILE_SLEEP_TIME", "100ms");
+    let daemon = Daemon::spawn(command);
+    wait_until("the fetch is under way", || scene.git.held() > 0);
+    fs::remove_dir_all(scene.world.workdir()).unwrap();
+    scene.git.release();
+    converges(scene, daemon);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! The source GitLab fails, for one project or altogether: what cannot be read keeps what it has.
 
 use testbed::fault::{ALWAYS, At, Fault};
-use testbed::git::GitOperation;
+use testbed::git::{GitOperation, fetch_answer};
+use testbed::judge::object_names;
 
 use crate::case::{Case, Outcome, Scene, git_of_sick, run_all, unreachable};
 use crate::common::{mishaps, words};
@@ -103,6 +104,14 @@ fn a_fetch_brings_the_whole_commit_or_changes_nothing() {
     for (name, bytes_from_end) in [("a flipped bit in the pack's checksum", 20), ("a flipped bit in an object", 60)] {
         cases.push(sick(name, "fetch", "the pack", move |_| Fault::flip_bit(bytes_from_end)));
     }
+    cases.push(sick("a pack that lacks an object", "fetch", "is missing; run git fsck", |scene| {
+        let repo = scene.world.source.repo("near/sick").unwrap();
+        let mut objects = object_names(repo.path(), "main").unwrap();
+        let missing = repo.git(&["rev-parse", "main:counter.txt"]).unwrap();
+        objects.retain(|object| *object != missing);
+        let answer = fetch_answer(&repo.pack_of(&objects, true).unwrap());
+        Fault::alter(move |_| answer.clone())
+    }));
     cases.push(sick("no pack", "fetch", "malformed", |_| Fault::alter(|_| b"0000".to_vec())));
     cases.push(
         Case::new("deleted after the probe", Outcome::SickFails, |scene| {

@@ -51,7 +51,7 @@ fn wanted(world: &World) -> BTreeSet<Destination> {
 
 /// Fails the test unless all of this holds: every destination that was held `before` is held still, or no target names
 /// it; every object decrypts, unpacks, passes `git fsck` and is at the commit in its name, which its branch was at once; no
-/// secret is in what the program printed, under WORKDIR or in an archive.
+/// secret is in what the program printed, under WORKDIR, in an archive or in a request but where it belongs.
 #[track_caller]
 pub fn check(world: &World, ledger: &mut Ledger, before: &BTreeSet<Destination>, run: &Run) {
     ledger.note(world);
@@ -68,11 +68,41 @@ pub fn check(world: &World, ledger: &mut Ledger, before: &BTreeSet<Destination>,
     assert_clean(world, "standard output", run.out.as_bytes());
     assert_clean(world, "the log", run.log.as_bytes());
     assert_workdir_clean(world);
+    assert_requests_clean(world);
+}
+
+/// Fails the test where a secret is in a request, or somebody logs in at a server that the login is not for.
+#[track_caller]
+fn assert_requests_clean(world: &World) {
+    let graphql_user = world.graphql.basic().map(|(user, _)| user.to_owned());
+    let servers = [
+        ("Git", world.source.requests(), Some(world.source.user().to_owned())),
+        ("GraphQL", world.graphql.requests(), graphql_user),
+        ("S3", world.s3().requests(), None),
+    ];
+    for (server, requests, user) in servers {
+        let mut sent = vec![];
+        for request in requests {
+            // Whoever asks without a login is turned away.
+            assert!(request.user.is_none() || request.user == user, "{:?} logs in at {server}", request.user);
+            for text in [&request.path, &request.raw_path, &request.query] {
+                sent.extend_from_slice(text.as_bytes());
+                sent.push(b'\n');
+            }
+            for (name, value) in request.headers.iter().filter(|(name, _)| name != "x-amz-security-token") {
+                sent.extend_from_slice(format!("{name}: {value}\n").as_bytes());
+            }
+            sent.extend_from_slice(&request.body);
+        }
+        assert_clean(world, &format!("a request to {server}"), &sent);
+    }
 }
 
 #[track_caller]
 fn check_object(world: &World, ledger: &Ledger, key: &str) {
     let name = ObjectName::parse(key).unwrap();
+    assert_clean(world, "an object's key", key.as_bytes());
+    assert_clean(world, "an object's name", format!("{name:?}").as_bytes());
     // A deletion that a process had sent when it ended may still take place.
     let Some(encrypted) = world.s3().get(key).unwrap() else { return };
     let content = world.unpack_bytes(&encrypted).unwrap_or_else(|error| panic!("{name:?} is no archive: {error:#}"));

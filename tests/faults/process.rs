@@ -152,3 +152,27 @@ fn an_upload_that_s3_begins_while_the_program_stops_is_aborted() {
     invariants::check(&scene.world, &mut scene.ledger, &before, &run);
     scene.heals();
 }
+
+#[test]
+fn an_upload_of_a_killed_process_whose_record_is_gone_is_aborted_after_the_time_limit() {
+    let mut scene = Scene::set(Change::Large);
+    let before = invariants::held(&scene.world);
+    scene.s3.on_later(1, any("UploadPart"), ALWAYS, Fault::Hold(Moment::Unanswered));
+    let mut command = program(&scene.world, &[]);
+    command.envs(scene.through_proxies());
+    let daemon = Daemon::spawn(command);
+    wait_until("a part is up and the next one on its way", || scene.s3.held() > 0);
+    daemon.signal(Signal::KILL);
+    let run = daemon.ends_within(STOP_LIMIT);
+    invariants::check(&scene.world, &mut scene.ledger, &before, &run);
+    assert_eq!(scene.world.s3().uploads().len(), 1);
+    // With a new volume nobody remembers the upload.
+    std::fs::remove_dir_all(scene.world.workdir()).unwrap();
+
+    wait_until("the time limit is over", || {
+        pass_with(&scene.world, "TARGET_TIMEOUT", "10s").succeeded();
+        scene.world.s3().uploads().is_empty()
+    });
+    assert_eq!(count(&scene.world.s3().requests(), "AbortMultipartUpload"), 1);
+    scene.heals();
+}

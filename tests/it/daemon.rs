@@ -1,7 +1,7 @@
 //! The loop: passes one after the other, signals, and what a killed process leaves to the next.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::time::{Duration, SystemTime};
 
 use rustix::process::Signal;
@@ -223,6 +223,58 @@ fn workdir_is_made_where_it_is_missing_and_what_is_ours_is_private() {
     for name in ["mirrors", "uploads"] {
         assert_eq!(mode(&deep.join(OURS).join(name)), 0o700, "{name}");
     }
+}
+
+#[test]
+fn a_link_in_place_of_a_folder_of_ours_is_refused() {
+    for folder in ["", "mirrors", "uploads"] {
+        let world = World::start().unwrap();
+        let planted = world.scratch().unwrap().join("planted");
+        fs::create_dir(&planted).unwrap();
+        fs::write(planted.join("theirs"), "theirs").unwrap();
+        let ours = world.workdir().join(OURS).join(folder);
+        fs::create_dir_all(ours.parent().unwrap()).unwrap();
+        symlink(&planted, world.workdir().join(OURS).join(folder).components().as_path()).unwrap();
+        pass(&world).refused().logged("is a symbolic link").logged("WORKDIR");
+        assert_eq!(fs::read_dir(&planted).unwrap().count(), 1, "nothing is written behind the link, or removed");
+    }
+}
+
+#[test]
+fn a_folder_in_place_of_ours_that_belongs_to_somebody_else_is_refused() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("NOT TESTED: this user cannot make a folder that belongs to another one. Run it as root.");
+        return;
+    }
+    for folder in ["", "mirrors", "uploads"] {
+        let world = World::start().unwrap();
+        pass(&world).succeeded();
+        let ours = world.workdir().join(OURS).join(folder);
+        chown(&ours, Some(12_345), None).unwrap();
+        pass(&world).refused().logged("belongs to another user").logged("WORKDIR");
+        chown(&ours, Some(0), None).unwrap();
+        pass(&world).succeeded();
+    }
+}
+
+#[test]
+fn a_folder_that_is_exchanged_while_in_use_is_not_worked_in() {
+    let world = World::start().unwrap();
+    let source = world.project("near/p").unwrap();
+    world.sync("near/p", "main", "far/p", "main").unwrap();
+    let daemon = Daemon::start(&world, &[]);
+    daemon.wait_until_logged("published far/p@main", 1);
+    let (ours, planted) = (world.workdir().join(OURS), world.scratch().unwrap().join("planted"));
+    fs::create_dir(&planted).unwrap();
+    fs::rename(&ours, world.workdir().join("away")).unwrap();
+    symlink(&planted, &ours).unwrap();
+    daemon.wait_until_logged("is a symbolic link", 1);
+    source.commits("main", 1).unwrap();
+    daemon.wait_until_logged("is a symbolic link", 3);
+    assert_eq!(fs::read_dir(&planted).unwrap().count(), 0);
+    fs::remove_file(&ours).unwrap();
+    daemon.wait_until_logged("published far/p@main", 2);
+    daemon.stop().succeeded();
 }
 
 #[test]

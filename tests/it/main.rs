@@ -6,6 +6,7 @@ mod alerts;
 mod browser;
 mod bucket;
 mod check;
+mod connectivity;
 mod daemon;
 mod docs;
 mod dry_run;

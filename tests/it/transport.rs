@@ -204,6 +204,45 @@ fn hosts_in_no_proxy_are_reached_without_it() {
 }
 
 #[test]
+fn plain_requests_to_this_machine_never_go_through_a_proxy() {
+    for variable in ["HTTP_PROXY", "http_proxy", "ALL_PROXY"] {
+        let world = World::start().unwrap();
+        let head = world.project("near/p").unwrap().head("main").unwrap();
+        world.sync("near/p", "main", "far/p", "main").unwrap();
+        // It would see the token if anybody asked it.
+        let proxy = TunnelProxy::start(&[], None).unwrap();
+        let mut command = program(&world, &["-run-once"]);
+        command.env(variable, format!("http://{}", proxy.address()));
+        command.env("GITLAB_BASE_URL", world.source.url().replace("127.0.0.1", "localhost"));
+        let run: Run = command.output().unwrap().into();
+        run.succeeded();
+        assert_eq!((proxy.opened(), proxy.refused()), (vec![], vec![]), "{variable}");
+        assert_eq!(keys(&world), [zip_key("far/p", "main", &head)]);
+    }
+}
+
+#[test]
+fn plain_requests_to_other_machines_go_through_the_proxy() {
+    let world = World::start().unwrap();
+    let proxy = TunnelProxy::start(&[], None).unwrap();
+    let mut command = program(&world, &["-run-once"]);
+    command.env("HTTP_PROXY", format!("http://{}", proxy.address()));
+    command.env("GRAPHQL_SERVER", "http://graphql.inside.test/graphql").env("ALLOW_INSECURE_HTTP", "true");
+    let run: Run = command.output().unwrap().into();
+    run.failed();
+    assert!(proxy.refused()[0].starts_with("POST http://graphql.inside.test/graphql "), "{:?}", proxy.refused());
+}
+
+#[test]
+fn a_proxy_that_is_no_address_is_named_without_its_value() {
+    let world = World::start().unwrap();
+    let mut command = program(&world, &["-run-once"]);
+    let run: Run = command.env("HTTPS_PROXY", "http://user:proxy-secret-77aa@:bad:").output().unwrap().into();
+    assert_ne!(run.status, 0);
+    assert!(run.log.contains("HTTPS_PROXY") && !run.log.contains("proxy-secret"), "{}", run.log);
+}
+
+#[test]
 fn a_proxy_that_knows_no_such_host_fails_the_pass_and_changes_nothing() {
     let secured = Secured::new();
     let proxy = TunnelProxy::start(&[], None).unwrap();
