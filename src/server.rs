@@ -3,11 +3,11 @@
 //! Invariant: it reads the state and asks for passes, and can do nothing else. Whoever connects can hold neither memory
 //! nor descriptors for long: connections are few, serve one request each and end in time.
 
+mod connections;
 mod hook;
 mod json;
 mod page;
 
-use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,20 +23,16 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use self::connections::{Connections, MAX_CONNECTIONS};
 use crate::config::Secret;
 use crate::status::Status;
 use crate::trigger::Triggers;
 
-/// Connections served at the same time.
-const MAX_CONNECTIONS: usize = 8;
 /// Descriptors the server needs: those and its own.
 pub const DESCRIPTORS: usize = MAX_CONNECTIONS + 1;
-/// How long a connection is safe from being cut off for a new one, where there are too many.
-const CONNECTION_PATIENCE: Duration = Duration::from_millis(250);
 /// How long a client may take to send its request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection may last, with request and answer.
@@ -92,23 +88,15 @@ impl Server {
     /// Serves until `stop`.
     pub async fn serve(self, site: Site, stop: CancellationToken) {
         let router = router(Arc::new(site));
-        let mut connections = JoinSet::new();
-        let mut oldest: VecDeque<(AbortHandle, Instant)> = VecDeque::new();
+        let mut connections = Connections::default();
         while let Some(accepted) = stop.run_until_cancelled(self.listener.accept()).await {
-            let Ok((stream, _)) = accepted else {
+            let Ok((stream, peer)) = accepted else {
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             };
-            while connections.try_join_next().is_some() {}
-            oldest.retain(|(handle, _)| !handle.is_finished());
-            if connections.len() >= MAX_CONNECTIONS
-                && let Some((handle, begun)) = oldest.front()
-                && timeout_at(*begun + CONNECTION_PATIENCE, connections.join_next()).await.is_err()
-            {
-                handle.abort();
-                connections.join_next().await;
-            }
-            oldest.push_back((connections.spawn(connection(stream, router.clone())), Instant::now()));
+            let peer = peer.ip().to_canonical();
+            connections.make_room(peer).await;
+            connections.begin(peer, connection(stream, router.clone()));
         }
     }
 }
