@@ -3,6 +3,7 @@
 //! Invariant: it reads the state and asks for passes, and can do nothing else. Whoever connects can hold neither memory
 //! nor descriptors for long: connections are few, serve one request each and end in time.
 
+mod compress;
 mod connections;
 mod hook;
 mod json;
@@ -16,7 +17,7 @@ use anyhow::Context;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::map_response;
+use axum::middleware::{from_fn, map_response};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use hyper::server::conn::http1;
@@ -124,7 +125,11 @@ fn router(site: Arc<Site>) -> Router {
         Some(_) => router.route("/hooks/gitlab", post(hook::gitlab)),
         None => router,
     };
-    router.layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES)).layer(map_response(guarded)).with_state(site)
+    router
+        .layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES))
+        .layer(map_response(guarded))
+        .layer(from_fn(compress::gzip))
+        .with_state(site)
 }
 
 /// The answer with what browsers have to know.
