@@ -147,8 +147,8 @@ async fn guarded(mut response: Response) -> Response {
     response
 }
 
-async fn status_page(State(site): State<Arc<Site>>, Query(filter): Query<page::Filter>) -> Response {
-    match page::html(&site.status.snapshot(), &site.shard, &filter) {
+async fn status_page(State(site): State<Arc<Site>>, Query(pairs): Query<Vec<(String, String)>>) -> Response {
+    match page::html(&site.status.snapshot(), &site.shard, &page::Filter::new(pairs)) {
         Ok(html) => Html(html).into_response(),
         Err(error) => failed(&error),
     }
