@@ -21,11 +21,11 @@ const CARD_TARGETS: usize = 5;
 /// Passes that the list below the chart has.
 const LISTED_PASSES: usize = 12;
 /// The chart, in its own units: the bars' distance, its height, that of the longest bar and that of the shortest, which
-/// has to be seen beside it. And for how many bars there is room at least.
+/// has to be seen beside it, with two stripes. And for how many bars there is room at least.
 const BAR_STEP: usize = 10;
 const CHART_HEIGHT: f64 = 60.0;
 const LONGEST_BAR: f64 = 52.0;
-const SHORTEST_BAR: f64 = 5.0;
+const SHORTEST_BAR: f64 = 8.0;
 const LEAST_BARS: usize = 40;
 /// Seconds between two updates, while a pass is under way and otherwise.
 const BUSY_REFRESH: u32 = 2;
