@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bucket::BucketError;
 use crate::key::Destination;
-use crate::plan::{Action, Publish};
+use crate::plan::{Action, Publish, Retire, Sweep};
 use crate::progress::{Progress, Stage};
 use crate::publish::{PublishError, Published, Publisher};
 use crate::reconcile::Claim;
@@ -154,8 +154,10 @@ async fn run(
             delete(publisher, superseded, stop).await.map_err(Failure::Superseded)?;
             Ok(Done::Published(published))
         }
-        Action::Retire(retire) => Ok(Done::Deleted(delete(publisher, retire.keys.iter(), stop).await?)),
-        Action::Sweep(sweep) => Ok(Done::Deleted(delete(publisher, sweep.keys.iter(), stop).await?)),
+        Action::Retire(Retire { keys, .. }) | Action::Sweep(Sweep { keys, .. }) => {
+            let _deleting = progress.enter(Stage::Deleting);
+            Ok(Done::Deleted(delete(publisher, keys.iter(), stop).await?))
+        }
     }
 }
 

@@ -10,6 +10,14 @@ use std::time::{Duration, Instant};
 use crate::key::Destination;
 use crate::metrics::Metrics;
 
+/// Over how many seconds the rate is taken, the one that goes on included. A part of an upload counts when it has
+/// arrived as a whole: with fewer, a slow upload would seem to stand still between two parts.
+const RATE_SECONDS: u64 = 10;
+/// How many bits of a second's word count its bytes; those above say which second it is. That is room for 1 TiB in a
+/// second, and for half a year.
+const BYTE_BITS: u32 = 40;
+const MOST_BYTES: u64 = (1 << BYTE_BITS) - 1;
+
 /// What a target is going through. They follow one another in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
@@ -69,15 +77,57 @@ impl Pulse {
     }
 }
 
+/// Bytes that were moved: all of them, and those of each of the last seconds. Times are those since the target's work
+/// began.
+#[derive(Debug, Default)]
+struct Moved {
+    begun_millis: AtomicU64,
+    total: AtomicU64,
+    seconds: [AtomicU64; RATE_SECONDS as usize],
+}
+
+impl Moved {
+    /// Counting begins anew.
+    fn begin(&self, now: Duration) {
+        self.begun_millis.store(millis(now), Ordering::Relaxed);
+        self.total.store(0, Ordering::Relaxed);
+        self.seconds.iter().for_each(|second| second.store(0, Ordering::Relaxed));
+    }
+
+    fn add(&self, now: Duration, bytes: u64) {
+        self.total.fetch_add(bytes, Ordering::Relaxed);
+        let second = now.as_secs();
+        let slot = &self.seconds[(second % RATE_SECONDS) as usize];
+        // Others may count at the same time; nobody waits for anybody.
+        slot.update(Ordering::Relaxed, Ordering::Relaxed, |old| {
+            let before = if old >> BYTE_BITS == second { old & MOST_BYTES } else { 0 };
+            (second << BYTE_BITS) | before.saturating_add(bytes).min(MOST_BYTES)
+        });
+    }
+
+    fn total(&self) -> u64 {
+        self.total.load(Ordering::Relaxed)
+    }
+
+    /// Bytes per second, over the last [`RATE_SECONDS`] or for as long as there has been something to count.
+    fn rate(&self, now: Duration) -> u64 {
+        let first = (now.as_secs() + 1).saturating_sub(RATE_SECONDS);
+        let recent = self.seconds.iter().map(|second| second.load(Ordering::Relaxed));
+        let recent = recent.filter(|second| (first..=now.as_secs()).contains(&(second >> BYTE_BITS)));
+        let bytes: u64 = recent.map(|second| second & MOST_BYTES).sum();
+        let from = (first * 1_000).max(self.begun_millis.load(Ordering::Relaxed));
+        bytes.saturating_mul(1_000) / millis(now).saturating_sub(from).max(1)
+    }
+}
+
 /// One target at work.
 #[derive(Debug)]
 pub struct Progress {
     destination: Destination,
     begun: Instant,
     stage: AtomicU8,
-    stage_begun_millis: AtomicU64,
-    fetched: AtomicU64,
-    uploaded: AtomicU64,
+    fetched: Moved,
+    uploaded: Moved,
     to_upload: AtomicU64,
     metrics: Arc<Metrics>,
     pulse: Arc<Pulse>,
@@ -94,7 +144,7 @@ pub struct ProgressView {
     pub bytes: u64,
     /// How many there will be, about; `None` where that cannot be known.
     pub of: Option<u64>,
-    /// Bytes per second, on the average of this stage.
+    /// Bytes per second, over the last ten seconds or for as long as this stage has gone on; 0 where it stands still.
     pub bytes_per_second: u64,
     /// How long the target has been at work.
     pub took: Duration,
@@ -103,10 +153,9 @@ pub struct ProgressView {
 impl Progress {
     /// A target that work begins on, in the given stage.
     pub fn new(destination: Destination, stage: Stage, metrics: Arc<Metrics>, pulse: Arc<Pulse>) -> Self {
-        let [fetched, uploaded, to_upload, stage_begun_millis] = [0; 4].map(AtomicU64::new);
         let stage = AtomicU8::new(stage as u8);
-        let begun = Instant::now();
-        Self { destination, begun, stage, stage_begun_millis, fetched, uploaded, to_upload, metrics, pulse }
+        let (fetched, uploaded, to_upload) = (Moved::default(), Moved::default(), AtomicU64::new(0));
+        Self { destination, begun: Instant::now(), stage, fetched, uploaded, to_upload, metrics, pulse }
     }
 
     /// Which target.
@@ -122,22 +171,20 @@ impl Progress {
 
     /// A stage begins. Its seconds are counted when what is returned is dropped.
     pub fn enter(self: &Arc<Self>, stage: Stage) -> StageTimer {
-        if stage == Stage::Fetching {
-            // Another attempt: what came before is void.
-            self.fetched.store(0, Ordering::Relaxed);
-        }
-        if stage == Stage::Uploading {
-            self.uploaded.store(0, Ordering::Relaxed);
+        // Another attempt: what came before is void.
+        match stage {
+            Stage::Fetching => self.fetched.begin(self.begun.elapsed()),
+            Stage::Uploading => self.uploaded.begin(self.begun.elapsed()),
+            Stage::Verifying | Stage::Deleting => {}
         }
         self.stage.store(stage as u8, Ordering::Relaxed);
-        self.stage_begun_millis.store(millis(self.begun.elapsed()), Ordering::Relaxed);
         self.pulse.beat();
         StageTimer { progress: Arc::clone(self), stage, begun: Instant::now() }
     }
 
     /// Bytes came from the source.
     pub fn fetched(&self, bytes: u64) {
-        self.fetched.fetch_add(bytes, Ordering::Relaxed);
+        self.fetched.add(self.begun.elapsed(), bytes);
         self.metrics.fetched(bytes);
         self.pulse.beat();
     }
@@ -149,7 +196,7 @@ impl Progress {
 
     /// Bytes have reached the bucket.
     pub fn uploaded(&self, bytes: u64) {
-        self.uploaded.fetch_add(bytes, Ordering::Relaxed);
+        self.uploaded.add(self.begun.elapsed(), bytes);
         self.metrics.uploaded(bytes);
         self.pulse.beat();
     }
@@ -157,17 +204,15 @@ impl Progress {
     /// How it stands now.
     pub fn view(&self) -> ProgressView {
         let (stage, took) = (self.stage(), self.begun.elapsed());
-        let load = |bytes: &AtomicU64| bytes.load(Ordering::Relaxed);
-        let (bytes, of) = match stage {
-            Stage::Fetching => (load(&self.fetched), None),
+        let (bytes, of, bytes_per_second) = match stage {
+            Stage::Fetching => (self.fetched.total(), None, self.fetched.rate(took)),
             Stage::Uploading => {
-                let bytes = load(&self.uploaded);
-                (bytes, Some(load(&self.to_upload).max(bytes)).filter(|of| *of > 0))
+                let bytes = self.uploaded.total();
+                let of = self.to_upload.load(Ordering::Relaxed).max(bytes);
+                (bytes, Some(of).filter(|of| *of > 0), self.uploaded.rate(took))
             }
-            Stage::Verifying | Stage::Deleting => (0, None),
+            Stage::Verifying | Stage::Deleting => (0, None, 0),
         };
-        let in_stage = millis(took).saturating_sub(self.stage_begun_millis.load(Ordering::Relaxed)).max(1);
-        let bytes_per_second = bytes.saturating_mul(1_000) / in_stage;
         ProgressView { destination: self.destination.clone(), stage, bytes, of, bytes_per_second, took }
     }
 }
@@ -189,4 +234,76 @@ impl Drop for StageTimer {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn moved(began: Duration) -> Moved {
+        let moved = Moved::default();
+        moved.begin(began);
+        moved
+    }
+
+    #[test]
+    fn the_rate_is_that_of_the_last_seconds_and_not_the_average() {
+        let moved = moved(Duration::ZERO);
+        for second in 0..60 {
+            moved.add(SECOND * second, 1_000);
+        }
+        for second in 60..70 {
+            moved.add(SECOND * second, 50_000);
+        }
+        assert_eq!(moved.total(), 560_000);
+        let rate = moved.rate(Duration::from_millis(69_999));
+        assert!((50_000..50_100).contains(&rate), "{rate}");
+    }
+
+    #[test]
+    fn what_stands_still_has_no_rate_once_the_window_is_over() {
+        let moved = moved(Duration::ZERO);
+        moved.add(SECOND * 3, 8 << 20);
+        let mut last = u64::MAX;
+        for second in 4..13 {
+            let rate = moved.rate(SECOND * second);
+            assert!(rate > 0 && rate <= last, "{rate} after {second} s");
+            last = rate;
+        }
+        assert_eq!(moved.rate(SECOND * 13), 0);
+        assert_eq!(moved.rate(SECOND * 100), 0);
+        assert_eq!(moved.total(), 8 << 20);
+        moved.add(SECOND * 103, 1_000);
+        assert_eq!(moved.rate(SECOND * 104), 1_000 * 1_000 / 9_000, "what was before the stall is forgotten");
+    }
+
+    #[test]
+    fn a_stage_that_has_just_begun_is_not_diluted_by_the_time_before_it() {
+        let moved = moved(Duration::from_millis(100_250));
+        moved.add(Duration::from_millis(100_500), 1_000);
+        assert_eq!(moved.rate(Duration::from_millis(100_750)), 2_000);
+        moved.begin(SECOND * 101);
+        assert_eq!((moved.total(), moved.rate(SECOND * 102)), (0, 0), "another attempt begins with nothing");
+    }
+
+    #[test]
+    fn several_at_work_lose_nothing() {
+        let moved = moved(Duration::ZERO);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..10_000).for_each(|_| moved.add(SECOND, 3)));
+            }
+        });
+        assert_eq!((moved.total(), moved.rate(SECOND * 2)), (120_000, 60_000));
+    }
+
+    #[test]
+    fn no_amount_of_bytes_spills_into_another_second() {
+        let moved = moved(Duration::ZERO);
+        moved.add(SECOND * 2, u64::MAX);
+        moved.add(SECOND * 2, 1);
+        assert_eq!(moved.rate(SECOND * 3), MOST_BYTES / 3);
+    }
 }

@@ -3,11 +3,12 @@
 //! Invariant: it reads the state and asks for passes, and can do nothing else. Whoever connects can hold neither memory
 //! nor descriptors for long: connections are few, serve one request each and end in time.
 
+mod compress;
+mod connections;
 mod hook;
 mod json;
 mod page;
 
-use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,27 +17,23 @@ use anyhow::Context;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::map_response;
+use axum::middleware::{from_fn, map_response};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use self::connections::{Connections, MAX_CONNECTIONS};
 use crate::config::Secret;
 use crate::status::Status;
 use crate::trigger::Triggers;
 
-/// Connections served at the same time.
-const MAX_CONNECTIONS: usize = 8;
 /// Descriptors the server needs: those and its own.
 pub const DESCRIPTORS: usize = MAX_CONNECTIONS + 1;
-/// How long a connection is safe from being cut off for a new one, where there are too many.
-const CONNECTION_PATIENCE: Duration = Duration::from_millis(250);
 /// How long a client may take to send its request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection may last, with request and answer.
@@ -92,23 +89,15 @@ impl Server {
     /// Serves until `stop`.
     pub async fn serve(self, site: Site, stop: CancellationToken) {
         let router = router(Arc::new(site));
-        let mut connections = JoinSet::new();
-        let mut oldest: VecDeque<(AbortHandle, Instant)> = VecDeque::new();
+        let mut connections = Connections::default();
         while let Some(accepted) = stop.run_until_cancelled(self.listener.accept()).await {
-            let Ok((stream, _)) = accepted else {
+            let Ok((stream, peer)) = accepted else {
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             };
-            while connections.try_join_next().is_some() {}
-            oldest.retain(|(handle, _)| !handle.is_finished());
-            if connections.len() >= MAX_CONNECTIONS
-                && let Some((handle, begun)) = oldest.front()
-                && timeout_at(*begun + CONNECTION_PATIENCE, connections.join_next()).await.is_err()
-            {
-                handle.abort();
-                connections.join_next().await;
-            }
-            oldest.push_back((connections.spawn(connection(stream, router.clone())), Instant::now()));
+            let peer = peer.ip().to_canonical();
+            connections.make_room(peer).await;
+            connections.begin(peer, connection(stream, router.clone()));
         }
     }
 }
@@ -136,7 +125,11 @@ fn router(site: Arc<Site>) -> Router {
         Some(_) => router.route("/hooks/gitlab", post(hook::gitlab)),
         None => router,
     };
-    router.layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES)).layer(map_response(guarded)).with_state(site)
+    router
+        .layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES))
+        .layer(map_response(guarded))
+        .layer(from_fn(compress::gzip))
+        .with_state(site)
 }
 
 /// The answer with what browsers have to know.
@@ -154,8 +147,8 @@ async fn guarded(mut response: Response) -> Response {
     response
 }
 
-async fn status_page(State(site): State<Arc<Site>>, Query(filter): Query<page::Filter>) -> Response {
-    match page::html(&site.status.snapshot(), &site.shard, &filter) {
+async fn status_page(State(site): State<Arc<Site>>, Query(pairs): Query<Vec<(String, String)>>) -> Response {
+    match page::html(&site.status.snapshot(), &site.shard, &page::Filter::new(pairs)) {
         Ok(html) => Html(html).into_response(),
         Err(error) => failed(&error),
     }

@@ -3,10 +3,27 @@
 
 const REGIONS = ["asof", "verdict", "now", "list", "history"];
 const FILTER_PAUSE_MS = 200;
+// A connection that leads nowhere may take minutes to break; until then the page would look as if it were live.
+const ANSWER_LIMIT_MS = 10_000;
+// A screen reader is told at once of another verdict, and no more often than this of other figures in it.
+const FIGURES_PAUSE_MS = 60_000;
 const query = document.getElementById("q");
 const connection = document.getElementById("connection");
+const announcement = document.getElementById("announcement");
+const pause = document.getElementById("pause");
 let timer;
 let request;
+let paused = false;
+let announced = { name: document.getElementById("verdict").dataset.name, title: titleOf(document), at: Date.now() };
+
+function titleOf(page) {
+  return page.querySelector("h1").textContent;
+}
+
+// What tells an element from those beside it, wherever it moves; nothing where its place does.
+function keyOf(node) {
+  return node.nodeType === Node.ELEMENT_NODE ? node.id || node.dataset.key || "" : "";
+}
 
 // Makes `from` like `to`, and touches only what differs: focus, selection and what is unfolded stay.
 function morph(from, to) {
@@ -25,40 +42,101 @@ function morph(from, to) {
   for (const { name, value } of to.attributes) {
     if (from.getAttribute(name) !== value) from.setAttribute(name, value);
   }
-  const [old, wanted] = [[...from.childNodes], [...to.childNodes]];
-  wanted.forEach((node, at) => (at < old.length ? morph(old[at], node) : from.append(node.cloneNode(true))));
-  old.slice(wanted.length).forEach((node) => node.remove());
+  morphChildren(from, to);
+}
+
+function morphChildren(from, to) {
+  const wantedKeys = new Set([...to.childNodes].map(keyOf));
+  const kept = new Map();
+  for (const node of [...from.childNodes]) {
+    const key = keyOf(node);
+    if (key && !wantedKeys.has(key)) node.remove();
+    else if (key) kept.set(key, node);
+  }
+  let at = from.firstChild;
+  for (const wanted of to.childNodes) {
+    const key = keyOf(wanted);
+    if (key && kept.has(key)) {
+      const node = kept.get(key);
+      // What is only in between goes, rather than that the element moves: moving it would take the focus from it.
+      while (at && at !== node && !keyOf(at)) at = removed(at);
+      if (at === node) at = at.nextSibling;
+      else from.insertBefore(node, at);
+      morph(node, wanted);
+    } else if (key || !at || keyOf(at)) {
+      from.insertBefore(wanted.cloneNode(true), at);
+    } else {
+      const node = at;
+      at = at.nextSibling;
+      morph(node, wanted);
+    }
+  }
+  while (at) at = removed(at);
+}
+
+function removed(node) {
+  const next = node.nextSibling;
+  node.remove();
+  return next;
+}
+
+function show(page) {
+  const focused = document.activeElement;
+  for (const id of REGIONS) morph(document.getElementById(id), page.getElementById(id));
+  if (focused.isConnected && focused !== document.activeElement) focused.focus({ preventScroll: true });
+  document.title = page.title;
+  document.body.dataset.refresh = page.body.dataset.refresh;
+}
+
+function announceVerdict() {
+  const now = { name: document.getElementById("verdict").dataset.name, title: titleOf(document), at: Date.now() };
+  if (now.title === announced.title) return;
+  if (now.name === announced.name && now.at - announced.at < FIGURES_PAUSE_MS) return;
+  announced = now;
+  announcement.textContent = now.title;
+}
+
+function stale(why) {
+  document.documentElement.classList.toggle("stale", why !== "");
+  if (connection.textContent !== why) connection.textContent = why;
+}
+
+// The next update, unless nobody looks.
+function arm() {
+  clearTimeout(timer);
+  if (paused || document.hidden) return;
+  timer = setTimeout(update, Number(document.body.dataset.refresh) * 1000);
 }
 
 async function update() {
   clearTimeout(timer);
   request?.abort();
   const mine = (request = new AbortController());
+  const limit = setTimeout(() => mine.abort(new Error("no answer in time")), ANSWER_LIMIT_MS);
   try {
     const answer = await fetch(location.pathname + location.search, { signal: mine.signal, cache: "no-store" });
     if (!answer.ok) throw new Error(`status ${answer.status}`);
-    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-    for (const id of REGIONS) morph(document.getElementById(id), page.getElementById(id));
-    document.title = page.title;
-    document.body.dataset.refresh = page.body.dataset.refresh;
-    document.body.classList.remove("stale");
-    if (connection.textContent) connection.textContent = "";
+    show(new DOMParser().parseFromString(await answer.text(), "text/html"));
+    announceVerdict();
+    stale("");
   } catch (error) {
     if (error.name === "AbortError") return;
-    document.body.classList.add("stale");
-    connection.textContent = "The program does not answer: this is what it said last.";
+    stale("The program does not answer: this is what it said last.");
+  } finally {
+    clearTimeout(limit);
   }
-  timer = setTimeout(update, Number(document.body.dataset.refresh) * 1000);
+  arm();
 }
 
-function find() {
+async function find() {
   const wanted = new URLSearchParams(location.search);
   wanted.delete("page");
   if (query.value) wanted.set("q", query.value);
   else wanted.delete("q");
   const search = wanted.toString();
   history.replaceState(null, "", location.pathname + (search && `?${search}`));
-  update();
+  await update();
+  announcement.textContent = document.getElementById("found").textContent;
 }
 
 query.addEventListener("input", () => {
@@ -69,5 +147,13 @@ query.form.addEventListener("submit", (event) => {
   event.preventDefault();
   find();
 });
-document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(timer) : update()));
-timer = setTimeout(update, Number(document.body.dataset.refresh) * 1000);
+pause.addEventListener("click", () => {
+  paused = !paused;
+  pause.setAttribute("aria-pressed", String(paused));
+  if (!paused) return update();
+  request?.abort();
+  arm();
+});
+document.addEventListener("visibilitychange", () => (document.hidden || paused ? arm() : update()));
+pause.hidden = false;
+arm();

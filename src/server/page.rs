@@ -7,7 +7,6 @@ use std::time::{Duration, SystemTime};
 
 use askama::Template;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::Deserialize;
 
 use crate::metrics::since;
 use crate::progress::ProgressView;
@@ -21,18 +20,19 @@ const PAGE_ROWS: usize = 200;
 const CARD_TARGETS: usize = 5;
 /// Passes that the list below the chart has.
 const LISTED_PASSES: usize = 12;
-/// The chart: the bars' distance, its height and that of the longest, and for how many bars there is room at least.
+/// The chart, in its own units: the bars' distance, its height, that of the longest bar and that of the shortest, which
+/// has to be seen beside it, with two stripes. And for how many bars there is room at least.
 const BAR_STEP: usize = 10;
 const CHART_HEIGHT: f64 = 60.0;
 const LONGEST_BAR: f64 = 52.0;
+const SHORTEST_BAR: f64 = 8.0;
 const LEAST_BARS: usize = 40;
 /// Seconds between two updates, while a pass is under way and otherwise.
 const BUSY_REFRESH: u32 = 2;
 const QUIET_REFRESH: u32 = 5;
 
 /// What the address asks for: `?q=&state=&cause=&page=`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Filter {
     q: String,
     state: String,
@@ -47,6 +47,7 @@ struct Page<'a> {
     version: &'static str,
     now: Time,
     refresh: u32,
+    dry_run: bool,
     verdict: Verdict,
     facts: Vec<(&'static str, String)>,
     guard: Option<&'a str>,
@@ -56,15 +57,17 @@ struct Page<'a> {
     chart: Option<Chart>,
     chips: Vec<Chip>,
     filter: &'a Filter,
+    only: Option<Only>,
     any: bool,
     rows: Vec<Row>,
     found: String,
     pager: Option<Pager>,
 }
 
-/// The one line on top.
+/// The one line on top. While its name stays the same only figures in it change.
 #[derive(Debug, PartialEq, Eq)]
 struct Verdict {
+    name: &'static str,
     level: &'static str,
     title: String,
     detail: String,
@@ -92,24 +95,35 @@ struct RunningView {
 
 /// One kind of trouble.
 struct Card {
+    name: &'static str,
     title: &'static str,
     count: String,
     advice: &'static str,
-    targets: Vec<(String, String, Time, String)>,
+    targets: Vec<CardTarget>,
     rest: Option<(String, String)>,
+}
+
+struct CardTarget {
+    name: String,
+    error: String,
+    since: Time,
+    lasts: String,
+    seen: Option<Time>,
 }
 
 struct Chart {
     label: String,
+    caption: String,
+    longest: String,
     width: usize,
     bars: Vec<Bar>,
+    legend: Vec<(&'static str, String)>,
     list: Vec<PassRow>,
 }
 
 struct Bar {
     x: usize,
     y: String,
-    height: String,
     class: &'static str,
     flagged: bool,
     title: String,
@@ -132,7 +146,14 @@ struct Chip {
     current: bool,
 }
 
+/// What else the list is narrowed down to, and where it is not.
+struct Only {
+    what: String,
+    all: String,
+}
+
 struct Row {
+    key: String,
     class: &'static str,
     state: String,
     group: String,
@@ -145,6 +166,7 @@ struct Row {
     since: Time,
     lasts: String,
     note: String,
+    seen: Option<Time>,
 }
 
 struct Pager {
@@ -158,16 +180,21 @@ struct Pager {
 /// # Errors
 /// None that writing to a `String` can have.
 pub(super) fn html(now: &Snapshot, shard: &str, filter: &Filter) -> Result<String, askama::Error> {
+    page(now, shard, filter).render()
+}
+
+fn page<'a>(now: &'a Snapshot, shard: &'a str, filter: &'a Filter) -> Page<'a> {
     let mut chosen: Vec<_> = now.targets.iter().filter(|target| filter.matches(target)).collect();
     chosen.sort_by(|a, b| (a.state, &a.destination).cmp(&(b.state, &b.destination)));
     let pages = chosen.len().div_ceil(PAGE_ROWS).max(1);
     let page = filter.page.parse().unwrap_or(1).clamp(1, pages);
     let rows = chosen.iter().skip((page - 1) * PAGE_ROWS).take(PAGE_ROWS);
-    let view = Page {
+    Page {
         shard,
         version: env!("CARGO_PKG_VERSION"),
         now: Time::new(now.now, now.now),
         refresh: if now.passes.is_empty() { QUIET_REFRESH } else { BUSY_REFRESH },
+        dry_run: now.dry_run,
         verdict: verdict(now),
         facts: facts(now),
         guard: now.guard.as_deref(),
@@ -177,6 +204,7 @@ pub(super) fn html(now: &Snapshot, shard: &str, filter: &Filter) -> Result<Strin
         chart: chart(now),
         chips: chips(now, filter),
         filter,
+        only: filter.only(),
         any: !now.targets.is_empty(),
         rows: rows.map(|target| row(target, now.now)).collect(),
         found: match chosen.len() {
@@ -189,11 +217,43 @@ pub(super) fn html(now: &Snapshot, shard: &str, filter: &Filter) -> Result<Strin
             previous: (page > 1).then(|| filter.href(None, page - 1)),
             next: (page < pages).then(|| filter.href(None, page + 1)),
         }),
-    };
-    view.render()
+    }
 }
 
 impl Filter {
+    /// From the address's names and values. What is not known is nothing to complain about; of two the last counts.
+    pub(super) fn new(pairs: Vec<(String, String)>) -> Self {
+        let mut filter = Self::default();
+        for (name, value) in pairs {
+            match name.as_str() {
+                "q" => filter.q = value,
+                "state" => filter.state = value,
+                "cause" => filter.cause = value,
+                "page" => filter.page = value,
+                _ => {}
+            }
+        }
+        filter
+    }
+
+    /// What narrows the list down besides the words and a state that has a chip.
+    fn only(&self) -> Option<Only> {
+        let state = match self.state.as_str() {
+            "" => None,
+            "attention" => Some("failing or blocked".to_owned()),
+            name => match TargetState::ALL.into_iter().find(|state| state.name() == name) {
+                // Beside a cause no chip is the current one.
+                Some(state) => (!self.cause.is_empty()).then(|| state.to_string()),
+                None => Some(printable(name)),
+            },
+        };
+        let cause =
+            Cause::ALL.into_iter().find(|cause| cause.name() == self.cause).map(|cause| cause.title().to_owned());
+        let cause = cause.or_else(|| (!self.cause.is_empty()).then(|| printable(&self.cause)));
+        let what: Vec<_> = [cause, state].into_iter().flatten().collect();
+        (!what.is_empty()).then(|| Only { what: what.join(", "), all: self.href(Some(""), 1) })
+    }
+
     /// Every word has to be somewhere in the target's names, commit or error.
     fn matches(&self, target: &TargetStatus) -> bool {
         let state = match self.state.as_str() {
@@ -280,34 +340,42 @@ fn verdict(now: &Snapshot) -> Verdict {
     let last = now.last_full_pass();
     if let Some(stalled) = &now.stalled {
         let detail = format!("{}. Look at the log; a restart does no harm.", sentence(stalled));
-        return Verdict { level: "bad", title: "The program hangs".to_owned(), detail };
+        return Verdict { name: "hangs", level: "bad", title: "The program hangs".to_owned(), detail };
     }
-    let (level, title, detail) = match last {
+    let (name, level, title, detail) = match last {
         Some(PassRecord { outcome: PassOutcome::Failed(why), .. }) => {
-            ("bad", "The last pass failed, and nothing was changed".to_owned(), format!("{}.", sentence(why)))
+            let title = "The last pass failed, and nothing was changed".to_owned();
+            ("failed", "bad", title, format!("{}.", sentence(why)))
         }
         _ if bad > 0 => {
             let oldest = now.oldest_out_of_sync().unwrap_or_default();
             let verb = if bad == 1 { "needs" } else { "need" };
             let title = format!("{} of {} {verb} attention", grouped(bad), count(all, "target"));
-            ("bad", title, format!("The oldest has been out of sync for {}.", coarse(oldest)))
+            ("attention", "bad", title, format!("The oldest has been out of sync for {}.", coarse(oldest)))
         }
         _ if now.guard.is_some() => {
-            ("bad", "The retire guard holds objects back".to_owned(), "Everything else goes on as usual.".to_owned())
+            let title = "The retire guard holds objects back".to_owned();
+            ("guard", "bad", title, "Everything else goes on as usual.".to_owned())
         }
         _ if behind > 0 => {
             let verb = if behind == 1 { "is" } else { "are" };
             let title = format!("{} of {} {verb} being brought up to date", grouped(behind), count(all, "target"));
-            ("busy", title, "Nothing needs attention.".to_owned())
+            ("behind", "busy", title, "Nothing needs attention.".to_owned())
         }
         None if all == 0 => {
-            ("busy", "The first pass is under way".to_owned(), "Targets appear here when it has a plan.".to_owned())
+            let title = "The first pass is under way".to_owned();
+            ("first", "busy", title, "Targets appear here when it has a plan.".to_owned())
         }
-        _ if all == 0 => ("good", "There are no targets".to_owned(), last.map(looked).unwrap_or_default()),
-        _ if all == 1 => ("good", "The only target is in sync".to_owned(), last.map(looked).unwrap_or_default()),
-        _ => ("good", format!("All {} are in sync", count(all, "target")), last.map(looked).unwrap_or_default()),
+        _ => {
+            let title = match all {
+                0 => "There are no targets".to_owned(),
+                1 => "The only target is in sync".to_owned(),
+                _ => format!("All {} are in sync", count(all, "target")),
+            };
+            ("in_sync", "good", title, last.map(looked).unwrap_or_default())
+        }
     };
-    Verdict { level, title, detail }
+    Verdict { name, level, title, detail }
 }
 
 /// The text with a capital letter in front, and without a full stop.
@@ -379,11 +447,17 @@ fn cards(now: &Snapshot) -> Vec<Card> {
         targets.sort_by_key(|target| target.since);
         let named = targets.iter().take(CARD_TARGETS).map(|target| {
             let error = target.trouble.as_ref().map(|trouble| printable(&trouble.error)).unwrap_or_default();
-            let lasts = format!("for {}", coarse(since(target.since, now.now)));
-            (printable(&target.destination.to_string()), error, Time::new(target.since, now.now), lasts)
+            CardTarget {
+                name: printable(&target.destination.to_string()),
+                error,
+                since: Time::new(target.since, now.now),
+                lasts: format!("for {}", coarse(since(target.since, now.now))),
+                seen: target.trouble.as_ref().map(|trouble| Time::new(trouble.seen, now.now)),
+            }
         });
         let rest = targets.len().saturating_sub(CARD_TARGETS);
         Card {
+            name: cause.name(),
             title: cause.title(),
             count: count(targets.len(), "target"),
             advice: cause.advice(),
@@ -397,33 +471,30 @@ fn cards(now: &Snapshot) -> Vec<Card> {
 fn chart(now: &Snapshot) -> Option<Chart> {
     let longest = now.history.iter().map(|pass| pass.took).max()?;
     let bar = |(at, pass): (usize, &PassRecord)| {
-        // The root keeps short passes visible beside a long one.
-        let share = (pass.took.as_secs_f64() / longest.as_secs_f64().max(f64::MIN_POSITIVE)).sqrt();
-        let height = (share * LONGEST_BAR).max(4.0);
+        let share = pass.took.as_secs_f64() / longest.as_secs_f64().max(f64::MIN_POSITIVE);
         let began = Time::new(pass.began, now.now);
         Bar {
-            x: at * BAR_STEP,
-            y: format!("{:.1}", CHART_HEIGHT - height),
-            height: format!("{height:.1}"),
+            x: at * BAR_STEP + BAR_STEP / 2,
+            y: format!("{:.1}", CHART_HEIGHT - (share * LONGEST_BAR).max(SHORTEST_BAR)),
             class: pass.outcome.name(),
-            flagged: pass.outcome != PassOutcome::Success,
+            flagged: matches!(pass.outcome, PassOutcome::Failed(_)),
             title: format!("{}: {}, {}", began.exact, outcome_name(&pass.outcome), precise(pass.took)),
         }
     };
     let of = |name: &str| now.history.iter().filter(|pass| pass.outcome.name() == name).count();
     let [success, incomplete, failed] = PassOutcome::NAMES.map(of);
+    let counts = [format!("{success} succeeded"), format!("{incomplete} incomplete"), format!("{failed} failed")];
+    let which = match now.history.len() {
+        1 => "One pass".to_owned(),
+        passes => format!("The last {passes} passes, the oldest on the left"),
+    };
     Some(Chart {
-        label: format!(
-            "{}: {success} succeeded, {incomplete} incomplete, {failed} failed; the longest took {}",
-            if now.history.len() == 1 {
-                "One pass".to_owned()
-            } else {
-                format!("The last {} passes", now.history.len())
-            },
-            precise(longest)
-        ),
+        label: format!("{which}: {}; the longest took {}", counts.join(", "), precise(longest)),
+        caption: format!("{which}; the longest took {}", precise(longest)),
+        longest: precise(longest),
         width: now.history.len().max(LEAST_BARS) * BAR_STEP,
         bars: now.history.iter().enumerate().map(bar).collect(),
+        legend: PassOutcome::NAMES.into_iter().zip(counts).collect(),
         list: now.history.iter().rev().take(LISTED_PASSES).map(|pass| pass_row(pass, now.now)).collect(),
     })
 }
@@ -486,6 +557,7 @@ fn row(target: &TargetStatus, now: SystemTime) -> Row {
         (None, None) => String::new(),
     };
     Row {
+        key: printable(&destination.to_string()),
         class: target.state.name(),
         state: sentence(&target.state.to_string()),
         group: printable(&destination.group),
@@ -498,5 +570,44 @@ fn row(target: &TargetStatus, now: SystemTime) -> Row {
         since: Time::new(target.since, now),
         lasts: format!("for {}", coarse(since(target.since, now))),
         note,
+        seen: target.trouble.as_ref().map(|trouble| Time::new(trouble.seen, now)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::Status;
+
+    fn filter(pairs: &[(&str, &str)]) -> Filter {
+        Filter::new(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+    }
+
+    #[test]
+    fn a_dry_run_is_told_apart() {
+        for dry_run in [false, true] {
+            let (now, filter) = (Status::new("x", Duration::MAX, dry_run).snapshot(), Filter::default());
+            assert_eq!(page(&now, "x", &filter).render().unwrap_or_default().contains("Dry run"), dry_run);
+        }
+    }
+
+    #[test]
+    fn of_two_values_the_last_counts_and_unknown_names_do_not() {
+        let both = filter(&[("q", "a"), ("x", "y"), ("state", "failing"), ("q", "b")]);
+        assert_eq!(both, filter(&[("state", "failing"), ("q", "b")]));
+    }
+
+    #[test]
+    fn what_no_chip_shows_is_named_and_can_be_taken_away() {
+        let only = |pairs: &[(&str, &str)]| filter(pairs).only().map(|only| (only.what, only.all));
+        assert_eq!(only(&[]), None);
+        assert_eq!(only(&[("q", "words"), ("state", "failing")]), None);
+        let expected = ("Uploading to S3 fails".to_owned(), "./?q=two%20words#targets".to_owned());
+        assert_eq!(only(&[("q", "two words"), ("cause", "upload")]), Some(expected));
+        let expected = ("Uploading to S3 fails, failing".to_owned(), "./?#targets".to_owned());
+        assert_eq!(only(&[("state", "failing"), ("cause", "upload")]), Some(expected));
+        let expected = ("failing or blocked".to_owned(), "./?#targets".to_owned());
+        assert_eq!(only(&[("state", "attention")]), Some(expected));
+        assert_eq!(only(&[("cause", "nonsense")]).map(|(what, _)| what), Some("nonsense".to_owned()));
     }
 }

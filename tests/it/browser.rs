@@ -15,6 +15,14 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use url::Url;
 
+/// How often ChromeDriver is started before it is given up.
+const DRIVER_ATTEMPTS: usize = 3;
+
+/// Keys that have no letter, for [`Browser::press`].
+pub const TAB: &str = "\u{e004}";
+pub const ENTER: &str = "\u{e007}";
+pub const SPACE: &str = " ";
+
 /// A browser with one window and nothing remembered. Dropping it ends it.
 pub struct Browser {
     runtime: Runtime,
@@ -45,18 +53,25 @@ impl Browser {
     pub fn start() -> Self {
         use std::os::unix::process::CommandExt;
         let profile = tempfile::tempdir().unwrap();
-        let mut driver = Command::new("chromedriver")
-            .arg("--port=0")
-            .env("HOME", profile.path())
-            .process_group(0)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("scripts/setup installs chromium-driver");
-        let port: u16 = BufReader::new(driver.stdout.take().unwrap())
-            .lines()
-            .find_map(|line| {
-                line.unwrap().split_once("started successfully on port ")?.1.trim_end_matches('.').parse().ok()
+        // It picks a port that is free, and ends where another process is quicker to take it.
+        let (driver, port) = (0..DRIVER_ATTEMPTS)
+            .find_map(|_| {
+                let mut driver = Command::new("chromedriver")
+                    .arg("--port=0")
+                    .env("HOME", profile.path())
+                    .process_group(0)
+                    .stdout(Stdio::piped())
+                    .stderr(Stdio::null())
+                    .spawn()
+                    .expect("scripts/setup installs chromium-driver");
+                let port = BufReader::new(driver.stdout.take().unwrap()).lines().find_map(|line| {
+                    let line = line.unwrap();
+                    line.split_once("started successfully on port ")?.1.trim_end_matches('.').parse::<u16>().ok()
+                });
+                if port.is_none() {
+                    driver.wait().unwrap();
+                }
+                Some((driver, port?))
             })
             .expect("ChromeDriver says its port");
         let arguments = [

@@ -1,12 +1,16 @@
 //! The program's own server: health, readiness, status as JSON, and how it stands up to bad clients.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
+use flate2::read::GzDecoder;
 use testbed::git::GitFault;
-use testbed::graphql::Canned;
-use testbed::world::World;
+use testbed::graphql::{Canned, SyncTarget};
+use testbed::world::{World, WorldBuilder};
+use tokio::net::TcpSocket;
 
 use crate::site::{address, get, pass_now, request, status};
 use crate::support::{Daemon, PATIENCE, keys, program, run, wait_until, zip_key};
@@ -242,6 +246,174 @@ fn slow_clients_hold_up_neither_others_nor_the_work() {
         assert!(!answer.starts_with(b"HTTP/1.1 200"));
     }
     daemon.stop().succeeded();
+}
+
+/// A connection from another address of this machine.
+fn connect_from(source: &str, address: SocketAddr) -> TcpStream {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+    let stream = runtime.block_on(async {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(source.parse().unwrap(), 0)).unwrap();
+        socket.connect(address).await.unwrap().into_std().unwrap()
+    });
+    stream.set_nonblocking(false).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// All that comes, up to the end or to where it breaks off.
+fn read_all(mut connection: TcpStream) -> Vec<u8> {
+    let mut answer = vec![];
+    drop(connection.read_to_end(&mut answer));
+    answer
+}
+
+/// How long the manifests let a probe take.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the server lets a connection last.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A world with webhooks, and the beginning of one's request, with the length of a body that does not come.
+fn with_webhooks() -> (WorldBuilder, String) {
+    const SECRET: &str = "hook-secret-1f9c";
+    let head = format!(
+        "POST /hooks/gitlab HTTP/1.1\r\nHost: x\r\nX-Gitlab-Token: {SECRET}\r\nX-Gitlab-Event: Push Hook\r\n\
+         Content-Length: 20\r\n\r\n{{"
+    );
+    (World::builder().sleep("1h").setting("WEBHOOK_SECRET", SECRET), head)
+}
+
+#[test]
+fn a_flood_from_one_address_does_not_keep_out_others() {
+    let (world, unfinished) = with_webhooks();
+    let world = world.start().unwrap();
+    let daemon = Daemon::spawn(program(&world, &[]));
+    daemon.wait_until_logged("pass done", 1);
+    let address = address(&daemon);
+    let mut early = connect_from("127.0.0.2", address);
+    early.write_all(unfinished.as_bytes()).unwrap();
+    let begun = Instant::now();
+    let flood: Vec<_> = (0..300)
+        .map(|_| {
+            let mut connection = TcpStream::connect(address).unwrap();
+            connection.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n").unwrap();
+            connection
+        })
+        .collect();
+    let mut probe = connect_from("127.0.0.3", address);
+    probe.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    assert!(read_all(probe).starts_with(b"HTTP/1.1 200"));
+    assert!(begun.elapsed() < PROBE_TIMEOUT, "the kubelet would have given up: {:?}", begun.elapsed());
+    early.write_all(&[b' '; 19]).unwrap();
+    let answer = read_all(early);
+    assert!(answer.starts_with(b"HTTP/1.1 400"), "who was there before was not cut off for the flood: {answer:?}");
+    drop(flood);
+}
+
+#[test]
+fn clients_that_stop_in_the_middle_are_cut_off_and_hold_up_nobody_meanwhile() {
+    let (world, unfinished) = with_webhooks();
+    let world = world.start().unwrap();
+    // An answer larger than what the kernel takes for a client that does not read.
+    let name = "n".repeat(200);
+    let targets = (0..7_000).map(|n| SyncTarget::new("near/gone", "main", &format!("far/{name}/{name}-{n}"), "main"));
+    world.graphql.set_targets(targets.collect());
+    let daemon = Daemon::spawn(program(&world, &[]));
+    daemon.wait_until_logged("pass done", 1);
+    let address = address(&daemon);
+    let begun = Instant::now();
+    let begin = |request: &str| {
+        let mut connection = TcpStream::connect(address).unwrap();
+        connection.set_read_timeout(Some(PATIENCE)).unwrap();
+        connection.write_all(request.as_bytes()).unwrap();
+        connection
+    };
+    let writers = [(); 2].map(|()| begin(&unfinished));
+    let readers = [(); 2].map(|()| begin("GET /status.json HTTP/1.1\r\nHost: x\r\n\r\n"));
+    // The large answers are made first.
+    assert_eq!(get(&daemon, "/healthz").status, 200);
+    let probes = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(get(&daemon, "/healthz").status, 200);
+    }
+    assert!(probes.elapsed() < PROBE_TIMEOUT, "{:?}", probes.elapsed());
+    for writer in writers {
+        assert_eq!(read_all(writer), b"", "no answer to half a request");
+    }
+    let took = begun.elapsed();
+    assert!((CONNECTION_TIMEOUT - Duration::from_secs(1)..CONNECTION_TIMEOUT * 2).contains(&took), "{took:?}");
+    thread::sleep((CONNECTION_TIMEOUT + Duration::from_secs(2)).saturating_sub(begun.elapsed()));
+    for reader in readers {
+        let answer = read_all(reader);
+        let head = String::from_utf8_lossy(&answer[..answer.len().min(1_000)]).to_lowercase();
+        let (_, rest) = head.split_once("content-length: ").unwrap();
+        let length: usize = rest.split("\r\n").next().unwrap().parse().unwrap();
+        assert!(answer.len() < length, "{} of {length} bytes: it was not cut off", answer.len());
+    }
+    assert_eq!(get(&daemon, "/healthz").status, 200);
+}
+
+#[test]
+fn what_is_under_way_shows_its_bytes_and_its_rate_until_it_stands_still() {
+    let world = World::builder().sleep("1h").start().unwrap();
+    world.source.repo("near/large").unwrap().fill_incompressible(20, 3).unwrap();
+    world.sync("near/large", "main", "far/large", "main").unwrap();
+    world.s3().hold("CompleteMultipartUpload");
+    let daemon = Daemon::spawn(program(&world, &[]));
+    world.s3().wait_until_held(PATIENCE).unwrap();
+    let running = || status(&daemon)["running"][0].clone();
+    let during = running();
+    assert_eq!(during["stage"], "uploading");
+    assert!(during["bytes"].as_u64().unwrap() > 20 << 20, "{during}");
+    assert!(during["bytes_per_second"].as_u64().unwrap() > 0, "{during}");
+    let page = get(&daemon, "/").body;
+    assert!(page.contains("iB/s ·"), "{page}");
+    wait_until("nothing moves any more", || running()["bytes_per_second"] == 0);
+    assert_eq!(running()["bytes"], during["bytes"]);
+    assert!(get(&daemon, "/").body.contains(" · 0 B/s · "));
+}
+
+#[test]
+fn any_query_is_answered_with_a_page() {
+    let (_world, daemon) = at_rest();
+    for query in
+        ["q=a&q=far", "q=%ff%00", "state=nonsense", "cause=nonsense&page=-1", "page=99999999999999999999", "&&=&"]
+    {
+        let answer = get(&daemon, &format!("/?{query}"));
+        assert_eq!(answer.status, 200, "{query}");
+        assert!(answer.body.contains("</html>"), "{query}");
+    }
+    assert!(get(&daemon, "/?q=nowhere&q=far").body.contains("data-key=\"far/p@main\""), "the last one counts");
+}
+
+#[test]
+fn long_answers_are_compressed_for_whoever_takes_that() {
+    let (_world, daemon) = at_rest();
+    let ask = |path: &str, headers: &str| {
+        let mut connection = TcpStream::connect(address(&daemon)).unwrap();
+        connection.set_read_timeout(Some(PATIENCE)).unwrap();
+        connection.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n").as_bytes()).unwrap();
+        let answer = read_all(connection);
+        let end = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
+        (String::from_utf8_lossy(&answer[..end]).to_lowercase(), answer[end + 4..].to_vec())
+    };
+    for path in ["/", "/status.json", "/metrics", "/assets/status.js"] {
+        let (head, plain) = ask(path, "");
+        assert!(!head.contains("content-encoding"), "{head}");
+        let (head, compressed) = ask(path, "Accept-Encoding: br, gzip\r\n");
+        if plain.len() < 1_400 {
+            continue;
+        }
+        assert!(head.contains("content-encoding: gzip") && head.contains("vary: accept-encoding"), "{head}");
+        assert!(head.contains(&format!("content-length: {}", compressed.len())), "{head}");
+        assert!(head.contains("content-security-policy"), "{head}");
+        assert!(compressed.len() * 3 < plain.len() * 2, "{path}: {} of {}", compressed.len(), plain.len());
+        let mut unpacked = vec![];
+        GzDecoder::new(&compressed[..]).read_to_end(&mut unpacked).unwrap();
+        // Times differ from one answer to the next.
+        assert!(unpacked.len().abs_diff(plain.len()) < 32 && unpacked.starts_with(&plain[..10]), "{path}");
+    }
+    assert!(!ask("/healthz", "Accept-Encoding: gzip\r\n").0.contains("content-encoding"), "short ones are not");
 }
 
 #[test]

@@ -3,11 +3,13 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use testbed::graphql::SyncTarget;
 use testbed::world::World;
 
 use crate::site::{get, pass_now, sample};
-use crate::support::{Daemon, program, wait_until};
+use crate::support::{Daemon, program, wait_until, zip_key};
 
 const OURS: [(&str, &str); 2] = [("shard_id", "gov-1"), ("integration", "git-partition-sync-producer")];
 
@@ -89,6 +91,81 @@ fn what_was_done_and_what_was_not_is_counted() {
     world.graphql.set_targets(vec![]);
     pass_now(&daemon);
     assert_eq!(value(&get(&daemon, "/metrics").body, "retire_guard_held", &[]), Some(1.0));
+}
+
+#[test]
+fn what_came_and_went_in_the_bucket_and_how_long_that_took_is_counted() {
+    let world = World::builder().sleep("1h").setting("INSTANCE_SHARD", "gov-1").start().unwrap();
+    for name in ["a", "b", "c", "d"] {
+        world.project(&format!("near/{name}")).unwrap();
+        world.sync(&format!("near/{name}"), "main", &format!("far/{name}"), "main").unwrap();
+    }
+    let head = world.source.repo("near/d").unwrap().head("main").unwrap();
+    world.s3().put(&zip_key("far/d", "main", &head), "current");
+    world.s3().put_at(&zip_key("far/d", "main", &"b".repeat(40)), "outdated", SystemTime::UNIX_EPOCH);
+    world.s3().put("notes.txt", "foreign");
+    world.s3().put("more notes.txt", "foreign");
+    let seconds = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    let begun = seconds();
+    let daemon = Daemon::spawn(program(&world, &[]));
+    daemon.wait_until_logged("pass done", 1);
+    let value = |name: &str, labels: &[(&str, &str)]| {
+        let labels: Vec<_> = OURS.iter().chain(labels).copied().collect();
+        sample(&get(&daemon, "/metrics").body, &format!("git_partition_sync_{name}"), &labels)
+    };
+    wait_until("the pass is over", || value("last_success_timestamp_seconds", &[]).is_some());
+    let first = value("last_success_timestamp_seconds", &[]).unwrap();
+    assert!((begun..=seconds()).contains(&first), "{first}");
+    assert_eq!(value("swept_total", &[]), Some(1.0));
+    assert_eq!(value("retired_total", &[("reason", "no_target")]), Some(0.0));
+    assert_eq!(value("bucket_objects", &[]), Some(4.0), "what was swept is gone");
+    assert_eq!(value("bucket_foreign_objects", &[]), Some(2.0));
+    for stage in ["fetching", "verifying", "uploading", "deleting"] {
+        let of = |name: &str| value(&format!("stage_duration_seconds_{name}"), &[("stage", stage)]);
+        assert_eq!(of("count"), Some(3.0), "{stage}");
+        // Three of them side by side.
+        let most = 3.0 * (seconds() - begun);
+        assert!(of("sum").is_some_and(|sum| sum > 0.0 && sum < most), "{stage}: {:?} of {most}", of("sum"));
+        let all = [("stage", stage), ("le", "+Inf")];
+        assert_eq!(value("stage_duration_seconds_bucket", &all), Some(3.0), "{stage}");
+    }
+
+    world.unsync("far/a", "main");
+    world.unsync("far/d", "main");
+    world.s3().delete("notes.txt");
+    pass_now(&daemon);
+    assert_eq!(value("retired_total", &[("reason", "no_target")]), Some(2.0));
+    assert_eq!(value("swept_total", &[]), Some(1.0));
+    assert_eq!(value("bucket_objects", &[]), Some(2.0));
+    assert_eq!(value("bucket_foreign_objects", &[]), Some(1.0));
+    assert!(value("last_success_timestamp_seconds", &[]).unwrap() > first);
+}
+
+#[test]
+fn no_name_that_somebody_chose_becomes_a_label() {
+    let world = World::builder().sleep("1h").setting("INSTANCE_SHARD", "gov-1").start().unwrap();
+    world.s3().put("hostile.txt", "foreign");
+    let branch = "hostile\"}1";
+    let repo = world.project("near/hostile-good").unwrap();
+    repo.branch_from(branch, "main").unwrap();
+    world.sync("near/hostile-good", branch, "far/hostile-good", branch).unwrap();
+    let mut targets = world.graphql.targets();
+    for name in ["hostile\"} 1\nhostile 1", "hostile\\", "hostile{a=\"b\"}", "hostile-gone"] {
+        targets.push(SyncTarget::new(&format!("near/{name}"), "main", &format!("far/{name}"), "main"));
+    }
+    world.graphql.set_targets(targets);
+    let daemon = Daemon::spawn(program(&world, &[]));
+    daemon.wait_until_logged("pass done", 1);
+    let status = crate::site::status(&daemon);
+    assert_eq!(status["counts"]["in_sync"], 1, "{status}");
+    assert!(status["counts"]["blocked"].as_u64().unwrap() >= 1, "{status}");
+    world.s3().fail("PutObject", "AccessDenied", 1);
+    repo.commits(branch, 1).unwrap();
+    pass_now(&daemon);
+    assert_eq!(crate::site::status(&daemon)["counts"]["failing"], 1);
+    let metrics = get(&daemon, "/metrics").body;
+    assert!(!metrics.to_lowercase().contains("hostile"), "{metrics}");
+    assert_eq!(complaints(&metrics), [KNOWN_COMPLAINT]);
 }
 
 #[test]

@@ -1,0 +1,77 @@
+//! Which connections are served, where there are too many of them.
+//!
+//! Invariant: there are never more than [`MAX_CONNECTIONS`], and nobody who opens many keeps out somebody who opens one,
+//! such as the kubelet with its probes.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, timeout_at};
+
+/// Connections served at the same time.
+pub(super) const MAX_CONNECTIONS: usize = 8;
+/// How many of them one address may have: as many as a browser opens, and fewer than there are.
+const PEER_CONNECTIONS: usize = 6;
+/// How long a connection is safe from being cut off for a new one, where there are too many.
+const CONNECTION_PATIENCE: Duration = Duration::from_millis(250);
+/// The same where its own address opens too many. It is long enough for a request that is there as a whole, and short
+/// enough that hundreds of connections in the queue do not keep others waiting.
+const PEER_PATIENCE: Duration = Duration::from_millis(10);
+
+/// Those that are served.
+#[derive(Debug, Default)]
+pub(super) struct Connections {
+    tasks: JoinSet<()>,
+    /// The oldest first.
+    open: VecDeque<Connection>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    peer: IpAddr,
+    begun: Instant,
+    handle: AbortHandle,
+}
+
+impl Connections {
+    /// Waits until there is room for one more from this address. What stands in the way is cut off, after a while.
+    pub(super) async fn make_room(&mut self, peer: IpAddr) {
+        while self.tasks.try_join_next().is_some() {}
+        self.forget_finished();
+        while let Some((oldest, patience)) = self.in_the_way(peer) {
+            let (handle, deadline) = (oldest.handle.clone(), oldest.begun + patience);
+            if timeout_at(deadline, self.tasks.join_next()).await.is_err() {
+                handle.abort();
+                self.tasks.join_next().await;
+            }
+            self.forget_finished();
+        }
+    }
+
+    /// Serves one.
+    pub(super) fn begin(&mut self, peer: IpAddr, connection: impl Future<Output = ()> + Send + 'static) {
+        let handle = self.tasks.spawn(connection);
+        self.open.push_back(Connection { peer, begun: Instant::now(), handle });
+    }
+
+    /// The connection that has to go for one more from this address, and how long it is safe.
+    fn in_the_way(&self, peer: IpAddr) -> Option<(&Connection, Duration)> {
+        let held = |peer: IpAddr| self.open.iter().filter(|connection| connection.peer == peer).count();
+        let (whose, patience) = if held(peer) >= PEER_CONNECTIONS {
+            (peer, PEER_PATIENCE)
+        } else if self.open.len() >= MAX_CONNECTIONS {
+            // Whoever has the most can do without one best.
+            (self.open.iter().map(|connection| connection.peer).max_by_key(|peer| held(*peer))?, CONNECTION_PATIENCE)
+        } else {
+            return None;
+        };
+        self.open.iter().find(|connection| connection.peer == whose).map(|oldest| (oldest, patience))
+    }
+
+    fn forget_finished(&mut self) {
+        self.open.retain(|connection| !connection.handle.is_finished());
+    }
+}
