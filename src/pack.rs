@@ -4,25 +4,25 @@
 //! its objects name is there. Memory does not grow with the size of blobs: those stored whole are hashed as they stream by,
 //! and only delta chains and small objects are decompressed into memory.
 
+mod entries;
+mod gate;
+
 use std::cell::RefCell;
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::AtomicBool;
 use std::thread::available_parallelism;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use flate2::{Decompress, FlushDecompress, Status};
-use gix_error::{ErrorExt, message};
 use gix_hash::{Hasher, ObjectId};
-use gix_pack::data::{self, entry::Header, input};
+use gix_pack::data;
 use gix_utils::progress::Discard;
-use sha1::{Digest, Sha1};
 
-use crate::connectivity::{self, Structure};
+use self::entries::Entries;
+pub use self::gate::IndexGate;
+use crate::connectivity;
 use crate::workdir::private_file;
 
 /// Blobs of at least this size that are stored whole are hashed while they stream by, and never held in memory.
@@ -31,12 +31,10 @@ const LARGE_BLOB_BYTES: u64 = 16 << 20;
 pub const OBJECT_LIMIT_BYTES: usize = 2 << 30;
 /// A pack with fewer objects is indexed on one thread: starting more costs more than it saves.
 const SINGLE_THREAD_OBJECTS: usize = 2_000;
-/// The buffer between the wire and the inflater, and the one behind it.
-const BUFFER_BYTES: usize = 64 << 10;
 /// A large pack waits for its turn no longer than this, or one that takes hours would use up the others' time limits.
 const TURN_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often one that waits for its turn looks whether it should give up.
-const TURN_POLL: Duration = Duration::from_millis(100);
+/// The buffer between the wire and the inflater, and the one behind it.
+const BUFFER_BYTES: usize = 64 << 10;
 pub(crate) const HASH: gix_hash::Kind = gix_hash::Kind::Sha1;
 /// Names of files until they are complete.
 const INCOMING_PACK: &str = "incoming.pack";
@@ -100,44 +98,6 @@ pub struct Limits<'a> {
     pub interrupt: &'a AtomicBool,
     /// Keeps two large packs from being resolved at the same time, each with all the threads.
     pub gate: &'a IndexGate,
-}
-
-/// Lets one large pack at a time use all cores to resolve its deltas; small ones pass by. It only keeps the threads few: who
-/// has waited for long goes on beside the other.
-#[derive(Debug, Default)]
-pub struct IndexGate {
-    taken: Mutex<bool>,
-    freed: Condvar,
-}
-
-impl IndexGate {
-    /// Waits for the turn; `None` where it did not come in time, or the work is to be given up.
-    fn enter(&self, timeout: Duration, interrupt: &AtomicBool) -> Option<Turn<'_>> {
-        let deadline = Instant::now() + timeout;
-        let mut taken = self.lock();
-        while *taken {
-            if interrupt.load(Ordering::Relaxed) || Instant::now() >= deadline {
-                return None;
-            }
-            taken = self.freed.wait_timeout(taken, TURN_POLL).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        *taken = true;
-        Some(Turn(self))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, bool> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The turn at an [`IndexGate`], until it is dropped.
-struct Turn<'a>(&'a IndexGate);
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        *self.0.lock() = false;
-        self.0.freed.notify_one();
-    }
 }
 
 /// Writes the pack that `source` brings into `dir` (a repository's `objects/pack`) and indexes it. `received` is called
@@ -421,241 +381,5 @@ impl<W: Write> Write for HashedWrite<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.inner.flush()
-    }
-}
-
-/// The entries of a pack as they stream by, for the indexer; large blobs are hashed here and left out.
-struct Entries<R> {
-    read: R,
-    inflate: Decompress,
-    scratch: Box<[u8]>,
-    offset: u64,
-    objects_left: u32,
-    /// Of the whole pack. It only finds damage, so the fast implementation serves; what objects are named by is
-    /// computed with the one that notices forged collisions.
-    checksum: Sha1,
-    large_from: u64,
-    held_back: Option<input::Entry>,
-    outcome: Rc<RefCell<Outcome>>,
-}
-
-/// What a pass over the entries found besides the entries.
-#[derive(Default)]
-struct Outcome {
-    trailer: Option<ObjectId>,
-    large: Vec<IndexRow>,
-    large_offsets: BTreeSet<u64>,
-    /// A delta is, or may be, based on a blob that was left out.
-    based_on_large: bool,
-    structure: Structure,
-    io_error: RefCell<Option<io::Error>>,
-}
-
-impl<R: BufRead> Entries<R> {
-    /// Reads the header. Blobs from `large_from` bytes on are left out.
-    fn new(mut read: R, large_from: u64) -> Result<Self, PackError> {
-        let mut header = [0; 12];
-        read.read_exact(&mut header).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => PackError::Damaged("it ends inside its header".to_owned()),
-            _ => PackError::Io(error),
-        })?;
-        let (_, objects) = data::header::decode(&header)
-            .map_err(|_| PackError::Damaged("it does not begin like a pack".to_owned()))?;
-        let checksum = Sha1::new_with_prefix(header);
-        Ok(Self {
-            read,
-            inflate: Decompress::new(true),
-            scratch: vec![0; BUFFER_BYTES].into(),
-            offset: header.len() as u64,
-            objects_left: objects,
-            checksum,
-            large_from,
-            held_back: None,
-            outcome: Rc::default(),
-        })
-    }
-
-    fn needs_large_blobs(&self) -> bool {
-        let outcome = self.outcome.borrow();
-        outcome.based_on_large && !outcome.large.is_empty() && outcome.trailer.is_some()
-    }
-
-    /// The next entry for the indexer; `None` after the last. One entry is held back, for the last one given out has to
-    /// carry the trailer.
-    fn next_indexed(&mut self) -> io::Result<Option<input::Entry>> {
-        while self.objects_left > 0 {
-            let (entry, large) = self.next_entry()?;
-            if self.objects_left == 0 {
-                self.finish()?;
-            }
-            let Some(id) = large else {
-                match self.held_back.replace(entry) {
-                    Some(previous) => return Ok(Some(previous)),
-                    None => continue,
-                }
-            };
-            let mut outcome = self.outcome.borrow_mut();
-            outcome.large_offsets.insert(entry.pack_offset);
-            outcome.large.push(IndexRow { id, crc32: entry.crc32.unwrap_or_default(), offset: entry.pack_offset });
-        }
-        let trailer = self.outcome.borrow().trailer;
-        Ok(self.held_back.take().map(|last| input::Entry { trailer, ..last }))
-    }
-
-    /// Reads one entry to its end, and hashes its content where that is a large blob.
-    fn next_entry(&mut self) -> io::Result<(input::Entry, Option<ObjectId>)> {
-        self.objects_left -= 1;
-        let mut head = Recorded { inner: &mut self.read, bytes: vec![] };
-        let entry = data::Entry::from_read(&mut head, self.offset, HASH.len_in_bytes())?;
-        let head = head.bytes;
-        let mut crc32 = crc32fast::Hasher::new();
-        crc32.update(&head);
-        self.checksum.update(&head);
-        let mut content =
-            (matches!(entry.header, Header::Blob) && entry.decompressed_size >= self.large_from).then(|| {
-                let mut hash = gix_hash::hasher(HASH);
-                hash.update(format!("blob {}\0", entry.decompressed_size).as_bytes());
-                hash
-            });
-        self.note_kind(&entry);
-
-        self.inflate.reset(true);
-        let compressed_size = loop {
-            let input = self.read.fill_buf()?;
-            if input.is_empty() {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            let (before_in, before_out) = (self.inflate.total_in(), self.inflate.total_out());
-            let status = self
-                .inflate
-                .decompress(input, &mut self.scratch, FlushDecompress::None)
-                .map_err(|_| corrupt("an object does not decompress"))?;
-            let consumed = usize::try_from(self.inflate.total_in() - before_in).map_err(io::Error::other)?;
-            let produced = usize::try_from(self.inflate.total_out() - before_out).map_err(io::Error::other)?;
-            crc32.update(&input[..consumed]);
-            self.checksum.update(&input[..consumed]);
-            self.read.consume(consumed);
-            if let Some(content) = &mut content {
-                content.update(&self.scratch[..produced]);
-            }
-            if self.inflate.total_out() > entry.decompressed_size {
-                return Err(corrupt("an object is longer than it says"));
-            }
-            match status {
-                Status::StreamEnd => break self.inflate.total_in(),
-                Status::Ok | Status::BufError if consumed == 0 && produced == 0 => {
-                    return Err(corrupt("an object does not decompress"));
-                }
-                Status::Ok | Status::BufError => {}
-            }
-        };
-        if self.inflate.total_out() != entry.decompressed_size {
-            return Err(corrupt("an object is shorter than it says"));
-        }
-        let pack_offset = self.offset;
-        self.offset += head.len() as u64 + compressed_size;
-        let id = content.map(Hasher::try_finalize).transpose().map_err(io::Error::other)?;
-        let entry = input::Entry {
-            header: entry.header,
-            header_size: u16::try_from(head.len()).map_err(io::Error::other)?,
-            pack_offset,
-            compressed: None,
-            compressed_size,
-            crc32: Some(crc32.finalize()),
-            decompressed_size: entry.decompressed_size,
-            trailer: None,
-        };
-        Ok((entry, id))
-    }
-
-    /// Remembers what kind of object it is, and whether a delta needs a blob that was left out.
-    fn note_kind(&mut self, entry: &data::Entry) {
-        let mut outcome = self.outcome.borrow_mut();
-        outcome.structure.note(self.offset, entry.header);
-        outcome.based_on_large |= match entry.header {
-            Header::OfsDelta { base_distance } => {
-                self.offset.checked_sub(base_distance).is_some_and(|base| outcome.large_offsets.contains(&base))
-            }
-            Header::RefDelta { .. } => true,
-            Header::Blob | Header::Tree | Header::Commit | Header::Tag => false,
-        };
-    }
-
-    /// Checks the trailer, and that nothing follows it.
-    fn finish(&mut self) -> io::Result<()> {
-        let mut trailer = [0; 20];
-        self.read.read_exact(&mut trailer)?;
-        let computed: [u8; 20] = self.checksum.finalize_reset().into();
-        if computed != trailer {
-            return Err(corrupt("its checksum does not match its content"));
-        }
-        if !self.read.fill_buf()?.is_empty() {
-            return Err(corrupt("something follows its end"));
-        }
-        self.outcome.borrow_mut().trailer = Some(ObjectId::from(trailer));
-        Ok(())
-    }
-}
-
-fn corrupt(why: &str) -> io::Error {
-    io::Error::other(PackError::Damaged(why.to_owned()))
-}
-
-impl<R: BufRead> Iterator for Entries<R> {
-    type Item = gix_error::Result<input::Entry>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let next = self.next_indexed().transpose()?;
-        Some(next.map_err(|error| {
-            self.objects_left = 0;
-            let error = match error.kind() {
-                io::ErrorKind::UnexpectedEof => corrupt("it ends too early"),
-                _ => error,
-            };
-            *self.outcome.borrow().io_error.borrow_mut() = Some(error);
-            message("the pack could not be read").raise()
-        }))
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        (0, Some(self.objects_left as usize))
-    }
-}
-
-/// Keeps what is read, for an entry's few header bytes.
-struct Recorded<'a, R> {
-    inner: &'a mut R,
-    bytes: Vec<u8>,
-}
-
-impl<R: Read> Read for Recorded<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        self.bytes.extend_from_slice(&buffer[..read]);
-        Ok(read)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-    use super::*;
-    use std::thread;
-
-    #[test]
-    fn a_pack_waits_for_its_turn_but_not_for_ever() {
-        let (gate, go_on) = (IndexGate::default(), AtomicBool::new(false));
-        let first = gate.enter(Duration::ZERO, &go_on).unwrap();
-        assert!(gate.enter(Duration::from_millis(20), &go_on).is_none(), "the time is over");
-        assert!(gate.enter(Duration::from_secs(600), &AtomicBool::new(true)).is_none(), "it is to be given up");
-        thread::scope(|scope| {
-            let second = scope.spawn(|| gate.enter(Duration::from_secs(600), &go_on).is_some());
-            thread::sleep(Duration::from_millis(20));
-            assert!(!second.is_finished());
-            drop(first);
-            assert!(second.join().unwrap());
-        });
-        assert!(gate.enter(Duration::ZERO, &go_on).is_some(), "who had no turn gives none back");
     }
 }

@@ -2,12 +2,15 @@
 //!
 //! Invariant: it shows the snapshot and the address's filter, and everything of either is escaped by the template.
 
+mod chart;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use askama::Template;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
+use self::chart::{Chart, chart};
 use crate::metrics::since;
 use crate::progress::ProgressView;
 use crate::report::{human_bytes, human_duration, printable, short_commit, timestamp};
@@ -18,15 +21,6 @@ use crate::trigger::Trigger;
 const PAGE_ROWS: usize = 200;
 /// Targets that a card names.
 const CARD_TARGETS: usize = 5;
-/// Passes that the list below the chart has.
-const LISTED_PASSES: usize = 12;
-/// The chart, in its own units: the bars' distance, its height, that of the longest bar and that of the shortest, which
-/// has to be seen beside it, with two stripes. And for how many bars there is room at least.
-const BAR_STEP: usize = 10;
-const CHART_HEIGHT: f64 = 60.0;
-const LONGEST_BAR: f64 = 52.0;
-const SHORTEST_BAR: f64 = 8.0;
-const LEAST_BARS: usize = 40;
 /// Seconds between two updates, while a pass is under way and otherwise.
 const BUSY_REFRESH: u32 = 2;
 const QUIET_REFRESH: u32 = 5;
@@ -109,33 +103,6 @@ struct CardTarget {
     since: Time,
     lasts: String,
     seen: Option<Time>,
-}
-
-struct Chart {
-    label: String,
-    caption: String,
-    longest: String,
-    width: usize,
-    bars: Vec<Bar>,
-    legend: Vec<(&'static str, String)>,
-    list: Vec<PassRow>,
-}
-
-struct Bar {
-    x: usize,
-    y: String,
-    class: &'static str,
-    flagged: bool,
-    title: String,
-}
-
-struct PassRow {
-    class: &'static str,
-    outcome: &'static str,
-    began: Time,
-    took: String,
-    trigger: &'static str,
-    detail: String,
 }
 
 struct Chip {
@@ -466,69 +433,6 @@ fn cards(now: &Snapshot) -> Vec<Card> {
         }
     };
     by_cause.into_iter().map(card).collect()
-}
-
-fn chart(now: &Snapshot) -> Option<Chart> {
-    let longest = now.history.iter().map(|pass| pass.took).max()?;
-    let bar = |(at, pass): (usize, &PassRecord)| {
-        let share = pass.took.as_secs_f64() / longest.as_secs_f64().max(f64::MIN_POSITIVE);
-        let began = Time::new(pass.began, now.now);
-        Bar {
-            x: at * BAR_STEP + BAR_STEP / 2,
-            y: format!("{:.1}", CHART_HEIGHT - (share * LONGEST_BAR).max(SHORTEST_BAR)),
-            class: pass.outcome.name(),
-            flagged: matches!(pass.outcome, PassOutcome::Failed(_)),
-            title: format!("{}: {}, {}", began.exact, outcome_name(&pass.outcome), precise(pass.took)),
-        }
-    };
-    let of = |name: &str| now.history.iter().filter(|pass| pass.outcome.name() == name).count();
-    let [success, incomplete, failed] = PassOutcome::NAMES.map(of);
-    let counts = [format!("{success} succeeded"), format!("{incomplete} incomplete"), format!("{failed} failed")];
-    let which = match now.history.len() {
-        1 => "One pass".to_owned(),
-        passes => format!("The last {passes} passes, the oldest on the left"),
-    };
-    Some(Chart {
-        label: format!("{which}: {}; the longest took {}", counts.join(", "), precise(longest)),
-        caption: format!("{which}; the longest took {}", precise(longest)),
-        longest: precise(longest),
-        width: now.history.len().max(LEAST_BARS) * BAR_STEP,
-        bars: now.history.iter().enumerate().map(bar).collect(),
-        legend: PassOutcome::NAMES.into_iter().zip(counts).collect(),
-        list: now.history.iter().rev().take(LISTED_PASSES).map(|pass| pass_row(pass, now.now)).collect(),
-    })
-}
-
-fn pass_row(pass: &PassRecord, now: SystemTime) -> PassRow {
-    let detail = match &pass.outcome {
-        PassOutcome::Failed(why) => printable(why),
-        PassOutcome::Success | PassOutcome::Incomplete => {
-            let parts = [(pass.published, "published"), (pass.retired, "retired"), (pass.troubled, "in trouble")];
-            let parts = parts.iter().filter(|(number, _)| *number > 0);
-            let parts: Vec<_> = parts.map(|(number, what)| format!("{} {what}", grouped(*number))).collect();
-            if parts.is_empty() { "nothing to do".to_owned() } else { parts.join(", ") }
-        }
-    };
-    PassRow {
-        class: pass.outcome.name(),
-        outcome: outcome_name(&pass.outcome),
-        began: Time::new(pass.began, now),
-        took: precise(pass.took),
-        trigger: match pass.trigger {
-            Trigger::Schedule => "on schedule",
-            Trigger::Signal => "on demand",
-            Trigger::Push => "after a push",
-        },
-        detail,
-    }
-}
-
-fn outcome_name(outcome: &PassOutcome) -> &'static str {
-    match outcome {
-        PassOutcome::Success => "succeeded",
-        PassOutcome::Incomplete => "incomplete",
-        PassOutcome::Failed(_) => "failed",
-    }
 }
 
 fn chips(now: &Snapshot, filter: &Filter) -> Vec<Chip> {

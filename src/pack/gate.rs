@@ -1,0 +1,72 @@
+//! Whose turn it is to use all cores.
+//!
+//! Invariant: whoever waits can be told to give up, and waits for a bounded time.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How often one that waits for its turn looks whether it should give up.
+const TURN_POLL: Duration = Duration::from_millis(100);
+
+/// Lets one large pack at a time use all cores to resolve its deltas; small ones pass by. It only keeps the threads few: who
+/// has waited for long goes on beside the other.
+#[derive(Debug, Default)]
+pub struct IndexGate {
+    taken: Mutex<bool>,
+    freed: Condvar,
+}
+
+impl IndexGate {
+    /// Waits for the turn; `None` where it did not come in time, or the work is to be given up.
+    pub(super) fn enter(&self, timeout: Duration, interrupt: &AtomicBool) -> Option<Turn<'_>> {
+        let deadline = Instant::now() + timeout;
+        let mut taken = self.lock();
+        while *taken {
+            if interrupt.load(Ordering::Relaxed) || Instant::now() >= deadline {
+                return None;
+            }
+            taken = self.freed.wait_timeout(taken, TURN_POLL).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        *taken = true;
+        Some(Turn(self))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, bool> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The turn at an [`IndexGate`], until it is dropped.
+pub(super) struct Turn<'a>(&'a IndexGate);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.0.lock() = false;
+        self.0.freed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+    use std::thread;
+
+    #[test]
+    fn a_pack_waits_for_its_turn_but_not_for_ever() {
+        let (gate, go_on) = (IndexGate::default(), AtomicBool::new(false));
+        let first = gate.enter(Duration::ZERO, &go_on).unwrap();
+        assert!(gate.enter(Duration::from_millis(20), &go_on).is_none(), "the time is over");
+        assert!(gate.enter(Duration::from_secs(600), &AtomicBool::new(true)).is_none(), "it is to be given up");
+        thread::scope(|scope| {
+            let second = scope.spawn(|| gate.enter(Duration::from_secs(600), &go_on).is_some());
+            thread::sleep(Duration::from_millis(20));
+            assert!(!second.is_finished());
+            drop(first);
+            assert!(second.join().unwrap());
+        });
+        assert!(gate.enter(Duration::ZERO, &go_on).is_some(), "who had no turn gives none back");
+    }
+}
