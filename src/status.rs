@@ -281,8 +281,8 @@ impl State {
     /// does not push out the one that failed.
     fn remember(&mut self, pass: PassRecord) {
         if self.history.len() == HISTORY {
-            let full = self.history.iter().filter(|pass| pass.trigger.is_full()).count();
-            let crowd_is_full = full > HISTORY / 2;
+            let all = self.history.iter().chain([&pass]);
+            let crowd_is_full = all.filter(|pass| pass.trigger.is_full()).count() > HISTORY / 2;
             let oldest = self.history.iter().position(|pass| pass.trigger.is_full() == crowd_is_full);
             self.history.remove(oldest.unwrap_or_default());
         }

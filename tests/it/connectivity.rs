@@ -66,7 +66,11 @@ fn a_pack_that_lacks_an_object_is_not_published() {
             assert!(line.contains(&format!("the {what} {id} is missing")), "{name}: {line}");
             assert!(line.contains("git fsck"), "{line}");
             assert_eq!((keys(&world), world.s3().uploads()), (vec![], vec![]), "{name}");
-            assert_eq!(workdir_files(&world).len(), 1, "nothing is kept but the lock");
+            assert_eq!(
+                workdir_files(&world).len(),
+                2,
+                "nothing is kept but the lock and the note of what is out of sync"
+            );
         }
         // The same without anything missing.
         let run = pass_with_pack(&world, &source.pack_of(&whole, by_offset).unwrap(), ALWAYS).succeeded();

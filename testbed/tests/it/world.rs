@@ -22,6 +22,7 @@ fn the_environment_is_complete_and_closed() -> Result<()> {
             "AWS_REGION",
             "AWS_S3_BUCKET",
             "AWS_SECRET_ACCESS_KEY",
+            "AWS_SESSION_TOKEN",
             "GITLAB_BASE_URL",
             "GITLAB_TOKEN",
             "GITLAB_USERNAME",
