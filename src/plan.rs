@@ -324,20 +324,18 @@ pub fn plan(desired: &Desired, held: &[HeldObject], policy: Policy<'_>) -> Resul
 /// Decides what one pass does about a share of everything. `desired` and `held` are that share.
 pub fn plan_share(desired: &Desired, held: &[HeldObject], policy: Policy<'_>, whole: Whole) -> Plan {
     let Whole { format, no_targets } = whole;
-    let mut by_destination: HashMap<&Destination, Slot<'_>> = HashMap::with_capacity(held.len());
+    let mut slots = Slots::with_capacity(held.len());
     for object in held {
-        by_destination.entry(&object.name.destination).or_default().held.push(object);
+        slots.of(&object.name.destination).held.push(object);
     }
     for (target, head) in &desired.targets {
-        by_destination.entry(&target.destination).or_default().wanted = Some((target, head));
+        slots.of(&target.destination).wanted = Some((target, head));
     }
     for refused in &desired.refused {
-        by_destination.entry(&refused.target.destination).or_default().refused.push(refused);
+        slots.of(&refused.target.destination).refused.push(refused);
     }
-
-    let destinations_held = by_destination.values().filter(|slot| !slot.held.is_empty()).count();
-    let mut slots: Vec<_> = by_destination.into_iter().collect();
-    slots.sort_unstable_by_key(|(destination, _)| *destination);
+    let slots = slots.in_order();
+    let destinations_held = slots.iter().filter(|(_, slot)| !slot.held.is_empty()).count();
 
     let mut plan = Plan { format, actions: vec![], blocked: vec![], unchanged: vec![], guard: None };
     let mut retire = vec![];
@@ -362,8 +360,8 @@ pub fn plan_share(desired: &Desired, held: &[HeldObject], policy: Policy<'_>, wh
     plan.guard = policy.max_retire.guard(retire.len(), destinations_held, no_targets);
     if plan.guard.is_none() {
         plan.actions.extend(retire.into_iter().map(Action::Retire));
-        plan.actions.sort_by(|a, b| a.destination().cmp(b.destination()));
     }
+    plan.actions.sort_by(|a, b| a.destination().cmp(b.destination()));
     plan
 }
 
@@ -373,6 +371,57 @@ struct Slot<'a> {
     wanted: Option<(&'a Target, &'a Head)>,
     refused: Vec<&'a RefusedTarget>,
     held: Vec<&'a HeldObject>,
+}
+
+/// What is known, by destination.
+struct Slots<'a> {
+    places: HashMap<&'a Destination, usize>,
+    slots: Vec<(&'a Destination, Slot<'a>)>,
+}
+
+impl<'a> Slots<'a> {
+    fn with_capacity(destinations: usize) -> Self {
+        Self { places: HashMap::with_capacity(destinations), slots: Vec::with_capacity(destinations) }
+    }
+
+    fn of(&mut self, destination: &'a Destination) -> &mut Slot<'a> {
+        let place = *self.places.entry(destination).or_insert_with(|| {
+            self.slots.push((destination, Slot::default()));
+            self.slots.len() - 1
+        });
+        &mut self.slots[place].1
+    }
+
+    /// All of them in one order, whatever order they came in. With a hundred thousand destinations most of the time would
+    /// go into comparing names all over the memory, so their first bytes are compared beforehand, without what all groups
+    /// begin with.
+    fn in_order(mut self) -> Vec<(&'a Destination, Slot<'a>)> {
+        let common = common_start(self.slots.iter().map(|(destination, _)| destination.group.as_bytes()));
+        let mut order: Vec<(u128, &Destination, usize)> = self
+            .slots
+            .iter()
+            .enumerate()
+            .map(|(place, (destination, _))| (first_bytes(destination, common), *destination, place))
+            .collect();
+        order.sort_unstable();
+        let mut take = |place: usize| (self.slots[place].0, std::mem::take(&mut self.slots[place].1));
+        order.into_iter().map(|(_, _, place)| take(place)).collect()
+    }
+}
+
+/// How many bytes all of these begin with.
+fn common_start<'a>(mut names: impl Iterator<Item = &'a [u8]>) -> usize {
+    let Some(first) = names.next() else { return 0 };
+    names.fold(first.len(), |common, name| {
+        first[..common].iter().zip(name).position(|(a, b)| a != b).unwrap_or(common.min(name.len()))
+    })
+}
+
+/// The sixteen bytes of the destination's names that follow the first `skip`.
+fn first_bytes(Destination { group, project, branch }: &Destination, skip: usize) -> u128 {
+    let names = [group.as_bytes(), project.as_bytes(), branch.as_bytes()];
+    let mut bytes = names.into_iter().flat_map(|name| name.iter().copied().chain([0])).skip(skip);
+    u128::from_be_bytes(std::array::from_fn(|_| bytes.next().unwrap_or_default()))
 }
 
 /// What the target list wants of a destination.
