@@ -93,19 +93,25 @@ pub struct Crew<'a> {
     pub status: &'a Status,
     /// The pass this is part of.
     pub pass: PassId,
+    /// Takes an action's destination for this pass when the action begins; `None` leaves the action out.
+    pub claim: &'a dyn Fn(&Action) -> Option<Claim>,
 }
 
 /// Runs all actions, some at a time: large publications first, so that the longest does not begin last, except for one
-/// worker that begins with the small ones, so that they need not wait until the large are through. An action's claim is
-/// given back as soon as the action has ended.
-pub async fn apply(mut work: Vec<(Action, Claim)>, crew: &Crew<'_>, stop: &CancellationToken) -> Vec<Outcome> {
-    work.sort_by_key(|(action, _)| Reverse(weight(action)));
-    let (queue, outcomes) = (RefCell::new(VecDeque::from(work)), RefCell::new(vec![]));
-    let worker = async |next: fn(&mut Queue) -> Option<(Action, Claim)>| {
+/// worker that begins with the small ones, so that they need not wait until the large are through. An action claims its
+/// destination when it begins, and gives it back when it has ended.
+pub async fn apply(mut actions: Vec<Action>, crew: &Crew<'_>, stop: &CancellationToken) -> Vec<Outcome> {
+    actions.sort_by_key(|action| Reverse(weight(action)));
+    let (queue, outcomes) = (RefCell::new(VecDeque::from(actions)), RefCell::new(vec![]));
+    let worker = async |next: fn(&mut VecDeque<Action>) -> Option<Action>| {
         while !queue.borrow().is_empty() {
             // It is never closed.
             let _slot = crew.slots.acquire().await;
-            let Some((action, claim)) = take(&queue, next) else { return };
+            let Some(action) = take(&queue, next) else { return };
+            let Some(claim) = (crew.claim)(&action) else {
+                crew.status.left_out(crew.pass);
+                continue;
+            };
             let progress = crew.status.action_begins(&action);
             let result = match stop.is_cancelled() {
                 true => Err(Failure::Stopped),
@@ -126,9 +132,7 @@ pub async fn apply(mut work: Vec<(Action, Claim)>, crew: &Crew<'_>, stop: &Cance
     outcomes
 }
 
-type Queue = VecDeque<(Action, Claim)>;
-
-fn take(queue: &RefCell<Queue>, next: fn(&mut Queue) -> Option<(Action, Claim)>) -> Option<(Action, Claim)> {
+fn take(queue: &RefCell<VecDeque<Action>>, next: fn(&mut VecDeque<Action>) -> Option<Action>) -> Option<Action> {
     next(&mut queue.borrow_mut())
 }
 

@@ -51,7 +51,7 @@ const LEAST_BYTES_PER_SECOND: u64 = 15_000;
 const ASSEMBLY_IDLE_TIMES: u32 = 10;
 /// How long the answer to the beginning of an upload is waited for when the program is asked to stop.
 const CREATE_GRACE: Duration = Duration::from_secs(2);
-/// How long aborting an upload may take when the program is asked to stop.
+/// How long aborting an upload may take.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Objects that are read from a listing. Beyond that it is not a bucket of this program's own.
 const MAX_OBJECTS: usize = 1_000_000;
@@ -200,10 +200,22 @@ impl Bucket {
     /// # Errors
     /// [`BucketError`].
     pub async fn list_counting(&self, seen: &AtomicUsize) -> Result<Listing, BucketError> {
-        in_time(LIST, self.list_all(seen)).await
+        in_time(LIST, self.list_all(seen, None)).await
     }
 
-    async fn list_all(&self, count: &AtomicUsize) -> Result<Listing, BucketError> {
+    /// The objects of some destinations. All pages are read, and nothing else of them is kept in memory.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn list_of(&self, destinations: &HashSet<&Destination>) -> Result<Vec<HeldObject>, BucketError> {
+        Ok(in_time(LIST, self.list_all(&AtomicUsize::new(0), Some(destinations))).await?.held)
+    }
+
+    async fn list_all(
+        &self,
+        count: &AtomicUsize,
+        only: Option<&HashSet<&Destination>>,
+    ) -> Result<Listing, BucketError> {
         let (mut listing, mut after, mut seen) = (Listing::default(), None::<String>, BTreeSet::new());
         loop {
             let page = self
@@ -222,12 +234,17 @@ impl Bucket {
             for object in page.contents.unwrap_or_default() {
                 let key = object.key.ok_or(BucketError::Incomplete { action: LIST, missing: "an object's key" })?;
                 let key = if encoded { url_decoded(&key) } else { key };
-                if listing.held.len() + listing.foreign.len() == MAX_OBJECTS {
+                if count.fetch_add(1, Ordering::Relaxed) == MAX_OBJECTS {
                     return Err(BucketError::TooManyObjects);
                 }
-                let Some(name) = key::decode(&key) else {
-                    listing.foreign.push(key);
-                    continue;
+                let name = match (key::decode(&key), only) {
+                    (Some(name), Some(only)) if !only.contains(&name.destination) => continue,
+                    (Some(name), _) => name,
+                    (None, Some(_)) => continue,
+                    (None, None) => {
+                        listing.foreign.push(key);
+                        continue;
+                    }
                 };
                 let last_modified = object.last_modified.and_then(|time| SystemTime::try_from(time).ok());
                 let last_modified =
@@ -235,7 +252,6 @@ impl Bucket {
                 let bytes = object.size.and_then(|size| u64::try_from(size).ok()).unwrap_or_default();
                 listing.held.push(HeldObject { key, name, last_modified, bytes });
             }
-            count.store(listing.held.len() + listing.foreign.len(), Ordering::Relaxed);
             if !page.is_truncated.unwrap_or_default() {
                 return Ok(listing);
             }
@@ -434,30 +450,37 @@ impl Bucket {
     pub async fn abort_recorded(&self, records: Vec<(RecordedUpload, UploadRecord)>) -> usize {
         let mut aborted = 0;
         for (upload, record) in records {
-            if self.abort_upload(&upload.key, &upload.upload_id).await.is_ok() {
-                record.done();
-                aborted += 1;
+            match timeout(ABORT_TIMEOUT, self.abort_upload(&upload.key, &upload.upload_id)).await {
+                Ok(Ok(())) => {
+                    record.done();
+                    aborted += 1;
+                }
+                Ok(Err(_)) => {}
+                // A server that is silent would be so for each of them. The rest stays on record for the next pass.
+                Err(_) => break,
             }
         }
         aborted
     }
 
-    /// Aborts unfinished uploads for destinations of `ours` that were begun before `before`, recorded or not. Another
-    /// replica may be at work on younger ones. Returns how many.
+    /// Aborts unfinished uploads for destinations of `ours` that were begun before `before`, recorded or not, but those
+    /// with the ids of `spared`. Another replica may be at work on younger ones. Returns how many.
     ///
     /// # Errors
     /// Where the unfinished uploads cannot be listed.
     pub async fn abort_abandoned(
         &self,
         ours: &HashSet<&Destination>,
+        spared: &HashSet<String>,
         before: SystemTime,
     ) -> Result<usize, BucketError> {
-        in_time(LIST_UPLOADS, self.abort_all_abandoned(ours, before)).await
+        in_time(LIST_UPLOADS, self.abort_all_abandoned(ours, spared, before)).await
     }
 
     async fn abort_all_abandoned(
         &self,
         ours: &HashSet<&Destination>,
+        spared: &HashSet<String>,
         before: SystemTime,
     ) -> Result<usize, BucketError> {
         let (mut aborted, mut refused) = (0, None);
@@ -479,6 +502,7 @@ impl Bucket {
                 let (Some(key), Some(id)) = (upload.key, upload.upload_id) else { continue };
                 let begun = upload.initiated.and_then(|time| SystemTime::try_from(time).ok());
                 let of_ours = key::decode(&key).is_some_and(|name| ours.contains(&name.destination));
+                let of_ours = of_ours && !spared.contains(&id);
                 if of_ours && begun.is_some_and(|begun| begun < before) {
                     match self.abort_upload(&key, &id).await {
                         Ok(()) => aborted += 1,

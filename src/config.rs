@@ -46,14 +46,15 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Whether to show how far the work is: of what comes to an end, and is not shown line by line already.
+    /// Whether to show how far the work is: of what comes to an end, and is not shown line by line already. Whoever wants
+    /// the log as JSON has a program read it, also from what it takes for a terminal.
     pub fn shows_progress(&self) -> bool {
         let ends = match &self.command {
             Command::Run(run) => run.run_once,
             Command::List(_) | Command::Restore(_) => true,
             Command::Check(_) => false,
         };
-        self.progress && ends
+        self.progress && ends && self.log_format == LogFormat::Text
     }
 }
 

@@ -3,7 +3,7 @@
 //! Invariant: the object is completed only after every object of every pack in it was verified, and it holds the commit
 //! that its name says.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,6 +35,8 @@ use crate::workdir::Workdir;
 const FEED_PIECES: usize = 32;
 /// How long the branch may be looked up again where its commit is gone.
 const REPROBE_BUDGET: Duration = Duration::from_secs(60);
+/// After this long a history with gaps is fetched again: somebody may have mended it.
+const GAP_KNOWN_FOR: Duration = Duration::from_secs(3_600);
 /// How long a target that is told to stop may take to abort its upload.
 const STOP_GRACE: Duration = Duration::from_secs(8);
 
@@ -58,6 +60,46 @@ pub struct Publisher {
     pub gate: Arc<IndexGate>,
     /// Rewritten branches that are held back.
     pub held: Arc<HeldRewrites>,
+    /// Commits whose history was found to have gaps.
+    pub gaps: Arc<KnownGaps>,
+}
+
+/// Commits whose history was found to have gaps, so that a large repository is not fetched in every pass to find that out
+/// again.
+#[derive(Debug, Default)]
+pub struct KnownGaps(Mutex<HashMap<Source, Gap>>);
+
+#[derive(Debug, Clone)]
+struct Gap {
+    commit: CommitId,
+    what: &'static str,
+    id: String,
+    found: Instant,
+}
+
+impl KnownGaps {
+    /// Forgets all but these source branches.
+    pub fn keep_only<'a>(&self, wanted: impl Iterator<Item = &'a Source>) {
+        let wanted: HashSet<_> = wanted.collect();
+        self.lock().retain(|source, _| wanted.contains(source));
+    }
+
+    fn known(&self, source: &Source, commit: CommitId) -> Option<PackError> {
+        let gap = self.lock().get(source).cloned()?;
+        let same = gap.commit == commit && gap.found.elapsed() < GAP_KNOWN_FOR;
+        same.then_some(PackError::Incomplete { what: gap.what, id: gap.id })
+    }
+
+    fn note(&self, source: &Source, commit: CommitId, published: &Result<Shipped, PublishError>) {
+        if let Err(PublishError::Pack(PackError::Incomplete { what, id })) = published {
+            let gap = Gap { commit, what, id: id.clone(), found: Instant::now() };
+            self.lock().insert(source.clone(), gap);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Source, Gap>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Rewritten branches that are held back, so that one need not be fetched again to find out that it is.
@@ -257,6 +299,9 @@ impl Publisher {
         if let Some(rewrite) = self.held.known(publish, commit) {
             return Err(PublishError::Held(rewrite));
         }
+        if let Some(gap) = self.gaps.known(&publish.target.source, commit) {
+            return Err(gap.into());
+        }
         let published = http::retrying_until(stop, self.time_limit, async || {
             let job = Job { publisher: self, publish, commit, key, progress, stop };
             match job.run().await {
@@ -271,6 +316,7 @@ impl Publisher {
         if let Err(PublishError::Held(rewrite)) = published {
             self.held.note(publish, rewrite);
         }
+        self.gaps.note(&publish.target.source, commit, &published);
         published
     }
 }

@@ -27,10 +27,10 @@ use crate::key::{ArchiveFormat, Destination};
 use crate::limits::{Concurrency, DESCRIPTORS_PER_TARGET};
 use crate::mirror::MirrorStore;
 use crate::pack::IndexGate;
-use crate::plan::{Desired, Head, HeldObject, Plan, PlanError, Policy, Whole, plan_share};
+use crate::plan::{Action, Desired, Head, HeldObject, Plan, PlanError, Policy, Whole, plan_share};
 use crate::prcheck::{self, CheckError};
 use crate::probe;
-use crate::publish::{HeldRewrites, Publisher};
+use crate::publish::{HeldRewrites, KnownGaps, Publisher};
 use crate::report::{Report, error_chain, printable};
 use crate::server;
 use crate::status::{PassId, Seen, Status};
@@ -123,6 +123,7 @@ pub struct Workshop {
     mirrors: Arc<MirrorStore>,
     gate: Arc<IndexGate>,
     held: Arc<HeldRewrites>,
+    gaps: Arc<KnownGaps>,
     abandoned_checked: Mutex<Option<Instant>>,
 }
 
@@ -146,7 +147,8 @@ impl Reconciler {
         let served = if settings.run_once { 0 } else { server::DESCRIPTORS };
         // While a full pass is at as many targets as it may, a push still gets its turn.
         let beside = usize::from(settings.webhook_secret.is_some());
-        let concurrency = Concurrency::within_this_process(wanted, served + beside * DESCRIPTORS_PER_TARGET);
+        let for_pushes = beside * (DESCRIPTORS_PER_TARGET + push::MOST_PUSH_PASSES);
+        let concurrency = Concurrency::within_this_process(wanted, served + for_pushes);
         let http = http::client(roots, settings.timeouts, concurrency.probe.get())?;
         let bucket = Bucket::connect(&settings.s3, settings.timeouts, roots).await?;
         let status = Arc::new(Status::new(&settings.shard, settings.stall_timeout, settings.dry_run));
@@ -225,6 +227,7 @@ impl Reconciler {
             mirrors,
             gate: Arc::default(),
             held: Arc::default(),
+            gaps: Arc::default(),
             abandoned_checked: Mutex::default(),
         })
     }
@@ -313,26 +316,34 @@ impl Reconciler {
         stop.run_until_cancelled(self.abort_recorded(workshop)).await;
         self.claims.look();
         let mut observation = self.observe(stop).await?;
-        let work = self.claims.of_full_pass(std::mem::take(&mut observation.plan.actions));
-        observation.plan.actions = work.iter().map(|(action, _)| action.clone()).collect();
-        self.status.seen(pass, &observation.seen(&self.claims.moved()));
+        let moved = self.claims.moved();
+        observation.plan.blocked.retain(|blocked| !moved.contains(&blocked.destination));
+        self.status.seen(pass, &observation.seen(&moved));
         workshop.keep_since(&self.status);
-        let Observation { plan, foreign, git, wanted, accepted, republish, .. } = observation;
+        let Observation { mut plan, foreign, git, wanted, accepted, republish, .. } = observation;
         *lock(&self.known) = Some(Arc::new(Known { targets: accepted, format: plan.format }));
         log::blocked(&plan);
         stop.run_until_cancelled(self.abort_abandoned(workshop, &wanted)).await;
         workshop.mirrors.keep_only(wanted.iter().map(|target| &target.source));
         workshop.held.keep_only(wanted.iter().map(|target| &target.destination));
+        workshop.gaps.keep_only(wanted.iter().map(|target| &target.source));
         let publisher = self.publisher(workshop, git);
-        let outcomes = apply(work, &self.crew(&publisher, pass), stop).await;
+        let actions = std::mem::take(&mut plan.actions);
+        let claim = |action: &Action| self.claims.of_full_pass(action);
+        let outcomes = apply(actions, &self.crew(&publisher, pass, &claim), stop).await;
         *lock(&self.republish) = Some(still_to_republish(republish, &outcomes));
         let report = Report::new(&plan, &outcomes, foreign.len(), begun.elapsed());
         log::report(&report);
         if stop.is_cancelled() { Err(PassError::Stopped) } else { Ok(report) }
     }
 
-    fn crew<'a>(&'a self, publisher: &'a Publisher, pass: PassId) -> Crew<'a> {
-        Crew { publisher, concurrency: self.concurrency.sync, slots: &self.slots, status: &self.status, pass }
+    fn crew<'a>(
+        &'a self,
+        publisher: &'a Publisher,
+        pass: PassId,
+        claim: &'a dyn Fn(&Action) -> Option<Claim>,
+    ) -> Crew<'a> {
+        Crew { publisher, concurrency: self.concurrency.sync, slots: &self.slots, status: &self.status, pass, claim }
     }
 
     fn publisher(&self, workshop: &Workshop, git: GitServer) -> Publisher {
@@ -346,6 +357,7 @@ impl Reconciler {
             time_limit: self.settings.target_timeout,
             gate: Arc::clone(&workshop.gate),
             held: Arc::clone(&workshop.held),
+            gaps: Arc::clone(&workshop.gaps),
         }
     }
 
@@ -401,7 +413,7 @@ impl Reconciler {
         };
         let ours = wanted.iter().map(|target| &target.destination).collect();
         let Some(before) = SystemTime::now().checked_sub(limit) else { return };
-        match self.bucket.abort_abandoned(&ours, before).await {
+        match self.bucket.abort_abandoned(&ours, &workshop.workdir.uploads_under_way(), before).await {
             Ok(0) => {}
             Ok(aborted) => tracing::info!(aborted, "aborted uploads that somebody left unfinished"),
             Err(error) if first => tracing::warn!(error = error_chain(&error), "cannot look for unfinished uploads"),

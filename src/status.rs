@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use self::cause::Cause;
-use self::records::{count_objects, records, settle};
+use self::records::{count_objects, keys_now, records, settle};
 use crate::apply::Outcome;
 use crate::key::Destination;
 use crate::metrics::{Metrics, since};
@@ -449,7 +449,8 @@ impl Status {
         }
         let mut targets = records(&state.targets, &state.remembered, seen);
         if let Some(foreign) = seen.foreign {
-            state.bucket = Some((seen.held.iter().map(|object| object.key.clone()).collect(), foreign));
+            let before = state.bucket.take().map(|(keys, _)| keys).unwrap_or_default();
+            state.bucket = Some((keys_now(seen, before), foreign));
             state.guard = seen.plan.guard.map(|guard| guard.to_string());
             state.targets = targets;
             state.remembered.clear();
@@ -494,6 +495,13 @@ impl Status {
             (Action::Sweep(_), Ok(_)) => self.metrics.swept(),
             (_, Err(failure)) if failure.is_stop() => {}
             (_, Err(failure)) => self.metrics.failed(failure.stage(stage), Cause::of_failure(failure)),
+        }
+    }
+
+    /// Actions of a pass are left to others.
+    pub fn left_out(&self, pass: PassId) {
+        if let Some(pass) = self.lock().pass(pass) {
+            pass.actions = pass.actions.map(|(all, done)| (all.saturating_sub(1), done));
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Invariant: everything here is ours and disposable. Nothing else in WORKDIR is read, changed or removed.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -27,8 +27,8 @@ const OUT_OF_SYNC_FILE: &str = "out-of-sync.json";
 pub struct Workdir {
     root: PathBuf,
     lock: Mutex<File>,
-    /// Records of uploads that are under way.
-    under_way: Arc<Mutex<HashSet<PathBuf>>>,
+    /// Records of uploads that are under way, with the uploads' ids.
+    under_way: Arc<Mutex<HashMap<PathBuf, String>>>,
 }
 
 /// Why WORKDIR cannot be used.
@@ -112,14 +112,19 @@ impl Workdir {
         let mut file = tempfile::Builder::new().suffix(".json").tempfile_in(self.uploads())?;
         file.write_all(&serde_json::to_vec(&content)?)?;
         // From here on, whoever reads the records finds it under way.
-        let record = self.under_way(file.path().to_owned());
+        let record = self.under_way(file.path().to_owned(), upload_id);
         file.keep().map_err(|error| error.error)?;
         Ok(record)
     }
 
-    fn under_way(&self, path: PathBuf) -> UploadRecord {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone());
+    fn under_way(&self, path: PathBuf, upload_id: &str) -> UploadRecord {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone(), upload_id.to_owned());
         UploadRecord { path, under_way: Arc::clone(&self.under_way) }
+    }
+
+    /// The ids of uploads that this process is at.
+    pub fn uploads_under_way(&self) -> HashSet<String> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// Uploads on record that nobody is at: a killed run left them, or aborting them failed. A record that cannot be read
@@ -131,10 +136,10 @@ impl Workdir {
         let mut found = vec![];
         for entry in fs::read_dir(self.uploads())? {
             let path = entry?.path();
-            if self.under_way.lock().unwrap_or_else(PoisonError::into_inner).contains(&path) {
+            if self.under_way.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&path) {
                 continue;
             }
-            let record = self.under_way(path);
+            let record = self.under_way(path, "");
             match fs::read(&record.path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
                 Some(upload) => found.push((upload, record)),
                 None => record.done(),
@@ -245,7 +250,7 @@ pub struct RecordedUpload {
 #[derive(Debug)]
 pub struct UploadRecord {
     path: PathBuf,
-    under_way: Arc<Mutex<HashSet<PathBuf>>>,
+    under_way: Arc<Mutex<HashMap<PathBuf, String>>>,
 }
 
 impl Drop for UploadRecord {

@@ -23,9 +23,9 @@ pub(super) struct Claims {
 struct State {
     /// Claimed destinations, each with the branches that were pushed to meanwhile.
     taken: BTreeMap<Destination, BTreeSet<Source>>,
-    /// What passes for pushes have claimed since the full pass under way began to look: what it sees of these destinations
-    /// may be out of date.
-    moved: BTreeSet<Destination>,
+    /// What passes for pushes have claimed since the full pass under way began to look, and whether they came to an end
+    /// there: what the full pass sees of these destinations may be out of date.
+    moved: BTreeMap<Destination, bool>,
 }
 
 /// One destination, for whoever has this.
@@ -44,25 +44,44 @@ impl Claims {
     /// A full pass begins to look.
     pub(super) fn look(&self) {
         let mut state = self.lock();
-        state.moved = state.taken.keys().cloned().collect();
+        state.moved = state.taken.keys().map(|destination| (destination.clone(), false)).collect();
     }
 
     /// What passes for pushes were at since [`Self::look`].
     pub(super) fn moved(&self) -> BTreeSet<Destination> {
-        self.lock().moved.clone()
+        self.lock().moved.keys().cloned().collect()
     }
 
-    /// Claims for a full pass's actions. Those for destinations that a pass for pushes was at since [`Self::look`] are
-    /// left out: what was seen of these is out of date, and the next pass sees better.
-    pub(super) fn of_full_pass(self: &Arc<Self>, actions: Vec<Action>) -> Vec<(Action, Claim)> {
-        let mut state = self.lock();
-        let free = actions.into_iter().filter(|action| !state.moved.contains(action.destination()));
-        let work: Vec<_> = free.map(|action| (self.claim(action.destination()), action)).collect();
-        for (claim, _) in &work {
-            state.taken.entry(claim.destination.clone()).or_default();
+    /// A pass for pushes has brought this destination up to date.
+    pub(super) fn settled(&self, destination: &Destination) {
+        if let Some(settled) = self.lock().moved.get_mut(destination) {
+            *settled = true;
         }
-        drop(state);
-        work.into_iter().map(|(claim, action)| (action, claim)).collect()
+    }
+
+    /// The claim for an action of the full pass that is about to begin. `None` where a pass for pushes was at its
+    /// destination since [`Self::look`]: what was seen of it is out of date. Where that pass came to nothing, another one
+    /// is asked for.
+    pub(super) fn of_full_pass(self: &Arc<Self>, action: &Action) -> Option<Claim> {
+        let destination = action.destination();
+        let mut state = self.lock();
+        let Some(settled) = state.moved.get(destination).copied() else {
+            state.taken.entry(destination.clone()).or_default();
+            return Some(self.claim(destination));
+        };
+        let Action::Publish(publish) = action else { return None };
+        if settled {
+            return None;
+        }
+        let source = publish.target.source.clone();
+        match state.taken.get_mut(destination) {
+            Some(waiting) => drop(waiting.insert(source)),
+            None => {
+                drop(state);
+                self.triggers.pushed([source]);
+            }
+        }
+        None
     }
 
     /// Claims for the targets that pushes are about. The pushes for claimed ones wait until these are free.
@@ -74,7 +93,7 @@ impl Claims {
                 Some(waiting) => drop(waiting.insert(target.source)),
                 None => {
                     state.taken.insert(target.destination.clone(), BTreeSet::new());
-                    state.moved.insert(target.destination.clone());
+                    state.moved.insert(target.destination.clone(), false);
                     free.push((self.claim(&target.destination), target));
                 }
             }
@@ -106,7 +125,8 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
-    use crate::plan::{Retire, RetireReason};
+    use crate::key::{ArchiveFormat, CommitId};
+    use crate::plan::{OnRewrite, Publish, PublishReason};
 
     fn target(name: &str) -> Target {
         Target {
@@ -116,12 +136,17 @@ mod tests {
     }
 
     fn action(name: &str) -> Action {
-        let reason = RetireReason::NoTarget;
-        Action::Retire(Retire { destination: target(name).destination, keys: vec![], reason })
-    }
-
-    fn named(work: &[(Action, Claim)]) -> Vec<&str> {
-        work.iter().map(|(action, _)| action.destination().project.as_str()).collect()
+        let publish = Publish {
+            target: target(name),
+            commit: CommitId::from_bytes([1; 20]),
+            format: ArchiveFormat::Zip,
+            key: name.to_owned(),
+            supersedes: vec![],
+            held_bytes: 0,
+            on_rewrite: OnRewrite::Publish,
+            reason: PublishReason::New,
+        };
+        Action::Publish(publish)
     }
 
     #[tokio::test]
@@ -129,7 +154,8 @@ mod tests {
         let triggers = Arc::new(Triggers::default());
         let claims = Claims::new(Arc::clone(&triggers));
         claims.look();
-        let full = claims.of_full_pass(vec![action("a"), action("b")]);
+        let full = claims.of_full_pass(&action("a"));
+        assert!(full.is_some());
         let push = claims.of_push_pass(vec![target("a"), target("c")]);
         assert_eq!(push.iter().map(|(target, _)| target.clone()).collect::<Vec<_>>(), [target("c")]);
         assert_eq!(triggers.pushes().now_or_never(), None, "a is at work");
@@ -141,17 +167,32 @@ mod tests {
     #[test]
     fn a_full_pass_leaves_alone_what_a_push_was_at_since_it_looked() {
         let claims = Claims::new(Arc::default());
-        let during_the_look_and_before = claims.of_push_pass(vec![target("a")]);
-        let over_before = claims.of_push_pass(vec![target("b")]);
-        drop(over_before);
+        let since_before = claims.of_push_pass(vec![target("a")]);
+        drop(claims.of_push_pass(vec![target("b")]));
         claims.look();
-        drop(during_the_look_and_before);
+        drop(since_before);
         drop(claims.of_push_pass(vec![target("c")]));
-        let work = claims.of_full_pass(vec![action("a"), action("b"), action("c"), action("d")]);
-        assert_eq!(named(&work), ["b", "d"]);
+        let left = ["a", "b", "c", "d"].map(|name| claims.of_full_pass(&action(name)).is_none());
+        assert_eq!(left, [true, false, true, false]);
         assert_eq!(claims.moved(), [target("a").destination, target("c").destination].into());
-        drop(work);
         claims.look();
-        assert_eq!(claims.of_full_pass(vec![action("a"), action("c")]).len(), 2, "the next pass sees better");
+        assert!(claims.of_full_pass(&action("a")).is_some(), "the next pass sees better");
+    }
+
+    #[tokio::test]
+    async fn what_is_left_to_a_push_that_came_to_nothing_is_asked_for_again() {
+        let triggers = Arc::new(Triggers::default());
+        let claims = Claims::new(Arc::clone(&triggers));
+        claims.look();
+        drop(claims.of_push_pass(vec![target("failed")]));
+        drop(claims.of_push_pass(vec![target("done")]));
+        claims.settled(&target("done").destination);
+        let at_work = claims.of_push_pass(vec![target("at_work")]);
+        for name in ["failed", "done", "at_work"] {
+            assert!(claims.of_full_pass(&action(name)).is_none());
+        }
+        assert_eq!(triggers.pushes().await, [target("failed").source].into());
+        drop(at_work);
+        assert_eq!(triggers.pushes().await, [target("at_work").source].into());
     }
 }

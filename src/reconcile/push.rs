@@ -3,7 +3,8 @@
 //! Invariant: such a pass publishes, and deletes what that supersedes. It never retires anything, and never touches a
 //! destination that another pass is at.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use futures_util::StreamExt;
@@ -14,7 +15,7 @@ use super::claims::Claim;
 use super::{Known, PassError, Reconciler, Workshop, lock, log};
 use crate::apply::apply;
 use crate::key::{ArchiveFormat, Destination};
-use crate::plan::{Desired, FormatChoice, HeldObject, MaxRetire, Plan, Policy, plan};
+use crate::plan::{Action, Desired, FormatChoice, HeldObject, MaxRetire, Plan, Policy, plan};
 use crate::report::Report;
 use crate::status::{PassId, Seen};
 use crate::target::{Source, Target};
@@ -22,7 +23,7 @@ use crate::trigger::Trigger;
 use crate::wire::GitServer;
 
 /// Passes for pushes at the same time. Each of them lists the bucket, and a large repository can keep one for long.
-const MOST_PUSH_PASSES: usize = 16;
+pub(super) const MOST_PUSH_PASSES: usize = 8;
 
 impl Reconciler {
     /// Passes for pushes as these come, until `stop`.
@@ -72,15 +73,20 @@ impl Reconciler {
         let moved = BTreeSet::new();
         self.status.seen(pass, &Seen { plan: &plan, targets: &targets, held: &held, foreign: None, moved: &moved });
         log::blocked(&plan);
+        drop(held);
         let mut claims: BTreeMap<Destination, Claim> =
             claimed.into_iter().map(|(target, claim)| (target.destination, claim)).collect();
-        let actions = std::mem::take(&mut plan.actions).into_iter();
-        let work = actions.filter_map(|action| Some((claims.remove(action.destination())?, action)));
-        let work = work.map(|(claim, action)| (action, claim)).collect();
-        // There is nothing to do for these: whoever waits for them can have them.
-        drop(claims);
+        plan.unchanged.iter().for_each(|unchanged| self.claims.settled(&unchanged.target.destination));
+        let actions = std::mem::take(&mut plan.actions);
+        let with_action: BTreeSet<_> = actions.iter().map(Action::destination).collect();
+        // There is nothing to do for the others: whoever waits for them can have them.
+        claims.retain(|destination, _| with_action.contains(destination));
+        let claims = RefCell::new(claims);
+        let claim = |action: &Action| claims.borrow_mut().remove(action.destination());
         let publisher = self.publisher(workshop, git);
-        let outcomes = apply(work, &self.crew(&publisher, pass), stop).await;
+        let outcomes = apply(actions, &self.crew(&publisher, pass, &claim), stop).await;
+        let done = outcomes.iter().filter(|outcome| outcome.result.is_ok());
+        done.for_each(|outcome| self.claims.settled(outcome.action.destination()));
         let report = Report::new(&plan, &outcomes, 0, begun.elapsed());
         log::report(&report);
         if stop.is_cancelled() { Err(PassError::Stopped) } else { Ok(report) }
@@ -94,10 +100,8 @@ impl Reconciler {
         format: ArchiveFormat,
     ) -> Result<(GitServer, Plan, Vec<HeldObject>), PassError> {
         let git = self.git()?;
-        let mut held = self.bucket.list().await?.held;
+        let held = self.bucket.list_of(&targets.iter().map(|target| &target.destination).collect()).await?;
         let targets = self.heads(&git, targets.to_vec()).await;
-        let ours: HashSet<_> = targets.iter().map(|(target, _)| &target.destination).collect();
-        held.retain(|object| ours.contains(&object.name.destination));
         let desired = Desired { targets, refused: vec![] };
         let policy = Policy {
             format: FormatChoice::Only(format),

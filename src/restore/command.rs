@@ -97,7 +97,10 @@ pub async fn run(
     stop: &CancellationToken,
 ) -> Result<Verdicts, BucketError> {
     let identities = Arc::new(identities);
-    let mut held = bucket.list_counting(&watch.listed).await?.held;
+    let Some(listing) = stop.run_until_cancelled(bucket.list_counting(&watch.listed)).await else {
+        return Ok(Verdicts { interrupted: true, ..Verdicts::default() });
+    };
+    let mut held = listing?.held;
     let wants = |wanted: &Wanted, object: &HeldObject| {
         wanted.matches(&object.name.destination.path(), &object.name.destination.branch)
     };

@@ -19,7 +19,7 @@ const PEER_CONNECTIONS: usize = 6;
 const CONNECTION_PATIENCE: Duration = Duration::from_millis(250);
 /// The same where its own address opens too many. It is long enough for a request that is there as a whole, and short
 /// enough that hundreds of connections in the queue do not keep others waiting.
-const PEER_PATIENCE: Duration = Duration::from_millis(10);
+const PEER_PATIENCE: Duration = Duration::from_millis(100);
 
 /// Those that are served.
 #[derive(Debug, Default)]

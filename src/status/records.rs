@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use super::{Cause, Seen, TargetState, TargetStatus, Trouble};
 use crate::apply::{Done, Outcome};
-use crate::key::Destination;
+use crate::key::{self, Destination};
 use crate::plan::{Action, HeldObject};
 use crate::report::error_chain;
 
@@ -89,6 +89,18 @@ pub(super) fn records(
         }
     }
     records
+}
+
+/// The keys in the bucket, after a full pass has listed it: of destinations that another pass was at meanwhile those
+/// known `before`.
+pub(super) fn keys_now(Seen { held, moved, .. }: &Seen<'_>, before: HashSet<String>) -> HashSet<String> {
+    let listed = held.iter().filter(|object| !moved.contains(&object.name.destination));
+    let mut keys: HashSet<_> = listed.map(|object| object.key.clone()).collect();
+    if !moved.is_empty() {
+        let is_moved = |key: &String| key::decode(key).is_some_and(|name| moved.contains(&name.destination));
+        keys.extend(before.into_iter().filter(is_moved));
+    }
+    keys
 }
 
 /// Enters which objects came and went with an action.

@@ -54,7 +54,7 @@ pub struct AtWork {
     pub bytes: u64,
     /// How many there will be, where that is known.
     pub of: Option<u64>,
-    /// Bytes per second, on the average of this stage.
+    /// Bytes per second.
     pub bytes_per_second: u64,
 }
 

@@ -8,7 +8,9 @@ use testbed::judge::object_names;
 use testbed::repo::Repo;
 use testbed::world::World;
 
-use crate::support::{Run, assert_holds, count, keys, leftovers, pass, program, workdir_files, zip_key};
+use crate::support::{
+    Daemon, Run, assert_holds, count, keys, leftovers, pass, program, wait_until, workdir_files, zip_key,
+};
 
 /// A world with one project of a few folders deep; nothing is published yet.
 fn world() -> (World, Repo) {
@@ -176,4 +178,23 @@ fn a_submodule_s_commit_need_not_be_there() {
     let next = source.commit("main", &[("more", "more\n")], "With an increment too").unwrap();
     pass(&world).succeeded();
     assert_holds(&world, &zip_key("far/app", "main", &next), &source, &next, "main");
+}
+
+#[test]
+fn a_daemon_does_not_fetch_again_in_every_pass_what_it_knows_to_have_gaps() {
+    let (world, source) = world();
+    let blob = &ids(&source, &["main:src/deep/text.txt"])[0];
+    let answer = fetch_answer(&pack_without(&source, blob, true));
+    let proxy = Proxy::start(&world.source.url()).unwrap();
+    proxy.on(|seen| seen.operation() == "fetch", ALWAYS, Fault::alter(move |_| answer.clone()));
+    let mut command = program(&world, &[]);
+    command.env("GITLAB_BASE_URL", proxy.url()).env("RECONCILE_SLEEP_TIME", "100ms");
+    let daemon = Daemon::spawn(command);
+    daemon.wait_until_logged(&format!("the blob {blob} is missing"), 3);
+    assert_eq!(proxy.hits(), 1, "one fetch, and every pass says what is wrong");
+    // Another commit may be whole.
+    proxy.clear();
+    let head = source.commits("main", 1).unwrap();
+    wait_until("the new commit is published", || keys(&world) == [zip_key("far/app", "main", &head)]);
+    daemon.stop().succeeded();
 }

@@ -308,3 +308,35 @@ fn a_push_to_a_target_that_cannot_be_used_is_not_promised_a_pass() {
     let answer = send(&daemon, SECRET, "Push Hook", &push_event("near/q", "main"));
     assert_eq!((answer.status, over(&daemon, "push")), (200, 0), "{}", answer.body);
 }
+
+#[test]
+fn a_push_for_what_waits_in_the_full_pass_s_queue_need_not_wait() {
+    let world = World::builder()
+        .sleep("1h")
+        .setting("WEBHOOK_SECRET", SECRET)
+        .setting("SYNC_CONCURRENCY", "1")
+        .start()
+        .unwrap();
+    world.project("near/p").unwrap();
+    world.sync("near/p", "main", "far/p", "main").unwrap();
+    // The last one comes first where there is one worker, and nothing is known of their sizes.
+    world.source.repo("near/z").unwrap().fill_incompressible(20, 3).unwrap();
+    world.sync("near/z", "main", "far/z", "main").unwrap();
+    world.s3().hold("UploadPart");
+    let daemon = Daemon::spawn(program(&world, &[]));
+    world.s3().wait_until_held(PATIENCE).unwrap();
+    assert_eq!(status(&daemon)["passes"][0]["actions"], 2);
+    assert_eq!(keys(&world), [""; 0], "the small one is still in the queue");
+    let repo = world.source.repo("near/p").unwrap();
+    repo.commits("main", 1).unwrap();
+    push(&daemon, "near/p");
+    let new = zip_key("far/p", "main", &repo.head("main").unwrap());
+    wait_until("the push is in the bucket", || keys(&world) == [new.clone()]);
+    wait_until("its pass is over", || over(&daemon, "push") == 1);
+    world.s3().release();
+    wait_until("the first pass is over", || over(&daemon, "schedule") == 1);
+    let history = status(&daemon)["history"].clone();
+    assert_eq!(history[1]["published"], 1, "the full pass left the small one to the push: {history}");
+    assert_eq!(keys(&world).len(), 2);
+    daemon.stop().succeeded();
+}
