@@ -1,6 +1,7 @@
 //! Servers that answer with what no good server would: too much, or damaged.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use testbed::fault::{ALWAYS, Fault, Proxy};
 use testbed::mutate::mutated;
@@ -127,5 +128,24 @@ fn a_list_of_refs_that_would_fill_the_memory_is_not_read() {
     proxy.on(|seen| seen.path.contains("hostile"), ALWAYS, Fault::alter(endless));
     let run: Run = program(&world, &["-run-once"]).env("GITLAB_BASE_URL", proxy.url()).output().unwrap().into();
     run.failed().logged("cannot read near/hostile: the answer is longer than 67108864 bytes");
+    assert_eq!(keys(&world), [zip_key("far/good", "main", &good)]);
+}
+
+#[test]
+fn a_pack_that_trickles_for_ever_costs_its_own_target_the_time_limit_and_nobody_else_anything() {
+    let world = World::start().unwrap();
+    let good = world.project("near/good").unwrap().head("main").unwrap();
+    world.project("near/hostile").unwrap();
+    for name in ["good", "hostile"] {
+        world.sync(&format!("near/{name}"), "main", &format!("far/{name}"), "main").unwrap();
+    }
+    let proxy = Proxy::start(&world.source.url()).unwrap();
+    // Never silent for long, and not done within the hour.
+    let trickle = Fault::Trickle { pieces: 20_000, pause: Duration::from_millis(200) };
+    proxy.on(|seen| seen.operation() == "fetch" && seen.path.contains("hostile"), ALWAYS, trickle);
+    let mut command = program(&world, &["-run-once"]);
+    command.env("GITLAB_BASE_URL", proxy.url()).env("TARGET_TIMEOUT", "3s").env("IDLE_TIMEOUT", "2s");
+    let run: Run = command.output().unwrap().into();
+    run.failed().logged("failed: far/hostile@main").logged("not finished within TARGET_TIMEOUT (3 s)");
     assert_eq!(keys(&world), [zip_key("far/good", "main", &good)]);
 }
