@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime};
 use aws_config::BehaviorVersion;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
+use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
@@ -28,8 +29,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-pub use self::answer::NO_CREDENTIALS;
-use self::answer::{WholeDocument, WorthAnotherTry};
+use self::answer::{NO_CREDENTIALS, WholeDocument, WorthAnotherTry};
 use self::parts::Part;
 pub use self::parts::{PartWriter, Parts};
 use crate::config::{self, Timeouts};
@@ -73,6 +73,15 @@ pub enum BucketError {
         /// What went wrong.
         why: String,
     },
+    /// There is nothing to sign a request with.
+    #[error(
+        "S3 cannot {action}: {NO_CREDENTIALS}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the pod or the \
+         machine a role"
+    )]
+    NoCredentials {
+        /// What was tried.
+        action: &'static str,
+    },
     /// An answer that makes no sense.
     #[error("S3 answered the request to {action} without {missing}")]
     Incomplete {
@@ -103,21 +112,36 @@ pub enum BucketError {
     Record(#[source] io::Error),
 }
 
-fn hint(code: Option<&str>) -> &'static str {
+/// What one of S3's error codes means here: a hint behind the error's own words, and what `check` says to do.
+fn about(code: &str) -> (&'static str, Option<&'static str>) {
     match code {
-        Some("AccessDenied" | "AllAccessDisabled") => {
-            " (the credentials have no right to this: check the bucket's policy)"
+        // What right it takes, whoever asks for it knows.
+        "AccessDenied" | "AllAccessDisabled" => {
+            (" (the credentials have no right to this: check the bucket's policy)", None)
         }
-        Some("NoSuchBucket") => " (check AWS_S3_BUCKET and AWS_REGION)",
-        Some("PermanentRedirect" | "AuthorizationHeaderMalformed") => " (check AWS_REGION: it must be the bucket's)",
-        Some("InvalidAccessKeyId" | "SignatureDoesNotMatch" | "ExpiredToken" | "InvalidToken") => {
-            " (check the AWS credentials)"
+        "NoSuchBucket" => (
+            " (check AWS_S3_BUCKET and AWS_REGION)",
+            Some("Check AWS_S3_BUCKET and AWS_REGION: there is no such bucket."),
+        ),
+        "PermanentRedirect" | "AuthorizationHeaderMalformed" => {
+            (" (check AWS_REGION: it must be the bucket's)", Some("Set AWS_REGION to the bucket's own region."))
         }
-        Some("RequestTimeTooSkewed") => " (this machine's clock is wrong)",
-        Some("NoSuchUpload") => " (it is gone, or complete already: the next pass sees)",
-        Some("SlowDown" | "ServiceUnavailable") => " (S3 is overloaded; the next pass tries again)",
-        _ => "",
+        "IllegalLocationConstraintException" => ("", Some("Set AWS_REGION to the bucket's own region.")),
+        "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "ExpiredToken" | "InvalidToken" => (
+            " (check the AWS credentials)",
+            Some("Check the AWS credentials: the server does not know them, or they are wrong or have expired."),
+        ),
+        "RequestTimeTooSkewed" => (" (this machine's clock is wrong)", Some("Set this machine's clock.")),
+        "NoSuchUpload" => (" (it is gone, or complete already: the next pass sees)", None),
+        "SlowDown" | "ServiceUnavailable" => {
+            (" (S3 is overloaded; the next pass tries again)", Some("S3 is overloaded: try again later."))
+        }
+        _ => ("", None),
     }
+}
+
+fn hint(code: Option<&str>) -> &'static str {
+    code.map_or("", |code| about(code).0)
 }
 
 fn failed<E>(action: &'static str) -> impl FnOnce(SdkError<E, HttpResponse>) -> BucketError
@@ -125,6 +149,9 @@ where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
     move |error| {
+        if let Some(CredentialsError::CredentialsNotLoaded(_)) = answer::credentials_error(&error) {
+            return BucketError::NoCredentials { action };
+        }
         let code = error.code().map(|code| remote_text(code.as_bytes()));
         BucketError::Request { action, code, why: answer::why(&error) }
     }

@@ -11,7 +11,7 @@ use reqwest::StatusCode;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::bucket::{Bucket, BucketError, Listing, NO_CREDENTIALS};
+use crate::bucket::{Bucket, BucketError, Listing};
 use crate::config;
 use crate::encrypt::encrypting;
 use crate::http::RequestError;
@@ -450,9 +450,6 @@ fn refused(name: &'static str, verdict: Verdict, error: &BucketError, right: &st
             format!("Allow {right} to these credentials: docs/contract.md has the whole policy.")
         }
         _ if let Some(advice) = error.advice() => advice.to_owned(),
-        BucketError::Request { why, .. } if why.starts_with(NO_CREDENTIALS) => {
-            "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the pod or the machine a role.".to_owned()
-        }
         _ => "Check AWS_ENDPOINT_URL_S3 and AWS_REGION; then the AWS credentials, name resolution, network policies, \
               HTTPS_PROXY and NO_PROXY."
             .to_owned(),

@@ -64,7 +64,7 @@ async fn run(command: Command, board: &Board) -> anyhow::Result<ExitCode> {
         Command::List(settings) => {
             let bucket = Bucket::connect(&settings.s3, settings.timeouts, &roots).await?;
             let seen = AtomicUsize::new(0);
-            let look = || Scene::new(format!("listing the bucket: {}", report::objects(seen.load(Ordering::Relaxed))));
+            let look = || Scene::of_listing(seen.load(Ordering::Relaxed));
             let listing = match board.during(look, bucket.list_counting(&seen)).await {
                 Ok(listing) => listing,
                 Err(error) => return Ok(failed(&error)),

@@ -7,7 +7,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
@@ -85,7 +85,7 @@ impl Workdir {
         for dir in [self.root.clone(), self.mirrors(), self.uploads()] {
             own_dir(&dir)?;
         }
-        let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = locked(&self.lock);
         let ours = held.metadata().map(|file| (file.dev(), file.ino())).ok();
         if ours != fs::metadata(self.root.join(LOCK_FILE)).map(|file| (file.dev(), file.ino())).ok() {
             *held = lock(&self.root)?;
@@ -118,13 +118,13 @@ impl Workdir {
     }
 
     fn under_way(&self, path: PathBuf, upload_id: &str) -> UploadRecord {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone(), upload_id.to_owned());
+        locked(&self.under_way).insert(path.clone(), upload_id.to_owned());
         UploadRecord { path, under_way: Arc::clone(&self.under_way) }
     }
 
     /// The ids of uploads that this process is at.
     pub fn uploads_under_way(&self) -> HashSet<String> {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        locked(&self.under_way).values().cloned().collect()
     }
 
     /// Uploads on record that nobody is at: a killed run left them, or aborting them failed. A record that cannot be read
@@ -136,7 +136,7 @@ impl Workdir {
         let mut found = vec![];
         for entry in fs::read_dir(self.uploads())? {
             let path = entry?.path();
-            if self.under_way.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&path) {
+            if locked(&self.under_way).contains_key(&path) {
                 continue;
             }
             let record = self.under_way(path, "");
@@ -221,6 +221,10 @@ pub fn is_private_dir(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| whose(&metadata).is_none())
 }
 
+fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> WorkdirError {
     let path = path.to_owned();
     move |source| WorkdirError::Io { what, path, source }
@@ -255,7 +259,7 @@ pub struct UploadRecord {
 
 impl Drop for UploadRecord {
     fn drop(&mut self) {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.path);
+        locked(&self.under_way).remove(&self.path);
     }
 }
 

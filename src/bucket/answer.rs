@@ -17,7 +17,7 @@ use crate::report::error_chain;
 use crate::tls;
 
 /// What is said where there are no AWS credentials at all.
-pub const NO_CREDENTIALS: &str = "no AWS credentials were found";
+pub(super) const NO_CREDENTIALS: &str = "no AWS credentials were found";
 
 /// Refuses an XML document without its end: the library takes what is there for all of it, and objects that were cut
 /// off would count as absent.
@@ -115,12 +115,9 @@ where
             (None, _) => no_words_of_s3(refused.raw().status().as_u16()),
         },
         SdkError::TimeoutError(_) => "no answer in time".to_owned(),
-        SdkError::DispatchFailure(_) if let Some(lacking) = credentials_error(error) => match lacking {
-            CredentialsError::CredentialsNotLoaded(_) => format!(
-                "{NO_CREDENTIALS}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the pod or the machine a role"
-            ),
-            other => format!("the AWS credentials cannot be had: {}", error_chain(other)),
-        },
+        SdkError::DispatchFailure(_) if let Some(lacking) = credentials_error(error) => {
+            format!("the AWS credentials cannot be had: {}", error_chain(lacking))
+        }
         SdkError::DispatchFailure(failure) if failure.is_timeout() => "no answer in time".to_owned(),
         SdkError::DispatchFailure(failure) => {
             // What the library says first is that a request could not be dispatched, for an error of input or output.
@@ -138,7 +135,7 @@ where
 }
 
 /// What is wrong with the credentials, where that is why no request was sent.
-fn credentials_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a CredentialsError> {
+pub(super) fn credentials_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a CredentialsError> {
     error.downcast_ref().or_else(|| error.source().and_then(credentials_error))
 }
 

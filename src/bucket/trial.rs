@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{ABORT_TIMEOUT, Bucket, BucketError, LIST_UPLOADS, Part, failed};
+use super::{ABORT_TIMEOUT, Bucket, BucketError, LIST_UPLOADS, Part, about, failed};
 
 /// The key that is tried: no base64, so that it is foreign to us and to every consumer, with an extension that a bucket
 /// policy may insist on.
@@ -17,21 +17,17 @@ const TRIAL_KEY: &str = concat!(env!("CARGO_PKG_NAME"), "-check.zip.age");
 const TRIAL_BYTES: &[u8] = b"a trial upload, which is aborted and never becomes an object\n";
 
 impl BucketError {
-    /// What to do about it, where S3's code says that.
+    /// What to do about it, where that can be told.
     pub fn advice(&self) -> Option<&'static str> {
-        let Self::Request { code: Some(code), .. } = self else { return None };
-        Some(match code.as_str() {
-            "NoSuchBucket" => "Check AWS_S3_BUCKET and AWS_REGION: there is no such bucket.",
-            "PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException" => {
-                "Set AWS_REGION to the bucket's own region."
+        match self {
+            Self::Request { code: Some(code), .. } => {
+                Some(about(code).1.unwrap_or("The S3 server itself says so: look there."))
             }
-            "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "ExpiredToken" | "InvalidToken" => {
-                "Check the AWS credentials: the server does not know them, or they are wrong or have expired."
+            Self::NoCredentials { .. } => {
+                Some("Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the pod or the machine a role.")
             }
-            "RequestTimeTooSkewed" => "Set this machine's clock.",
-            "SlowDown" | "ServiceUnavailable" => "S3 is overloaded: try again later.",
-            _ => "The S3 server itself says so: look there.",
-        })
+            _ => None,
+        }
     }
 
     /// Whether S3 answered, and said that the credentials have no right to this.

@@ -7,7 +7,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::plan::HeldObject;
-use crate::report::objects;
 use crate::terminal::{AtWork, Scene};
 
 /// One restore under way.
@@ -58,7 +57,7 @@ impl Watch {
     /// How it stands now.
     pub fn scene(&self) -> Scene {
         let Some(wanted) = *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) else {
-            return Scene::new(format!("listing the bucket: {}", objects(self.listed.load(Ordering::Relaxed))));
+            return Scene::of_listing(self.listed.load(Ordering::Relaxed));
         };
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let at_work = current.as_ref().map(|Current { name, size, begun }| {

@@ -13,7 +13,7 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::takes_colour;
 use crate::progress::ProgressView;
-use crate::report::{human_bytes, printable};
+use crate::report::{human_bytes, objects, printable};
 use crate::status::Status;
 
 /// How often it is drawn anew.
@@ -117,6 +117,11 @@ impl Scene {
     /// Something of which no more is known than what it is.
     pub fn new(title: impl Into<String>) -> Self {
         Self { title: title.into(), done: None, at_work: vec![] }
+    }
+
+    /// A listing that has come to so many objects.
+    pub fn of_listing(seen: usize) -> Self {
+        Self::new(format!("listing the bucket: {}", objects(seen)))
     }
 
     /// A pass.

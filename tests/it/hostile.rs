@@ -21,6 +21,18 @@ fn in_sync() -> (World, Proxy) {
     (world, proxy)
 }
 
+/// A world with a good and a hostile project, a proxy in front of its Git server, and the good one's head.
+fn good_and_hostile() -> (World, Proxy, String) {
+    let world = World::start().unwrap();
+    let good = world.project("near/good").unwrap().head("main").unwrap();
+    world.project("near/hostile").unwrap();
+    for name in ["good", "hostile"] {
+        world.sync(&format!("near/{name}"), "main", &format!("far/{name}"), "main").unwrap();
+    }
+    let proxy = Proxy::start(&world.source.url()).unwrap();
+    (world, proxy, good)
+}
+
 #[track_caller]
 fn through(world: &World, proxy: &Proxy, arguments: &[&str]) -> Run {
     program(world, arguments).env("AWS_ENDPOINT_URL_S3", proxy.url()).output().unwrap().into()
@@ -113,13 +125,7 @@ fn damaged_listings_are_errors_or_lists_and_never_the_end_of_the_program() {
 
 #[test]
 fn a_list_of_refs_that_would_fill_the_memory_is_not_read() {
-    let world = World::start().unwrap();
-    let good = world.project("near/good").unwrap().head("main").unwrap();
-    world.project("near/hostile").unwrap();
-    for name in ["good", "hostile"] {
-        world.sync(&format!("near/{name}"), "main", &format!("far/{name}"), "main").unwrap();
-    }
-    let proxy = Proxy::start(&world.source.url()).unwrap();
+    let (world, proxy, good) = good_and_hostile();
     let endless = |_| {
         let line = format!("{} refs/heads/main{}\n", "a".repeat(40), "x".repeat(60_000));
         let packet = format!("{:04x}{line}", line.len() + 4);
@@ -133,13 +139,7 @@ fn a_list_of_refs_that_would_fill_the_memory_is_not_read() {
 
 #[test]
 fn a_pack_that_trickles_for_ever_costs_its_own_target_the_time_limit_and_nobody_else_anything() {
-    let world = World::start().unwrap();
-    let good = world.project("near/good").unwrap().head("main").unwrap();
-    world.project("near/hostile").unwrap();
-    for name in ["good", "hostile"] {
-        world.sync(&format!("near/{name}"), "main", &format!("far/{name}"), "main").unwrap();
-    }
-    let proxy = Proxy::start(&world.source.url()).unwrap();
+    let (world, proxy, good) = good_and_hostile();
     // Never silent for long, and not done within the hour.
     let trickle = Fault::Trickle { pieces: 20_000, pause: Duration::from_millis(200) };
     proxy.on(|seen| seen.operation() == "fetch" && seen.path.contains("hostile"), ALWAYS, trickle);
