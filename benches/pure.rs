@@ -9,12 +9,14 @@ use std::time::SystemTime;
 
 use age::x25519::{Identity, Recipient};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use git_partition_sync_producer::archive::{self, Contents, Pack};
-use git_partition_sync_producer::encrypt;
-use git_partition_sync_producer::key::{self, ArchiveFormat, CommitId, Destination};
-use git_partition_sync_producer::pack::CheckedFile;
-use git_partition_sync_producer::plan::{Desired, FormatChoice, Head, HeldObject, MaxRetire, OnRewrite, Policy, plan};
-use git_partition_sync_producer::target::{Source, Target};
+use git_partition_sync_producer::artifact::archive::{self, Contents, Pack};
+use git_partition_sync_producer::artifact::encrypt;
+use git_partition_sync_producer::files::CheckedFile;
+use git_partition_sync_producer::model::key::HeldObject;
+use git_partition_sync_producer::model::key::{self, ArchiveFormat, CommitId, Destination};
+use git_partition_sync_producer::model::target::Head;
+use git_partition_sync_producer::model::target::{Source, Target};
+use git_partition_sync_producer::plan::{Desired, FormatChoice, MaxRetire, OnRewrite, Policy, plan};
 
 const COMMIT: CommitId = CommitId::from_bytes([7; 20]);
 const PACK_BYTES: usize = 64 << 20;

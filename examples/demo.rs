@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use git_partition_sync_producer::report::human_bytes;
+use git_partition_sync_producer::text::human_bytes;
 use testbed::consumer::{Consumer, Delivered};
 use testbed::git::{GitOptions, GitServer};
 use testbed::judge;

@@ -32,13 +32,14 @@ use tokio_util::sync::CancellationToken;
 use self::answer::{NO_CREDENTIALS, WholeDocument, WorthAnotherTry};
 use self::parts::Part;
 pub use self::parts::{PartWriter, Parts};
-use crate::config::{self, Timeouts};
-use crate::http::remote_text;
-use crate::key::{self, Destination};
-use crate::plan::HeldObject;
+use crate::model::key::HeldObject;
+use crate::model::key::{self, Destination};
+use crate::net::Timeouts;
+use crate::net::tls::TrustRoots;
 use crate::progress::Progress;
-use crate::tls::TrustRoots;
+use crate::text::remote_text;
 use crate::workdir::{RecordedUpload, UploadRecord, Workdir};
+use url::Url;
 
 /// Parts of one object that are on their way at the same time.
 const PARALLEL_PARTS: usize = 3;
@@ -166,6 +167,23 @@ pub struct Listing {
     pub foreign: Vec<String>,
 }
 
+/// The bucket and how to reach it. Access keys are the AWS SDK's business.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct S3 {
+    /// `AWS_S3_BUCKET`: a name or the ARN of an access point.
+    pub bucket: String,
+    /// `AWS_REGION`; `None` leaves it to the SDK's other sources.
+    pub region: Option<String>,
+    /// `AWS_ENDPOINT_URL_S3`, another server than AWS's own.
+    pub endpoint_url: Option<Url>,
+    /// `AWS_S3_FORCE_PATH_STYLE`: the bucket's name in the path, not in the host name.
+    pub force_path_style: bool,
+    /// `AWS_S3_SIGN_PAYLOAD`: what is uploaded is hashed once more, and the hash signed.
+    pub sign_payload: bool,
+    /// `AWS_USE_FIPS_ENDPOINT`; never true with an endpoint.
+    pub use_fips: bool,
+}
+
 /// One bucket.
 #[derive(Clone)]
 pub struct Bucket {
@@ -181,7 +199,7 @@ impl Bucket {
     ///
     /// # Errors
     /// Where no region can be found, or the certificates do not load. No request to S3 is made.
-    pub async fn connect(settings: &config::S3, timeouts: Timeouts, roots: &TrustRoots) -> anyhow::Result<Self> {
+    pub async fn connect(settings: &S3, timeouts: Timeouts, roots: &TrustRoots) -> anyhow::Result<Self> {
         let http = client::http_client(roots)?;
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .http_client(http)

@@ -3,9 +3,10 @@
 //! Invariant: the environment is seen through the function given to [`parse`] and nothing else, and no message holds the
 //! value of a secret. [`reference()`] is the one list of settings: flags, help and the README's table come from it.
 
-mod check;
+pub mod duration;
 mod reference;
 mod sharding;
+mod values;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -20,19 +21,25 @@ use std::time::Duration;
 
 use age::x25519::Recipient;
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
+use secrecy::ExposeSecret;
 use secrecy::zeroize::Zeroizing;
-use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use self::check::{
+use self::reference::*;
+pub use self::reference::{EXAMPLES, EXIT_STATUSES, Fallback, Kind, NAME, Section, Setting, USAGES, reference};
+use self::values::{
     above_zero, base_url, boolean, bucket, bundle_sha, byte_size, choice, count, http_url, ip_address, is_loopback,
     one_line, port, query_file, query_file_or_built_in, recipients, some_bytes, username,
 };
-use self::reference::*;
-pub use self::reference::{EXAMPLES, EXIT_STATUSES, Fallback, Kind, NAME, Section, Setting, USAGES, reference};
-use crate::key::Wanted;
+use crate::bucket::S3;
+use crate::graphql::QuerySource;
+use crate::model::key::Wanted;
+use crate::model::shard::Shard;
+use crate::net::Timeouts;
 use crate::plan::{FormatChoice, MaxRetire, OnRewrite, Republish};
-use crate::shard::Shard;
+use crate::secret::Secret;
+use crate::secret::without_line_end;
+use crate::telemetry::LogFormat;
 
 /// What to do and how, after every check that needs no request.
 #[derive(Debug, Clone)]
@@ -128,15 +135,6 @@ pub struct Run {
     pub webhook_secret: Option<Secret>,
 }
 
-/// How long GraphQL, GitLab and S3 are waited for, each of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timeouts {
-    /// `CONNECT_TIMEOUT`: for a TCP and TLS connection to come about; above zero.
-    pub connect: Duration,
-    /// `IDLE_TIMEOUT`: for a server that says nothing; above zero.
-    pub idle: Duration,
-}
-
 /// The source GitLab.
 #[derive(Debug, Clone)]
 pub struct Gitlab {
@@ -170,32 +168,6 @@ pub struct PrCheck {
     pub saas_file: String,
 }
 
-/// Where the query text comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum QuerySource {
-    /// This file. It was readable and not empty when the settings were checked.
-    File(PathBuf),
-    /// The query that comes with the program.
-    BuiltIn,
-}
-
-/// The bucket and how to reach it. Access keys are the AWS SDK's business.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct S3 {
-    /// `AWS_S3_BUCKET`: a name or the ARN of an access point.
-    pub bucket: String,
-    /// `AWS_REGION`; `None` leaves it to the SDK's other sources.
-    pub region: Option<String>,
-    /// `AWS_ENDPOINT_URL_S3`, another server than AWS's own.
-    pub endpoint_url: Option<Url>,
-    /// `AWS_S3_FORCE_PATH_STYLE`: the bucket's name in the path, not in the host name.
-    pub force_path_style: bool,
-    /// `AWS_S3_SIGN_PAYLOAD`: what is uploaded is hashed once more, and the hash signed.
-    pub sign_payload: bool,
-    /// `AWS_USE_FIPS_ENDPOINT`; never true with an endpoint.
-    pub use_fips: bool,
-}
-
 /// See [`Command::List`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct List {
@@ -224,15 +196,6 @@ pub struct Restore {
     pub output: OutputFormat,
 }
 
-/// How logs are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Lines for people.
-    Text,
-    /// One JSON object per line.
-    Json,
-}
-
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutputFormat {
@@ -240,31 +203,6 @@ pub enum OutputFormat {
     Text,
     /// One JSON object.
     Json,
-}
-
-/// A secret or where to read it. `Debug` shows neither a secret's value nor its length.
-#[derive(Debug, Clone)]
-pub enum Secret {
-    /// From the environment; never empty.
-    Value(SecretString),
-    /// In a file, which whoever rotates the secret may replace at any time.
-    File(PathBuf),
-}
-
-/// Why a secret's file holds no secret.
-#[derive(Debug, thiserror::Error)]
-pub enum SecretError {
-    /// The file cannot be read, or is not UTF-8.
-    #[error("cannot read {}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// There is nothing in it.
-    #[error("{} is empty", .0.display())]
-    Empty(PathBuf),
 }
 
 /// What a pass may take without visible progress besides the time limit of one target: looking at target list, branches
@@ -297,29 +235,6 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>, environment: Environ
     let mut reader = Reader { matches: &matches, environment, missing: Vec::new(), problems: Vec::new() };
     let settings = reader.settings();
     reader.finish(settings)
-}
-
-impl Secret {
-    /// The secret as it is now: a file is read anew by each call. One line end behind it is cut off.
-    ///
-    /// # Errors
-    /// Where the file cannot be read or is empty.
-    pub fn read(&self) -> Result<SecretString, SecretError> {
-        match self {
-            Self::Value(secret) => Ok(secret.clone()),
-            Self::File(path) => {
-                let text = fs::read_to_string(path)
-                    .map_err(|source| SecretError::Unreadable { path: path.clone(), source })?;
-                without_line_end(&Zeroizing::new(text)).ok_or_else(|| SecretError::Empty(path.clone()))
-            }
-        }
-    }
-}
-
-/// Editors and `echo` put a line end behind a secret. `None` where nothing is left.
-fn without_line_end(text: &str) -> Option<SecretString> {
-    let line = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
-    (!line.trim().is_empty()).then(|| SecretString::from(line))
 }
 
 impl Exit {

@@ -11,6 +11,10 @@ const BASE_DESCRIPTORS: usize = 28;
 /// What one target needs while it is published: a Git connection, the pack twice, its index, the repository's own
 /// handles, four connections to S3.
 pub(crate) const DESCRIPTORS_PER_TARGET: usize = 12;
+/// Connections that the metrics port serves at the same time.
+pub(crate) const SERVER_CONNECTIONS: usize = 8;
+/// What the metrics port needs: those and its own.
+pub(crate) const SERVER_DESCRIPTORS: usize = SERVER_CONNECTIONS + 1;
 /// As many descriptors as the largest settings can use.
 const USEFUL_DESCRIPTORS: u64 = 2_048;
 

@@ -3,16 +3,21 @@
 //! Invariant: plain functions of their arguments. No clock, no I/O, no logging; the same input gives the same plan, in
 //! whatever order it comes. What could not be looked up is *unknown*, never *absent*, and unknown deletes nothing.
 
+mod cause;
+pub mod outcome;
 mod policy;
+pub mod report;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::time::SystemTime;
 
-use crate::key::{self, ArchiveFormat, CommitId, DecodedKey, Destination, KeyTooLong};
-use crate::target::{RefusedTarget, Target};
+use crate::model::key::HeldObject;
+use crate::model::key::{self, ArchiveFormat, CommitId, Destination, KeyTooLong};
+use crate::model::target::{Head, RefusedTarget, Target, Unknown};
 
-pub use policy::{FormatChoice, MaxRetire, OnRewrite, Policy, Republish, RetireGuard};
+pub use self::cause::Cause;
+pub use self::policy::{FormatChoice, MaxRetire, OnRewrite, Policy, Republish, RetireGuard};
 
 /// What should be in the bucket.
 #[derive(Debug, Clone, Default)]
@@ -21,28 +26,6 @@ pub struct Desired {
     pub targets: Vec<(Target, Head)>,
     /// Targets that failed validation: nothing of theirs is published, and nothing of theirs is deleted.
     pub refused: Vec<RefusedTarget>,
-}
-
-/// A source branch's latest commit, as far as it could be read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Head {
-    /// The branch is at this commit.
-    At(CommitId),
-    /// It could not be read, for this reason.
-    Unknown(String),
-}
-
-/// An object of the bucket whose key decodes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HeldObject {
-    /// Its whole key.
-    pub key: String,
-    /// What the key says.
-    pub name: DecodedKey,
-    /// When it was written, by the server's clock.
-    pub last_modified: SystemTime,
-    /// Its size in bytes.
-    pub bytes: u64,
 }
 
 /// What a pass will do, in the order of destinations.
@@ -111,6 +94,19 @@ pub struct Publish {
 }
 
 impl Publish {
+    /// How many objects the destination has before this: what is superseded, and the object at `key` where it is written
+    /// again.
+    pub fn objects_held(&self) -> usize {
+        let rewrites_key = match &self.reason {
+            PublishReason::NotNewest { .. } | PublishReason::Requested => true,
+            PublishReason::New
+            | PublishReason::NewCommit { .. }
+            | PublishReason::OtherFormat { .. }
+            | PublishReason::OtherName => false,
+        };
+        self.supersedes.len() + usize::from(rewrites_key)
+    }
+
     /// The commit of the destination's newest object, as its name says, where that is another one.
     pub fn old_commit(&self) -> Option<&str> {
         match &self.reason {
@@ -245,8 +241,8 @@ pub struct Blocked {
 pub enum Blocker {
     /// The target list's entry is not usable; the text says why.
     Refused(String),
-    /// The source branch's commit could not be read; the text says why.
-    HeadUnknown(String),
+    /// The source branch's commit could not be read.
+    HeadUnknown(Unknown),
     /// The object's name would be longer than S3 allows.
     KeyTooLong {
         /// The length it would have, in bytes.
@@ -257,16 +253,22 @@ pub enum Blocker {
 impl fmt::Display for Blocker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused(why) | Self::HeadUnknown(why) => f.write_str(why),
+            Self::Refused(why) => f.write_str(why),
+            Self::HeadUnknown(why) => why.fmt(f),
             Self::KeyTooLong { bytes } => KeyTooLong { bytes: *bytes }.fmt(f),
         }
     }
 }
 
 /// No plan can be made; nothing may change.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     /// `auto` has to keep to the bucket's format, and the bucket has both.
+    #[error(
+        "the bucket holds {zip} object(s) in the format zip and {tar} in tar.gz, so ARCHIVE_FORMAT=auto cannot tell \
+         which to keep to: set ARCHIVE_FORMAT=zip or ARCHIVE_FORMAT=tar.gz (what is held in the other format is then \
+         published again)"
+    )]
     MixedFormats {
         /// Objects held as `.zip.age`.
         zip: usize,
@@ -274,32 +276,16 @@ pub enum PlanError {
         tar: usize,
     },
     /// `REPUBLISH` names what no target does.
+    #[error(
+        "REPUBLISH names {}, which no target does: write destinations of the target list, as GROUP/PROJECT@BRANCH, or \
+         all",
+        names.join(" and ")
+    )]
     NothingToRepublish {
         /// The names, as written.
         names: Vec<String>,
     },
 }
-
-impl fmt::Display for PlanError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::MixedFormats { zip, tar } => write!(
-                f,
-                "the bucket holds {zip} object(s) in the format zip and {tar} in tar.gz, so ARCHIVE_FORMAT=auto cannot \
-                 tell which to keep to: set ARCHIVE_FORMAT=zip or ARCHIVE_FORMAT=tar.gz (what is held in the other \
-                 format is then published again)"
-            ),
-            Self::NothingToRepublish { names } => write!(
-                f,
-                "REPUBLISH names {}, which no target does: write destinations of the target list, as \
-                 GROUP/PROJECT@BRANCH, or all",
-                names.join(" and ")
-            ),
-        }
-    }
-}
-
-impl std::error::Error for PlanError {}
 
 /// What is judged over the whole bucket and the whole target list, also where a plan is for one shard's share of them:
 /// otherwise shards would disagree on the format, and an empty share would look like an empty list.

@@ -2,13 +2,16 @@
 //!
 //! Invariant: those at work touch atomics only; nobody who looks can hold them up.
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::key::Destination;
-use crate::metrics::Metrics;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+
+use crate::model::key::Destination;
+use crate::model::stage::Stage;
 
 /// Over how many seconds the rate is taken, the one that goes on included. A part of an upload counts when it has
 /// arrived as a whole: with fewer, a slow upload would seem to stand still between two parts.
@@ -17,40 +20,6 @@ const RATE_SECONDS: u64 = 10;
 /// second, and for half a year.
 const BYTE_BITS: u32 = 40;
 const MOST_BYTES: u64 = (1 << BYTE_BITS) - 1;
-
-/// What a target is going through. They follow one another in this order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stage {
-    /// Its pack comes from the source.
-    Fetching,
-    /// The pack's objects are verified. Of a fresh pack the first bytes may be uploaded meanwhile.
-    Verifying,
-    /// The archive is written, encrypted and uploaded.
-    Uploading,
-    /// Outdated objects are deleted.
-    Deleting,
-}
-
-impl Stage {
-    /// All of them, in order.
-    pub const ALL: [Self; 4] = [Self::Fetching, Self::Verifying, Self::Uploading, Self::Deleting];
-
-    /// Its name, in metrics and for people.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Fetching => "fetching",
-            Self::Verifying => "verifying",
-            Self::Uploading => "uploading",
-            Self::Deleting => "deleting",
-        }
-    }
-}
-
-impl fmt::Display for Stage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
 
 /// When something last moved, anywhere in the program.
 #[derive(Debug)]
@@ -120,6 +89,26 @@ impl Moved {
     }
 }
 
+/// Seconds by the stage's name.
+pub type StageSeconds = Family<[(&'static str, &'static str); 1], Histogram, fn() -> Histogram>;
+
+/// What all targets' work adds up in.
+#[derive(Debug, Clone)]
+pub struct Counters {
+    /// Bytes of packs fetched from the source.
+    pub fetched: Counter,
+    /// Bytes of objects uploaded to the bucket.
+    pub uploaded: Counter,
+    /// Seconds that stages took, by the stage's name.
+    pub stages: StageSeconds,
+}
+
+impl Counters {
+    fn stage_took(&self, stage: Stage, took: Duration) {
+        self.stages.get_or_create(&[("stage", stage.name())]).observe(took.as_secs_f64());
+    }
+}
+
 /// One target at work.
 #[derive(Debug)]
 pub struct Progress {
@@ -129,7 +118,7 @@ pub struct Progress {
     fetched: Moved,
     uploaded: Moved,
     to_upload: AtomicU64,
-    metrics: Arc<Metrics>,
+    counters: Counters,
     pulse: Arc<Pulse>,
 }
 
@@ -152,10 +141,10 @@ pub struct ProgressView {
 
 impl Progress {
     /// A target that work begins on, in the given stage.
-    pub fn new(destination: Destination, stage: Stage, metrics: Arc<Metrics>, pulse: Arc<Pulse>) -> Self {
+    pub fn new(destination: Destination, stage: Stage, counters: Counters, pulse: Arc<Pulse>) -> Self {
         let stage = AtomicU8::new(stage as u8);
         let (fetched, uploaded, to_upload) = (Moved::default(), Moved::default(), AtomicU64::new(0));
-        Self { destination, begun: Instant::now(), stage, fetched, uploaded, to_upload, metrics, pulse }
+        Self { destination, begun: Instant::now(), stage, fetched, uploaded, to_upload, counters, pulse }
     }
 
     /// Which target.
@@ -185,7 +174,7 @@ impl Progress {
     /// Bytes came from the source.
     pub fn fetched(&self, bytes: u64) {
         self.fetched.add(self.begun.elapsed(), bytes);
-        self.metrics.fetched(bytes);
+        self.counters.fetched.inc_by(bytes);
         self.pulse.beat();
     }
 
@@ -197,7 +186,7 @@ impl Progress {
     /// Bytes have reached the bucket.
     pub fn uploaded(&self, bytes: u64) {
         self.uploaded.add(self.begun.elapsed(), bytes);
-        self.metrics.uploaded(bytes);
+        self.counters.uploaded.inc_by(bytes);
         self.pulse.beat();
     }
 
@@ -228,7 +217,7 @@ pub struct StageTimer {
 impl Drop for StageTimer {
     fn drop(&mut self) {
         self.progress.pulse.beat();
-        self.progress.metrics.stage_took(self.stage, self.begun.elapsed());
+        self.progress.counters.stage_took(self.stage, self.begun.elapsed());
     }
 }
 

@@ -27,13 +27,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::connections::{Connections, MAX_CONNECTIONS};
-use crate::config::Secret;
+use self::connections::Connections;
+use crate::reconcile::Triggers;
+use crate::secret::Secret;
 use crate::status::Status;
-use crate::trigger::Triggers;
 
-/// Descriptors the server needs: those and its own.
-pub const DESCRIPTORS: usize = MAX_CONNECTIONS + 1;
 /// How long a client may take to send its request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection may last, with request and answer.

@@ -3,69 +3,34 @@
 //! Invariant: it decides nothing and is asked by nobody who decides. Its lock is held for moments only, and the hot
 //! paths of publishing do not take it.
 
-mod cause;
+pub mod metrics;
 mod records;
+mod words;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
-use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-pub use self::cause::Cause;
-use self::records::{count_objects, keys_now, records, settle};
-use crate::apply::Outcome;
-use crate::key::Destination;
-use crate::metrics::{Metrics, since};
-use crate::mirror::MirrorStore;
-use crate::plan::{Action, HeldObject, Plan};
-use crate::progress::{Progress, ProgressView, Pulse, Stage};
-use crate::reconcile::PassError;
-use crate::report::{Report, error_chain};
-use crate::target::{Source, Target};
-use crate::trigger::Trigger;
+use self::records::{count_objects, objects_now, records, settle};
+pub use self::words::{PassOutcome, TargetState, Trigger};
+use crate::model::key::Destination;
+use crate::model::key::HeldObject;
+use crate::model::stage::Stage;
+use crate::model::target::{Source, Target};
+use crate::plan::Cause;
+use crate::plan::outcome::{Failure, Outcome};
+use crate::plan::report::Report;
+use crate::plan::{Action, Plan};
+use crate::progress::{Progress, ProgressView, Pulse};
+use crate::status::metrics::Metrics;
+use crate::text::since;
 use crate::workdir::OutOfSync;
+use crate::workdir::mirrors::Disk;
+use crate::workdir::mirrors::MirrorStore;
+use parking_lot::Mutex;
 
 /// How many passes are remembered, full ones and those for pushes.
 const HISTORY: usize = 60;
-
-/// How a target stands. The order is that of urgency.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum TargetState {
-    /// An action for it failed; the next pass tries again.
-    Failing,
-    /// It cannot be acted on.
-    Blocked,
-    /// Its source has something that the bucket does not have yet.
-    Behind,
-    /// The bucket has what the source has.
-    InSync,
-}
-
-impl TargetState {
-    /// All of them, in the order of urgency.
-    pub const ALL: [Self; 4] = [Self::Failing, Self::Blocked, Self::Behind, Self::InSync];
-
-    /// Its name, in metrics and addresses.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Failing => "failing",
-            Self::Blocked => "blocked",
-            Self::Behind => "behind",
-            Self::InSync => "in_sync",
-        }
-    }
-}
-
-impl fmt::Display for TargetState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Failing => "failing",
-            Self::Blocked => "blocked",
-            Self::Behind => "behind",
-            Self::InSync => "in sync",
-        })
-    }
-}
 
 /// One destination.
 #[derive(Debug, Clone)]
@@ -99,32 +64,6 @@ pub struct Trouble {
     pub error: String,
     /// When it was seen last.
     pub seen: SystemTime,
-}
-
-/// How a pass ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PassOutcome {
-    /// It did all it should.
-    Success,
-    /// Something is blocked, failed or was held back.
-    Incomplete,
-    /// Nothing was done, for this reason.
-    Failed(String),
-}
-
-impl PassOutcome {
-    /// Their names.
-    pub const NAMES: [&str; 3] = ["success", "incomplete", "failed"];
-
-    /// Its name, in metrics.
-    pub fn name(&self) -> &'static str {
-        let [success, incomplete, failed] = Self::NAMES;
-        match self {
-            Self::Success => success,
-            Self::Incomplete => incomplete,
-            Self::Failed(_) => failed,
-        }
-    }
 }
 
 /// A pass that ended.
@@ -168,15 +107,6 @@ pub struct BucketCount {
     pub objects: usize,
     /// Others.
     pub foreign: usize,
-}
-
-/// What WORKDIR's disk holds.
-#[derive(Debug, Clone, Copy)]
-pub struct Disk {
-    /// What mirrors take, in bytes.
-    pub mirror_bytes: u64,
-    /// What is free, in bytes.
-    pub available_bytes: u64,
 }
 
 /// What a pass saw before it acted.
@@ -264,15 +194,10 @@ struct State {
     last_success: Option<SystemTime>,
     planned_once: bool,
     guard: Option<String>,
-    /// The keys in the bucket that decode, and how many others there are.
-    bucket: Option<(HashSet<String>, usize)>,
+    bucket: Option<BucketCount>,
 }
 
 impl State {
-    fn bucket_count(&self) -> Option<BucketCount> {
-        self.bucket.as_ref().map(|(keys, foreign)| BucketCount { objects: keys.len(), foreign: *foreign })
-    }
-
     fn pass(&mut self, id: PassId) -> Option<&mut RunningPass> {
         self.passes.iter_mut().find(|(running, ..)| *running == id).map(|(_, pass, _)| pass)
     }
@@ -325,7 +250,7 @@ impl Status {
     pub fn snapshot(&self) -> Snapshot {
         // Before the lock: a disk can be slow.
         let disk = self.mirrors.get().map(|mirrors| mirrors.disk());
-        let state = self.lock();
+        let state = self.state.lock();
         Snapshot {
             now: SystemTime::now(),
             started: state.started,
@@ -338,14 +263,14 @@ impl Status {
             last_success: state.last_success,
             stalled: self.stalled(&state),
             guard: state.guard.clone(),
-            bucket: state.bucket_count(),
+            bucket: state.bucket,
             disk,
         }
     }
 
     /// How many actions the pass under way has and how many are done, once it has a plan; and what is at work.
     pub fn at_work(&self) -> (Option<(usize, usize)>, Vec<ProgressView>) {
-        let state = self.lock();
+        let state = self.state.lock();
         let actions = state.passes.first().and_then(|(_, pass, _)| pass.actions);
         (actions, state.running.iter().map(|progress| progress.view()).collect())
     }
@@ -355,7 +280,7 @@ impl Status {
     /// # Errors
     /// What it hangs at, in words.
     pub fn alive(&self) -> Result<(), String> {
-        self.stalled(&self.lock()).map_or(Ok(()), Err)
+        self.stalled(&self.state.lock()).map_or(Ok(()), Err)
     }
 
     fn stalled(&self, state: &State) -> Option<String> {
@@ -379,7 +304,7 @@ impl Status {
     /// # Errors
     /// What there is to wait for, in words.
     pub fn ready(&self) -> Result<(), String> {
-        let state = self.lock();
+        let state = self.state.lock();
         if state.planned_once {
             return Ok(());
         }
@@ -387,17 +312,6 @@ impl Status {
             Some(PassRecord { outcome: PassOutcome::Failed(why), .. }) => format!("no pass has succeeded yet: {why}"),
             _ => "the first pass is not done yet".to_owned(),
         })
-    }
-
-    /// The source branches of a project that are synchronised. GitLab tells no upper from lower case in paths.
-    pub fn sources(&self, project: &str, branch: &str) -> Vec<Source> {
-        let state = self.lock();
-        let refused = |target: &TargetStatus| matches!(&target.trouble, Some(Trouble { cause: Cause::Refused, .. }));
-        let sources = state.targets.values().filter(|target| !refused(target)).filter_map(|it| it.source.as_ref());
-        sources
-            .filter(|source| source.project.eq_ignore_ascii_case(project) && source.branch == branch)
-            .cloned()
-            .collect()
     }
 
     // ---- What the loop says ----
@@ -412,13 +326,13 @@ impl Status {
     pub fn remembers(&self, targets: Vec<OutOfSync>) {
         let since = |it: &OutOfSync| UNIX_EPOCH.checked_add(Duration::from_secs(it.since));
         let known = targets.into_iter().filter_map(|it| Some((since(&it)?, it.destination)));
-        self.lock().remembered = known.map(|(since, destination)| (destination, since)).collect();
+        self.state.lock().remembered = known.map(|(since, destination)| (destination, since)).collect();
     }
 
     /// The targets that are not in sync, and since when; those that an earlier process knew of, as long as no full pass
     /// has looked at them.
     pub fn out_of_sync(&self) -> Vec<OutOfSync> {
-        let state = self.lock();
+        let state = self.state.lock();
         let out = state.targets.values().filter(|target| target.state != TargetState::InSync);
         let out = out.map(|target| (&target.destination, target.since));
         let remembered = state.remembered.iter().map(|(destination, since)| (destination, *since));
@@ -430,7 +344,7 @@ impl Status {
     /// A pass begins.
     pub fn pass_begins(&self, trigger: Trigger) -> PassId {
         self.pulse.beat();
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if trigger.is_full() {
             state.next_pass = None;
         }
@@ -443,14 +357,13 @@ impl Status {
     /// A pass has a plan.
     pub fn seen(&self, pass: PassId, seen: &Seen<'_>) {
         self.pulse.beat();
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if let Some(pass) = state.pass(pass) {
             pass.actions = Some((seen.plan.actions.len(), 0));
         }
         let mut targets = records(&state.targets, &state.remembered, seen);
         if let Some(foreign) = seen.foreign {
-            let before = state.bucket.take().map(|(keys, _)| keys).unwrap_or_default();
-            state.bucket = Some((keys_now(seen, before), foreign));
+            state.bucket = Some(BucketCount { objects: objects_now(seen, &state.targets), foreign });
             state.guard = seen.plan.guard.map(|guard| guard.to_string());
             state.targets = targets;
             state.remembered.clear();
@@ -466,25 +379,25 @@ impl Status {
             Action::Retire(_) | Action::Sweep(_) => Stage::Deleting,
         };
         let destination = action.destination().clone();
-        let progress = Progress::new(destination, stage, Arc::clone(&self.metrics), Arc::clone(&self.pulse));
+        let progress = Progress::new(destination, stage, self.metrics.moved(), Arc::clone(&self.pulse));
         let progress = Arc::new(progress);
         self.pulse.beat();
-        self.lock().running.push(Arc::clone(&progress));
+        self.state.lock().running.push(Arc::clone(&progress));
         progress
     }
 
     /// An action ended.
     pub fn action_ends(&self, pass: PassId, progress: &Arc<Progress>, outcome: &Outcome) {
         self.pulse.beat();
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.running.retain(|running| !Arc::ptr_eq(running, progress));
         if let Some(pass) = state.pass(pass) {
             pass.actions = pass.actions.map(|(all, done)| (all, done + 1));
         }
         self.count(outcome, progress.stage());
         settle(&mut state.targets, outcome);
-        if let Some((keys, _)) = &mut state.bucket {
-            count_objects(keys, outcome);
+        if let Some(bucket) = &mut state.bucket {
+            count_objects(&mut bucket.objects, outcome);
         }
     }
 
@@ -493,28 +406,29 @@ impl Status {
             (Action::Publish(publish), Ok(_)) => self.metrics.published(&publish.reason),
             (Action::Retire(retire), Ok(_)) => self.metrics.retired(retire.reason),
             (Action::Sweep(_), Ok(_)) => self.metrics.swept(),
-            (_, Err(failure)) if failure.is_stop() => {}
-            (_, Err(failure)) => self.metrics.failed(failure.stage(stage), Cause::of_failure(failure)),
+            (_, Err(Failure::Stopped)) => {}
+            (_, Err(Failure::Held { .. })) => self.metrics.failed(stage, Cause::Held),
+            (_, Err(Failure::Failed { cause, stage, .. })) => self.metrics.failed(*stage, *cause),
         }
     }
 
     /// Actions of a pass are left to others.
     pub fn left_out(&self, pass: PassId) {
-        if let Some(pass) = self.lock().pass(pass) {
+        if let Some(pass) = self.state.lock().pass(pass) {
             pass.actions = pass.actions.map(|(all, done)| (all.saturating_sub(1), done));
         }
     }
 
     /// A pass ended.
-    pub fn pass_ends(&self, pass: PassId, result: Result<&Report, &PassError>) {
+    pub fn pass_ends(&self, pass: PassId, result: Result<&Report, String>) {
         self.pulse.beat();
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let Some(at) = state.passes.iter().position(|(running, ..)| *running == pass) else { return };
         let (_, RunningPass { trigger, began, .. }, clock) = state.passes.remove(at);
-        let outcome = match result {
+        let outcome = match &result {
             Ok(report) if report.is_success() => PassOutcome::Success,
             Ok(_) => PassOutcome::Incomplete,
-            Err(error) => PassOutcome::Failed(error_chain(error)),
+            Err(error) => PassOutcome::Failed(error.clone()),
         };
         self.metrics.pass_ended(trigger, &outcome);
         if trigger.is_full() {
@@ -532,11 +446,7 @@ impl Status {
 
     /// The loop sleeps.
     pub fn sleeps(&self, time: Duration) {
-        self.lock().next_pass = Some((SystemTime::now() + time, Instant::now() + time));
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().next_pass = Some((SystemTime::now() + time, Instant::now() + time));
     }
 }
 
@@ -544,7 +454,7 @@ impl Status {
 mod tests {
     use super::*;
 
-    fn ends(status: &Status, trigger: Trigger, result: Result<&Report, &PassError>) {
+    fn ends(status: &Status, trigger: Trigger, result: Result<&Report, String>) {
         let pass = status.pass_begins(trigger);
         status.pass_ends(pass, result);
     }
@@ -552,7 +462,7 @@ mod tests {
     #[test]
     fn many_passes_for_pushes_do_not_push_out_the_full_pass_that_failed() {
         let status = Status::new("test", Duration::from_secs(60), false);
-        ends(&status, Trigger::Schedule, Err(&PassError::Stopped));
+        ends(&status, Trigger::Schedule, Err("stopped".to_owned()));
         for _ in 0..2 * HISTORY {
             ends(&status, Trigger::Push, Ok(&Report::default()));
         }
@@ -577,7 +487,7 @@ mod tests {
         assert_eq!(status.snapshot().passes.len(), 1);
         status.pass_ends(first, Ok(&Report::default()));
         assert_eq!(status.snapshot().history.len(), 1, "it ended once");
-        status.pass_ends(second, Err(&PassError::Stopped));
+        status.pass_ends(second, Err("stopped".to_owned()));
         assert_eq!(status.snapshot().history.len(), 2);
     }
 

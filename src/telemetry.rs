@@ -7,8 +7,16 @@ use std::io;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::config::LogFormat;
 use crate::terminal::{Board, takes_colour};
+
+/// How logs are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
 
 /// Starts logging in the given format, at `RUST_LOG`'s levels or `info`, above what is drawn on the board. A second call
 /// changes nothing.

@@ -2,17 +2,21 @@
 //!
 //! Invariant: everything here is ours and disposable. Nothing else in WORKDIR is read, changed or removed.
 
+pub mod mirrors;
+
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use rustix::process::geteuid;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::key::Destination;
+use crate::files::not_ours;
+use crate::files::private_file;
+use crate::model::key::Destination;
 
 /// The directory under WORKDIR.
 const OURS: &str = env!("CARGO_PKG_NAME");
@@ -85,7 +89,7 @@ impl Workdir {
         for dir in [self.root.clone(), self.mirrors(), self.uploads()] {
             own_dir(&dir)?;
         }
-        let mut held = locked(&self.lock);
+        let mut held = self.lock.lock();
         let ours = held.metadata().map(|file| (file.dev(), file.ino())).ok();
         if ours != fs::metadata(self.root.join(LOCK_FILE)).map(|file| (file.dev(), file.ino())).ok() {
             *held = lock(&self.root)?;
@@ -118,13 +122,13 @@ impl Workdir {
     }
 
     fn under_way(&self, path: PathBuf, upload_id: &str) -> UploadRecord {
-        locked(&self.under_way).insert(path.clone(), upload_id.to_owned());
+        self.under_way.lock().insert(path.clone(), upload_id.to_owned());
         UploadRecord { path, under_way: Arc::clone(&self.under_way) }
     }
 
     /// The ids of uploads that this process is at.
     pub fn uploads_under_way(&self) -> HashSet<String> {
-        locked(&self.under_way).values().cloned().collect()
+        self.under_way.lock().values().cloned().collect()
     }
 
     /// Uploads on record that nobody is at: a killed run left them, or aborting them failed. A record that cannot be read
@@ -136,7 +140,7 @@ impl Workdir {
         let mut found = vec![];
         for entry in fs::read_dir(self.uploads())? {
             let path = entry?.path();
-            if locked(&self.under_way).contains_key(&path) {
+            if self.under_way.lock().contains_key(&path) {
                 continue;
             }
             let record = self.under_way(path, "");
@@ -194,35 +198,13 @@ fn own_dir(path: &Path) -> Result<(), WorkdirError> {
         Err(error) => return Err(failed("create", path)(error)),
     }
     let metadata = fs::symlink_metadata(path).map_err(failed("look at", path))?;
-    if let Some(problem) = whose(&metadata) {
+    if let Some(problem) = not_ours(&metadata) {
         return Err(WorkdirError::NotOurs { path: path.to_owned(), problem });
     }
     if metadata.permissions().mode() & 0o777 != 0o700 {
         fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(failed("set the permissions of", path))?;
     }
     Ok(())
-}
-
-/// What is wrong with a directory that should be ours.
-fn whose(metadata: &fs::Metadata) -> Option<&'static str> {
-    if metadata.is_symlink() {
-        Some("is a symbolic link")
-    } else if !metadata.is_dir() {
-        Some("is not a directory")
-    } else if metadata.uid() != geteuid().as_raw() {
-        Some("belongs to another user")
-    } else {
-        None
-    }
-}
-
-/// Whether it is a directory, not a link to one, and this user's.
-pub fn is_private_dir(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|metadata| whose(&metadata).is_none())
-}
-
-fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> WorkdirError {
@@ -259,7 +241,7 @@ pub struct UploadRecord {
 
 impl Drop for UploadRecord {
     fn drop(&mut self) {
-        locked(&self.under_way).remove(&self.path);
+        self.under_way.lock().remove(&self.path);
     }
 }
 
@@ -270,26 +252,4 @@ impl UploadRecord {
             tracing::debug!(%error, "cannot remove the record of an upload");
         }
     }
-}
-
-/// What the file system of a directory has free for this user, in bytes; 0 where nobody knows.
-pub fn available_bytes(dir: &Path) -> u64 {
-    rustix::fs::statvfs(dir).map_or(0, |fs| fs.f_bavail * fs.f_frsize)
-}
-
-/// Creates a directory that only this user can enter; one that exists is made so.
-///
-/// # Errors
-/// As the file system says.
-pub fn create_private_dir(path: &Path) -> io::Result<()> {
-    DirBuilder::new().mode(0o700).recursive(true).create(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
-}
-
-/// Opens a file for writing, creating it for this user only, and keeping what it holds.
-///
-/// # Errors
-/// As the file system says.
-pub fn private_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).read(true).create(true).truncate(false).mode(0o600).open(path)
 }

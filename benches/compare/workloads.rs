@@ -6,9 +6,11 @@ use std::process::{Command, ExitCode};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
-use git_partition_sync_producer::key::{self, ArchiveFormat, CommitId, Destination};
-use git_partition_sync_producer::plan::{Desired, FormatChoice, Head, HeldObject, MaxRetire, OnRewrite, Policy, plan};
-use git_partition_sync_producer::target::{Source, Target};
+use git_partition_sync_producer::model::key::HeldObject;
+use git_partition_sync_producer::model::key::{self, ArchiveFormat, CommitId, Destination};
+use git_partition_sync_producer::model::target::Head;
+use git_partition_sync_producer::model::target::{Source, Target};
+use git_partition_sync_producer::plan::{Desired, FormatChoice, MaxRetire, OnRewrite, Policy, plan};
 use tempfile::TempDir;
 use testbed::graphql::SyncTarget;
 use testbed::repo::Repo;

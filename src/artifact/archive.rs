@@ -18,8 +18,8 @@ use std::path::Path;
 use stored_tar::TarGzArchive;
 use stored_zip::ZipArchive;
 
-use crate::key::{ArchiveFormat, CommitId};
-use crate::pack::CheckedFile;
+use crate::files::CheckedFile;
+use crate::model::key::{ArchiveFormat, CommitId};
 
 /// The archived repository's whole configuration: no remote, no URL, no credential; not bare, because consumers check
 /// out a branch in it.
@@ -198,6 +198,6 @@ fn in_file(path: &Path, error: io::Error) -> io::Error {
 }
 
 #[cfg(test)]
-pub(crate) mod fixture;
+mod fixture;
 #[cfg(test)]
 mod tests;

@@ -14,9 +14,9 @@ use std::rc::Rc;
 use flate2::read::MultiGzDecoder;
 use tar::EntryType;
 
-use super::{RestoreError, in_path};
-use crate::archive;
-use crate::key::ArchiveFormat;
+use super::archive;
+use super::error::{ArtifactError, in_path};
+use crate::model::key::ArchiveFormat;
 
 /// The longest path of an entry, in bytes: Linux's `PATH_MAX`.
 const MAX_PATH_BYTES: usize = 4096;
@@ -60,8 +60,8 @@ pub struct Unpacked {
 /// the rest of an ordinary clone is accepted, and not unpacked.
 ///
 /// # Errors
-/// [`RestoreError`]: `Unsafe`, `TooLarge`, `Damaged` or `Disk`. `dir` may hold a part of the archive then.
-pub fn unpack(format: ArchiveFormat, reader: impl Read, dir: &Path, limits: Limits) -> Result<Unpacked, RestoreError> {
+/// [`ArtifactError`]: `Unsafe`, `TooLarge`, `Damaged` or `Disk`. `dir` may hold a part of the archive then.
+pub fn unpack(format: ArchiveFormat, reader: impl Read, dir: &Path, limits: Limits) -> Result<Unpacked, ArtifactError> {
     let mut unpacker = Unpacker { format, dir, limits, unpacked: Unpacked { entries: 0, bytes: 0 } };
     // Git takes no directory without these two for a repository, and refs/ may be empty where references are packed.
     for needed in [".git/objects", ".git/refs"] {
@@ -75,14 +75,14 @@ pub fn unpack(format: ArchiveFormat, reader: impl Read, dir: &Path, limits: Limi
     Ok(unpacker.unpacked)
 }
 
-fn untar(reader: impl Read, unpacker: &mut Unpacker<'_>) -> Result<(), RestoreError> {
+fn untar(reader: impl Read, unpacker: &mut Unpacker<'_>) -> Result<(), ArtifactError> {
     let ration = Rc::new(Cell::new(0));
     let mut archive = tar::Archive::new(Rationed { reader: MultiGzDecoder::new(reader), ration: Rc::clone(&ration) });
-    let mut entries = archive.entries().map_err(RestoreError::Damaged)?;
+    let mut entries = archive.entries().map_err(ArtifactError::Damaged)?;
     loop {
         ration.set(MAX_TAR_HEADER_BYTES);
         let Some(entry) = entries.next() else { break };
-        let mut entry = entry.map_err(RestoreError::Damaged)?;
+        let mut entry = entry.map_err(ArtifactError::Damaged)?;
         let kind = match entry.header().entry_type() {
             EntryType::Regular => Ok(Kind::File),
             EntryType::Directory => Ok(Kind::Directory),
@@ -102,7 +102,7 @@ fn untar(reader: impl Read, unpacker: &mut Unpacker<'_>) -> Result<(), RestoreEr
     Ok(())
 }
 
-fn unzip(reader: impl Read, unpacker: &mut Unpacker<'_>) -> Result<(), RestoreError> {
+fn unzip(reader: impl Read, unpacker: &mut Unpacker<'_>) -> Result<(), ArtifactError> {
     let beside = unpacker.dir.parent().unwrap_or(unpacker.dir);
     let mut file = tempfile::tempfile_in(beside).map_err(in_path(beside))?;
     let limit = unpacker.limits.bytes;
@@ -110,7 +110,7 @@ fn unzip(reader: impl Read, unpacker: &mut Unpacker<'_>) -> Result<(), RestoreEr
         return Err(too_many_bytes(limit));
     }
     check_table(&mut file, unpacker.limits.entries)?;
-    let damaged = |error: zip::result::ZipError| RestoreError::Damaged(error.into());
+    let damaged = |error: zip::result::ZipError| ArtifactError::Damaged(error.into());
     let config = zip::read::Config { archive_offset: zip::read::ArchiveOffset::Known(0) };
     let file = BufReader::with_capacity(COPY_BUFFER_BYTES, file);
     let mut archive = zip::ZipArchive::with_config(config, file).map_err(damaged)?;
@@ -138,17 +138,17 @@ fn unzip(reader: impl Read, unpacker: &mut Unpacker<'_>) -> Result<(), RestoreEr
 /// The reader would also take other records for the last ones, where these make no sense to it. So they have to be as
 /// strict writers make them: at the very end, without a comment, right behind the table they describe. Section numbers in
 /// brackets are those of PKWARE's APPNOTE 6.3.10.
-fn check_table(file: &mut (impl Read + Seek), max_entries: usize) -> Result<(), RestoreError> {
+fn check_table(file: &mut (impl Read + Seek), max_entries: usize) -> Result<(), ArtifactError> {
     const END_BYTES: u64 = 22; // end of central directory [4.3.16]
     const LOCATOR_BYTES: u64 = 20; // zip64 end of central directory locator [4.3.15]
     const END64_BYTES: u64 = 56; // zip64 end of central directory [4.3.14]
-    let damaged = |why| RestoreError::Damaged(io::Error::new(io::ErrorKind::InvalidData, why));
-    let len = file.seek(SeekFrom::End(0)).map_err(RestoreError::Damaged)?;
-    let mut read = |at: Option<u64>, bytes: u64, signature: &[u8]| -> Result<Fields, RestoreError> {
+    let damaged = |why| ArtifactError::Damaged(io::Error::new(io::ErrorKind::InvalidData, why));
+    let len = file.seek(SeekFrom::End(0)).map_err(ArtifactError::Damaged)?;
+    let mut read = |at: Option<u64>, bytes: u64, signature: &[u8]| -> Result<Fields, ArtifactError> {
         let mut record = vec![];
         let at = at.ok_or_else(|| damaged("the archive is too short"))?;
-        file.seek(SeekFrom::Start(at)).map_err(RestoreError::Damaged)?;
-        file.by_ref().take(bytes).read_to_end(&mut record).map_err(RestoreError::Damaged)?;
+        file.seek(SeekFrom::Start(at)).map_err(ArtifactError::Damaged)?;
+        file.by_ref().take(bytes).read_to_end(&mut record).map_err(ArtifactError::Damaged)?;
         match record.len() as u64 == bytes && record.starts_with(signature) {
             true => Ok(Fields(record)),
             false => Err(damaged("the archive does not end with its table of contents")),
@@ -178,7 +178,7 @@ fn check_table(file: &mut (impl Read + Seek), max_entries: usize) -> Result<(), 
         return Err(too_many_entries(max_entries));
     }
     if size > MAX_ZIP_TABLE_BYTES {
-        return Err(RestoreError::TooLarge(format!("{MAX_ZIP_TABLE_BYTES} bytes of names")));
+        return Err(ArtifactError::TooLarge(format!("{MAX_ZIP_TABLE_BYTES} bytes of names")));
     }
     match entries[1] {
         0 => Ok(()),
@@ -251,8 +251,8 @@ impl Unpacker<'_> {
         kind: Result<Kind, &'static str>,
         size: u64,
         content: &mut impl Read,
-    ) -> Result<(), RestoreError> {
-        let refused = |reason| RestoreError::Unsafe { path: String::from_utf8_lossy(path).into_owned(), reason };
+    ) -> Result<(), ArtifactError> {
+        let refused = |reason| ArtifactError::Unsafe { path: String::from_utf8_lossy(path).into_owned(), reason };
         self.count(size)?;
         let kind = kind.map_err(refused)?;
         let segments = safe_segments(path).map_err(refused)?;
@@ -264,7 +264,7 @@ impl Unpacker<'_> {
         }
     }
 
-    fn count(&mut self, size: u64) -> Result<(), RestoreError> {
+    fn count(&mut self, size: u64) -> Result<(), ArtifactError> {
         let Unpacked { entries, bytes } = &mut self.unpacked;
         *entries += 1;
         *bytes = bytes.saturating_add(size);
@@ -277,27 +277,27 @@ impl Unpacker<'_> {
         Ok(())
     }
 
-    fn write(&self, path: &str, content: &mut impl Read, size: u64) -> Result<(), RestoreError> {
-        let taken = || RestoreError::Unsafe { path: path.to_owned(), reason: "is there twice" };
+    fn write(&self, path: &str, content: &mut impl Read, size: u64) -> Result<(), ArtifactError> {
+        let taken = || ArtifactError::Unsafe { path: path.to_owned(), reason: "is there twice" };
         let file = self.dir.join(path);
         let mut out = create_new(&file).map_err(|error| match error {
             // The directory was empty: it is another entry that is in the way.
-            RestoreError::Disk { source, .. } if is_in_the_way(source.kind()) => taken(),
+            ArtifactError::Disk { source, .. } if is_in_the_way(source.kind()) => taken(),
             other => other,
         })?;
         if copy(content, &mut out, &file)? == size {
             return Ok(());
         }
-        Err(RestoreError::Damaged(io::Error::new(io::ErrorKind::UnexpectedEof, format!("{path} ends early"))))
+        Err(ArtifactError::Damaged(io::Error::new(io::ErrorKind::UnexpectedEof, format!("{path} ends early"))))
     }
 }
 
-fn too_many_entries(limit: usize) -> RestoreError {
-    RestoreError::TooLarge(format!("{limit} entries"))
+fn too_many_entries(limit: usize) -> ArtifactError {
+    ArtifactError::TooLarge(format!("{limit} entries"))
 }
 
-fn too_many_bytes(limit: u64) -> RestoreError {
-    RestoreError::TooLarge(format!("{limit} bytes"))
+fn too_many_bytes(limit: u64) -> ArtifactError {
+    ArtifactError::TooLarge(format!("{limit} bytes"))
 }
 
 /// What an entry is to the repository.
@@ -364,11 +364,11 @@ fn safe_segments(path: &[u8]) -> Result<Vec<&[u8]>, &'static str> {
     Ok(segments)
 }
 
-fn create_dir_all(path: &Path) -> Result<(), RestoreError> {
+fn create_dir_all(path: &Path) -> Result<(), ArtifactError> {
     DirBuilder::new().mode(0o700).recursive(true).create(path).map_err(in_path(path))
 }
 
-fn create_new(path: &PathBuf) -> Result<File, RestoreError> {
+fn create_new(path: &PathBuf) -> Result<File, ArtifactError> {
     if let Some(parent) = path.parent() {
         create_dir_all(parent)?;
     }
@@ -380,7 +380,7 @@ fn is_in_the_way(kind: io::ErrorKind) -> bool {
 }
 
 /// Like [`io::copy`], keeping apart what cannot be read and what cannot be written.
-fn copy(from: &mut impl Read, to: &mut impl Write, to_path: &Path) -> Result<u64, RestoreError> {
+fn copy(from: &mut impl Read, to: &mut impl Write, to_path: &Path) -> Result<u64, ArtifactError> {
     let mut buffer = vec![0; COPY_BUFFER_BYTES];
     let mut copied = 0;
     loop {
@@ -388,7 +388,7 @@ fn copy(from: &mut impl Read, to: &mut impl Write, to_path: &Path) -> Result<u64
             Ok(0) => return Ok(copied),
             Ok(n) => n,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(RestoreError::Damaged(error)),
+            Err(error) => return Err(ArtifactError::Damaged(error)),
         };
         to.write_all(&buffer[..n]).map_err(in_path(to_path))?;
         copied += n as u64;
@@ -400,7 +400,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
-    use crate::archive::fixture::{Project, git, run};
+    use crate::git::fixture::{Project, git, run};
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
@@ -439,7 +439,7 @@ mod tests {
         format: ArchiveFormat,
         archive: &[u8],
         limits: Limits,
-    ) -> (Result<Unpacked, RestoreError>, Vec<String>) {
+    ) -> (Result<Unpacked, ArtifactError>, Vec<String>) {
         let parent = tempfile::tempdir().unwrap();
         let dir = parent.path().join("repository");
         fs::create_dir(&dir).unwrap();
@@ -449,14 +449,14 @@ mod tests {
         (outcome, written.lines().map(|path| path.trim_start_matches("./").to_owned()).collect())
     }
 
-    fn unpacked(format: ArchiveFormat, archive: &[u8]) -> (Result<Unpacked, RestoreError>, Vec<String>) {
+    fn unpacked(format: ArchiveFormat, archive: &[u8]) -> (Result<Unpacked, ArtifactError>, Vec<String>) {
         unpack_within(format, archive, Limits::default())
     }
 
     #[track_caller]
     fn assert_refused(format: ArchiveFormat, archive: &[u8]) {
         let (outcome, written) = unpacked(format, archive);
-        assert!(matches!(outcome, Err(RestoreError::Unsafe { .. })), "{format}: {outcome:?}");
+        assert!(matches!(outcome, Err(ArtifactError::Unsafe { .. })), "{format}: {outcome:?}");
         assert!(written.iter().all(|path| path == ".git/HEAD"), "{format}: {written:?}");
     }
 
@@ -569,7 +569,7 @@ mod tests {
         let the_file = (EntryType::Regular, &b".git/refs/heads/a"[..], &b""[..]);
         for entries in [[below_a_file, the_file], [the_file, below_a_file]] {
             let (outcome, _) = unpacked(ArchiveFormat::TarGz, &tar_gz(&entries));
-            assert!(matches!(outcome, Err(RestoreError::Unsafe { .. })), "{outcome:?}");
+            assert!(matches!(outcome, Err(ArtifactError::Unsafe { .. })), "{outcome:?}");
         }
         // The zip crate does not write duplicates: rename the second entry behind its back.
         let zip = zip_of(&[(0o100_644, ".git/refs/heads/a", b""), (0o100_644, ".git/refs/heads/b", b"")]);
@@ -581,7 +581,7 @@ mod tests {
         }
         let (outcome, _) = unpacked(ArchiveFormat::Zip, &twice);
         assert!(
-            matches!(&outcome, Err(RestoreError::Damaged(error)) if error.to_string().contains("duplicate")),
+            matches!(&outcome, Err(ArtifactError::Damaged(error)) if error.to_string().contains("duplicate")),
             "{outcome:?}"
         );
     }
@@ -613,8 +613,8 @@ mod tests {
             let room = if format == ArchiveFormat::Zip { archive.len() as u64 } else { bytes };
             let within = |entries, bytes| unpack_within(format, &archive, Limits { entries, bytes }).0;
             within(entries, room).unwrap();
-            assert!(matches!(within(entries - 1, room), Err(RestoreError::TooLarge(_))), "{format}");
-            assert!(matches!(within(entries, bytes - 1), Err(RestoreError::TooLarge(_))), "{format}");
+            assert!(matches!(within(entries - 1, room), Err(ArtifactError::TooLarge(_))), "{format}");
+            assert!(matches!(within(entries, bytes - 1), Err(ArtifactError::TooLarge(_))), "{format}");
         }
     }
 
@@ -639,8 +639,8 @@ mod tests {
         };
         let outcome = |archive: &[u8]| unpack_within(ArchiveFormat::Zip, archive, limits).0;
         let too_large = outcome(&with_table(11));
-        assert!(matches!(&too_large, Err(RestoreError::TooLarge(what)) if what == "10 entries"), "{too_large:?}");
-        assert!(matches!(outcome(&with_table(10)), Err(RestoreError::Damaged(_) | RestoreError::Unsafe { .. })));
+        assert!(matches!(&too_large, Err(ArtifactError::TooLarge(what)) if what == "10 entries"), "{too_large:?}");
+        assert!(matches!(outcome(&with_table(10)), Err(ArtifactError::Damaged(_) | ArtifactError::Unsafe { .. })));
 
         // The same in zip64 records, which can announce any number.
         let zip64 = |entries: u64, size: u64| {
@@ -650,12 +650,12 @@ mod tests {
             [end, locator, of_many(u16::MAX, u32::MAX, u32::MAX)].concat()
         };
         let refused = outcome(&[table(11), zip64(40_000_000, header.len() as u64 * 11)].concat());
-        assert!(matches!(refused, Err(RestoreError::TooLarge(_))), "{refused:?}");
+        assert!(matches!(refused, Err(ArtifactError::TooLarge(_))), "{refused:?}");
 
         // Records that a reader might pass over, to find others further up.
         let behind = |records: Vec<u8>| outcome(&[with_table(11), records].concat());
         for evasive in [of_many(1, 46, 0), of_many(0, 1, 0), of_many(u16::MAX, 0, 0), zip64(1, 46), b"x".to_vec()] {
-            assert!(matches!(behind(evasive), Err(RestoreError::Damaged(_))));
+            assert!(matches!(behind(evasive), Err(ArtifactError::Damaged(_))));
         }
     }
 
@@ -673,14 +673,14 @@ mod tests {
         file.seek(SeekFrom::End(0)).unwrap();
         file.write_all(&end).unwrap();
         let mut file = File::open(folder.path().join("zip")).unwrap();
-        assert!(matches!(check_table(&mut file, 10), Err(RestoreError::TooLarge(_))));
+        assert!(matches!(check_table(&mut file, 10), Err(ArtifactError::TooLarge(_))));
     }
 
     #[test]
     fn a_compressed_bomb_is_not_unpacked() {
         let bomb = tar_gz(&[(EntryType::Regular, b"zeros", &vec![0; 10 << 20])]);
         let (outcome, _) = unpack_within(ArchiveFormat::TarGz, &bomb, Limits { entries: 10, bytes: 1 << 20 });
-        assert!(matches!(outcome, Err(RestoreError::TooLarge(_))), "{outcome:?}");
+        assert!(matches!(outcome, Err(ArtifactError::TooLarge(_))), "{outcome:?}");
     }
 
     #[test]
@@ -688,7 +688,7 @@ mod tests {
         let long = vec![b'a'; MAX_TAR_HEADER_BYTES as usize + 1];
         for kind in [EntryType::GNULongName, EntryType::XHeader] {
             let (outcome, _) = unpacked(ArchiveFormat::TarGz, &tar_gz(&[(kind, b"long", &long), HEAD]));
-            assert!(matches!(outcome, Err(RestoreError::Damaged(_))), "{outcome:?}");
+            assert!(matches!(outcome, Err(ArtifactError::Damaged(_))), "{outcome:?}");
         }
     }
 
@@ -699,7 +699,7 @@ mod tests {
             let archive = project.archive(format, "main");
             for len in (0..archive.len()).step_by(499).chain([archive.len() - 1]) {
                 let (outcome, _) = unpacked(format, &archive[..len]);
-                assert!(matches!(outcome, Err(RestoreError::Damaged(_))), "{format} {len}: {outcome:?}");
+                assert!(matches!(outcome, Err(ArtifactError::Damaged(_))), "{format} {len}: {outcome:?}");
             }
         }
     }
@@ -708,7 +708,7 @@ mod tests {
     fn what_follows_a_gzip_stream_must_be_one() {
         let archive = Project::new().archive(ArchiveFormat::TarGz, "main");
         let (outcome, _) = unpacked(ArchiveFormat::TarGz, &[&archive[..], b"garbage"].concat());
-        assert!(matches!(outcome, Err(RestoreError::Damaged(_))), "{outcome:?}");
+        assert!(matches!(outcome, Err(ArtifactError::Damaged(_))), "{outcome:?}");
     }
 
     #[test]
@@ -719,7 +719,7 @@ mod tests {
         let mut changed = zip.clone();
         changed[at + 100] ^= 1;
         let (outcome, _) = unpacked(ArchiveFormat::Zip, &changed);
-        assert!(matches!(outcome, Err(RestoreError::Damaged(_))), "{outcome:?}");
+        assert!(matches!(outcome, Err(ArtifactError::Damaged(_))), "{outcome:?}");
     }
 
     #[test]

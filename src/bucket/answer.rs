@@ -12,9 +12,9 @@ use aws_sdk_s3::config::retry::{ClassifyRetry, RetryAction};
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::{BoxError, ProvideErrorMetadata, SdkError};
 
-use crate::http::remote_text;
-use crate::report::error_chain;
-use crate::tls;
+use crate::net::tls;
+use crate::text::error_chain;
+use crate::text::remote_text;
 
 /// What is said where there are no AWS credentials at all.
 pub(super) const NO_CREDENTIALS: &str = "no AWS credentials were found";

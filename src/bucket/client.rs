@@ -16,8 +16,8 @@ use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, Metadata};
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponentsBuilder;
 use http_body_util::Limited;
 
-use crate::proxy::is_direct;
-use crate::tls::TrustRoots;
+use crate::net::proxy::is_direct;
+use crate::net::tls::TrustRoots;
 
 /// Longest answer that is read whole, in bytes. A page of 1,000 objects with the longest names takes 4 MB.
 const ANSWER_LIMIT_BYTES: usize = 16 << 20;

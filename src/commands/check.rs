@@ -6,24 +6,29 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
+use std::process::ExitCode;
 
 use reqwest::StatusCode;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use super::{pretty, print, signals};
+use crate::artifact::encrypt::encrypting;
 use crate::bucket::{Bucket, BucketError, Listing};
-use crate::config;
-use crate::encrypt::encrypting;
-use crate::http::RequestError;
-use crate::plan::{Head, Republish};
-use crate::reconcile::Reconciler;
-use crate::report::{error_chain, human_bytes, objects, printable};
-use crate::status::Cause;
-use crate::target::{Target, Targets, TargetsError};
+use crate::config::{self, OutputFormat};
+use crate::descriptors::Concurrency;
+use crate::files::available_bytes;
+use crate::git::wire::{GitServer, WireError};
+use crate::graphql::TargetsError;
+use crate::model::target::{Head, Target, Targets, Unknown};
+use crate::net::http::RequestError;
+use crate::net::tls::{self, TrustRoots};
+use crate::plan::{Cause, Republish};
+use crate::progress::Pulse;
+use crate::reconcile::Clients;
 use crate::terminal::{Paint, Style};
-use crate::tls;
-use crate::wire::{GitServer, WireError};
-use crate::workdir::{Workdir, WorkdirError, available_bytes};
+use crate::text::{error_chain, human_bytes, objects, printable};
+use crate::workdir::{Workdir, WorkdirError};
 
 /// How many names are shown of many that have the same trouble.
 const NAMES_SHOWN: usize = 10;
@@ -79,7 +84,7 @@ impl Check {
     }
 
     /// For people: a line, and what belongs to it below.
-    pub fn text(&self, paint: Paint) -> String {
+    fn text(&self, paint: Paint) -> String {
         let (style, mark) = match self.verdict {
             Verdict::Passed => (Style::Green, "✓"),
             Verdict::Warning => (Style::Yellow, "!"),
@@ -99,13 +104,36 @@ impl Check {
     }
 }
 
+/// Tries everything that a pass needs, and prints each check as it is done.
+pub(super) async fn command(settings: config::Run, roots: &TrustRoots) -> anyhow::Result<ExitCode> {
+    let stop = signals::stop_on_signals()?;
+    let (output, paint) = (settings.output, Paint::on(&std::io::stdout()));
+    let wanted = Concurrency { sync: settings.sync_concurrency, probe: settings.probe_concurrency };
+    let concurrency = Concurrency::within_this_process(wanted, 0);
+    let clients = Clients::new(&settings, roots, concurrency.probe).await?;
+    let show = |check: &Check| {
+        if output == OutputFormat::Text {
+            print(&check.text(paint), true);
+        }
+    };
+    let Some(checks) = run(&settings, &clients, &stop, show).await else {
+        tracing::warn!("stopped before every check was done");
+        return Ok(ExitCode::FAILURE);
+    };
+    let text = match output {
+        OutputFormat::Text => summary(&checks),
+        OutputFormat::Json => pretty(&json(&checks)),
+    };
+    Ok(print(&text, is_good(&checks)))
+}
+
 /// Whether a pass can be expected to do all it should.
-pub fn is_good(checks: &[Check]) -> bool {
+fn is_good(checks: &[Check]) -> bool {
     checks.iter().all(|check| check.verdict != Verdict::Failed)
 }
 
 /// The last line, for people.
-pub fn summary(checks: &[Check]) -> String {
+fn summary(checks: &[Check]) -> String {
     let count = |verdict| checks.iter().filter(|check| check.verdict == verdict).count();
     let [failed, skipped, warnings] = [Verdict::Failed, Verdict::Skipped, Verdict::Warning].map(count);
     if !is_good(checks) {
@@ -121,13 +149,14 @@ pub fn summary(checks: &[Check]) -> String {
 }
 
 /// The checks as JSON; `docs/contract.md` describes the object.
-pub fn json(checks: &[Check]) -> serde_json::Value {
+fn json(checks: &[Check]) -> serde_json::Value {
     serde_json::json!({ "good": is_good(checks), "checks": checks })
 }
 
 /// Tries everything; `show` is given each check when it is done. `None` where the program is asked to stop.
-pub async fn run(
-    reconciler: &Reconciler,
+async fn run(
+    settings: &config::Run,
+    clients: &Clients,
     stop: &CancellationToken,
     mut show: impl FnMut(&Check),
 ) -> Option<Vec<Check>> {
@@ -136,22 +165,21 @@ pub async fn run(
         checks.iter().for_each(&mut show);
         done.extend(checks);
     };
-    let settings = reconciler.settings();
     add(vec![Check::new("settings", Verdict::Passed, "complete, and each value makes sense")]);
-    add(vec![recipients(reconciler), workdir(&settings.workdir)]);
-    let (check, targets) = stop.run_until_cancelled(graphql(reconciler)).await?;
+    add(vec![recipients(settings), workdir(&settings.workdir)]);
+    let (check, targets) = stop.run_until_cancelled(graphql(clients)).await?;
     add(vec![check]);
     add(targets.as_ref().map(|targets| target_list(targets, &settings.republish)).into_iter().collect());
     let targets = targets.map(|targets| targets.accepted);
-    add(stop.run_until_cancelled(gitlab(reconciler, targets)).await?);
-    let (check, reached) = stop.run_until_cancelled(listing(reconciler.bucket(), settings)).await?;
+    add(stop.run_until_cancelled(gitlab(settings, clients, targets)).await?);
+    let (check, reached) = stop.run_until_cancelled(listing(&clients.bucket, settings)).await?;
     add(vec![check]);
-    add(writing(reconciler.bucket(), reached, stop).await);
+    add(writing(&clients.bucket, reached, stop).await);
     (!stop.is_cancelled()).then_some(done)
 }
 
-fn recipients(reconciler: &Reconciler) -> Check {
-    let recipients = &reconciler.settings().recipients;
+fn recipients(settings: &config::Run) -> Check {
+    let recipients = &settings.recipients;
     let sealed = encrypting(recipients, io::sink()).map_err(io::Error::other).and_then(|sealer| sealer.finish());
     if let Err(error) = sealed {
         let finding = format!("cannot encrypt: {}", error_chain(&error));
@@ -211,10 +239,10 @@ fn write_trial_file(workdir: &Workdir) -> io::Result<()> {
     file.sync_all()
 }
 
-async fn graphql(reconciler: &Reconciler) -> (Check, Option<Targets>) {
+async fn graphql(clients: &Clients) -> (Check, Option<Targets>) {
     const NAME: &str = "GraphQL";
     let failed = |finding, advice: &str| (Check::new(NAME, Verdict::Failed, finding).advice(advice), None);
-    let server = match reconciler.graphql().and_then(|server| Ok((server, reconciler.query()?))) {
+    let server = match clients.graphql().and_then(|server| Ok((server, clients.query()?))) {
         Ok(server) => server,
         Err(error) => return failed(error_chain(&error), "Correct the file, or its path."),
     };
@@ -298,19 +326,19 @@ fn target_list(targets: &Targets, republish: &Republish) -> Check {
 }
 
 /// The source GitLab: the login, and every source branch where there are any.
-async fn gitlab(reconciler: &Reconciler, targets: Option<Vec<Target>>) -> Vec<Check> {
-    let git = match reconciler.git() {
+async fn gitlab(settings: &config::Run, clients: &Clients, targets: Option<Vec<Target>>) -> Vec<Check> {
+    let git = match clients.git() {
         Ok(git) => git,
         Err(error) => {
             let check = Check::new(GITLAB, Verdict::Failed, error_chain(&error));
             return vec![check.advice("Correct the file, or its path."), skipped(BRANCHES, "without a login")];
         }
     };
-    let base = &reconciler.settings().gitlab.base_url;
+    let base = &settings.gitlab.base_url;
     let mut targets = targets.unwrap_or_default();
     targets.sort_by(|a, b| a.source.cmp(&b.source));
     targets.dedup_by(|a, b| a.source == b.source);
-    let heads = reconciler.heads(&git, targets).await;
+    let heads = clients.heads(&git, targets, &Pulse::default()).await;
     let unreadable: Vec<_> = heads.iter().filter_map(unreadable).collect();
     let readable = heads.len() - unreadable.len();
     if readable == 0 {
@@ -351,13 +379,13 @@ fn counted(count: usize, what: &str) -> String {
 
 /// A branch that is not readable, and why, without the project's name in it: the same reason is said once.
 fn unreadable((target, head): &(Target, Head)) -> Option<(String, String)> {
-    let Head::Unknown(why) = head else { return None };
-    let source = &target.source;
-    let reason = why.strip_prefix(&format!("cannot read {}: ", source.project)).map(str::to_owned);
-    let reason = reason.unwrap_or_else(|| {
-        why.replace(&format!("{} has no branch {}", source.project, source.branch), "there is no such branch")
-    });
-    Some((source.to_string(), reason))
+    let reason = match head {
+        Head::At(_) => return None,
+        Head::Unknown(Unknown::Unreadable { why, .. }) => why.clone(),
+        Head::Unknown(Unknown::NoBranch(_)) => "there is no such branch".to_owned(),
+        Head::Unknown(unknown @ Unknown::NotTried) => unknown.to_string(),
+    };
+    Some((target.source.to_string(), reason))
 }
 
 /// Names with the same reason together, each reason once. The most frequent comes first.

@@ -2,18 +2,38 @@
 //!
 //! Invariant: it only reads.
 
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use serde::Serialize;
 
-use crate::bucket::Listing;
-use crate::key::{ArchiveFormat, Destination};
-use crate::plan::HeldObject;
-use crate::report::{human_bytes, human_duration, objects, short_commit, table, timestamp};
-use crate::terminal::{Paint, Style};
+use super::{failed, listing_scene, pretty, print};
+use crate::bucket::{Bucket, Listing};
+use crate::config::{self, OutputFormat};
+use crate::model::key::{ArchiveFormat, Destination, HeldObject};
+use crate::net::tls::TrustRoots;
+use crate::terminal::{Board, Paint, Style};
+use crate::text::{human_bytes, human_duration, objects, short_commit, table, timestamp};
+
+/// Lists the bucket and prints it.
+pub(super) async fn command(settings: &config::List, roots: &TrustRoots, board: &Board) -> anyhow::Result<ExitCode> {
+    let bucket = Bucket::connect(&settings.s3, settings.timeouts, roots).await?;
+    let seen = AtomicUsize::new(0);
+    let look = || listing_scene(seen.load(Ordering::Relaxed));
+    let listing = match board.during(look, bucket.list_counting(&seen)).await {
+        Ok(listing) => listing,
+        Err(error) => return Ok(failed(&error)),
+    };
+    let text = match settings.output {
+        OutputFormat::Text => text(listing, SystemTime::now(), Paint::on(&std::io::stdout())),
+        OutputFormat::Json => pretty(&json(listing)),
+    };
+    Ok(print(&text, true))
+}
 
 /// The listing as an aligned table, by destination.
-pub fn text(mut listing: Listing, now: SystemTime, paint: Paint) -> String {
+fn text(mut listing: Listing, now: SystemTime, paint: Paint) -> String {
     sort(&mut listing.held);
     let mut rows = vec![["DESTINATION", "BRANCH", "COMMIT", "FORMAT", "SIZE", "AGE"].map(str::to_owned).to_vec()];
     rows.extend(listing.held.iter().map(|HeldObject { name, last_modified, bytes, .. }| {
@@ -40,7 +60,7 @@ pub fn text(mut listing: Listing, now: SystemTime, paint: Paint) -> String {
 }
 
 /// The listing as JSON; `docs/contract.md` describes the object.
-pub fn json(mut listing: Listing) -> serde_json::Value {
+fn json(mut listing: Listing) -> serde_json::Value {
     sort(&mut listing.held);
     let objects: Vec<_> = listing.held.iter().map(ObjectView::new).collect();
     serde_json::json!({ "objects": objects, "foreign": listing.foreign })

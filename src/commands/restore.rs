@@ -1,9 +1,13 @@
 //! The `restore` subcommand: one verdict for each object that was asked for.
 
+mod place;
+mod watch;
+
 use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -13,13 +17,16 @@ use tokio::task::spawn_blocking;
 use tokio_util::io::SyncIoBridge;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::{RestoreError, Restored, Watch, restore_object};
+use self::place::{RestoreError, Restored, restore_object};
+use self::watch::Watch;
+use super::{failed, pretty, print, signals};
+use crate::artifact::encrypt::Identities;
 use crate::bucket::{Bucket, BucketError};
-use crate::config;
-use crate::encrypt::Identities;
-use crate::key::{ArchiveFormat, Destination, Wanted};
-use crate::plan::HeldObject;
-use crate::report::{error_chain, printable, short_commit};
+use crate::config::{self, OutputFormat};
+use crate::model::key::{ArchiveFormat, Destination, HeldObject, Wanted};
+use crate::net::tls::TrustRoots;
+use crate::terminal::Board;
+use crate::text::{error_chain, printable, short_commit};
 
 /// What `restore` found.
 #[derive(Debug, Default, Serialize)]
@@ -84,12 +91,30 @@ impl Verdict {
     }
 }
 
+/// Restores, and prints the verdicts.
+pub(super) async fn command(settings: &config::Restore, roots: &TrustRoots, board: &Board) -> anyhow::Result<ExitCode> {
+    let stop = signals::stop_on_signals()?;
+    let identities = Identities::from_file(&settings.identity)?;
+    let bucket = Bucket::connect(&settings.s3, settings.timeouts, roots).await?;
+    let watch = Arc::new(Watch::default());
+    let restoring = run(settings, &bucket, identities, &watch, &stop);
+    let verdicts = match board.during(|| watch.scene(), restoring).await {
+        Ok(verdicts) => verdicts,
+        Err(error) => return Ok(failed(&error)),
+    };
+    let text = match settings.output {
+        OutputFormat::Text => verdicts.text(),
+        OutputFormat::Json => pretty(&serde_json::json!(verdicts)),
+    };
+    Ok(print(&text, verdicts.are_good()))
+}
+
 /// Checks the objects asked for, all of them where none is named, and keeps the newest of each destination under
 /// `into`.
 ///
 /// # Errors
 /// Where the bucket cannot be listed. What is wrong with single objects is in their verdicts.
-pub async fn run(
+async fn run(
     settings: &config::Restore,
     bucket: &Bucket,
     identities: Identities,
@@ -146,7 +171,10 @@ async fn restore(
         restore_object(reader, name.format, &name.destination, &name.commit, &identities, into.as_deref(), &scratch)
     });
     let restored: Result<Restored, RestoreError> = restored.await.map_err(|error| error_chain(&error))?;
-    restored.map_err(|error| error_chain(&error))
+    restored.map_err(|error| {
+        let advice = error.advice().map_or_else(String::new, |advice| format!("; {advice}"));
+        error_chain(&error) + &advice
+    })
 }
 
 /// Reads, and counts, until the program is asked to stop: what was unpacked so far is then removed like that of a broken

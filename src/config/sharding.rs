@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 
 use super::reference::{HOSTNAME, SHARD_COUNT, SHARD_INDEX};
 use super::{Reader, Reported};
-use crate::shard::Shard;
+use crate::model::shard::Shard;
 
 /// More shards than anybody needs; each of them lists the whole bucket.
 const MOST_SHARDS: u32 = 1_000;

@@ -8,7 +8,8 @@ use std::os::unix::ffi::OsStringExt;
 use proptest::prelude::*;
 
 use super::*;
-use crate::key::ArchiveFormat;
+use crate::model::key::ArchiveFormat;
+use crate::secret::SecretError;
 
 const RECIPIENT: &str = "age1zvkyg2lqzraa2lnjvqej32nkuu0ues2s82hzrye869xeexvn73equnujwj";
 const TOKEN: &str = "glpat-hunter2";

@@ -12,9 +12,9 @@ use std::time::Duration;
 use age::x25519::Recipient;
 use url::Url;
 
-use super::QuerySource;
-use crate::duration;
-pub(super) use crate::proxy::is_loopback;
+use crate::config::duration;
+use crate::graphql::QuerySource;
+pub(super) use crate::net::proxy::is_loopback;
 
 /// Exactly the spellings of Go's `strconv.ParseBool`.
 pub(super) fn boolean(text: &str) -> Result<bool, String> {

@@ -11,13 +11,12 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use tokio::sync::Semaphore;
 
-use crate::http;
-use crate::key::CommitId;
-use crate::plan::Head;
+use super::wire::{GitServer, WireError};
+use crate::model::key::CommitId;
+use crate::model::target::{Head, Source, Target, Unknown};
+use crate::net::http;
 use crate::progress::Pulse;
-use crate::report::error_chain;
-use crate::target::{Source, Target};
-use crate::wire::{GitServer, WireError};
+use crate::text::error_chain;
 
 /// How long one project's probe may take, with all its attempts.
 const PROBE_BUDGET: Duration = Duration::from_secs(90);
@@ -44,7 +43,7 @@ pub async fn heads(
             // It is never closed.
             let _slot = slots.acquire().await;
             let found = if silent_in_a_row.load(Ordering::Relaxed) >= UNREACHABLE_AFTER {
-                Err("the Git server is unreachable: not tried".to_owned())
+                Err(Unknown::NotTried)
             } else {
                 let found = http::retrying(PROBE_BUDGET, async || server.ls_refs(project, &branches).await).await;
                 match &found {
@@ -53,7 +52,7 @@ pub async fn heads(
                     }
                     _ => silent_in_a_row.swap(0, Ordering::Relaxed),
                 };
-                found.map_err(|error| format!("cannot read {project}: {}", error_chain(&error)))
+                found.map_err(|error| Unknown::Unreadable { project: project.to_owned(), why: error_chain(&error) })
             };
             pulse.beat();
             branches
@@ -67,8 +66,7 @@ pub async fn heads(
     targets
         .into_iter()
         .map(|target| {
-            let head =
-                heads.get(&target.source).cloned().unwrap_or_else(|| Head::Unknown("it was not probed".to_owned()));
+            let head = heads.get(&target.source).cloned().unwrap_or(Head::Unknown(Unknown::NotTried));
             (target, head)
         })
         .collect()
@@ -78,11 +76,11 @@ fn source(project: &str, branch: &str) -> Source {
     Source { project: project.to_owned(), branch: branch.to_owned() }
 }
 
-fn head(project: &str, branch: &str, found: &Result<BTreeMap<String, CommitId>, String>) -> Head {
+fn head(project: &str, branch: &str, found: &Result<BTreeMap<String, CommitId>, Unknown>) -> Head {
     match found {
         Ok(heads) => match heads.get(branch) {
             Some(commit) => Head::At(*commit),
-            None => Head::Unknown(format!("{project} has no branch {branch}")),
+            None => Head::Unknown(Unknown::NoBranch(source(project, branch))),
         },
         Err(why) => Head::Unknown(why.clone()),
     }

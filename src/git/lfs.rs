@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use git2::{ObjectType, Odb, Oid, Repository};
 
-use crate::key::CommitId;
+use crate::model::key::CommitId;
 
 /// Files and directories that are looked at for LFS pointers; a larger tree is looked at in part.
 const MAX_TREE_ENTRIES: usize = 1_000_000;

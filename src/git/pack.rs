@@ -4,6 +4,7 @@
 //! its objects name is there. Memory does not grow with the size of blobs: those stored whole are hashed as they stream by,
 //! and only delta chains and small objects are decompressed into memory.
 
+pub(crate) mod connectivity;
 mod entries;
 mod gate;
 
@@ -22,8 +23,8 @@ use gix_utils::progress::Discard;
 
 use self::entries::Entries;
 pub use self::gate::IndexGate;
-use crate::connectivity;
-use crate::workdir::private_file;
+use crate::files::CheckedFile;
+use crate::files::private_file;
 
 /// Blobs of at least this size that are stored whole are hashed while they stream by, and never held in memory.
 const LARGE_BLOB_BYTES: u64 = 16 << 20;
@@ -39,17 +40,6 @@ pub(crate) const HASH: gix_hash::Kind = gix_hash::Kind::Sha1;
 /// Names of files until they are complete.
 const INCOMING_PACK: &str = "incoming.pack";
 const INCOMING_INDEX: &str = "incoming.idx";
-
-/// A file whose length and CRC-32 are known, in bytes and as zip counts it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CheckedFile {
-    /// Where it is.
-    pub path: PathBuf,
-    /// Its length in bytes.
-    pub len: u64,
-    /// Its CRC-32 (IEEE), as in zip archives.
-    pub crc32: u32,
-}
 
 /// A pack whose last byte has arrived, trailer checked; its objects are not verified yet.
 #[derive(Debug, Clone)]

@@ -13,7 +13,6 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use flate2::read::ZlibDecoder;
 use gix_hash::{ObjectId, oid};
@@ -21,10 +20,10 @@ use gix_object::{CommitRefIter, Kind, TagRefIter, TreeRefIter};
 use gix_pack::index::traverse;
 use gix_pack::{cache, data, index};
 use gix_utils::progress::Discard;
+use parking_lot::Mutex;
 
-use super::{RestoreError, in_path};
-use crate::key::{ArchiveFormat, CommitId};
-use crate::pack::OBJECT_LIMIT_BYTES;
+use crate::git::pack::OBJECT_LIMIT_BYTES;
+use crate::model::key::{ArchiveFormat, CommitId};
 
 const HASH: gix_hash::Kind = gix_hash::Kind::Sha1;
 /// The longest file of references read, in bytes.
@@ -37,6 +36,65 @@ pub struct Verified {
     pub objects: u64,
 }
 
+/// Why a repository is not what it should be. Each message goes on from "`<key>`: ".
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// The local disk.
+    #[error("cannot read {}", path.display())]
+    Disk {
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Its repository is not one.
+    #[error("its repository cannot be used: {problem}")]
+    Unusable {
+        /// What is wrong.
+        problem: String,
+    },
+    /// Its repository lacks the history.
+    #[error("its repository is shallow, which cannot be pushed")]
+    Shallow,
+    /// The branch is not there.
+    #[error("its repository has no branch {0:?}")]
+    NoBranch(String),
+    /// The name says another commit.
+    #[error("its name says commit {named}, and its branch is at {found}")]
+    OtherCommit {
+        /// What the name says.
+        named: CommitId,
+        /// What is there; "another commit" where it may be any reference.
+        found: String,
+    },
+    /// A pack or an index is damaged.
+    #[error("its {pack} is damaged")]
+    Pack {
+        /// Which.
+        pack: String,
+        /// What is wrong.
+        #[source]
+        source: gix_error::Error,
+    },
+    /// An object is not there.
+    #[error("its object {object} is missing ({needed_by} refers to it)")]
+    MissingObject {
+        /// Which.
+        object: String,
+        /// Who refers to it.
+        needed_by: String,
+    },
+    /// An object is not what others say it is.
+    #[error("its object {object} {problem}")]
+    BadObject {
+        /// Which.
+        object: String,
+        /// What is wrong.
+        problem: &'static str,
+    },
+}
+
 /// Verifies the repository in `dir/.git`: `branch` is at `commit`, its history is complete, and all objects are intact.
 /// Objects that are not part of that history are verified alike, and everything they refer to must be there too.
 ///
@@ -44,11 +102,11 @@ pub struct Verified {
 /// to the commit will do.
 ///
 /// # Errors
-/// [`RestoreError`], for the first thing found wrong.
-pub fn verify(dir: &Path, branch: &str, commit: CommitId, format: ArchiveFormat) -> Result<Verified, RestoreError> {
+/// [`VerifyError`], for the first thing found wrong.
+pub fn verify(dir: &Path, branch: &str, commit: CommitId, format: ArchiveFormat) -> Result<Verified, VerifyError> {
     let git_dir = dir.join(".git");
     if git_dir.join("shallow").exists() {
-        return Err(RestoreError::Shallow);
+        return Err(VerifyError::Shallow);
     }
     let references = read_references(&git_dir)?;
     check_branch(&references, branch, commit, format)?;
@@ -61,7 +119,7 @@ pub fn verify(dir: &Path, branch: &str, commit: CommitId, format: ArchiveFormat)
 }
 
 /// All references by their full names, and `HEAD`.
-fn read_references(git_dir: &Path) -> Result<BTreeMap<String, ObjectId>, RestoreError> {
+fn read_references(git_dir: &Path) -> Result<BTreeMap<String, ObjectId>, VerifyError> {
     let mut references = BTreeMap::new();
     if let Some(packed) = read_text(&git_dir.join("packed-refs"))? {
         // `#` begins a comment, and `^` what the tag above it points to.
@@ -101,28 +159,33 @@ fn check_branch(
     branch: &str,
     commit: CommitId,
     format: ArchiveFormat,
-) -> Result<(), RestoreError> {
+) -> Result<(), VerifyError> {
     let named = ObjectId::Sha1(*commit.as_bytes());
     let found = match (references.get(&format!("refs/heads/{branch}")), format) {
         (Some(&id), _) if id == named => return Ok(()),
         (_, ArchiveFormat::TarGz) if references.values().any(|&id| id == named) => return Ok(()),
         (Some(id), _) => id,
         (None, ArchiveFormat::TarGz) => &references["HEAD"],
-        (None, ArchiveFormat::Zip) => return Err(RestoreError::NoBranch(branch.to_owned())),
+        (None, ArchiveFormat::Zip) => return Err(VerifyError::NoBranch(branch.to_owned())),
     };
-    Err(RestoreError::OtherCommit { named: commit, found: found.to_string() })
+    Err(VerifyError::OtherCommit { named: commit, found: found.to_string() })
 }
 
-fn parse_id(text: &str, reference: &str) -> Result<ObjectId, RestoreError> {
+fn in_path(path: &Path) -> impl FnOnce(std::io::Error) -> VerifyError {
+    let path = path.to_owned();
+    move |source| VerifyError::Disk { path, source }
+}
+
+fn parse_id(text: &str, reference: &str) -> Result<ObjectId, VerifyError> {
     ObjectId::from_hex(text.as_bytes()).map_err(|_| unusable(format!("{reference} holds no object id")))
 }
 
-fn unusable(problem: String) -> RestoreError {
-    RestoreError::Unusable { problem }
+fn unusable(problem: String) -> VerifyError {
+    VerifyError::Unusable { problem }
 }
 
 /// A file's text, or `None` where there is no such file.
-fn read_text(path: &Path) -> Result<Option<String>, RestoreError> {
+fn read_text(path: &Path) -> Result<Option<String>, VerifyError> {
     let mut text = String::new();
     match File::open(path).and_then(|file| file.take(REFERENCES_LIMIT_BYTES).read_to_string(&mut text)) {
         Ok(_) => Ok(Some(text)),
@@ -132,7 +195,7 @@ fn read_text(path: &Path) -> Result<Option<String>, RestoreError> {
 }
 
 /// Names and paths of what is in a directory, sorted; nothing where there is no such directory.
-fn list(directory: &Path) -> Result<BTreeMap<String, PathBuf>, RestoreError> {
+fn list(directory: &Path) -> Result<BTreeMap<String, PathBuf>, VerifyError> {
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
         entries => entries.map_err(in_path(directory))?,
@@ -146,7 +209,7 @@ struct Objects {
     packs: Vec<Pack>,
     loose: BTreeMap<ObjectId, Loose>,
     /// What was found wrong first.
-    fault: Mutex<Option<RestoreError>>,
+    fault: Mutex<Option<VerifyError>>,
 }
 
 struct Pack {
@@ -199,7 +262,7 @@ fn bit(kind: Kind) -> u8 {
 }
 
 impl Objects {
-    fn open(objects: &Path) -> Result<Self, RestoreError> {
+    fn open(objects: &Path) -> Result<Self, VerifyError> {
         let mut packs = vec![];
         let mut loose = BTreeMap::new();
         for (directory, path) in list(objects)?.into_iter().filter(|(_, path)| path.is_dir()) {
@@ -226,20 +289,20 @@ impl Objects {
         match self.marks(id) {
             Some(marks) => marks.required(kind),
             None => {
-                self.fault(|| RestoreError::MissingObject { object: id.to_string(), needed_by: needed_by.to_string() })
+                self.fault(|| VerifyError::MissingObject { object: id.to_string(), needed_by: needed_by.to_string() })
             }
         }
     }
 
-    fn fault(&self, error: impl FnOnce() -> RestoreError) {
-        self.fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(error);
+    fn fault(&self, error: impl FnOnce() -> VerifyError) {
+        self.fault.lock().get_or_insert_with(error);
     }
 
     /// Notes what an object, whose bytes were found to hash to its name, refers to.
     fn visit(&self, id: &oid, kind: Kind, bytes: &[u8]) {
         let needed_by = format_args!("{kind} {id}");
         if self.visit_references(kind, bytes, &needed_by).is_none() {
-            self.fault(|| RestoreError::BadObject { object: id.to_string(), problem: "is malformed" });
+            self.fault(|| VerifyError::BadObject { object: id.to_string(), problem: "is malformed" });
         }
     }
 
@@ -277,7 +340,7 @@ impl Objects {
         Some(())
     }
 
-    fn verify(self) -> Result<Verified, RestoreError> {
+    fn verify(self) -> Result<Verified, VerifyError> {
         for pack in &self.packs {
             pack.verify(&self)?;
         }
@@ -286,7 +349,7 @@ impl Objects {
             loose.marks.found(kind);
             self.visit(id, kind, &bytes);
         }
-        if let Some(fault) = self.fault.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(fault) = self.fault.into_inner() {
             return Err(fault);
         }
         let packed = self.packs.iter().flat_map(|pack| pack.index.iter().map(|entry| entry.oid).zip(&pack.marks));
@@ -295,7 +358,7 @@ impl Objects {
         for (id, marks) in packed.chain(loose) {
             objects += 1;
             if let Some(problem) = marks.problem() {
-                return Err(RestoreError::BadObject { object: id.to_string(), problem });
+                return Err(VerifyError::BadObject { object: id.to_string(), problem });
             }
         }
         Ok(Verified { objects })
@@ -303,8 +366,8 @@ impl Objects {
 }
 
 impl Pack {
-    fn open(name: String, path: &Path) -> Result<Self, RestoreError> {
-        let damaged = |source| RestoreError::Pack { pack: name.clone(), source };
+    fn open(name: String, path: &Path) -> Result<Self, VerifyError> {
+        let damaged = |source| VerifyError::Pack { pack: name.clone(), source };
         let data = data::File::at(path, HASH).map_err(damaged)?;
         let index = index::File::at(path.with_extension("idx"), HASH).map_err(damaged)?;
         if data.num_objects() != index.num_objects() {
@@ -318,7 +381,7 @@ impl Pack {
         self.marks.get(self.index.lookup(id)? as usize)
     }
 
-    fn verify(&self, objects: &Objects) -> Result<(), RestoreError> {
+    fn verify(&self, objects: &Objects) -> Result<(), VerifyError> {
         if self.marks.is_empty() {
             return Ok(());
         }
@@ -339,14 +402,14 @@ impl Pack {
         };
         match self.index.traverse(&self.data, &mut Discard, &AtomicBool::new(false), visit, options) {
             Ok(_) => Ok(()),
-            Err(source) => Err(RestoreError::Pack { pack: self.name.clone(), source }),
+            Err(source) => Err(VerifyError::Pack { pack: self.name.clone(), source }),
         }
     }
 }
 
 /// Reads a loose object and checks that it hashes to its name.
-fn read_loose(id: &oid, path: &Path) -> Result<(Kind, Vec<u8>), RestoreError> {
-    let bad = |problem| RestoreError::BadObject { object: id.to_string(), problem };
+fn read_loose(id: &oid, path: &Path) -> Result<(Kind, Vec<u8>), VerifyError> {
+    let bad = |problem| VerifyError::BadObject { object: id.to_string(), problem };
     let mut bytes = vec![];
     let file = File::open(path).map_err(in_path(path))?;
     let limit = OBJECT_LIMIT_BYTES as u64;
@@ -362,11 +425,11 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
-    use crate::archive::fixture::{Project, git, git_with_input, run};
+    use crate::git::fixture::{Project, git, git_with_input, run};
 
     const BRANCH: &str = "source";
 
-    fn verified(project: &Project) -> Result<Verified, RestoreError> {
+    fn verified(project: &Project) -> Result<Verified, VerifyError> {
         verify(project.dir.path(), BRANCH, project.commit, ArchiveFormat::Zip)
     }
 
@@ -437,7 +500,7 @@ mod tests {
             let incomplete = Project { dir, commit: complete.commit };
             keep_only(incomplete.dir.path(), all.iter().map(|(id, _)| id.as_str()).filter(|id| id != missing));
             match verified(&incomplete).unwrap_err() {
-                RestoreError::MissingObject { object, .. } => assert_eq!(&object, missing, "{kind}"),
+                VerifyError::MissingObject { object, .. } => assert_eq!(&object, missing, "{kind}"),
                 other => panic!("{kind} {missing}: {other}"),
             }
         }
@@ -476,10 +539,7 @@ mod tests {
             let mut bad = good.clone();
             bad[at] ^= 4;
             overwrite(&path, &bad);
-            assert!(
-                matches!(verified(&project), Err(RestoreError::BadObject { object, .. }) if object == blob),
-                "{at}"
-            );
+            assert!(matches!(verified(&project), Err(VerifyError::BadObject { object, .. }) if object == blob), "{at}");
         }
     }
 
@@ -487,7 +547,7 @@ mod tests {
     fn a_pack_without_its_index_is_an_error() {
         let project = Project::new();
         fs::remove_file(&files_ending(project.dir.path(), ".idx")[0]).unwrap();
-        assert!(matches!(verified(&project), Err(RestoreError::Pack { .. })));
+        assert!(matches!(verified(&project), Err(VerifyError::Pack { .. })));
     }
 
     #[test]
@@ -499,7 +559,7 @@ mod tests {
         let tree = [b"40000 directory\0", &raw[..]].concat();
         git_with_input(dir, &["hash-object", "-t", "tree", "--literally", "-w", "--stdin"], &tree);
         match verified(&project).unwrap_err() {
-            RestoreError::BadObject { object, .. } => assert_eq!(object, blob),
+            VerifyError::BadObject { object, .. } => assert_eq!(object, blob),
             other => panic!("{other}"),
         }
     }
@@ -511,9 +571,9 @@ mod tests {
         let url = format!("file://{}", project.dir.path().display());
         git(dir.path(), &["clone", "-q", "--depth=1", &url, "."]);
         let check = || verify(dir.path(), BRANCH, project.commit, ArchiveFormat::Zip);
-        assert!(matches!(check(), Err(RestoreError::Shallow)));
+        assert!(matches!(check(), Err(VerifyError::Shallow)));
         fs::remove_file(dir.path().join(".git/shallow")).unwrap();
-        assert!(matches!(check(), Err(RestoreError::MissingObject { .. })));
+        assert!(matches!(check(), Err(VerifyError::MissingObject { .. })));
     }
 
     #[test]
@@ -522,7 +582,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         git(dir.path(), &["clone", "-q", "--shared", project.dir.path().to_str().unwrap(), "."]);
         let result = verify(dir.path(), BRANCH, project.commit, ArchiveFormat::Zip);
-        assert!(matches!(result, Err(RestoreError::MissingObject { .. })));
+        assert!(matches!(result, Err(VerifyError::MissingObject { .. })));
     }
 
     #[test]
@@ -532,9 +592,9 @@ mod tests {
             (project.dir.path(), |revision: &str| git(project.dir.path(), &["rev-parse", revision]).parse().unwrap());
         for format in ArchiveFormat::ALL {
             let result = verify(dir, BRANCH, at("source~1"), format);
-            assert!(matches!(result, Err(RestoreError::OtherCommit { .. })), "{format}");
+            assert!(matches!(result, Err(VerifyError::OtherCommit { .. })), "{format}");
             let result = verify(dir, BRANCH, CommitId::from_bytes([7; 20]), format);
-            assert!(matches!(result, Err(RestoreError::OtherCommit { .. })), "{format}");
+            assert!(matches!(result, Err(VerifyError::OtherCommit { .. })), "{format}");
         }
     }
 
@@ -542,7 +602,7 @@ mod tests {
     fn only_an_archive_of_the_go_program_may_name_its_branch_otherwise() {
         let project = Project::new();
         let check = |format| verify(project.dir.path(), "destination", project.commit, format);
-        assert!(matches!(check(ArchiveFormat::Zip), Err(RestoreError::NoBranch(_))));
+        assert!(matches!(check(ArchiveFormat::Zip), Err(VerifyError::NoBranch(_))));
         check(ArchiveFormat::TarGz).unwrap();
     }
 
@@ -558,7 +618,7 @@ mod tests {
         for (file, content) in files {
             let project = Project::new();
             fs::write(project.dir.path().join(".git").join(file), content).unwrap();
-            assert!(matches!(verified(&project), Err(RestoreError::Unusable { .. })), "{file}: {content}");
+            assert!(matches!(verified(&project), Err(VerifyError::Unusable { .. })), "{file}: {content}");
         }
     }
 
@@ -566,6 +626,6 @@ mod tests {
     fn a_reference_to_a_missing_object_is_an_error() {
         let project = Project::new();
         fs::write(project.dir.path().join(".git/refs/heads/other"), "7".repeat(40)).unwrap();
-        assert!(matches!(verified(&project), Err(RestoreError::MissingObject { .. })));
+        assert!(matches!(verified(&project), Err(VerifyError::MissingObject { .. })));
     }
 }

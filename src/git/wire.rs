@@ -14,8 +14,9 @@ use reqwest::Response;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
-use crate::http::{self, Login, RequestError, Retryable, remote_text};
-use crate::key::CommitId;
+use crate::model::key::CommitId;
+use crate::net::http::{self, Login, RequestError, Retryable};
+use crate::text::remote_text;
 
 /// Longest answer to `ls-refs` that is read, in bytes: room for every branch whose name begins like a wanted one.
 const LS_REFS_LIMIT_BYTES: usize = 64 << 20;
@@ -384,7 +385,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
-    use crate::pack::{self, IndexGate};
+    use crate::git::pack::{self, IndexGate};
     use http_body_util::StreamBody;
     use hyper::body::Frame;
     use proptest::prelude::*;

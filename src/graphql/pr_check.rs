@@ -7,10 +7,11 @@ use std::collections::BTreeSet;
 use graphql_client::GraphQLQuery;
 use url::Url;
 
-use crate::target::{GraphqlServer, Target, TargetsError};
+use crate::graphql::{GraphqlServer, TargetsError};
+use crate::model::target::Target;
 
 /// The query that is sent where the operator's file is absent.
-pub const BUILT_IN_QUERY: &str = include_str!("../queries/pr_check.graphql");
+pub const BUILT_IN_QUERY: &str = include_str!("../../queries/pr_check.graphql");
 
 /// The typed response; its query text is only what the response type is made from.
 #[derive(GraphQLQuery)]

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::SystemTime;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -220,6 +221,19 @@ pub struct DecodedKey {
     pub commit: String,
     /// The format its extension names.
     pub format: ArchiveFormat,
+}
+
+/// An object of the bucket whose key decodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldObject {
+    /// Its whole key.
+    pub key: String,
+    /// What the key says.
+    pub name: DecodedKey,
+    /// When it was written, by the server's clock.
+    pub last_modified: SystemTime,
+    /// Its size in bytes.
+    pub bytes: u64,
 }
 
 /// Reads a key of either format and of either set of fields; `None` is a foreign object, which is never touched.

@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 
 use sha2::{Digest, Sha256};
 
-use crate::key::Destination;
+use crate::model::key::Destination;
 
 /// One of `SHARD_COUNT` shares of all destinations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +92,7 @@ mod tests {
     /// `docs/scaling.md` has the same table; `printf 'GROUP/PROJECT\0BRANCH\0INDEX' | sha256sum` gives the scores.
     #[test]
     fn owners_are_as_documented() {
-        let document = include_str!("../docs/scaling.md");
+        let document = include_str!("../../docs/scaling.md");
         let rows = document.lines().filter_map(|line| line.strip_prefix("| `"));
         let vectors: Vec<_> =
             rows.filter(|row| row.contains("` | `main` |") || row.contains("` | `rel/1` |")).collect();

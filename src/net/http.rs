@@ -15,18 +15,15 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::config::Timeouts;
-use crate::proxy;
-use crate::report::printable;
-use crate::tls::{self, TrustRoots};
+use crate::net::Timeouts;
+use crate::net::proxy;
+use crate::net::tls::{self, TrustRoots};
+use crate::text::remote_text;
 
 /// How often a request is sent in all before its failure counts.
 const MAX_ATTEMPTS: usize = 5;
 /// How many redirects one request follows, each within the same host.
 const MAX_REDIRECTS: usize = 3;
-/// Longest piece of a server's own text that is shown, in characters.
-const REMOTE_TEXT_LIMIT_CHARS: usize = 300;
-
 /// A user name and password for HTTP Basic authentication, kept as the header they make.
 #[derive(Clone)]
 pub struct Login(HeaderValue);
@@ -215,14 +212,6 @@ fn shown(url: &Url) -> String {
     remote_text(url.as_str().as_bytes())
 }
 
-/// A server's text, cut to a sensible length, with everything escaped that could act on a terminal.
-pub fn remote_text(text: &[u8]) -> String {
-    // Bytes first: most of a long text is not looked at.
-    let start = &text[..text.len().min(4 * REMOTE_TEXT_LIMIT_CHARS)];
-    let text: String = String::from_utf8_lossy(start).trim().chars().take(REMOTE_TEXT_LIMIT_CHARS).collect();
-    printable(&text)
-}
-
 /// `Retry-After`, in seconds or as a date (RFC 9110, section 10.2.3).
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
@@ -318,6 +307,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
+    use crate::text::REMOTE_TEXT_LIMIT_CHARS;
 
     fn busy(retry_after: &str) -> RequestError {
         let headers = HeaderMap::from_iter([(RETRY_AFTER, retry_after.parse().unwrap())]);
@@ -333,12 +323,6 @@ mod tests {
         for nothing in ["soon", "-1", "Thu, 01 Jan 1970 00:00:00 GMT"] {
             assert_eq!(busy(nothing).retry(), (true, Duration::ZERO), "{nothing}");
         }
-    }
-
-    #[test]
-    fn a_server_s_text_is_short_and_cannot_act_on_the_terminal() {
-        assert_eq!(remote_text(b"no \x1b[31mred\x07\n"), "no \\u{1b}[31mred\\u{7}");
-        assert_eq!(remote_text(&b"x".repeat(1 << 20)).len(), REMOTE_TEXT_LIMIT_CHARS);
     }
 
     #[test]

@@ -101,8 +101,8 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    use crate::config::Timeouts;
-    use crate::http;
+    use crate::net::Timeouts;
+    use crate::net::http;
     use bytes::Bytes;
     use reqwest::header::HeaderMap;
     use testbed::fault::{Authority, Proxy, Validity};

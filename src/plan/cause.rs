@@ -1,11 +1,6 @@
 //! Kinds of trouble, and what to do about each.
 
-use crate::apply::Failure;
-use crate::bucket::BucketError;
-use crate::mirror::MirrorError;
-use crate::pack::PackError;
-use crate::plan::Blocker;
-use crate::publish::PublishError;
+use super::Blocker;
 
 /// What kind of trouble a target has. A closed list: it is a metric's label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,28 +50,6 @@ impl Cause {
         Self::TimeLimit,
         Self::Internal,
     ];
-
-    /// What stopped an action.
-    pub fn of_failure(failure: &Failure) -> Self {
-        match failure {
-            Failure::Publish(error) => match error {
-                PublishError::Fetch { .. } | PublishError::Request(_) => Self::Fetch,
-                PublishError::Pack(PackError::Io(_))
-                | PublishError::Mirror(MirrorError::Io(_))
-                | PublishError::Upload(BucketError::Record(_)) => Self::Disk,
-                PublishError::Pack(_) | PublishError::Mirror(_) => Self::Repository,
-                PublishError::Archive(_) => Self::Archive,
-                PublishError::Upload(_) => Self::Upload,
-                PublishError::Name(_) => Self::NameTooLong,
-                PublishError::BranchGone(_) => Self::BranchGone,
-                PublishError::Held(_) => Self::Held,
-                PublishError::TimeLimit(_) => Self::TimeLimit,
-                PublishError::Stopped | PublishError::Task(_) => Self::Internal,
-            },
-            Failure::Superseded(_) | Failure::Delete(_) => Self::Delete,
-            Failure::Stopped => Self::Internal,
-        }
-    }
 
     /// Whether an action ran into it, so that only another one can tell whether it is over.
     pub const fn is_of_an_action(self) -> bool {

@@ -7,8 +7,9 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
-use super::{HeldObject, PlanError};
-use crate::key::{ArchiveFormat, Destination, Wanted};
+use super::PlanError;
+use crate::model::key::HeldObject;
+use crate::model::key::{ArchiveFormat, Destination, Wanted};
 
 /// The operator's choices.
 #[derive(Debug, Clone, Copy)]

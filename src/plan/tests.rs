@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::*;
-use crate::target::Source;
+use crate::model::target::Source;
 
 fn commit(n: u8) -> CommitId {
     CommitId::from_bytes([n; 20])
@@ -196,12 +196,12 @@ fn auto_keeps_to_the_bucket_s_format_and_refuses_a_mixed_one() {
 
 #[test]
 fn an_unknown_head_keeps_the_objects_and_blocks_the_target() {
-    let unknown = (target("a"), Head::Unknown("no branch main".into()));
+    let unknown = (target("a"), Head::Unknown(Unknown::NotTried));
     let plan = decide_all(vec![unknown], &[held("a", 1, 10), held("a", 2, 20)]);
     assert!(plan.actions.is_empty());
     assert_eq!(
         plan.blocked,
-        [Blocked { destination: destination("a"), blocker: Blocker::HeadUnknown("no branch main".into()) }]
+        [Blocked { destination: destination("a"), blocker: Blocker::HeadUnknown(Unknown::NotTried) }]
     );
 }
 
@@ -305,7 +305,7 @@ fn limits_parse_as_written() {
 const PROJECTS: [&str; 5] = ["a", "b", "c", "d", "e"];
 
 fn any_head() -> impl Strategy<Value = Head> {
-    prop_oneof![3 => (1_u8..4).prop_map(|n| Head::At(commit(n))), 1 => Just(Head::Unknown("?".into()))]
+    prop_oneof![3 => (1_u8..4).prop_map(|n| Head::At(commit(n))), 1 => Just(Head::Unknown(Unknown::NotTried))]
 }
 
 fn any_desired() -> impl Strategy<Value = Desired> {

@@ -11,80 +11,26 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::claims::Claim;
 use crate::bucket::BucketError;
-use crate::key::Destination;
-use crate::plan::{Action, Publish, Retire, Sweep};
-use crate::progress::{Progress, Stage};
-use crate::publish::{PublishError, Published, Publisher};
-use crate::reconcile::Claim;
-use crate::report::{error_chain, printable};
+use crate::git::wire::GitServer;
+use crate::model::key::Destination;
+use crate::model::stage::Stage;
+use crate::plan::outcome::{Done, Failure, Outcome, Published};
+use crate::plan::{Action, Cause, Publish, Retire, Sweep};
+use crate::progress::Progress;
+use crate::publish::Publisher;
 use crate::status::{PassId, Status};
-
-/// What became of an action.
-#[derive(Debug)]
-pub struct Outcome {
-    /// What was to be done.
-    pub action: Action,
-    /// What was done.
-    pub result: Result<Done, Failure>,
-}
-
-/// A completed action.
-#[derive(Debug)]
-pub enum Done {
-    /// The object is up and what it supersedes is gone.
-    Published(Published),
-    /// This many objects are gone.
-    Deleted(usize),
-}
-
-/// An action that did not complete. The next pass takes it up where it stands.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// Nothing of the destination has changed.
-    #[error(transparent)]
-    Publish(#[from] PublishError),
-    /// The new object is up, and outdated ones are still beside it.
-    #[error("published, but outdated objects stay beside it")]
-    Superseded(#[source] BucketError),
-    /// Some objects are still there.
-    #[error(transparent)]
-    Delete(#[from] BucketError),
-    /// The program was asked to stop before the action began.
-    #[error("stopped")]
-    Stopped,
-}
-
-impl Failure {
-    /// The stage that it failed in, where the target's progress stood `at` one: uploading begins while a fresh pack is
-    /// still verified.
-    pub(crate) fn stage(&self, at: Stage) -> Stage {
-        match self {
-            Self::Publish(PublishError::Fetch { .. } | PublishError::BranchGone(_)) => Stage::Fetching,
-            Self::Publish(PublishError::Pack(_) | PublishError::Mirror(_)) => at.min(Stage::Verifying),
-            Self::Publish(PublishError::Archive(_) | PublishError::Upload(_)) => Stage::Uploading,
-            Self::Superseded(_) | Self::Delete(_) => Stage::Deleting,
-            Self::Publish(_) | Self::Stopped => at,
-        }
-    }
-
-    /// Whether nothing is wrong but that the program was asked to stop.
-    pub(crate) fn is_stop(&self) -> bool {
-        match self {
-            Self::Stopped | Self::Publish(PublishError::Stopped) => true,
-            Self::Superseded(error) | Self::Delete(error) => matches!(error, BucketError::Stopped),
-            Self::Publish(_) => false,
-        }
-    }
-}
+use crate::text::{error_chain, printable};
 
 /// Who carries a plan out, and how many at a time.
 pub struct Crew<'a> {
     /// How an object gets there.
     pub publisher: &'a Publisher,
+    /// The source GitLab.
+    pub git: &'a GitServer,
     /// Actions at work at the same time.
     pub concurrency: NonZeroUsize,
     /// The same for all passes together: each action at work has a permit.
@@ -115,7 +61,7 @@ pub async fn apply(mut actions: Vec<Action>, crew: &Crew<'_>, stop: &Cancellatio
             let progress = crew.status.action_begins(&action);
             let result = match stop.is_cancelled() {
                 true => Err(Failure::Stopped),
-                false => run(&action, crew.publisher, &progress, stop).await,
+                false => run(&action, crew, &progress, stop).await,
             };
             let outcome = Outcome { action, result };
             crew.status.action_ends(crew.pass, &progress, &outcome);
@@ -144,49 +90,46 @@ fn weight(action: &Action) -> u64 {
     }
 }
 
+/// One action to its end; what went wrong is translated into plain data here and nowhere else.
 async fn run(
     action: &Action,
-    publisher: &Publisher,
+    crew: &Crew<'_>,
     progress: &Arc<Progress>,
     stop: &CancellationToken,
 ) -> Result<Done, Failure> {
+    let publisher = crew.publisher;
     match action {
         Action::Publish(publish) => {
-            let published = publisher.publish(publish, progress, stop).await?;
+            let published = publisher.publish(crew.git, publish, progress, stop).await;
+            let published = published.map_err(|error| error.into_failure(progress.stage()))?;
             let _deleting = progress.enter(Stage::Deleting);
             let superseded = superseded(publish, &published.key);
-            delete(publisher, superseded, stop).await.map_err(Failure::Superseded)?;
+            let deleted = publisher.delete(superseded, stop).await;
+            deleted.map_err(|error| not_deleted(&error, "published, but outdated objects stay beside it: "))?;
             Ok(Done::Published(published))
         }
         Action::Retire(Retire { keys, .. }) | Action::Sweep(Sweep { keys, .. }) => {
             let _deleting = progress.enter(Stage::Deleting);
-            Ok(Done::Deleted(delete(publisher, keys.iter(), stop).await?))
+            publisher.delete(keys.iter(), stop).await.map_err(|error| not_deleted(&error, ""))?;
+            Ok(Done::Deleted)
         }
+    }
+}
+
+fn not_deleted(error: &BucketError, before: &str) -> Failure {
+    match error {
+        BucketError::Stopped => Failure::Stopped,
+        error => Failure::Failed {
+            cause: Cause::Delete,
+            stage: Stage::Deleting,
+            error: format!("{before}{}", error_chain(error)),
+        },
     }
 }
 
 /// What the object at `key` replaces. A branch that moved back since the probe can be at a commit that was held already.
 fn superseded<'a>(publish: &'a Publish, key: &str) -> impl Iterator<Item = &'a String> {
     publish.supersedes.iter().filter(move |superseded| *superseded != key)
-}
-
-/// Deletes one after the other, within the time limit of a target: a bucket can hold any number of them.
-async fn delete(
-    publisher: &Publisher,
-    keys: impl Iterator<Item = &String>,
-    stop: &CancellationToken,
-) -> Result<usize, BucketError> {
-    let deleting = async {
-        let mut deleted = 0;
-        for key in keys {
-            publisher.bucket.delete(key).await?;
-            deleted += 1;
-        }
-        Ok(deleted)
-    };
-    let deleting = timeout(publisher.time_limit, deleting);
-    let deleted = stop.run_until_cancelled(deleting).await.ok_or(BucketError::Stopped)?;
-    deleted.unwrap_or(Err(BucketError::TooSlow { action: "delete outdated objects", limit: publisher.time_limit }))
 }
 
 fn log(Outcome { action, result }: &Outcome) {
@@ -210,16 +153,15 @@ fn log(Outcome { action, result }: &Outcome) {
         (Action::Sweep(sweep), Ok(_)) => {
             tracing::info!(group, project, branch, objects = sweep.keys.len(), reason = %sweep.reason, "swept {name}");
         }
-        (Action::Publish(_), Ok(Done::Deleted(_))) => {}
-        (_, Err(failure)) if failure.is_stop() => {
+        (Action::Publish(_), Ok(Done::Deleted)) => {}
+        (_, Err(Failure::Stopped)) => {
             tracing::info!(group, project, branch, "stopped before {name} was done");
         }
-        (_, Err(Failure::Publish(PublishError::Held(rewrite)))) => {
-            let reason = PublishError::Held(*rewrite).to_string();
-            tracing::warn!(group, project, branch, old_commit = %rewrite.from, commit = %rewrite.to, reason, "held: {name}");
+        (_, Err(Failure::Held { rewrite, error })) => {
+            tracing::warn!(group, project, branch, old_commit = %rewrite.from, commit = %rewrite.to, reason = error, "held: {name}");
         }
-        (_, Err(failure)) => {
-            tracing::error!(group, project, branch, error = error_chain(failure), "failed: {name}");
+        (_, Err(Failure::Failed { error, .. })) => {
+            tracing::error!(group, project, branch, error, "failed: {name}");
         }
     }
 }

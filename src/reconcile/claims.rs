@@ -5,12 +5,14 @@
 //! is asked for again then.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use crate::key::Destination;
+use parking_lot::Mutex;
+
+use super::triggers::Triggers;
+use crate::model::key::Destination;
+use crate::model::target::{Source, Target};
 use crate::plan::Action;
-use crate::target::{Source, Target};
-use crate::trigger::Triggers;
 
 /// All claims.
 #[derive(Debug)]
@@ -43,18 +45,18 @@ impl Claims {
 
     /// A full pass begins to look.
     pub(super) fn look(&self) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.moved = state.taken.keys().map(|destination| (destination.clone(), false)).collect();
     }
 
     /// What passes for pushes were at since [`Self::look`].
     pub(super) fn moved(&self) -> BTreeSet<Destination> {
-        self.lock().moved.keys().cloned().collect()
+        self.state.lock().moved.keys().cloned().collect()
     }
 
     /// A pass for pushes has brought this destination up to date.
     pub(super) fn settled(&self, destination: &Destination) {
-        if let Some(settled) = self.lock().moved.get_mut(destination) {
+        if let Some(settled) = self.state.lock().moved.get_mut(destination) {
             *settled = true;
         }
     }
@@ -64,7 +66,7 @@ impl Claims {
     /// is asked for.
     pub(super) fn of_full_pass(self: &Arc<Self>, action: &Action) -> Option<Claim> {
         let destination = action.destination();
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let Some(settled) = state.moved.get(destination).copied() else {
             state.taken.entry(destination.clone()).or_default();
             return Some(self.claim(destination));
@@ -86,7 +88,7 @@ impl Claims {
 
     /// Claims for the targets that pushes are about. The pushes for claimed ones wait until these are free.
     pub(super) fn of_push_pass(self: &Arc<Self>, targets: Vec<Target>) -> Vec<(Target, Claim)> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let mut free = vec![];
         for target in targets {
             match state.taken.get_mut(&target.destination) {
@@ -105,15 +107,11 @@ impl Claims {
     fn claim(self: &Arc<Self>, destination: &Destination) -> Claim {
         Claim { claims: Arc::clone(self), destination: destination.clone() }
     }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let waiting = self.claims.lock().taken.remove(&self.destination).unwrap_or_default();
+        let waiting = self.claims.state.lock().taken.remove(&self.destination).unwrap_or_default();
         if !waiting.is_empty() {
             self.claims.triggers.pushed(waiting);
         }
@@ -125,7 +123,7 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
-    use crate::key::{ArchiveFormat, CommitId};
+    use crate::model::key::{ArchiveFormat, CommitId};
     use crate::plan::{OnRewrite, Publish, PublishReason};
 
     fn target(name: &str) -> Target {

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::PassError;
-use crate::key::Destination;
+use crate::model::key::Destination;
 use crate::plan::Plan;
-use crate::report::{Report, error_chain, printable};
+use crate::plan::report::Report;
+use crate::text::{error_chain, printable};
 
 pub(super) fn blocked(plan: &Plan) {
     for blocked in &plan.blocked {

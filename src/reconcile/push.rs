@@ -11,30 +11,30 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio_util::sync::CancellationToken;
 
+use super::apply::apply;
 use super::claims::Claim;
-use super::{Known, PassError, Reconciler, Workshop, lock, log};
-use crate::apply::apply;
-use crate::key::{ArchiveFormat, Destination};
-use crate::plan::{Action, Desired, FormatChoice, HeldObject, MaxRetire, Plan, Policy, plan};
-use crate::report::Report;
-use crate::status::{PassId, Seen};
-use crate::target::{Source, Target};
-use crate::trigger::Trigger;
-use crate::wire::GitServer;
+use super::{Known, PassError, Reconciler, log};
+use crate::git::wire::GitServer;
+use crate::model::key::{ArchiveFormat, Destination, HeldObject};
+use crate::model::target::{Source, Target};
+use crate::plan::report::Report;
+use crate::plan::{Action, Desired, FormatChoice, MaxRetire, Plan, Policy, plan};
+use crate::publish::Publisher;
+use crate::status::{PassId, Seen, Trigger};
 
 /// Passes for pushes at the same time. Each of them lists the bucket, and a large repository can keep one for long.
 pub(super) const MOST_PUSH_PASSES: usize = 8;
 
 impl Reconciler {
     /// Passes for pushes as these come, until `stop`.
-    pub(super) async fn push_passes(&self, workshop: &Workshop, stop: &CancellationToken) {
+    pub(super) async fn push_passes(&self, publisher: &Publisher, stop: &CancellationToken) {
         let mut under_way = FuturesUnordered::new();
         while !stop.is_cancelled() {
             tokio::select! {
                 () = stop.cancelled() => {}
                 Some(()) = under_way.next() => {}
                 pushed = self.triggers.pushes(), if under_way.len() < MOST_PUSH_PASSES => {
-                    under_way.push(self.push_pass(workshop, pushed, stop));
+                    under_way.push(self.push_pass(publisher, pushed, stop));
                 }
             }
         }
@@ -43,17 +43,17 @@ impl Reconciler {
     }
 
     /// A pass for the targets of some source branches.
-    async fn push_pass(&self, workshop: &Workshop, pushed: BTreeSet<Source>, stop: &CancellationToken) {
-        let Some(known) = lock(&self.known).clone() else { return };
+    async fn push_pass(&self, publisher: &Publisher, pushed: BTreeSet<Source>, stop: &CancellationToken) {
+        let Some(known) = self.known.lock().clone() else { return };
         let targets = known.targets.iter().filter(|target| pushed.contains(&target.source)).cloned().collect();
         let claimed = self.claims.of_push_pass(targets);
         if claimed.is_empty() {
             return;
         }
         let pass = self.status.pass_begins(Trigger::Push);
-        let result = self.publish_pushed(workshop, (&known, claimed), pass, stop).await;
-        self.status.pass_ends(pass, result.as_ref());
-        workshop.keep_since(&self.status);
+        let result = self.publish_pushed(publisher, (&known, claimed), pass, stop).await;
+        self.pass_ends(pass, result.as_ref());
+        self.keep_since(publisher);
         if let Err(error) = result {
             log::failed_pass(&error);
         }
@@ -61,7 +61,7 @@ impl Reconciler {
 
     async fn publish_pushed(
         &self,
-        workshop: &Workshop,
+        publisher: &Publisher,
         (known, claimed): (&Known, Vec<(Target, Claim)>),
         pass: PassId,
         stop: &CancellationToken,
@@ -83,8 +83,7 @@ impl Reconciler {
         claims.retain(|destination, _| with_action.contains(destination));
         let claims = RefCell::new(claims);
         let claim = |action: &Action| claims.borrow_mut().remove(action.destination());
-        let publisher = self.publisher(workshop, git);
-        let outcomes = apply(actions, &self.crew(&publisher, pass, &claim), stop).await;
+        let outcomes = apply(actions, &self.crew(publisher, &git, pass, &claim), stop).await;
         let done = outcomes.iter().filter(|outcome| outcome.result.is_ok());
         done.for_each(|outcome| self.claims.settled(outcome.action.destination()));
         let report = Report::new(&plan, &outcomes, 0, begun.elapsed());
@@ -99,9 +98,9 @@ impl Reconciler {
         targets: &[Target],
         format: ArchiveFormat,
     ) -> Result<(GitServer, Plan, Vec<HeldObject>), PassError> {
-        let git = self.git()?;
-        let held = self.bucket.list_of(&targets.iter().map(|target| &target.destination).collect()).await?;
-        let targets = self.heads(&git, targets.to_vec()).await;
+        let git = self.clients.git()?;
+        let held = self.clients.bucket.list_of(&targets.iter().map(|target| &target.destination).collect()).await?;
+        let targets = self.clients.heads(&git, targets.to_vec(), self.status.pulse()).await;
         let desired = Desired { targets, refused: vec![] };
         let policy = Policy {
             format: FormatChoice::Only(format),

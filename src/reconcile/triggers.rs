@@ -4,51 +4,18 @@
 //! and passes for pushes keep their distance.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::target::Source;
+use crate::model::target::Source;
 
 /// How long a push waits for others to join it.
 const COALESCE: Duration = Duration::from_millis(200);
 /// Least time from the start of one pass for pushes to the next.
 const LEAST_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Why a pass began.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trigger {
-    /// It was due.
-    Schedule,
-    /// Somebody sent SIGUSR1.
-    Signal,
-    /// GitLab reported pushes: a pass for their targets only.
-    Push,
-}
-
-impl Trigger {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Schedule, Self::Signal, Self::Push];
-
-    /// Whether the pass is about all targets.
-    pub const fn is_full(self) -> bool {
-        match self {
-            Self::Schedule | Self::Signal => true,
-            Self::Push => false,
-        }
-    }
-
-    /// Its name, in metrics and for people.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Schedule => "schedule",
-            Self::Signal => "signal",
-            Self::Push => "push",
-        }
-    }
-}
 
 /// What was asked for and has not begun.
 #[derive(Debug, Default)]
@@ -56,6 +23,8 @@ pub struct Triggers {
     pushes: Mutex<Pushes>,
     push_came: Notify,
     full_pass: Notify,
+    /// The source branches of the target list, as the last full pass saw it.
+    accepted: Mutex<Vec<Source>>,
 }
 
 #[derive(Debug, Default)]
@@ -75,26 +44,41 @@ impl Triggers {
         self.full_pass.notified().await;
     }
 
+    /// From now on pushes to these branches count, and no others.
+    pub(super) fn accept(&self, sources: impl Iterator<Item = Source>) {
+        *self.accepted.lock() = sources.collect::<BTreeSet<_>>().into_iter().collect();
+    }
+
+    /// Somebody pushed to a branch: asks for a pass if it is the source of a target. GitLab does not tell upper from
+    /// lower case in paths.
+    ///
+    /// Returns whether it is.
+    pub fn pushed_to(&self, project: &str, branch: &str) -> bool {
+        let accepted = self.accepted.lock();
+        let sources = accepted.iter().filter(|it| it.project.eq_ignore_ascii_case(project) && it.branch == branch);
+        let sources: Vec<_> = sources.cloned().collect();
+        drop(accepted);
+        let counts = !sources.is_empty();
+        self.pushed(sources);
+        counts
+    }
+
     /// Asks for a pass for these branches. They have to be branches of the target list: that bounds what is kept.
-    pub fn pushed(&self, sources: impl IntoIterator<Item = Source>) {
-        self.lock().pending.extend(sources);
+    pub(super) fn pushed(&self, sources: impl IntoIterator<Item = Source>) {
+        self.pushes.lock().pending.extend(sources);
         self.push_came.notify_one();
     }
 
     /// Waits for pushes, and then a little for more of them. Nothing is lost where waiting is given up.
     pub async fn pushes(&self) -> BTreeSet<Source> {
-        while self.lock().pending.is_empty() {
+        while self.pushes.lock().pending.is_empty() {
             self.push_came.notified().await;
         }
-        let last_pass = self.lock().last_pass;
+        let last_pass = self.pushes.lock().last_pass;
         tokio::time::sleep_until(begin_at(Instant::now(), last_pass)).await;
-        let mut pushes = self.lock();
+        let mut pushes = self.pushes.lock();
         pushes.last_pass = Some(Instant::now());
         std::mem::take(&mut pushes.pending)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Pushes> {
-        self.pushes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which connections are served, where there are too many of them.
 //!
-//! Invariant: there are never more than [`MAX_CONNECTIONS`], and nobody who opens many keeps out somebody who opens one,
+//! Invariant: there are never more than [`SERVER_CONNECTIONS`], and nobody who opens many keeps out somebody who opens one,
 //! such as the kubelet with its probes.
 
 use std::collections::VecDeque;
@@ -8,11 +8,10 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::descriptors::SERVER_CONNECTIONS;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout_at};
 
-/// Connections served at the same time.
-pub(super) const MAX_CONNECTIONS: usize = 8;
 /// How many of them one address may have: as many as a browser opens, and fewer than there are.
 const PEER_CONNECTIONS: usize = 6;
 /// How long a connection is safe from being cut off for a new one, where there are too many.
@@ -62,7 +61,7 @@ impl Connections {
         let held = |peer: IpAddr| self.open.iter().filter(|connection| connection.peer == peer).count();
         let (whose, patience) = if held(peer) >= PEER_CONNECTIONS {
             (peer, PEER_PATIENCE)
-        } else if self.open.len() >= MAX_CONNECTIONS {
+        } else if self.open.len() >= SERVER_CONNECTIONS {
             // Whoever has the most can do without one best.
             (self.open.iter().map(|connection| connection.peer).max_by_key(|peer| held(*peer))?, CONNECTION_PATIENCE)
         } else {

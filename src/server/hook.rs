@@ -14,8 +14,8 @@ use serde::Deserialize;
 use subtle::ConstantTimeEq;
 
 use super::Site;
-use crate::metrics::WebhookResult;
-use crate::report::error_chain;
+use crate::status::metrics::WebhookResult;
+use crate::text::error_chain;
 
 /// The event of a project's or a group's webhook, and that of a whole GitLab's.
 const PUSH_EVENTS: [&str; 2] = ["Push Hook", "System Hook"];
@@ -74,11 +74,9 @@ async fn handle(site: &Site, request: Request) -> (StatusCode, &'static str) {
         return (StatusCode::BAD_REQUEST, "the push has no project or no ref\n");
     };
     let branch = reference.strip_prefix(BRANCHES);
-    let sources = branch.map(|branch| site.status.sources(&project.path_with_namespace, branch)).unwrap_or_default();
-    if sources.is_empty() {
+    if !branch.is_some_and(|branch| site.triggers.pushed_to(&project.path_with_namespace, branch)) {
         return (StatusCode::OK, "no target has this branch as its source: ignored\n");
     }
-    site.triggers.pushed(sources);
     (StatusCode::ACCEPTED, "a pass for this branch begins\n")
 }
 

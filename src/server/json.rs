@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::report::timestamp;
 use crate::status::{PassOutcome, PassRecord, Snapshot, TargetState, TargetStatus};
+use crate::text::timestamp;
 
 /// Everything that the page shows, and every target.
 pub(super) fn status(now: &Snapshot, shard: &str) -> Value {

@@ -11,11 +11,12 @@ use askama::Template;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use self::chart::{Chart, chart};
-use crate::metrics::since;
+use crate::plan::Cause;
 use crate::progress::ProgressView;
-use crate::report::{human_bytes, human_duration, printable, short_commit, timestamp};
-use crate::status::{Cause, PassOutcome, PassRecord, RunningPass, Snapshot, TargetState, TargetStatus};
-use crate::trigger::Trigger;
+use crate::status::Trigger;
+use crate::status::{PassOutcome, PassRecord, RunningPass, Snapshot, TargetState, TargetStatus};
+use crate::text::since;
+use crate::text::{human_bytes, human_duration, printable, short_commit, timestamp};
 
 /// Rows of the table on one page.
 const PAGE_ROWS: usize = 200;

@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -14,10 +14,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
+use crate::model::stage::Stage;
+use crate::plan::Cause;
 use crate::plan::{PublishReason, RetireReason};
-use crate::progress::Stage;
-use crate::status::{Cause, PassOutcome, Snapshot, TargetState};
-use crate::trigger::Trigger;
+use crate::progress::Counters;
+use crate::status::Trigger;
+use crate::status::{PassOutcome, Snapshot, TargetState};
 
 /// The value of the label `integration`, by which dashboards tell programs apart.
 const INTEGRATION: &str = "git-partition-sync-producer";
@@ -25,10 +27,9 @@ const INTEGRATION: &str = "git-partition-sync-producer";
 const STAGE_SECONDS: [f64; 12] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1_800.0, 3_600.0];
 
 type Labels<const N: usize> = [(&'static str, &'static str); N];
-type Counters<const N: usize> = Family<Labels<N>, Counter>;
+type Labelled<const N: usize> = Family<Labels<N>, Counter>;
 /// A gauge that is not shown before it has a value: no value is not 0.
 type Later = Family<Labels<0>, Gauge<f64, AtomicU64>>;
-type Histograms = Family<Labels<1>, Histogram, fn() -> Histogram>;
 
 /// Everything that is counted.
 #[derive(Debug)]
@@ -37,15 +38,13 @@ pub struct Metrics {
     go_executions: Counter,
     go_last_status: Later,
     go_last_seconds: Later,
-    passes: Counters<2>,
-    published: Counters<1>,
-    retired: Counters<1>,
+    passes: Labelled<2>,
+    published: Labelled<1>,
+    retired: Labelled<1>,
     swept: Counter,
-    failed: Counters<2>,
-    webhooks: Counters<1>,
-    fetched: Counter,
-    uploaded: Counter,
-    stages: Histograms,
+    failed: Labelled<2>,
+    webhooks: Labelled<1>,
+    moved: Counters,
     targets: Family<Labels<1>, Gauge>,
     oldest: Gauge<f64, AtomicU64>,
     last_success: Later,
@@ -111,13 +110,15 @@ impl Metrics {
             swept: ours.metric("swept", "Destinations that outdated objects were swept from", Counter::default()),
             failed: ours.metric("failed", "Actions that failed, by stage and reason", Family::default()),
             webhooks: ours.metric("webhooks", "Webhook requests, by what became of them", Family::default()),
-            fetched: ours.metric("fetched_bytes", "Bytes of packs fetched from the source", Counter::default()),
-            uploaded: ours.metric("uploaded_bytes", "Bytes of objects uploaded to the bucket", Counter::default()),
-            stages: ours.metric(
-                "stage_duration_seconds",
-                "How long stages of publishing took",
-                Family::new_with_constructor(|| Histogram::new(STAGE_SECONDS)),
-            ),
+            moved: Counters {
+                fetched: ours.metric("fetched_bytes", "Bytes of packs fetched from the source", Counter::default()),
+                uploaded: ours.metric("uploaded_bytes", "Bytes of objects uploaded to the bucket", Counter::default()),
+                stages: ours.metric(
+                    "stage_duration_seconds",
+                    "How long stages of publishing took",
+                    Family::new_with_constructor(|| Histogram::new(STAGE_SECONDS)),
+                ),
+            },
             targets: ours.metric("targets", "Targets, by state", Family::default()),
             oldest: ours.metric(
                 "oldest_out_of_sync_seconds",
@@ -159,23 +160,16 @@ impl Metrics {
             drop(self.webhooks.get_or_create(&[("result", result.name())]));
         }
         for stage in Stage::ALL {
-            drop(self.stages.get_or_create(&[("stage", stage.name())]));
+            drop(self.moved.stages.get_or_create(&[("stage", stage.name())]));
             for cause in Cause::ALL {
                 drop(self.failed.get_or_create(&[("stage", stage.name()), ("reason", cause.name())]));
             }
         }
     }
 
-    pub(crate) fn fetched(&self, bytes: u64) {
-        self.fetched.inc_by(bytes);
-    }
-
-    pub(crate) fn uploaded(&self, bytes: u64) {
-        self.uploaded.inc_by(bytes);
-    }
-
-    pub(crate) fn stage_took(&self, stage: Stage, took: Duration) {
-        self.stages.get_or_create(&[("stage", stage.name())]).observe(took.as_secs_f64());
+    /// What targets at work count their bytes and seconds in.
+    pub(crate) fn moved(&self) -> Counters {
+        self.moved.clone()
     }
 
     pub(crate) fn published(&self, reason: &PublishReason) {
@@ -297,9 +291,4 @@ fn prometheus_text(open_metrics: &str) -> Result<String, std::fmt::Error> {
         }
     }
     Ok(text)
-}
-
-/// Seconds from `then` to `now`; nothing where a clock went back.
-pub(crate) fn since(then: SystemTime, now: SystemTime) -> Duration {
-    now.duration_since(then).unwrap_or_default()
 }

@@ -2,14 +2,16 @@
 //!
 //! Invariant: what the plan does not say is kept as it was known before: since when, and the last error.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::time::SystemTime;
 
-use super::{Cause, Seen, TargetState, TargetStatus, Trouble};
-use crate::apply::{Done, Outcome};
-use crate::key::{self, Destination};
-use crate::plan::{Action, HeldObject};
-use crate::report::error_chain;
+use super::{Seen, TargetState, TargetStatus, Trouble};
+use crate::model::key::Destination;
+use crate::model::key::HeldObject;
+use crate::plan::Action;
+use crate::plan::Cause;
+use crate::plan::outcome::Failure;
+use crate::plan::outcome::{Done, Outcome};
 
 /// The records of the targets that a pass is about. What was known before is kept where the plan does not say better, and
 /// what an earlier process knew where nothing was.
@@ -91,32 +93,26 @@ pub(super) fn records(
     records
 }
 
-/// The keys in the bucket, after a full pass has listed it: of destinations that another pass was at meanwhile those
-/// known `before`.
-pub(super) fn keys_now(Seen { held, moved, .. }: &Seen<'_>, before: HashSet<String>) -> HashSet<String> {
-    let listed = held.iter().filter(|object| !moved.contains(&object.name.destination));
-    let mut keys: HashSet<_> = listed.map(|object| object.key.clone()).collect();
-    if !moved.is_empty() {
-        let is_moved = |key: &String| key::decode(key).is_some_and(|name| moved.contains(&name.destination));
-        keys.extend(before.into_iter().filter(is_moved));
-    }
-    keys
+/// How many objects the bucket holds after a full pass has listed it. Destinations that another pass was at in the
+/// meantime count as they were known `before`.
+pub(super) fn objects_now(Seen { held, moved, .. }: &Seen<'_>, before: &BTreeMap<Destination, TargetStatus>) -> usize {
+    let listed = held.iter().filter(|object| !moved.contains(&object.name.destination)).count();
+    let known =
+        moved.iter().filter(|destination| before.get(destination).is_some_and(|target| target.commit.is_some()));
+    listed + known.count()
 }
 
-/// Enters which objects came and went with an action.
-pub(super) fn count_objects(keys: &mut HashSet<String>, Outcome { action, result }: &Outcome) {
-    let Ok(done) = result else { return };
-    let gone = match action {
-        Action::Publish(publish) => &publish.supersedes,
-        Action::Retire(retire) => &retire.keys,
-        Action::Sweep(sweep) => &sweep.keys,
+/// Enters how many objects came and went with an action.
+pub(super) fn count_objects(objects: &mut usize, Outcome { action, result }: &Outcome) {
+    if result.is_err() {
+        return;
+    }
+    let (came, gone) = match action {
+        Action::Publish(publish) => (1, publish.objects_held()),
+        Action::Retire(retire) => (0, retire.keys.len()),
+        Action::Sweep(sweep) => (0, sweep.keys.len()),
     };
-    for key in gone {
-        keys.remove(key);
-    }
-    if let Done::Published(published) = done {
-        keys.insert(published.key.clone());
-    }
+    *objects = (*objects + came).saturating_sub(gone);
 }
 
 /// Enters what became of an action.
@@ -129,6 +125,24 @@ pub(super) fn settle(targets: &mut BTreeMap<Destination, TargetStatus>, Outcome 
         }
         (target.pending, target.trouble) = (None, None);
     };
+    let mut out_of_sync = |state, cause, error: &String| {
+        let target = targets.entry(destination.clone()).or_insert_with(|| TargetStatus {
+            destination: destination.clone(),
+            source: None,
+            state: TargetState::InSync,
+            commit: None,
+            bytes: None,
+            published: None,
+            since: now,
+            pending: None,
+            trouble: None,
+        });
+        if target.state == TargetState::InSync {
+            target.since = now;
+        }
+        target.state = state;
+        target.trouble = Some(Trouble { cause, error: error.clone(), seen: now });
+    };
     match (action, result) {
         (Action::Retire(_), Ok(_)) => drop(targets.remove(destination)),
         (Action::Publish(_) | Action::Sweep(_), Ok(done)) => {
@@ -140,25 +154,8 @@ pub(super) fn settle(targets: &mut BTreeMap<Destination, TargetStatus>, Outcome 
                 target.published = Some(now);
             }
         }
-        (_, Err(failure)) if failure.is_stop() => {}
-        (_, Err(failure)) => {
-            let target = targets.entry(destination.clone()).or_insert_with(|| TargetStatus {
-                destination: destination.clone(),
-                source: None,
-                state: TargetState::InSync,
-                commit: None,
-                bytes: None,
-                published: None,
-                since: now,
-                pending: None,
-                trouble: None,
-            });
-            if target.state == TargetState::InSync {
-                target.since = now;
-            }
-            let cause = Cause::of_failure(failure);
-            target.state = if cause == Cause::Held { TargetState::Blocked } else { TargetState::Failing };
-            target.trouble = Some(Trouble { cause, error: error_chain(failure), seen: now });
-        }
+        (_, Err(Failure::Stopped)) => {}
+        (_, Err(Failure::Held { error, .. })) => out_of_sync(TargetState::Blocked, Cause::Held, error),
+        (_, Err(Failure::Failed { cause, error, .. })) => out_of_sync(TargetState::Failing, *cause, error),
     }
 }

@@ -12,9 +12,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::takes_colour;
-use crate::progress::ProgressView;
-use crate::report::{human_bytes, objects, printable};
-use crate::status::Status;
+use crate::text::{human_bytes, printable};
 
 /// How often it is drawn anew.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(100);
@@ -117,25 +115,6 @@ impl Scene {
     /// Something of which no more is known than what it is.
     pub fn new(title: impl Into<String>) -> Self {
         Self { title: title.into(), done: None, at_work: vec![] }
-    }
-
-    /// A listing that has come to so many objects.
-    pub fn of_listing(seen: usize) -> Self {
-        Self::new(format!("listing the bucket: {}", objects(seen)))
-    }
-
-    /// A pass.
-    pub fn of_pass(status: &Status) -> Self {
-        let (actions, running) = status.at_work();
-        let Some((all, done)) = actions else { return Self::new("looking at targets, branches and bucket") };
-        let done = Some((done as u64, all as u64));
-        Self { title: "destinations".to_owned(), done, at_work: running.into_iter().map(AtWork::from).collect() }
-    }
-}
-
-impl From<ProgressView> for AtWork {
-    fn from(ProgressView { destination, stage, bytes, of, bytes_per_second, .. }: ProgressView) -> Self {
-        Self { name: destination.to_string(), stage: stage.name(), bytes, of, bytes_per_second }
     }
 }
 

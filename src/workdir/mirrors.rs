@@ -9,19 +9,20 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use git2::{Oid, Repository};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
 
-use crate::inspect;
-use crate::key::CommitId;
-use crate::pack::{CheckedFile, ReceivedPack};
-use crate::status::Disk;
-use crate::target::Source;
-use crate::workdir::{available_bytes, create_private_dir, is_private_dir, private_file};
+use crate::files::CheckedFile;
+use crate::files::{available_bytes, create_private_dir, is_private_dir, private_file};
+use crate::git::lfs;
+use crate::git::pack::ReceivedPack;
+use crate::model::key::CommitId;
+use crate::model::target::Source;
 
 /// With more packs than this, those of increments are joined into one.
 const MAX_PACKS: usize = 8;
@@ -43,6 +44,15 @@ pub enum MirrorError {
     /// The repository.
     #[error("the fetched repository cannot be used")]
     Git(#[from] git2::Error),
+}
+
+/// What WORKDIR's disk holds.
+#[derive(Debug, Clone, Copy)]
+pub struct Disk {
+    /// What mirrors take, in bytes.
+    pub mirror_bytes: u64,
+    /// What is free, in bytes.
+    pub available_bytes: u64,
 }
 
 /// All mirrors, within a budget.
@@ -140,7 +150,7 @@ impl MirrorStore {
 
     /// The mirror of a source branch, for one user at a time.
     pub async fn lease(self: &Arc<Self>, source: &Source) -> Mirror {
-        let turn = Arc::clone(lock(&self.turns).entry(source.clone()).or_default());
+        let turn = Arc::clone(self.turns.lock().entry(source.clone()).or_default());
         let turn = turn.lock_owned().await;
         let name = directory_name(source);
         let path = self.dir.join(&name);
@@ -148,19 +158,19 @@ impl MirrorStore {
         // What is in it is believed from here on, so nothing else may be.
         let state = state.filter(|state| is_private_dir(&path) && remove_strays(&path, state).is_ok());
         let known = Known { bytes: 0, used: SystemTime::now(), in_use: true };
-        lock(&self.known).entry(name.clone()).and_modify(|known| known.in_use = true).or_insert(known);
+        self.known.lock().entry(name.clone()).and_modify(|known| known.in_use = true).or_insert(known);
         Mirror { store: Arc::clone(self), name, path, source: source.clone(), state, _turn: turn }
     }
 
     /// What all mirrors take, and what the file system has free, in bytes.
     pub fn disk(&self) -> Disk {
-        let mirror_bytes = lock(&self.known).values().map(|known| known.bytes).sum();
+        let mirror_bytes = self.known.lock().values().map(|known| known.bytes).sum();
         Disk { mirror_bytes, available_bytes: available_bytes(&self.dir) }
     }
 
     /// Removes least recently used mirrors until the rest is within the budget and the file system has its reserve.
     pub fn evict(&self) {
-        let mut known = lock(&self.known);
+        let mut known = self.known.lock();
         loop {
             let total: u64 = known.values().map(|known| known.bytes).sum();
             if total <= self.budget_bytes && !self.short_of_space() {
@@ -178,15 +188,15 @@ impl MirrorStore {
     /// Removes the mirrors of branches that are not wanted any more: they hold plaintext.
     pub fn keep_only<'a>(&self, wanted: impl Iterator<Item = &'a Source>) {
         let wanted: HashSet<_> = wanted.collect();
-        lock(&self.turns).retain(|source, turn| Arc::strong_count(turn) > 1 || wanted.contains(source));
+        self.turns.lock().retain(|source, turn| Arc::strong_count(turn) > 1 || wanted.contains(source));
         let names: HashSet<_> = wanted.into_iter().map(directory_name).collect();
         let keep = |name: &String, known: &Known| known.in_use || names.contains(name);
-        lock(&self.known).retain(|name, known| keep(name, known) || remove(&self.dir.join(name)).is_err());
+        self.known.lock().retain(|name, known| keep(name, known) || remove(&self.dir.join(name)).is_err());
     }
 
     /// Removes every mirror that is not in use: when the disk is full, the current work counts.
     pub fn evict_idle(&self) {
-        let mut known = lock(&self.known);
+        let mut known = self.known.lock();
         known.retain(|name, known| known.in_use || remove(&self.dir.join(name)).is_err());
     }
 
@@ -293,7 +303,7 @@ impl Mirror {
     /// # Errors
     /// [`MirrorError::Git`] where the repository cannot be read.
     pub fn rewritten_from(&self, published: Option<&str>) -> Result<Option<CommitId>, MirrorError> {
-        Ok(inspect::rewritten_from(&self.repository()?, published)?)
+        Ok(lfs::rewritten_from(&self.repository()?, published)?)
     }
 
     /// The repository, for whoever looks at it while its files are archived.
@@ -337,7 +347,7 @@ impl Mirror {
 
 impl Drop for Mirror {
     fn drop(&mut self) {
-        let mut known = lock(&self.store.known);
+        let mut known = self.store.known.lock();
         match &self.state {
             Some(state) => {
                 let (bytes, used) = (state.bytes(), SystemTime::now());
@@ -426,8 +436,4 @@ fn remove(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

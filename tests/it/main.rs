@@ -15,6 +15,7 @@ mod formats;
 mod guards;
 mod hostile;
 mod http;
+mod layers;
 mod lfs;
 mod limits;
 mod list_restore;

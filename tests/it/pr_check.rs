@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use git_partition_sync_producer::config::reference;
-use git_partition_sync_producer::prcheck::BUILT_IN_QUERY;
+use git_partition_sync_producer::graphql::pr_check::BUILT_IN_QUERY;
 use testbed::graphql::{Canned, SaasTarget, SyncTarget};
 use testbed::world::World;
 

@@ -156,7 +156,7 @@ fn an_unknown_flag_is_refused_by_name() {
 fn the_go_programs_names_are_understood() {
     let world = one_target();
     let query = world.scratch().unwrap().join("query.graphql");
-    fs::write(&query, git_partition_sync_producer::target::BUILT_IN_QUERY).unwrap();
+    fs::write(&query, git_partition_sync_producer::graphql::BUILT_IN_QUERY).unwrap();
     let variables =
         [("AWS_GIT_SYNC_BUCKET", world.s3().bucket()), ("GRAPHQL_GLSYNC_QUERY_FILE", query.to_str().unwrap())];
     instead(&world, "AWS_S3_BUCKET", &variables).succeeded();

@@ -7,8 +7,8 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use git_partition_sync_producer::key::Destination;
-use git_partition_sync_producer::shard::owner;
+use git_partition_sync_producer::model::key::Destination;
+use git_partition_sync_producer::model::shard::owner;
 use serde_json::Value;
 use testbed::world::World;
 

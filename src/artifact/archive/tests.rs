@@ -1,7 +1,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use super::fixture::{Project, git, run, sized};
+use super::fixture::sized;
 use super::*;
+use crate::git::fixture::{Project, git, run};
 use std::cell::Cell;
 use std::fs;
 use std::rc::Rc;

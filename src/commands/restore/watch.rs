@@ -3,10 +3,12 @@
 //! Invariant: those at work hold its lock for moments only.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use crate::plan::HeldObject;
+use parking_lot::Mutex;
+
+use super::super::listing_scene;
+use crate::model::key::HeldObject;
 use crate::terminal::{AtWork, Scene};
 
 /// One restore under way.
@@ -33,14 +35,14 @@ struct Current {
 impl Watch {
     /// So many objects are to be restored.
     pub(super) fn wants(&self, count: usize) {
-        *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = Some(count);
+        *self.wanted.lock() = Some(count);
     }
 
     /// An object begins.
     pub(super) fn begins(&self, object: &HeldObject) {
         self.bytes.store(0, Ordering::Relaxed);
         let current = Current { name: object.name.destination.to_string(), size: object.bytes, begun: Instant::now() };
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(current);
+        *self.current.lock() = Some(current);
     }
 
     /// Bytes of it are here.
@@ -51,15 +53,15 @@ impl Watch {
     /// It has its verdict.
     pub(super) fn ends(&self) {
         self.done.fetch_add(1, Ordering::Relaxed);
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.current.lock() = None;
     }
 
     /// How it stands now.
     pub fn scene(&self) -> Scene {
-        let Some(wanted) = *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) else {
-            return Scene::of_listing(self.listed.load(Ordering::Relaxed));
+        let Some(wanted) = *self.wanted.lock() else {
+            return listing_scene(self.listed.load(Ordering::Relaxed));
         };
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.current.lock();
         let at_work = current.as_ref().map(|Current { name, size, begun }| {
             let bytes = self.bytes.load(Ordering::Relaxed);
             let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
@@ -81,7 +83,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::key::{self, ArchiveFormat, CommitId, Destination};
+    use crate::model::key::{self, ArchiveFormat, CommitId, Destination};
 
     #[test]
     fn a_restore_is_listing_then_downloading_then_verifying() {

@@ -6,7 +6,6 @@
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Mutex, PoisonError};
 
 use gix_error::{ErrorExt, message};
 use gix_hash::ObjectId;
@@ -15,8 +14,9 @@ use gix_pack::cache::delta::{Tree, traverse};
 use gix_pack::data::{self, entry::Header};
 use gix_pack::index;
 use gix_utils::progress::Discard;
+use parking_lot::Mutex;
 
-use crate::pack::{HASH, OBJECT_LIMIT_BYTES, PackError, damaged, entry_bytes};
+use crate::git::pack::{HASH, OBJECT_LIMIT_BYTES, PackError, damaged, entry_bytes};
 
 /// How many ids each thread remembers as present, 21 bytes each. Most trees name what the tree before them named.
 const RECENT_IDS: usize = 1 << 15;
@@ -142,7 +142,7 @@ pub fn check(
             Ok(())
         });
         named.map_err(|error| {
-            told.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            told.lock().get_or_insert(error);
             message("the history is not whole").raise()
         })
     };
@@ -160,7 +160,7 @@ pub fn check(
             alloc_limit_bytes: Some(OBJECT_LIMIT_BYTES),
         },
     );
-    match (walked, problem.into_inner().unwrap_or_else(PoisonError::into_inner)) {
+    match (walked, problem.into_inner()) {
         (_, Some(problem)) => Err(problem),
         (Err(error), None) => Err(damaged(error)),
         (Ok(_), None) => Ok(()),

@@ -14,7 +14,7 @@ use gix_pack::data::{self, entry::Header, input};
 use sha1::{Digest, Sha1};
 
 use super::{BUFFER_BYTES, HASH, IndexRow, PackError};
-use crate::connectivity::Structure;
+use crate::git::pack::connectivity::Structure;
 
 /// The entries of a pack as they stream by, for the indexer; large blobs are hashed here and left out.
 pub(super) struct Entries<R> {

@@ -3,8 +3,9 @@
 //! Invariant: whoever waits can be told to give up, and waits for a bounded time.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
 
 /// How often one that waits for its turn looks whether it should give up.
 const TURN_POLL: Duration = Duration::from_millis(100);
@@ -21,19 +22,15 @@ impl IndexGate {
     /// Waits for the turn; `None` where it did not come in time, or the work is to be given up.
     pub(super) fn enter(&self, timeout: Duration, interrupt: &AtomicBool) -> Option<Turn<'_>> {
         let deadline = Instant::now() + timeout;
-        let mut taken = self.lock();
+        let mut taken = self.taken.lock();
         while *taken {
             if interrupt.load(Ordering::Relaxed) || Instant::now() >= deadline {
                 return None;
             }
-            taken = self.freed.wait_timeout(taken, TURN_POLL).unwrap_or_else(PoisonError::into_inner).0;
+            self.freed.wait_for(&mut taken, TURN_POLL);
         }
         *taken = true;
         Some(Turn(self))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, bool> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -42,7 +39,7 @@ pub(super) struct Turn<'a>(&'a IndexGate);
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        *self.0.lock() = false;
+        *self.0.taken.lock() = false;
         self.0.freed.notify_one();
     }
 }

@@ -5,9 +5,9 @@
 use std::time::SystemTime;
 
 use super::{Time, grouped, precise};
-use crate::report::printable;
+use crate::status::Trigger;
 use crate::status::{PassOutcome, PassRecord, Snapshot};
-use crate::trigger::Trigger;
+use crate::text::printable;
 
 /// Passes that the list below the chart has.
 const LISTED_PASSES: usize = 12;

@@ -1,0 +1,63 @@
+//! Why an object cannot be opened. Each message goes on from "`<key>`: ".
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use age::DecryptError;
+
+use crate::git::verify::VerifyError;
+
+/// What is wrong with an object, or with reading it.
+#[derive(Debug, thiserror::Error)]
+pub enum ArtifactError {
+    /// The object did not arrive whole; this says nothing about the object.
+    #[error("it could not be downloaded")]
+    Download(#[source] io::Error),
+    /// The local disk.
+    #[error("cannot write {}", path.display())]
+    Disk {
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// It was encrypted to others.
+    #[error("none of the given identities decrypts it: it was encrypted to other recipients")]
+    OtherRecipients,
+    /// It is not an age file.
+    #[error("it is not encrypted with age, or its header is damaged")]
+    NotEncrypted(#[source] DecryptError),
+    /// It ends early, was changed, or is not an archive.
+    #[error("it is damaged or incomplete")]
+    Damaged(#[source] io::Error),
+    /// Something in the archive may do harm.
+    #[error("refused, its archive holds an entry {path:?} which {reason}")]
+    Unsafe {
+        /// The entry's name, as far as it can be shown.
+        path: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// It is larger than this program deals with.
+    #[error("refused, its archive has more than {0}")]
+    TooLarge(String),
+    /// Its repository is not what it should be.
+    #[error(transparent)]
+    Repository(#[from] VerifyError),
+}
+
+impl From<DecryptError> for ArtifactError {
+    fn from(error: DecryptError) -> Self {
+        match error {
+            DecryptError::NoMatchingKeys => Self::OtherRecipients,
+            DecryptError::Io(error) => Self::Damaged(error),
+            other => Self::NotEncrypted(other),
+        }
+    }
+}
+
+pub(crate) fn in_path(path: &Path) -> impl FnOnce(io::Error) -> ArtifactError {
+    let path = path.to_owned();
+    move |source| ArtifactError::Disk { path, source }
+}

@@ -1,0 +1,9 @@
+//! Git: the wire protocol, branch heads, packs, verification.
+
+#[cfg(test)]
+pub(crate) mod fixture;
+pub mod heads;
+pub mod lfs;
+pub mod pack;
+pub mod verify;
+pub mod wire;

@@ -1,0 +1,130 @@
+//! Why a target was not published, and what kind of trouble that is.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::task::JoinError;
+
+use crate::bucket::BucketError;
+use crate::git::pack::PackError;
+use crate::git::wire::WireError;
+use crate::model::key::KeyTooLong;
+use crate::model::stage::Stage;
+use crate::model::target::Source;
+use crate::net::http::{RequestError, Retryable};
+use crate::plan::Cause;
+use crate::plan::outcome::{Failure, Rewrite};
+use crate::text::error_chain;
+use crate::workdir::mirrors::MirrorError;
+
+/// Why a target was not published.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// Reading from the source failed.
+    #[error("cannot fetch {source_branch}")]
+    Fetch {
+        /// What was fetched.
+        source_branch: String,
+        /// What went wrong.
+        #[source]
+        source: WireError,
+    },
+    /// The pack was not taken.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    /// The repository under WORKDIR.
+    #[error(transparent)]
+    Mirror(#[from] MirrorError),
+    /// Archiving or encrypting failed.
+    #[error("cannot make the archive")]
+    Archive(#[source] io::Error),
+    /// Storing the object failed.
+    #[error(transparent)]
+    Upload(#[from] BucketError),
+    /// The branch moved, and its name is too long.
+    #[error(transparent)]
+    Name(#[from] KeyTooLong),
+    /// The branch is gone since the probe.
+    #[error("{0} is gone since it was probed")]
+    BranchGone(Source),
+    /// The branch was rewritten, and such a branch is held.
+    #[error(
+        "the branch was rewritten: {} does not descend from {}, which stays published. If that is right, run one pass \
+         with -on-rewrite=publish",
+        .0.to, .0.from
+    )]
+    Held(Rewrite),
+    /// The time limit.
+    #[error("not finished within TARGET_TIMEOUT ({} s)", .0.as_secs())]
+    TimeLimit(Duration),
+    /// The program was asked to stop.
+    #[error("stopped")]
+    Stopped,
+    /// A request outside of a fetch.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// A thread of the program failed.
+    #[error("internal error: a task failed")]
+    Task(#[from] JoinError),
+}
+
+impl Retryable for PublishError {
+    fn retry(&self) -> (bool, Duration) {
+        match self {
+            Self::Fetch { source, .. } => source.retry(),
+            _ => (false, Duration::ZERO),
+        }
+    }
+}
+
+impl PublishError {
+    pub(super) fn disk_is_full(&self) -> bool {
+        let io = match self {
+            Self::Pack(PackError::Io(error)) | Self::Mirror(MirrorError::Io(error)) => error,
+            _ => return false,
+        };
+        matches!(io.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+
+    pub(super) fn is_of_the_mirror(&self) -> bool {
+        matches!(self, Self::Mirror(_) | Self::Archive(_))
+    }
+
+    /// The kind of trouble.
+    pub fn cause(&self) -> Cause {
+        match self {
+            Self::Fetch { .. } | Self::Request(_) => Cause::Fetch,
+            Self::Pack(PackError::Io(_)) | Self::Mirror(MirrorError::Io(_)) | Self::Upload(BucketError::Record(_)) => {
+                Cause::Disk
+            }
+            Self::Pack(_) | Self::Mirror(_) => Cause::Repository,
+            Self::Archive(_) => Cause::Archive,
+            Self::Upload(_) => Cause::Upload,
+            Self::Name(_) => Cause::NameTooLong,
+            Self::BranchGone(_) => Cause::BranchGone,
+            Self::Held(_) => Cause::Held,
+            Self::TimeLimit(_) => Cause::TimeLimit,
+            Self::Stopped | Self::Task(_) => Cause::Internal,
+        }
+    }
+
+    /// The stage it happened in, given the stage the target's progress was `at`: uploading begins while a fresh pack is
+    /// still being verified.
+    fn stage(&self, at: Stage) -> Stage {
+        match self {
+            Self::Fetch { .. } | Self::BranchGone(_) => Stage::Fetching,
+            Self::Pack(_) | Self::Mirror(_) => at.min(Stage::Verifying),
+            Self::Archive(_) | Self::Upload(_) => Stage::Uploading,
+            _ => at,
+        }
+    }
+
+    /// The same as plain data; `at` is the stage that the target's progress was at.
+    pub fn into_failure(self, at: Stage) -> Failure {
+        match self {
+            Self::Stopped => Failure::Stopped,
+            Self::Held(rewrite) => Failure::Held { rewrite, error: self.to_string() },
+            _ => Failure::Failed { cause: self.cause(), stage: self.stage(at), error: error_chain(&self) },
+        }
+    }
+}

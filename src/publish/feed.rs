@@ -1,0 +1,87 @@
+//! The way of a pack from the wire (async) to the indexer (a blocking thread).
+//!
+//! Invariant: a feed that stops without its end is an error, never the end of the pack.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::{Buf, Bytes};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::git::wire::{PackStream, WireError};
+use crate::progress::Progress;
+
+/// Pieces of a pack, 64 KiB at most each, between the wire and the indexer.
+const FEED_PIECES: usize = 32;
+
+/// The two ends of a feed.
+pub(super) fn channel() -> (mpsc::Sender<Option<Bytes>>, Pieces) {
+    let (feed, pieces) = mpsc::channel(FEED_PIECES);
+    (feed, Pieces { pieces, current: Bytes::new(), ended: false })
+}
+
+/// Passes the pack on, piece by piece, and its end as such.
+pub(super) async fn feed_pack(
+    mut stream: PackStream,
+    feed: mpsc::Sender<Option<Bytes>>,
+    progress: &Progress,
+) -> Result<(), WireError> {
+    loop {
+        let piece = stream.next().await?;
+        progress.fetched(piece.as_ref().map_or(0, |piece| piece.len() as u64));
+        let end = piece.is_none();
+        // The indexer has given up where nobody receives; it says why.
+        if feed.send(piece).await.is_err() || end {
+            return Ok(());
+        }
+    }
+}
+
+/// The pack as the indexer reads it. A feed that stops without its end is an error, never the end of the pack.
+pub(super) struct Pieces {
+    pieces: mpsc::Receiver<Option<Bytes>>,
+    current: Bytes,
+    ended: bool,
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() && !self.ended {
+            match self.pieces.blocking_recv() {
+                Some(Some(piece)) => self.current = piece,
+                Some(None) => self.ended = true,
+                None => return Err(io::Error::other("the connection broke off")),
+            }
+        }
+        let read = buffer.len().min(self.current.len());
+        self.current.copy_to_slice(&mut buffer[..read]);
+        Ok(read)
+    }
+}
+
+/// A flag for threads that cannot wait for a token: set when the token is cancelled, or when nobody waits any more.
+pub(super) struct Interrupt {
+    pub(super) flag: Arc<AtomicBool>,
+    _watch: AbortOnDropHandle<()>,
+}
+
+impl Interrupt {
+    pub(super) fn when(stop: &CancellationToken) -> Self {
+        let flag = Arc::new(AtomicBool::new(false));
+        let (stop, set) = (stop.clone(), Arc::clone(&flag));
+        let watch = tokio::spawn(async move {
+            stop.cancelled().await;
+            set.store(true, Ordering::Relaxed);
+        });
+        Self { flag, _watch: AbortOnDropHandle::new(watch) }
+    }
+}
+
+impl Drop for Interrupt {
+    fn drop(&mut self) {
+        self.flag.store(true, Ordering::Relaxed);
+    }
+}

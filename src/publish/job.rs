@@ -1,0 +1,238 @@
+//! One attempt at publishing one commit.
+//!
+//! Invariant: whichever half fails stops the other, so nothing is completed in the bucket.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
+
+use super::error::PublishError;
+use super::feed::{self, Interrupt};
+use super::{Publisher, fetch_error};
+use crate::artifact::archive::{self, Contents, Pack};
+use crate::artifact::encrypt;
+use crate::bucket::BucketError;
+use crate::git::lfs;
+use crate::git::pack::{self, Limits, PackError, ReceivedPack};
+use crate::git::wire::{GitServer, PackStream};
+use crate::model::key::CommitId;
+use crate::model::stage::Stage;
+use crate::model::target::Source;
+use crate::plan::outcome::Rewrite;
+use crate::plan::{OnRewrite, Publish};
+use crate::progress::{Progress, StageTimer};
+use crate::text::{error_chain, printable};
+use crate::workdir::mirrors::{Mirror, MirrorError, StoredPack};
+
+/// An object that is up.
+pub(super) struct Shipped {
+    pub(super) bytes: u64,
+    pub(super) rewritten_from: Option<CommitId>,
+    pub(super) lfs_paths: usize,
+}
+
+/// One attempt at one commit.
+pub(super) struct Job<'a> {
+    pub(super) publisher: &'a Publisher,
+    pub(super) git: &'a GitServer,
+    pub(super) publish: &'a Publish,
+    pub(super) commit: CommitId,
+    pub(super) key: &'a str,
+    pub(super) progress: &'a Arc<Progress>,
+    pub(super) stop: &'a CancellationToken,
+}
+
+impl Job<'_> {
+    pub(super) async fn run(&self) -> Result<Shipped, PublishError> {
+        let mirror = self.publisher.mirrors.lease(self.source()).await;
+        match mirror.commit() {
+            None => self.publish_afresh(mirror).await,
+            Some(have) => match self.publish_increment(mirror, have).await {
+                Ok(Some(shipped)) => Ok(shipped),
+                // The branch was rewritten, or the mirror is damaged: a fresh one serves in both cases.
+                Ok(None) | Err(PublishError::Pack(PackError::Empty | PackError::Incomplete { .. })) => {
+                    self.publish_afresh(self.fresh_lease().await?).await
+                }
+                Err(error) if error.is_of_the_mirror() && !self.stop.is_cancelled() => {
+                    let (source, error) = (printable(&self.source().to_string()), error_chain(&error));
+                    tracing::warn!(source, error, "the kept repository cannot be used and is fetched afresh");
+                    self.publish_afresh(self.fresh_lease().await?).await
+                }
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    fn source(&self) -> &Source {
+        &self.publish.target.source
+    }
+
+    async fn fresh_lease(&self) -> Result<Mirror, PublishError> {
+        let mut mirror = self.publisher.mirrors.lease(self.source()).await;
+        mirror.discard().map_err(MirrorError::Io)?;
+        Ok(mirror)
+    }
+
+    /// Publishes from the mirror, after fetching what it lacks. `None`: the new commit does not descend from the mirror's,
+    /// or the mirror has grown too large.
+    async fn publish_increment(&self, mut mirror: Mirror, have: CommitId) -> Result<Option<Shipped>, PublishError> {
+        if have != self.commit {
+            let stream = self.fetch(Some(have)).await?;
+            let commit = self.commit;
+            let (unused, _) = oneshot::channel();
+            let finish = move |mirror: &mut Mirror, pack| Ok(mirror.finish_increment(commit, pack)?);
+            let (received, on_time) = self.receive(stream, mirror, unused, finish).await?;
+            mirror = received;
+            if !on_time {
+                return Ok(None);
+            }
+        }
+        let bytes: u64 = mirror.files().iter().map(|(_, [data, _])| data.len).sum();
+        if bytes > self.publisher.max_repository_bytes {
+            // Increments hold some things twice: whether the repository itself has grown too large, a fresh fetch tells.
+            return Ok(None);
+        }
+        let rewritten_from = rewrite_let_through(self.publish, &mirror)?;
+        let packs = mirror.files().into_iter().map(|(name, [data, index])| Pack {
+            name,
+            data,
+            index: Box::new(move || Ok(index)),
+        });
+        let (shipped, lfs_paths) = tokio::join!(self.ship(packs.collect()), self.lfs_paths(&mirror));
+        if matches!(shipped, Err(PublishError::Archive(_))) {
+            mirror.discard().map_err(MirrorError::Io)?;
+        }
+        shipped.map(|bytes| Some(Shipped { bytes, rewritten_from, lfs_paths }))
+    }
+
+    /// Fetches the whole history. Archiving and uploading begin when the pack's last byte is there, and go on while its
+    /// objects are verified; the index comes last in the archive, and with it the verdict.
+    async fn publish_afresh(&self, mut mirror: Mirror) -> Result<Shipped, PublishError> {
+        let stream = self.fetch(None).await?;
+        mirror.start_afresh()?;
+        let (commit, publish) = (self.commit, self.publish.clone());
+        let (received, pack) = oneshot::channel();
+        let (indexed, index) = oneshot::channel();
+        let finish = move |mirror: &mut Mirror, pack: StoredPack| {
+            mirror.finish_fresh(commit, pack)?;
+            // Without its index, what is on its way already comes to nothing.
+            let rewritten_from = rewrite_let_through(&publish, mirror)?;
+            if let Some((_, [_, index])) = mirror.files().pop() {
+                // Nobody listens where the upload has failed already.
+                drop(indexed.send(index));
+            }
+            Ok(rewritten_from)
+        };
+        let receiving = async {
+            let (mirror, rewritten_from) = self.receive(stream, mirror, received, finish).await?;
+            let lfs_paths = self.lfs_paths(&mirror).await;
+            Ok::<_, PublishError>((mirror, rewritten_from, lfs_paths))
+        };
+        let shipping = async {
+            // Without a pack there is nothing to ship; what became of it is the other half's to say.
+            let Ok(ReceivedPack { name, file }) = pack.await else { return Ok(0) };
+            let index =
+                Box::new(move || index.blocking_recv().map_err(|_| io::Error::other("the pack was not verified")));
+            self.ship(vec![Pack { name, data: file, index }]).await
+        };
+        let (received, shipped) = tokio::join!(receiving, shipping);
+        // The mirror is held until the archive has been read.
+        let (_mirror, rewritten_from, lfs_paths) = received?;
+        Ok(Shipped { bytes: shipped?, rewritten_from, lfs_paths })
+    }
+
+    /// How many paths are Git LFS pointers, as far as that can be found out: the object is as good as without.
+    async fn lfs_paths(&self, mirror: &Mirror) -> usize {
+        let (path, commit) = (mirror.path().to_owned(), self.commit);
+        let counting =
+            spawn_blocking(move || git2::Repository::open_bare(path).and_then(|it| lfs::lfs_paths(&it, commit)));
+        match counting.await {
+            Ok(Ok(paths)) => {
+                if !paths.all {
+                    tracing::debug!(found = paths.found, "not all of the commit was searched for Git LFS pointers");
+                }
+                paths.found
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "cannot look for Git LFS pointers");
+                0
+            }
+            Err(_) => 0,
+        }
+    }
+
+    async fn fetch(&self, have: Option<CommitId>) -> Result<(PackStream, StageTimer), PublishError> {
+        let fetching = self.progress.enter(Stage::Fetching);
+        let fetch = self.git.fetch(&self.source().project, self.commit, have);
+        let stream = self.stop.run_until_cancelled(fetch).await.ok_or(PublishError::Stopped)?;
+        stream.map(|stream| (stream, fetching)).map_err(|error| fetch_error(self.source(), error))
+    }
+
+    /// Takes a pack from the wire into the mirror. `received` is told when its last byte is there, and `finish` is called
+    /// with the verified pack.
+    async fn receive<T: Send + 'static>(
+        &self,
+        (stream, fetching): (PackStream, StageTimer),
+        mut mirror: Mirror,
+        received: oneshot::Sender<ReceivedPack>,
+        finish: impl FnOnce(&mut Mirror, StoredPack) -> Result<T, PublishError> + Send + 'static,
+    ) -> Result<(Mirror, T), PublishError> {
+        let (feed, source) = feed::channel();
+        let interrupt = Interrupt::when(self.stop);
+        let (gate, limit, flag) =
+            (Arc::clone(&self.publisher.gate), self.publisher.max_repository_bytes, Arc::clone(&interrupt.flag));
+        let progress = Arc::clone(self.progress);
+        let indexing = spawn_blocking(move || {
+            let mut stage = fetching;
+            let limits = Limits { pack_bytes: limit, interrupt: &flag, gate: &gate };
+            let (pack, index) = pack::receive(source, &mirror.pack_dir(), &limits, |pack| {
+                stage = progress.enter(Stage::Verifying);
+                drop(received.send(pack));
+            })?;
+            let finished = finish(&mut mirror, StoredPack::new(&pack, &index))?;
+            drop(stage);
+            Ok((mirror, finished))
+        });
+        let fed = self.stop.run_until_cancelled(feed::feed_pack(stream, feed, self.progress)).await.unwrap_or(Ok(()));
+        let indexed = indexing.await?;
+        // Where the wire broke, that is the reason, and the indexer's complaint only its consequence.
+        fed.map_err(|error| fetch_error(self.source(), error))?;
+        indexed
+    }
+
+    /// Archives, encrypts and uploads. Returns the object's size in bytes.
+    async fn ship(&self, packs: Vec<Pack>) -> Result<u64, PublishError> {
+        let publisher = self.publisher;
+        let data: u64 = packs.iter().map(|pack| pack.data.len).sum();
+        // The index comes last, and how long it will be is not known yet: seldom more than a quarter of the pack.
+        let expected = data + data / 4;
+        let _uploading = self.progress.enter(Stage::Uploading);
+        self.progress.expect_upload(data);
+        let (writer, parts) = publisher.bucket.pipe(expected);
+        let contents = Contents { branch: self.publish.target.destination.branch.clone(), commit: self.commit, packs };
+        let (recipients, format) = (Arc::clone(&publisher.recipients), self.publish.format);
+        let writing = spawn_blocking(move || -> io::Result<u64> {
+            let sealer = encrypt::encrypting(&recipients, writer).map_err(io::Error::other)?;
+            archive::write(format, contents, sealer)?.finish()?.finish()
+        });
+        let uploaded = publisher.bucket.upload(self.key, parts, &publisher.workdir, self.progress, self.stop).await;
+        match (writing.await?, uploaded) {
+            (Ok(_), Ok(bytes)) => Ok(bytes),
+            // The writer failed, so there was nothing to complete.
+            (Err(error), Ok(_) | Err(BucketError::WriterGone)) => Err(PublishError::Archive(error)),
+            (_, Err(error)) => Err(error.into()),
+        }
+    }
+}
+
+/// The commit that is published, where the mirror's does not descend from it and is to be published all the same.
+fn rewrite_let_through(publish: &Publish, mirror: &Mirror) -> Result<Option<CommitId>, PublishError> {
+    let rewritten_from = mirror.rewritten_from(publish.old_commit())?;
+    match (rewritten_from, mirror.commit(), publish.on_rewrite) {
+        (Some(from), Some(to), OnRewrite::Hold) => Err(PublishError::Held(Rewrite { from, to })),
+        (from, _, OnRewrite::Publish | OnRewrite::Hold) => Ok(from),
+    }
+}

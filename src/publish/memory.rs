@@ -1,0 +1,64 @@
+//! What earlier attempts found out about a branch, so that a large repository is not fetched in every pass to find it out
+//! again.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::error::PublishError;
+use crate::git::pack::PackError;
+use crate::model::key::{CommitId, Destination};
+use crate::plan::outcome::Rewrite;
+use crate::plan::{OnRewrite, Publish};
+
+/// After this long a history with gaps is fetched again: somebody may have repaired it.
+const GAP_KNOWN_FOR: Duration = Duration::from_secs(3_600);
+
+/// What is known of commits that cannot be published, at most one commit per destination.
+#[derive(Debug, Default)]
+pub(super) struct Memory(Mutex<HashMap<Destination, (CommitId, Known)>>);
+
+#[derive(Debug, Clone)]
+enum Known {
+    /// The commit does not descend from the published one.
+    Rewrite(Rewrite),
+    /// The commit's history is incomplete.
+    Gap { what: &'static str, id: String, found: Instant },
+}
+
+impl Memory {
+    /// Forgets all but these destinations.
+    pub(super) fn keep_only<'a>(&self, wanted: impl Iterator<Item = &'a Destination>) {
+        let wanted: HashSet<_> = wanted.collect();
+        self.0.lock().retain(|destination, _| wanted.contains(destination));
+    }
+
+    /// How publishing this commit would end again.
+    pub(super) fn recall(&self, publish: &Publish, commit: CommitId) -> Option<PublishError> {
+        let (of, known) = self.0.lock().get(&publish.target.destination).cloned()?;
+        match known {
+            _ if of != commit => None,
+            Known::Rewrite(rewrite) => {
+                let holds =
+                    publish.on_rewrite == OnRewrite::Hold && publish.old_commit() == Some(&rewrite.from.to_string());
+                holds.then_some(PublishError::Held(rewrite))
+            }
+            Known::Gap { what, id, found } => {
+                (found.elapsed() < GAP_KNOWN_FOR).then_some(PackError::Incomplete { what, id }.into())
+            }
+        }
+    }
+
+    /// Remembers an error that the same commit would end with again.
+    pub(super) fn note(&self, publish: &Publish, commit: CommitId, error: &PublishError) {
+        let known = match error {
+            PublishError::Held(rewrite) => Known::Rewrite(*rewrite),
+            PublishError::Pack(PackError::Incomplete { what, id }) => {
+                Known::Gap { what, id: id.clone(), found: Instant::now() }
+            }
+            _ => return,
+        };
+        self.0.lock().insert(publish.target.destination.clone(), (commit, known));
+    }
+}

@@ -1,0 +1,86 @@
+//! The clients of the three servers, and the login each pass reads afresh.
+
+use std::num::NonZeroUsize;
+
+use secrecy::SecretString;
+use tokio::sync::Semaphore;
+
+use super::PassError;
+use crate::bucket::Bucket;
+use crate::config;
+use crate::git::heads;
+use crate::git::wire::GitServer;
+use crate::graphql::{BUILT_IN_QUERY, GraphqlServer, QuerySource};
+use crate::model::target::{Head, Target};
+use crate::net::http::{self, Login};
+use crate::net::tls::TrustRoots;
+use crate::progress::Pulse;
+use crate::secret::Secret;
+
+/// What talks to GraphQL, GitLab and S3.
+pub struct Clients {
+    pub(crate) bucket: Bucket,
+    http: reqwest::Client,
+    gitlab: config::Gitlab,
+    graphql: config::Graphql,
+    /// Projects probed at the same time, by all passes together.
+    probes: Semaphore,
+    probe_concurrency: NonZeroUsize,
+}
+
+impl Clients {
+    /// Sets the clients up. No request is sent.
+    ///
+    /// # Errors
+    /// If certificates, proxies or the AWS configuration make no sense.
+    pub async fn new(
+        settings: &config::Run,
+        roots: &TrustRoots,
+        probe_concurrency: NonZeroUsize,
+    ) -> anyhow::Result<Self> {
+        Ok(Self {
+            bucket: Bucket::connect(&settings.s3, settings.timeouts, roots).await?,
+            http: http::client(roots, settings.timeouts, probe_concurrency.get())?,
+            gitlab: settings.gitlab.clone(),
+            graphql: settings.graphql.clone(),
+            probes: Semaphore::new(probe_concurrency.get()),
+            probe_concurrency,
+        })
+    }
+
+    /// The server of the target list.
+    pub(crate) fn graphql(&self) -> Result<GraphqlServer, PassError> {
+        let login = self.graphql.login.as_ref().map(|(user, password)| login(user, password)).transpose()?;
+        Ok(GraphqlServer { client: self.http.clone(), url: self.graphql.server.clone(), login })
+    }
+
+    /// The query for the target list.
+    pub(crate) fn query(&self) -> Result<String, PassError> {
+        query_text(&self.graphql.query, BUILT_IN_QUERY)
+    }
+
+    /// The source GitLab.
+    pub(crate) fn git(&self) -> Result<GitServer, PassError> {
+        let config::Gitlab { base_url, username, token } = &self.gitlab;
+        Ok(GitServer::new(self.http.clone(), base_url.clone(), login(username, token)?))
+    }
+
+    /// The heads of the targets' source branches.
+    pub(crate) async fn heads(&self, git: &GitServer, targets: Vec<Target>, pulse: &Pulse) -> Vec<(Target, Head)> {
+        heads::heads(git, targets, (&self.probes, self.probe_concurrency), pulse).await
+    }
+}
+
+/// Secrets in files are read at every pass, so that a rotated one works without a restart.
+fn login(user: &str, secret: &Secret) -> Result<Login, PassError> {
+    let secret: SecretString = secret.read().map_err(|error| PassError::Secret(error.into()))?;
+    Login::new(user, &secret).map_err(PassError::Secret)
+}
+
+pub(super) fn query_text(query: &QuerySource, built_in: &str) -> Result<String, PassError> {
+    match query {
+        QuerySource::BuiltIn => Ok(built_in.to_owned()),
+        QuerySource::File(path) => std::fs::read_to_string(path)
+            .map_err(|source| PassError::Query { path: path.display().to_string(), source }),
+    }
+}

@@ -1,0 +1,34 @@
+//! The pull-request check: whether a change concerns this program at all.
+
+use tokio_util::sync::CancellationToken;
+
+use super::PassError;
+use super::clients::{Clients, query_text};
+use crate::config;
+use crate::graphql::pr_check;
+
+/// Whether there is anything to do: `false` if a pull-request check was asked for and its change concerns neither a
+/// target nor a deployment of this program.
+///
+/// # Errors
+/// [`PassError`] if that cannot be told.
+pub async fn is_concerned(
+    clients: &Clients,
+    settings: Option<&config::PrCheck>,
+    stop: &CancellationToken,
+) -> Result<bool, PassError> {
+    let Some(config::PrCheck { previous, query, saas_file }) = settings else { return Ok(true) };
+    let (graphql, query) = (clients.graphql()?, query_text(query, pr_check::BUILT_IN_QUERY)?);
+    let comparing = pr_check::changes(&graphql, previous, &query, saas_file);
+    let changes = stop.run_until_cancelled(comparing).await.ok_or(PassError::Stopped)?.map_err(Box::new)?;
+    if !changes.saas_file_found {
+        tracing::warn!(saas_file, "neither bundle has a SaaS file of the name in GIT_PARTITION_SAAS_NAME");
+    }
+    if changes.any() {
+        let pr_check::Changes { definitions, deployment, .. } = changes;
+        tracing::info!(previous, definitions, deployment, "the bundle has changed what concerns this program");
+    } else {
+        tracing::info!(previous, "no target and no deployment has changed since the previous bundle: nothing to do");
+    }
+    Ok(changes.any())
+}

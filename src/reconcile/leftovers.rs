@@ -1,0 +1,44 @@
+//! Uploads that a killed process or a failed abort left unfinished.
+
+use std::time::{Instant, SystemTime};
+
+use super::Reconciler;
+use crate::model::target::Target;
+use crate::publish::Publisher;
+use crate::text::error_chain;
+
+impl Reconciler {
+    /// Aborts uploads that a killed run, or a pass whose abort failed, left behind.
+    pub(super) async fn abort_recorded(&self, publisher: &Publisher) {
+        match publisher.workdir.recorded_uploads() {
+            Ok(records) if records.is_empty() => {}
+            Ok(records) => {
+                let recorded = records.len();
+                let aborted = publisher.bucket.abort_recorded(records).await;
+                tracing::info!(recorded, aborted, "uploads were left unfinished, and are aborted");
+            }
+            Err(error) => tracing::warn!(%error, "cannot read the records of unfinished uploads"),
+        }
+    }
+
+    /// Aborts unfinished uploads that nothing recorded: at the first pass, and then as often as one can have become too
+    /// old to be anybody's.
+    pub(super) async fn abort_abandoned(&self, publisher: &Publisher, wanted: &[Target]) {
+        let limit = self.settings.target_timeout;
+        let first = {
+            let mut checked = self.abandoned_checked.lock();
+            if checked.is_some_and(|checked| checked.elapsed() < limit) {
+                return;
+            }
+            checked.replace(Instant::now()).is_none()
+        };
+        let ours = wanted.iter().map(|target| &target.destination).collect();
+        let Some(before) = SystemTime::now().checked_sub(limit) else { return };
+        match publisher.bucket.abort_abandoned(&ours, &publisher.workdir.uploads_under_way(), before).await {
+            Ok(0) => {}
+            Ok(aborted) => tracing::info!(aborted, "aborted uploads that somebody left unfinished"),
+            Err(error) if first => tracing::warn!(error = error_chain(&error), "cannot look for unfinished uploads"),
+            Err(error) => tracing::debug!(error = error_chain(&error), "cannot look for unfinished uploads"),
+        }
+    }
+}

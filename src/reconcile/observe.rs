@@ -1,0 +1,83 @@
+//! Observing: the bucket, the target list and the heads of source branches. Nothing is changed.
+//!
+//! Invariant: all of it or an error. The bucket is listed first, so every listed object rests on an older read of the
+//! branches than ours, and nothing newer is deleted.
+
+use std::collections::BTreeSet;
+
+use super::PassError;
+use super::clients::Clients;
+use crate::bucket::Listing;
+use crate::config;
+use crate::git::wire::GitServer;
+use crate::model::key::{Destination, HeldObject};
+use crate::model::target::Target;
+use crate::plan::{Desired, Policy, Whole};
+use crate::progress::Pulse;
+
+/// The desired and the observed state of this replica's share.
+pub(super) struct Observed {
+    /// The source GitLab, with the login of this pass.
+    pub git: GitServer,
+    /// What should be in the bucket.
+    pub desired: Desired,
+    /// What is in the bucket.
+    pub held: Vec<HeldObject>,
+    /// Keys that do not decode.
+    pub foreign: Vec<String>,
+    /// What is decided over all shares.
+    pub whole: Whole,
+    /// What is left to do of `REPUBLISH`.
+    pub republish: BTreeSet<Destination>,
+}
+
+impl Observed {
+    /// The operator's choices, for planning.
+    pub fn policy(&self, settings: &config::Run) -> Policy<'_> {
+        Policy {
+            format: settings.archive_format,
+            max_retire: settings.max_retire,
+            on_rewrite: settings.on_rewrite,
+            republish: &self.republish,
+        }
+    }
+
+    /// The targets that can be acted on.
+    pub fn accepted(&self) -> impl Iterator<Item = &Target> {
+        self.desired.targets.iter().map(|(target, _)| target)
+    }
+
+    /// All targets, refused ones too.
+    pub fn wanted(&self) -> Vec<Target> {
+        let refused = self.desired.refused.iter().map(|refused| &refused.target);
+        self.accepted().chain(refused).cloned().collect()
+    }
+}
+
+/// Asks all three servers. `republish` is what earlier passes left of `REPUBLISH`; `None` before the first pass.
+pub(super) async fn observe(
+    clients: &Clients,
+    settings: &config::Run,
+    republish: Option<BTreeSet<Destination>>,
+    pulse: &Pulse,
+) -> Result<Observed, PassError> {
+    let (graphql, query, git) = (clients.graphql()?, clients.query()?, clients.git()?);
+    let share = settings.share;
+    let mut listing = clients.bucket.list().await?;
+    let mut targets = graphql.targets(&query).await?;
+    let no_targets = targets.destinations().next().is_none();
+    let mut republish = republish.map_or_else(|| settings.republish.among(targets.destinations()), Ok)?;
+    republish.retain(|destination| share.owns(destination));
+    share.keep_own(&mut targets.accepted, |target| &target.destination);
+    share.keep_own(&mut targets.refused, |refused| &refused.target.destination);
+    let heads = clients.heads(&git, targets.accepted, pulse).await;
+    let whole = Whole { format: settings.archive_format.resolve(&listing.held)?, no_targets };
+    share.keep_own(&mut listing.held, |object| &object.name.destination);
+    if !share.is_first() {
+        // They are nobody's share; one replica reports them.
+        listing.foreign.clear();
+    }
+    let Listing { held, foreign } = listing;
+    let desired = Desired { targets: heads, refused: targets.refused };
+    Ok(Observed { git, desired, held, foreign, whole, republish })
+}

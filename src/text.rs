@@ -1,0 +1,157 @@
+//! Text for people: escaping, error chains, sizes, times, tables.
+//!
+//! Invariant: names and messages from outside reach a terminal only through [`printable`].
+
+use std::error::Error;
+use std::time::{Duration, SystemTime};
+
+use unicode_width::UnicodeWidthStr;
+
+/// Longest piece of a server's own text that is shown, in characters.
+pub const REMOTE_TEXT_LIMIT_CHARS: usize = 300;
+/// Digits of a commit id that people are shown.
+const SHORT_COMMIT_DIGITS: usize = 10;
+
+/// An error with its causes, each said once, on one line.
+pub fn error_chain(error: &(dyn Error + 'static)) -> String {
+    let mut chain = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !chain.contains(&text) {
+            chain.push_str(": ");
+            chain.push_str(&text);
+        }
+        cause = error.source();
+    }
+    printable(&chain)
+}
+
+/// The text with everything escaped that could act on a terminal instead of being shown: control characters and those
+/// that turn the direction of writing.
+pub fn printable(text: &str) -> String {
+    let turns = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}');
+    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
+        if c.is_control() || turns(c) {
+            out.extend(c.escape_unicode())
+        } else {
+            out.push(c)
+        }
+        out
+    })
+}
+
+/// The first digits of a commit id, or of whatever an older program wrote in its place.
+pub fn short_commit(commit: &str) -> String {
+    printable(&commit.chars().take(SHORT_COMMIT_DIGITS).collect::<String>())
+}
+
+/// A size for people: `512 B`, `1.5 MiB`.
+pub fn human_bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    #[expect(clippy::cast_precision_loss, reason = "one digit after the point is shown")]
+    let (mut value, mut unit) = (bytes as f64, "B");
+    for larger in UNITS {
+        // 1023.95 would be shown as 1024.0.
+        if value < 1023.95 {
+            break;
+        }
+        (value, unit) = (value / 1024.0, larger);
+    }
+    if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
+}
+
+/// A time span for people, in its two largest units: `3 d 4 h`, `12 s`.
+pub fn human_duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let units = [(86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")];
+    let Some(largest) = units.iter().position(|(size, _)| seconds >= *size) else { return "0 s".to_owned() };
+    let mut rest = seconds;
+    let mut parts = vec![];
+    for (size, unit) in units.iter().skip(largest).take(2) {
+        if rest / size > 0 {
+            parts.push(format!("{} {unit}", rest / size));
+        }
+        rest %= size;
+    }
+    parts.join(" ")
+}
+
+/// A time in RFC 3339, UTC, for programs; `None` outside of the years -9999 to 9999.
+pub fn timestamp(time: SystemTime) -> Option<String> {
+    jiff::Timestamp::try_from(time).ok().map(|time| time.to_string())
+}
+
+/// Time from `then` to `now`; zero if a clock went back.
+pub fn since(then: SystemTime, now: SystemTime) -> Duration {
+    now.duration_since(then).unwrap_or_default()
+}
+
+/// Rows as aligned columns, two spaces apart, each line after `indent`. Every cell is made [`printable`].
+pub fn table(indent: &str, rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|cell| printable(cell)).collect()).collect();
+    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.width()).max().unwrap_or_default()
+    };
+    let widths: Vec<_> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let mut line = String::from(indent);
+        for (cell, width) in row.iter().zip(&widths) {
+            line.push_str(cell);
+            line.extend(std::iter::repeat_n(' ', width - cell.width() + 2));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// How many objects, in words: `1 object`, `2 objects`.
+pub fn objects(count: usize) -> String {
+    if count == 1 { "1 object".to_owned() } else { format!("{count} objects") }
+}
+
+/// A server's text, cut to a sensible length, with everything escaped that could act on a terminal.
+pub fn remote_text(text: &[u8]) -> String {
+    // Bytes first: most of a long text is not looked at.
+    let start = &text[..text.len().min(4 * REMOTE_TEXT_LIMIT_CHARS)];
+    let text: String = String::from_utf8_lossy(start).trim().chars().take(REMOTE_TEXT_LIMIT_CHARS).collect();
+    printable(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_short() {
+        let shown = [0, 1023, 1024, 1536, 1 << 20, (1 << 20) - 1, 5 << 40].map(human_bytes);
+        assert_eq!(shown, ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "1.0 MiB", "1.0 MiB", "5.0 TiB"]);
+    }
+
+    #[test]
+    fn durations_have_two_units_at_most() {
+        let shown = [0, 59, 60, 3_661, 90_000, 86_400].map(|seconds| human_duration(Duration::from_secs(seconds)));
+        assert_eq!(shown, ["0 s", "59 s", "1 min", "1 h 1 min", "1 d 1 h", "1 d"]);
+    }
+
+    #[test]
+    fn names_cannot_act_on_the_terminal() {
+        assert_eq!(printable("a\u{1b}[2Jb\u{202e}c\n"), "a\\u{1b}[2Jb\\u{202e}c\\u{a}");
+        assert_eq!(printable("ünï/日本"), "ünï/日本");
+    }
+
+    #[test]
+    fn columns_align_whatever_the_script() {
+        let rows = [vec!["日本".to_owned(), "x".to_owned()], vec!["abc".to_owned(), "y".to_owned()]];
+        assert_eq!(table(" ", &rows), " 日本  x\n abc   y\n");
+    }
+
+    #[test]
+    fn a_server_s_text_is_short_and_cannot_act_on_the_terminal() {
+        assert_eq!(remote_text(b"no \x1b[31mred\x07\n"), "no \\u{1b}[31mred\\u{7}");
+        assert_eq!(remote_text(&b"x".repeat(1 << 20)).len(), REMOTE_TEXT_LIMIT_CHARS);
+    }
+}
