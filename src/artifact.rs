@@ -2,6 +2,6 @@
 
 pub mod archive;
 pub mod encrypt;
-pub mod error;
-pub mod open;
-pub mod unpack;
+pub(crate) mod error;
+pub(crate) mod open;
+mod unpack;

@@ -3,7 +3,7 @@
 //! Invariant: the environment is seen through the function given to [`parse`] and nothing else, and no message holds the
 //! value of a secret. [`reference()`] is the one list of settings: flags, help and the README's table come from it.
 
-pub mod duration;
+mod duration;
 mod reference;
 mod sharding;
 mod values;

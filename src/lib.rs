@@ -1,28 +1,24 @@
 //! A reconcile daemon that copies GitLab projects, encrypted, into an S3 bucket, for a GitLab in an isolated partition.
 //!
-//! One pass, in the order of the modules it goes through:
+//! The modules are layers; each imports from lower ones only (`docs/architecture.md` has the table, a test holds it):
 //!
 //! ```text
-//! target ── which projects go where (GraphQL)      ┐ desired
-//! probe ─── where their branches are (Git, wire)   ┘
-//! bucket ── what is there already (S3, key)          observed
-//!              │
-//!            plan ── every decision, a plain function
-//!              │
-//!            apply ── each action on its own, a bounded number at a time
-//!              │
-//!           publish ── fetch (wire, pack, mirror) ► archive ► encrypt ► upload (bucket), as one stream
-//!              │
-//!            report ── what was done and what was not, and why
+//! commands    what a person runs: the daemon, check, list, restore
+//! server      the port: metrics, health, status page, webhooks
+//! reconcile   a pass (observe, plan, apply, report) and the loop
+//! config  publish         settings · one target as one stream
+//! bucket  status          S3 · what is in sync, since when and why
+//! artifact  workdir       archive and encryption · what is kept on the disk
+//! git                     the wire, heads, packs, verification
+//! plan  graphql  progress  telemetry   decisions · targets · bytes under way · logs
+//! model  net  terminal    keys and targets · HTTP and TLS · colour
+//! text  files  secret  descriptors
 //! ```
 //!
-//! `reconcile` ties a pass together and repeats it, before its time where `trigger` says so; `config` says how; `shard`
-//! says whose a destination is where several replicas share the work; `workdir` and `mirror` keep what may be kept between
-//! passes. `status`, `progress` and `metrics` are told what goes on, and `server` shows it; `check`, `list` and
-//! `restore` are for people too, and `terminal` is how they look there.
+//! Public is what the program's `main`, its tests and benches use.
 
 pub mod artifact;
-pub mod bucket;
+mod bucket;
 pub mod commands;
 pub mod config;
 mod descriptors;

@@ -48,16 +48,6 @@ pub enum DurationError {
 }
 
 impl GoDuration {
-    /// A duration of so many nanoseconds.
-    pub const fn from_nanos(nanos: i64) -> Self {
-        Self(nanos)
-    }
-
-    /// Its nanoseconds.
-    pub const fn as_nanos(self) -> i64 {
-        self.0
-    }
-
     /// The same as a standard duration, `None` for a negative one.
     pub fn to_std(self) -> Option<Duration> {
         u64::try_from(self.0).ok().map(Duration::from_nanos)
@@ -165,7 +155,7 @@ mod tests {
     use super::*;
 
     fn nanos(text: &str) -> Result<i64, DurationError> {
-        parse(text).map(GoDuration::as_nanos)
+        parse(text).map(|GoDuration(nanos)| nanos)
     }
 
     const S: i64 = 1_000_000_000;
@@ -315,7 +305,7 @@ mod tests {
             (i64::MIN, "-2562047h47m16.854775808s"),
         ];
         for (nanos, expected) in shown {
-            assert_eq!(GoDuration::from_nanos(nanos).to_string(), expected);
+            assert_eq!(GoDuration(nanos).to_string(), expected);
         }
     }
 

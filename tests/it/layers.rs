@@ -141,6 +141,8 @@ fn the_document_shows_these_layers() {
     let rows: Vec<Vec<String>> = document
         .lines()
         .skip_while(|line| *line != "## Layers")
+        .skip(1)
+        .take_while(|line| !line.starts_with("## "))
         .filter(|line| line.starts_with("| ") && line[2..].starts_with(char::is_numeric))
         .map(|row| {
             let modules = row.split('|').nth(2).unwrap();
