@@ -5,7 +5,8 @@
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
@@ -119,8 +120,18 @@ async fn read_head(client: &mut TcpStream) -> Result<String, BoxError> {
 /// client says to that.
 pub struct OldTlsServer {
     server: HttpServer,
-    replies: Arc<Mutex<Vec<Vec<u8>>>>,
+    replies: Arc<Replies>,
 }
+
+/// One entry for each connection, filled when the connection ends.
+#[derive(Default)]
+struct Replies {
+    all: Mutex<Vec<Option<Vec<u8>>>>,
+    ended: Condvar,
+}
+
+/// How long a connection may take to end after its client has gone.
+const ENDED_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A TLS 1.1 `ServerHello` in its record (RFC 4346): no session, the cipher suite TLS_RSA_WITH_AES_128_CBC_SHA.
 fn old_server_hello() -> Vec<u8> {
@@ -136,23 +147,19 @@ fn old_server_hello() -> Vec<u8> {
 impl OldTlsServer {
     /// Listens on a free port.
     pub fn start() -> Result<Self> {
-        let replies = Arc::new(Mutex::new(Vec::new()));
+        let replies = Arc::new(Replies::default());
         let kept = Arc::clone(&replies);
         let server = HttpServer::listen("old-tls", 0, move |mut stream| {
             let kept = Arc::clone(&kept);
             async move {
-                let mut greeting = [0; 5];
-                if stream.read_exact(&mut greeting).await.is_err() {
-                    return;
-                }
-                let mut rest = vec![0; usize::from(u16::from_be_bytes([greeting[3], greeting[4]]))];
-                if stream.read_exact(&mut rest).await.is_err() || stream.write_all(&old_server_hello()).await.is_err() {
-                    return;
-                }
-                let mut reply = Vec::new();
-                // A client that closes without a word has replied nothing.
-                let _ = stream.read_to_end(&mut reply).await;
-                lock(&kept).push(reply);
+                let number = {
+                    let mut all = lock(&kept.all);
+                    all.push(None);
+                    all.len() - 1
+                };
+                let reply = greet(&mut stream).await.unwrap_or_default();
+                lock(&kept.all)[number] = Some(reply);
+                kept.ended.notify_all();
             }
         })?;
         Ok(Self { server, replies })
@@ -163,8 +170,26 @@ impl OldTlsServer {
         format!("https://{}:{}", Ipv4Addr::LOCALHOST, self.server.address().port())
     }
 
-    /// What each client said to the greeting of an old server.
+    /// What each client said to the greeting of an old server, once all that connected have gone. Empty if nobody came
+    /// within a few seconds.
     pub fn replies(&self) -> Vec<Vec<u8>> {
-        lock(&self.replies).clone()
+        let Replies { all, ended } = &*self.replies;
+        let open = |all: &mut Vec<Option<Vec<u8>>>| all.is_empty() || all.contains(&None);
+        let waited = ended.wait_timeout_while(lock(all), ENDED_TIMEOUT, open);
+        let (all, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        all.iter().flatten().cloned().collect()
     }
+}
+
+/// Reads the client's greeting, answers with an old server's, and returns what the client says to that; empty if it
+/// closes without a word.
+async fn greet(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    let mut greeting = [0; 5];
+    stream.read_exact(&mut greeting).await?;
+    let mut rest = vec![0; usize::from(u16::from_be_bytes([greeting[3], greeting[4]]))];
+    stream.read_exact(&mut rest).await?;
+    stream.write_all(&old_server_hello()).await?;
+    let mut reply = Vec::new();
+    let _ = stream.read_to_end(&mut reply).await;
+    Ok(reply)
 }

@@ -147,9 +147,9 @@ fn a_server_whose_tls_is_too_old_is_refused() {
     for variable in ["GITLAB_BASE_URL", "GRAPHQL_SERVER", "AWS_ENDPOINT_URL_S3"] {
         let old = OldTlsServer::start().unwrap();
         let run: Run = secured.command(&["-run-once"]).env(variable, old.url()).output().unwrap().into();
-        run.failed();
+        let run = run.failed();
         let replies = old.replies();
-        assert!(!replies.is_empty(), "nobody came to {variable}");
+        assert!(!replies.is_empty(), "nobody came to {variable}\n{}", run.log);
         for reply in replies {
             assert!(reply.first() == Some(&21) && reply.ends_with(&REFUSAL), "{variable}: {reply:?}");
         }
