@@ -10,8 +10,6 @@ use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use tokio::runtime::Runtime;
 
-use crate::s3::{OpenUpload, StoredObject};
-
 /// Where a bucket is and who may use it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct S3Endpoint {
@@ -25,6 +23,32 @@ pub struct S3Endpoint {
     pub secret_key: String,
     /// The bucket.
     pub bucket: String,
+}
+
+/// An object of the bucket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredObject {
+    /// Its key.
+    pub key: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// When it was made, in whole milliseconds.
+    pub last_modified: SystemTime,
+    /// Its ETag, without quotes.
+    pub etag: String,
+}
+
+/// A multipart upload that is neither completed nor aborted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenUpload {
+    /// The key of the object it would make.
+    pub key: String,
+    /// Its id.
+    pub upload_id: String,
+    /// When it was started.
+    pub initiated: SystemTime,
+    /// How many parts it has.
+    pub parts: usize,
 }
 
 /// A synchronous client of one bucket.

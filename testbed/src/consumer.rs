@@ -19,12 +19,11 @@ use flate2::read::MultiGzDecoder;
 use serde_json::Value;
 use tar::EntryType;
 
-use crate::bucket::{Bucket, S3Endpoint};
+use crate::bucket::{Bucket, S3Endpoint, StoredObject};
 use crate::git::{GitServer, encode_path};
 use crate::http::basic;
 use crate::judge;
 use crate::program::{git_with, run};
-use crate::s3::StoredObject;
 
 /// What the Go consumer calls the destination.
 const REMOTE: &str = "fedramp";

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
 
-use crate::bucket::S3Endpoint;
+use crate::bucket::{OpenUpload, S3Endpoint, StoredObject};
 use crate::http::{Body, BoxError, HttpServer, RequestLog, RequestRecord, lock};
 use faults::{Failure, Faults, FaultyAccess};
 use service::Service;
@@ -59,32 +59,6 @@ impl Default for S3Options {
             port: 0,
         }
     }
-}
-
-/// An object of the bucket.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredObject {
-    /// Its key.
-    pub key: String,
-    /// Its size in bytes.
-    pub size: u64,
-    /// When it was made, in whole milliseconds.
-    pub last_modified: SystemTime,
-    /// Its ETag, without quotes.
-    pub etag: String,
-}
-
-/// A multipart upload that is neither completed nor aborted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OpenUpload {
-    /// The key of the object it would make.
-    pub key: String,
-    /// Its id.
-    pub upload_id: String,
-    /// When it was started.
-    pub initiated: SystemTime,
-    /// How many parts it has.
-    pub parts: usize,
 }
 
 /// An S3 server with one bucket, in this process.

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use s3s::dto::{Checksum, ChecksumAlgorithm};
 
-use super::{OpenUpload, StoredObject};
+use crate::bucket::{OpenUpload, StoredObject};
 
 /// Bytes as they came in, so that nothing is copied; or only how many they were.
 #[derive(Debug, Clone, Default)]
