@@ -1,4 +1,4 @@
-//! An S3 client for tests, over whichever server there is.
+//! An S3 client for tests, for any server, and what a bucket holds.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -75,7 +75,7 @@ impl Bucket {
         Ok(Self { client: Client::from_conf(config), bucket: endpoint.bucket.clone(), runtime: Arc::new(runtime) })
     }
 
-    /// The client inside, for what is not wrapped here; use it within [`Bucket::block_on`].
+    /// The inner client, for requests that are not wrapped here; use it within [`Bucket::block_on`].
     pub fn client(&self) -> &Client {
         &self.client
     }
@@ -96,7 +96,7 @@ impl Bucket {
         Ok(())
     }
 
-    /// The names of all buckets, in one signed request: proof that the server is up and knows the key.
+    /// The names of all buckets, in one signed request: this proves that the server is up and knows the key.
     pub fn list_buckets(&self) -> Result<Vec<String>> {
         let listed = self.block_on(self.client.list_buckets().send()).context("listing buckets")?;
         Ok(listed.buckets().iter().filter_map(|bucket| bucket.name().map(str::to_owned)).collect())
@@ -142,14 +142,14 @@ impl Bucket {
         Ok(())
     }
 
-    /// Removes an object, whether it is there or not.
+    /// Removes an object, whether or not it exists.
     pub fn delete(&self, key: &str) -> Result<()> {
         self.block_on(self.client.delete_object().bucket(&self.bucket).key(key).send())
             .with_context(|| format!("deleting {key}"))?;
         Ok(())
     }
 
-    /// Multipart uploads that are neither completed nor aborted; their number of parts is not asked for and 0.
+    /// Multipart uploads that are neither completed nor aborted; their number of parts is not requested and is 0.
     pub fn list_multipart_uploads(&self) -> Result<Vec<OpenUpload>> {
         let listed = self
             .block_on(self.client.list_multipart_uploads().bucket(&self.bucket).send())
