@@ -69,7 +69,7 @@ pub fn unpack(archive: &Path, folder: &Path) -> Result<()> {
 
 /// `git fsck --full` in a folder that holds `.git`, or in a bare repository.
 pub fn git_fsck(folder: &Path) -> Result<()> {
-    // What it would start further processes for is not there.
+    // Without these settings it would start processes that check files which a repository here does not have.
     let mut git = git_with(&[("core.multiPackIndex", "false"), ("core.commitGraph", "false")]);
     run(git.arg("-C").arg(folder).args(["fsck", "--full", "--no-progress", "--no-dangling"]), "git").map(drop)
 }
