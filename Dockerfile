@@ -1,9 +1,9 @@
 # The program in a small image. Builds with docker (BuildKit or not), podman and buildah:
 #   docker build -t git-partition-sync-producer .
-# Where images come from can be changed: --build-arg RUST_IMAGE=…, --build-arg RUN_IMAGE=…. The run-time base needs glibc
-# and nothing else: debian, ubi-minimal or distroless serve alike. Where it has /etc/ssl/certs/ca-certificates.crt, as
-# distroless has, the program takes that file and not the bundle in /etc/pki: a volume with authorities of one's own has
-# to be mounted at /etc/ssl/certs then, or be named in SSL_CERT_FILE.
+# Base images can be changed: --build-arg RUST_IMAGE=…, --build-arg RUN_IMAGE=…. The run-time base needs only glibc:
+# debian, ubi-minimal and distroless all work. If it has /etc/ssl/certs/ca-certificates.crt, like distroless, the program
+# uses that file and not the bundle in /etc/pki: then mount a volume with your own authorities at /etc/ssl/certs, or name
+# it in SSL_CERT_FILE.
 
 ARG RUST_IMAGE=docker.io/library/rust:1.95-slim-bookworm
 ARG RUN_IMAGE=docker.io/library/debian:bookworm-slim

@@ -1,4 +1,4 @@
-# Everything one types while working on the project. `make` alone prints the list.
+# The commands for working on the project. `make` alone prints the list.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -10,34 +10,34 @@ IMAGE ?= quay.io/app-sre/$(BIN):v$(shell sed -n 's/^version = "\(.*\)"/\1/p' Car
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: ## Watch the program at work, on real servers of its own (KEEP=1 leaves them up)
+demo: ## Watch the program run against real servers of its own (KEEP=1 leaves them up)
 	@scripts/demo $(if $(filter-out 0,$(KEEP)),keep)
 
-test: ## Install what tests need, then formatting, lints, documentation and all tests
+test: ## Install what the tests need, then check formatting, lints and documentation and run all tests
 	@scripts/test
 
-lint: ## Formatting, clippy and documentation only, warnings denied
+lint: ## Check only formatting, clippy, manifests and documentation; warnings fail
 	@scripts/test lint
 
-unit: ## The tests alone, without formatting and lints
+unit: ## Run only the tests, without formatting and lints
 	@scripts/test tests
 
-soak: ## Hundreds of passes with random pushes and faults (PASSES=300, SEED=… to repeat one)
+soak: ## Run hundreds of passes with random pushes and faults (PASSES=300, SEED=… to repeat one)
 	@PASSES="$(PASSES)" SEED="$(SEED)" scripts/soak
 
-audit: ## Licences, duplicates, sources and known vulnerabilities of all dependencies (deny.toml)
+audit: ## Check all dependencies for licences, duplicates, sources and known vulnerabilities (deny.toml)
 	@scripts/audit
 
-build: ## The program, optimised, in target/release
+build: ## Build the program, optimised, into target/release
 	cargo build --release --locked --bin $(BIN)
 
-setup: ## Only install what tests and demo need
+setup: ## Install what tests and demo need, and nothing else
 	@scripts/setup
 
 bench: ## Compare with what a user would do instead (ARGS="--rounds 5 W1 W2 …"); takes long
 	@scripts/bench $(ARGS)
 
-docs: ## Man page and shell completions, into target/docs
+docs: ## Write man page and shell completions into target/docs
 	@cargo run --quiet --locked --example docs target/docs
 
 diagram: ## Draw gitsync-diagram.png from docs/diagram.dot (needs Graphviz)
@@ -46,7 +46,7 @@ diagram: ## Draw gitsync-diagram.png from docs/diagram.dot (needs Graphviz)
 image: ## Build the container image with docker, podman or buildah (IMAGE=name:tag)
 	@scripts/image $(IMAGE)
 
-image-test: ## Build the image without an engine and run the program out of it (root, Debian; takes long)
+image-test: ## Build the image without a container engine and run the program from it (root, Debian; takes long)
 	@scripts/image-test
 
 clean: ## Remove everything that was built

@@ -1,7 +1,7 @@
-//! `make demo`: the program at work, on real servers of its own, told as a story.
+//! `make demo`: the program runs against its own real servers, told as a story.
 //!
 //! Every step runs the real program, shows what it prints, and checks what it did by asking the servers. The first
-//! check that fails ends the demo with a failing exit status.
+//! check that fails ends the demo with exit status 1.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -23,13 +23,13 @@ use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 const PROGRAM: &str = "git-partition-sync-producer";
 
-/// Widest line that is shown where the terminal's width is not known, in columns.
+/// Widest line shown if the terminal's width is not known, in columns.
 const COLUMNS: usize = 150;
 
 /// Widest line of prose, in columns.
 const PROSE_COLUMNS: usize = 96;
 
-/// How often the far side looks into the bucket while the servers are left up.
+/// How often the far side checks the bucket while the servers are left up.
 const FAR_SIDE_INTERVAL: Duration = Duration::from_secs(3);
 
 /// What is synchronised: source project and branch, destination project and branch.
@@ -55,7 +55,7 @@ const IDENTITY: &str = "identity-0.txt";
 /// The target that is taken off the list later.
 const REMOVED: [&str; 2] = ["mirror/docs/website", "main"];
 
-/// The target whose source goes missing later.
+/// The target whose source disappears later.
 const MISSING: [&str; 4] = TARGETS[8];
 
 fn main() -> ExitCode {
@@ -91,12 +91,12 @@ fn tell(story: &Story, keep: bool) -> Result<()> {
 
 // ---- The story ----
 
-/// A world, the program in it, and what is told about it.
+/// A world, the program in it, and the story about it.
 struct Demo<'a> {
     story: &'a Story,
     world: World,
     program: PathBuf,
-    /// What fetching everything took, in bytes.
+    /// How many bytes it took to fetch everything.
     fetched_at_first: Cell<u64>,
 }
 
@@ -104,11 +104,11 @@ impl<'a> Demo<'a> {
     fn set_up(story: &'a Story, keep: bool) -> Result<Self> {
         story.step("Two GitLabs that cannot see each other");
         story.say(
-            "A company has one GitLab on the near side and another one in an isolated partition. Only one thing \
-             crosses the line: an S3 bucket. These are real servers, on this machine only, for this demo:",
+            "A company has one GitLab on the near side and another in an isolated partition. Only an S3 bucket crosses \
+             the line. These are real servers, running on this machine for this demo:",
         );
         let program = std::env::current_exe()?.ancestors().nth(2).context("no target folder")?.join(PROGRAM);
-        ensure!(program.is_file(), "{} is not there: run `make demo`", program.display());
+        ensure!(program.is_file(), "{} is missing: run `make demo`", program.display());
 
         let mut builder = World::builder().source(GitOptions { allow_push: keep, ..GitOptions::default() });
         let seaweed = Seaweed::is_installed();
@@ -116,7 +116,7 @@ impl<'a> Demo<'a> {
             builder = builder.seaweed();
         }
         let world = builder.start()?;
-        let s3 = if seaweed { "SeaweedFS" } else { "in memory: SeaweedFS could not be installed" };
+        let s3 = if seaweed { "SeaweedFS" } else { "in memory, because SeaweedFS could not be installed" };
         story.table(&[
             ["near GitLab", &world.source.url(), "Git over HTTP, with a token"],
             ["GraphQL", &world.graphql.url(), "says which projects go where"],
@@ -142,8 +142,8 @@ impl<'a> Demo<'a> {
         });
         story.table(&rows);
         story.say(
-            "Nested groups, the same name in two groups, two branches of one project, branches that are called \
-             something else on the far side, and one whose name is not ASCII.",
+            "There are nested groups, the same name in two groups, two branches of one project, branches with another \
+             name on the far side, and a branch whose name is not ASCII.",
         );
         Ok(Self { story, world, program, fetched_at_first: Cell::new(0) })
     }
@@ -153,16 +153,16 @@ impl<'a> Demo<'a> {
         let shown = self.run(&["-dry-run", "-run-once"])?.exits_with(0)?;
         self.check("every target would be published", shown.out.contains(&format!("{} to publish", TARGETS.len())))?;
         self.check("nothing is in the bucket", self.objects()? == 0)?;
-        self.check("nothing was cloned: there is not even a WORKDIR", !self.world.workdir().exists())?;
-        self.story.proves("a dry run reads three servers and writes nowhere.");
+        self.check("nothing was cloned: WORKDIR does not even exist", !self.world.workdir().exists())?;
+        self.story.proves("a dry run reads from three servers and writes nothing.");
         Ok(())
     }
 
     fn first_pass(&self) -> Result<()> {
         self.story.step("The first pass");
         self.story.say(
-            "Each branch is fetched, archived, encrypted and uploaded as one stream: no archive is ever on a disk. \
-             (Log lines are cut at the edge of the screen here.)",
+            "Each branch is fetched, archived, encrypted and uploaded as one stream: no archive is ever on disk. (Log \
+             lines are cut at the edge of the screen here.)",
         );
         self.run(&["-run-once"])?.exits_with(0)?;
         self.fetched_at_first.set(self.fetched());
@@ -176,7 +176,7 @@ impl<'a> Demo<'a> {
         let keys = self.world.bucket()?.keys()?;
         let key = keys.first().context("an empty bucket")?;
         self.story.say(
-            "An object's name says where it goes, in base64 (here is one); its content only the far side can read.",
+            "An object's name says where it goes, in base64 (here is one). Only the far side can read its content.",
         );
         self.story.output(key);
         self.story.output(&String::from_utf8_lossy(&base64(key)?));
@@ -187,23 +187,23 @@ impl<'a> Demo<'a> {
         let head = b"age-encryption.org/v1\n";
         self.check("the object is encrypted with age", artifact.starts_with(head))?;
         let open = artifact.windows(4).any(|window| window == b"PACK" || window == b"refs");
-        self.check("and nothing of a repository can be read in it", !open)?;
-        self.story.proves("whoever holds the bucket sees names and sizes, and no code.");
+        self.check("nothing of the repository can be read in it", !open)?;
+        self.story.proves("anyone who can read the bucket sees names and sizes, but no code.");
         Ok(())
     }
 
     fn arrival(&self, far_side: &mut Consumer) -> Result<()> {
         self.story.step("The far side receives it");
         self.story.say(
-            "The far side's consumer does what its documentation says, with programs that are not ours: it decrypts \
-             with Debian's age, unpacks with unzip, checks out and pushes with git.",
+            "The far side's consumer follows its documentation, with programs that are not ours: it decrypts with \
+             Debian's age, unpacks with unzip, and checks out and pushes with git.",
         );
         let delivered = far_side.pass().context("the far side")?;
         self.show_delivered(&delivered);
         self.check("all targets arrived", delivered.len() == TARGETS.len())?;
-        self.check("each brought the commit its name promised", delivered.iter().all(|one| one.commit == one.pushed))?;
+        self.check("each brought the commit in its name", delivered.iter().all(|one| one.commit == one.pushed))?;
         self.check_heads_agree(&TARGETS)?;
-        self.story.proves("what is uploaded is complete: another GitLab can be filled with it.");
+        self.story.proves("uploads are complete: another GitLab can be filled from them.");
         Ok(())
     }
 
@@ -213,13 +213,13 @@ impl<'a> Demo<'a> {
         let pass = self.run(&["-run-once"])?.exits_with(0)?;
         let requests = self.world.source.requests();
         let bytes: u64 = requests.iter().map(|request| request.response_bytes).sum();
-        self.check("the pass took one line to say so", pass.log.lines().count() == 1)?;
+        self.check("the pass logged one line", pass.log.lines().count() == 1)?;
         let projects = TARGETS.iter().map(|target| target[0]).collect::<BTreeSet<_>>().len();
         self.check(
             &format!("{} requests to the GitLab, {bytes} bytes of answers, nothing fetched", requests.len()),
             requests.len() == projects && requests.iter().all(|request| request.is("ls-refs")),
         )?;
-        self.story.proves("a pass without changes costs one small request for each project.");
+        self.story.proves("a pass without changes costs one small request per project.");
         Ok(())
     }
 
@@ -232,13 +232,13 @@ impl<'a> Demo<'a> {
         world.source.repo("billing/api")?.commits("main", 40)?;
         self.story.bullet("billing/api@main has forty");
         world.source.repo("data/pipelines")?.force_root("main", &[("README.md", "from scratch\n")])?;
-        self.story.bullet("data/pipelines@main was rewritten: it has nothing in common with what it was");
+        self.story.bullet("data/pipelines@main was rewritten: it has nothing in common with its old history");
         world.unsync(REMOVED[0], REMOVED[1]);
         self.story.bullet(&format!("{} is no longer wanted on the far side", REMOVED[0]));
-        self.story.say("What would that mean?");
+        self.story.say("What would a pass do?");
         let shown = self.run(&["-dry-run", "-run-once"])?.exits_with(0)?;
         self.check("3 to publish, 1 to retire", shown.out.contains("3 to publish, 1 to retire"))?;
-        self.story.proves("what a pass will do, and why, can be read before it does it.");
+        self.story.proves("you can read what a pass will do, and why, before it does it.");
         Ok(())
     }
 
@@ -253,25 +253,25 @@ impl<'a> Demo<'a> {
             after.len() == TARGETS.len() - 1,
         )?;
         let new = after.iter().filter(|key| !before.contains(key)).count();
-        self.check("three objects are new, nothing else was touched", new == 3)?;
+        self.check("three objects are new, and nothing else changed", new == 3)?;
         let (fetched, at_first) = (self.fetched(), self.fetched_at_first.get());
         self.check(
-            &format!("{} were fetched, where the first pass needed {}", human_bytes(fetched), human_bytes(at_first)),
+            &format!("{} were fetched; the first pass needed {}", human_bytes(fetched), human_bytes(at_first)),
             fetched > 0 && fetched * 20 < at_first,
         )?;
         let delivered = far_side.pass().context("the far side")?;
-        self.story.say("The far side looks again:");
+        self.story.say("The far side runs again:");
         self.show_delivered(&delivered);
         self.check("it received the three", delivered.len() == 3)?;
         self.check_heads_agree(&still_wanted())?;
-        self.story.proves("only what changed is fetched, uploaded and received; rewritten history too.");
+        self.story.proves("only what changed is fetched, uploaded and received, even rewritten history.");
         Ok(())
     }
 
     fn trouble(&self) -> Result<()> {
         self.story.step("When things go wrong");
         let before = self.world.bucket()?.keys()?;
-        self.story.say("The target list is suddenly empty. A program that believed it would delete everything.");
+        self.story.say("The target list is suddenly empty. A program that trusted it would delete everything.");
         let targets = self.world.graphql.targets();
         self.world.graphql.set_targets(vec![]);
         let refused = self.run(&["-run-once"])?.exits_with(1)?;
@@ -279,26 +279,26 @@ impl<'a> Demo<'a> {
         self.check("nothing was deleted", self.world.bucket()?.keys()? == before)?;
         self.world.graphql.set_targets(targets);
 
-        self.story.say(&format!("{} cannot be read any more, while platform/tools has a new commit.", MISSING[0]));
+        self.story.say(&format!("{} can no longer be read, while platform/tools has a new commit.", MISSING[0]));
         self.world.source.override_status(MISSING[0], 404);
         self.world.source.repo("platform/tools")?.commit("main", &[("NEWS", "more\n")], "More tools")?;
         let partly = self.run(&["-run-once"])?.exits_with(1)?;
-        self.check("the pass names the one it could not read", partly.log.contains(MISSING[2]))?;
-        self.check("the other one is published all the same", partly.log.contains("published mirror/platform/tools"))?;
+        self.check("the pass names the project that it could not read", partly.log.contains(MISSING[2]))?;
+        self.check("the other one is published anyway", partly.log.contains("published mirror/platform/tools"))?;
         let kept = before.iter().filter(|key| !key_is_for(key, "tools")).collect::<BTreeSet<_>>();
         let after = self.world.bucket()?.keys()?;
         self.check(
-            "and every other object stays, also the missing project's",
+            "every other object stays, including the missing project's",
             kept.iter().all(|key| after.contains(key)),
         )?;
         self.world.source.clear_overrides();
-        self.story.proves("what is unknown is not deleted, and one bad target is one bad target.");
+        self.story.proves("what is unknown is not deleted, and one bad target affects no other.");
         Ok(())
     }
 
     fn restore(&self) -> Result<()> {
         self.story.step("Back from the bucket");
-        self.story.say("Is what lies in the bucket any good? `restore` downloads, decrypts, unpacks and verifies it.");
+        self.story.say("Are the objects in the bucket good? `restore` downloads, decrypts, unpacks and verifies them.");
         std::fs::create_dir_all(self.folder().join("restored"))?;
         self.run(&["restore", "-identity", IDENTITY, "-into", "restored", "mirror/platform/api"])?.exits_with(0)?;
         let restored = self.folder().join("restored/mirror/platform/api@main");
@@ -311,22 +311,19 @@ impl<'a> Demo<'a> {
         self.story.say("Without -into, and without a name, it checks the whole bucket and keeps nothing:");
         let all = self.run(&["restore", "-identity", IDENTITY])?.exits_with(0)?;
         self.check("all objects are good", all.out.contains(&format!("{} good, 0 bad", TARGETS.len() - 1)))?;
-        self.story.proves("a backup that was never restored is a hope; this is a check that can run every night.");
+        self.story.proves("you can check every night that the whole bucket can be restored.");
         Ok(())
     }
 
     fn other_format(&self) -> Result<()> {
         self.story.step("The other format");
         self.story.say(
-            "app-sre's consumer, written in Go, reads gzipped tar archives under slightly other names. One setting \
-             makes the same bucket fit it:",
+            "app-sre's consumer, written in Go, reads gzipped tar archives with slightly different names. One setting \
+             switches the same bucket to that format:",
         );
         self.run(&["-run-once", "-archive-format=tar.gz"])?.exits_with(0)?;
         let keys = self.world.bucket()?.keys()?;
-        self.check(
-            "the bucket holds tar.gz objects and nothing else",
-            keys.iter().all(|key| key.ends_with(".tar.age")),
-        )?;
+        self.check("the bucket holds only tar.gz objects", keys.iter().all(|key| key.ends_with(".tar.age")))?;
         self.check("one for each target", keys.len() == TARGETS.len() - 1)?;
         let wanted = still_wanted();
         self.story.say("A far side that works like the Go program receives them into empty repositories:");
@@ -335,15 +332,15 @@ impl<'a> Demo<'a> {
             self.world.destination.repo(destination)?;
         }
         let mut consumer = self.world.consumer()?;
-        let delivered = consumer.pass().context("the far side in Go's manner")?;
+        let delivered = consumer.pass().context("the far side, like the Go program")?;
         self.show_delivered(&delivered);
         self.check("all targets arrived", delivered.len() == wanted.len())?;
         self.check_heads_agree(&wanted)?;
-        self.story.proves("both kinds of consumers can be served, and switching needs no cleaning up.");
+        self.story.proves("both kinds of consumers work, and switching needs no cleanup.");
         Ok(())
     }
 
-    /// Leaves everything running, far side included, until Ctrl-C.
+    /// Leaves everything running until Ctrl-C, including the far side.
     fn keep(&self, far_side: &mut Consumer) -> Result<()> {
         let story = self.story;
         story.step("Your turn");
@@ -373,28 +370,28 @@ impl<'a> Demo<'a> {
         let far = login(&self.world.destination, "mirror/platform/web");
         for (command, what) in [
             (format!("{PROGRAM} -dry-run -run-once"), "what would a pass do?"),
-            (PROGRAM.to_owned(), "the daemon: a pass, a second's sleep, the next pass, until Ctrl-C"),
+            (PROGRAM.to_owned(), "the daemon: a pass, a second's pause, the next pass, until Ctrl-C"),
             (format!("git clone {near} near"), "commit there and push: the next pass publishes it"),
-            (format!("git clone -b production {far} far"), "what has arrived"),
+            (format!("git clone -b production {far} far"), "see what has arrived"),
             (format!("{PROGRAM} list"), "the bucket, decoded"),
-            (format!("{PROGRAM} restore -identity $IDENTITY"), "is all of it good?"),
+            (format!("{PROGRAM} restore -identity $IDENTITY"), "is everything in it good?"),
         ] {
             story.line("2", format!("# {what}"));
             story.line("", command);
         }
-        // What the other format brought has arrived already.
+        // The objects in the other format have arrived already.
         far_side.pass().context("the far side")?;
-        story.say("The far side looks into the bucket every few seconds and says what it receives:");
+        story.say("The far side checks the bucket every few seconds and prints what it receives:");
 
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listening = runtime.enter();
         let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         drop(listening);
         loop {
-            // Consumers bring a runtime of their own, so they work outside of this one.
+            // Consumers have their own runtime, so they run outside this one.
             match far_side.pass() {
                 Ok(delivered) => self.show_delivered(&delivered),
-                // What a pass of the program replaces may be gone by the time it is downloaded.
+                // An object that a pass replaces may be gone before it is downloaded.
                 Err(error) => story.output(&format!("the far side will try again: {error:#}")),
             }
             let stopped = runtime.block_on(async {
@@ -430,15 +427,15 @@ impl<'a> Demo<'a> {
 
     fn check(&self, what: &str, holds: bool) -> Result<()> {
         self.story.checked(what, holds);
-        if holds { Ok(()) } else { bail!("this is not as it should be: {what}") }
+        if holds { Ok(()) } else { bail!("this check failed: {what}") }
     }
 
-    /// Where commands are run: the folder that is the demo's own.
+    /// Where commands run: the demo's own folder.
     fn folder(&self) -> &Path {
         self.world.identity_file().parent().unwrap_or(Path::new("."))
     }
 
-    /// What the GitLab has sent as answers to fetches, in bytes.
+    /// How many bytes GitLab has sent in answers to fetches.
     fn fetched(&self) -> u64 {
         let requests = self.world.source.requests();
         requests.iter().filter(|request| request.is("fetch")).map(|request| request.response_bytes).sum()
@@ -458,7 +455,7 @@ impl<'a> Demo<'a> {
             );
             far.fsck()?;
         }
-        self.check(&format!("both GitLabs agree on {} branches, and git fsck is content", targets.len()), true)
+        self.check(&format!("both GitLabs agree on {} branches, and git fsck finds no error", targets.len()), true)
     }
 
     fn show_delivered(&self, delivered: &[Delivered]) {
@@ -502,14 +499,14 @@ struct Run {
 
 impl Run {
     fn exits_with(self, status: i32) -> Result<Self> {
-        ensure!(self.status == status, "the program's exit status is {}, and {status} was expected", self.status);
+        ensure!(self.status == status, "the program's exit status is {}, but {status} was expected", self.status);
         Ok(self)
     }
 }
 
 // ---- How it looks ----
 
-/// As much of a line as fits so many columns, and the rest.
+/// As much of a line as fits into so many columns, and the rest.
 fn split_at_width(line: &str, columns: usize) -> (&str, &str) {
     let mut width = 0;
     let end = line.char_indices().find(|(_, c)| {
@@ -519,7 +516,7 @@ fn split_at_width(line: &str, columns: usize) -> (&str, &str) {
     line.split_at(end.map_or(line.len(), |(index, _)| index))
 }
 
-/// Prints; in colour where somebody is watching.
+/// Prints, in colour on a terminal.
 struct Story {
     colour: bool,
     columns: usize,
@@ -535,7 +532,7 @@ impl Story {
 
     fn line(&self, style: &str, text: impl Display) {
         let mut out = std::io::stdout().lock();
-        // Whoever closed the other end has seen enough; the checks go on.
+        // If the reader has closed the other end, the checks still continue.
         let _ = if self.colour && !style.is_empty() {
             writeln!(out, "\x1b[{style}m{text}\x1b[0m")
         } else {
@@ -595,7 +592,7 @@ impl Story {
         self.line("1", format!("  $ {PROGRAM} {}", arguments.join(" ")));
     }
 
-    /// What a program printed. Errors are worth several lines of the screen; other long lines are cut at its edge.
+    /// What a program printed. Errors are wrapped; other long lines are cut at the edge of the screen.
     fn output(&self, text: &str) {
         let width = self.columns - 5;
         for line in text.trim_end().lines() {
@@ -632,7 +629,10 @@ impl Story {
 
     fn end(&self, took: Duration) {
         self.line("", "");
-        self.line("1;32", format!("Everything is as it should be ({} s).", took.as_secs()));
-        self.line("", "`make demo KEEP=1` leaves the servers up to try commands by hand; README.md goes on from here.");
+        self.line("1;32", format!("All checks passed ({} s).", took.as_secs()));
+        self.line(
+            "",
+            "`make demo KEEP=1` leaves the servers up to try commands by hand; README.md continues from here.",
+        );
     }
 }

@@ -16,7 +16,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes everything into a folder, which is made. Returns what was written.
+/// Writes everything into a folder, which it creates. Returns what was written.
 pub fn write_to(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let page = folder.join(format!("{NAME}.1"));
@@ -31,7 +31,7 @@ pub fn write_to(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(written)
 }
 
-/// clap_complete writes a name with dashes in two ways into a script for bash, which then knows no flag of a command.
+/// For bash, clap_complete writes a name with dashes in two ways, so the script finds no flags of a command.
 fn with_one_name(script: &str) -> String {
     script.replace(&NAME.replace('-', "__subcmd__"), &NAME.replace('-', "__"))
 }

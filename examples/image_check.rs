@@ -1,7 +1,7 @@
-//! `make image-test`: an image's own program, run from the image's root file system, against real servers.
+//! `make image-test`: runs an image's program from the image's root file system against real servers.
 //!
-//! Its arguments are a command that enters the root file system and starts the program there; the program's settings
-//! come in the environment and its arguments at the end. `WORKDIR` is `/working` in there.
+//! Its arguments are a command that enters the root file system and starts the program there. The program's settings
+//! are in the environment, and its arguments follow at the end. `WORKDIR` is `/working` in there.
 
 use std::process::{Command, Output};
 
@@ -13,7 +13,7 @@ const PROJECTS: usize = 5;
 
 fn main() -> Result<()> {
     let enter: Vec<String> = std::env::args().skip(1).collect();
-    let (program, arguments) = enter.split_first().context("give the command that starts the program")?;
+    let (program, arguments) = enter.split_first().context("missing: the command that starts the program")?;
     let world = World::builder().setting("WORKDIR", "/working").start()?;
     for number in 0..PROJECTS {
         world.project(&format!("near/p{number}"))?;
@@ -36,7 +36,7 @@ fn main() -> Result<()> {
         judge::git_fsck(&world.unpack(key)?)?;
     }
     let delivered = world.consumer()?.pass()?;
-    ensure!(delivered.len() == PROJECTS, "{} projects reached the far side", delivered.len());
+    ensure!(delivered.len() == PROJECTS, "{} projects reached the far side instead of {PROJECTS}", delivered.len());
 
     let quiet = said(run(&["-run-once", "-output=json"])?)?;
     let report: serde_json::Value = serde_json::from_str(&quiet)?;

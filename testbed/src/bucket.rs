@@ -1,4 +1,4 @@
-//! An S3 client for tests, over whichever server there is.
+//! An S3 client for tests, for any server, and what a bucket holds.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -9,8 +9,6 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use tokio::runtime::Runtime;
-
-use crate::s3::{OpenUpload, StoredObject};
 
 /// Where a bucket is and who may use it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +23,32 @@ pub struct S3Endpoint {
     pub secret_key: String,
     /// The bucket.
     pub bucket: String,
+}
+
+/// An object of the bucket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredObject {
+    /// Its key.
+    pub key: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// When it was made, in whole milliseconds.
+    pub last_modified: SystemTime,
+    /// Its ETag, without quotes.
+    pub etag: String,
+}
+
+/// A multipart upload that is neither completed nor aborted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenUpload {
+    /// The key of the object it would make.
+    pub key: String,
+    /// Its id.
+    pub upload_id: String,
+    /// When it was started.
+    pub initiated: SystemTime,
+    /// How many parts it has.
+    pub parts: usize,
 }
 
 /// A synchronous client of one bucket.
@@ -51,7 +75,7 @@ impl Bucket {
         Ok(Self { client: Client::from_conf(config), bucket: endpoint.bucket.clone(), runtime: Arc::new(runtime) })
     }
 
-    /// The client inside, for what is not wrapped here; use it within [`Bucket::block_on`].
+    /// The inner client, for requests that are not wrapped here; use it within [`Bucket::block_on`].
     pub fn client(&self) -> &Client {
         &self.client
     }
@@ -72,7 +96,7 @@ impl Bucket {
         Ok(())
     }
 
-    /// The names of all buckets, in one signed request: proof that the server is up and knows the key.
+    /// The names of all buckets, in one signed request: this proves that the server is up and knows the key.
     pub fn list_buckets(&self) -> Result<Vec<String>> {
         let listed = self.block_on(self.client.list_buckets().send()).context("listing buckets")?;
         Ok(listed.buckets().iter().filter_map(|bucket| bucket.name().map(str::to_owned)).collect())
@@ -118,14 +142,14 @@ impl Bucket {
         Ok(())
     }
 
-    /// Removes an object, whether it is there or not.
+    /// Removes an object, whether or not it exists.
     pub fn delete(&self, key: &str) -> Result<()> {
         self.block_on(self.client.delete_object().bucket(&self.bucket).key(key).send())
             .with_context(|| format!("deleting {key}"))?;
         Ok(())
     }
 
-    /// Multipart uploads that are neither completed nor aborted; their number of parts is not asked for and 0.
+    /// Multipart uploads that are neither completed nor aborted; their number of parts is not requested and is 0.
     pub fn list_multipart_uploads(&self) -> Result<Vec<OpenUpload>> {
         let listed = self
             .block_on(self.client.list_multipart_uploads().bucket(&self.bucket).send())

@@ -1,8 +1,8 @@
 //! The far side: lists the bucket, downloads what is new, decrypts, unpacks, pushes.
 //!
-//! `.tar.age` objects go the way that app-sre's Go consumer takes, with its limits: one page of the listing, a
-//! strict key, a strict tar reader, one bad object ends the pass. `.zip.age` objects go the documented way of a
-//! consumer that unzips.
+//! It treats `.tar.age` objects like app-sre's Go consumer, with its limits: one page of the listing, a strict key, a
+//! strict tar reader, and one bad object ends the pass. It treats `.zip.age` objects like a documented consumer that
+//! unzips.
 //! Invariant: decryption is always done by Debian's `age`; credentials are never in an argument or a remote's URL.
 
 use std::collections::HashMap;
@@ -19,12 +19,11 @@ use flate2::read::MultiGzDecoder;
 use serde_json::Value;
 use tar::EntryType;
 
-use crate::bucket::{Bucket, S3Endpoint};
+use crate::bucket::{Bucket, S3Endpoint, StoredObject};
 use crate::git::{GitServer, encode_path};
 use crate::http::basic;
 use crate::judge;
 use crate::program::{git_with, run};
-use crate::s3::StoredObject;
 
 /// What the Go consumer calls the destination.
 const REMOTE: &str = "fedramp";
@@ -46,7 +45,7 @@ pub struct Delivered {
     pub key: String,
 }
 
-/// What an object's key says, read as strictly as the consumers read it.
+/// The content of an object's key, parsed as strictly as the consumers parse it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectName {
     /// The destination's group.
@@ -57,7 +56,7 @@ pub struct ObjectName {
     pub commit: String,
     /// The branch to check out.
     pub local_branch: String,
-    /// The branch to push.
+    /// The branch to push to.
     pub remote_branch: String,
     /// What follows the base64 text, from the first `.` on.
     pub extension: String,
@@ -92,7 +91,7 @@ impl ObjectName {
     }
 }
 
-/// A far side with its own memory of what it has seen.
+/// A far side that remembers what it has seen.
 #[derive(Debug)]
 pub struct Consumer {
     identity_file: PathBuf,
@@ -111,7 +110,7 @@ struct Unpacked {
 }
 
 impl Consumer {
-    /// A consumer that has seen nothing yet. `workdir` is made, and emptied by each pass.
+    /// A consumer that has seen nothing yet. `workdir` is created, and emptied by each pass.
     pub fn new(
         identity_file: impl Into<PathBuf>,
         endpoint: &S3Endpoint,
@@ -129,7 +128,7 @@ impl Consumer {
     }
 
     /// One pass over what is new since the last one that succeeded: all are unpacked, then all are pushed. The
-    /// first bad object ends the pass, and the next pass meets it again.
+    /// first bad object ends the pass, and the next pass tries it again.
     ///
     /// Objects are taken oldest first. The Go program takes those of one pass in no particular order; a fixed
     /// one keeps tests repeatable.
@@ -154,7 +153,7 @@ impl Consumer {
         Ok(delivered)
     }
 
-    /// What the first page of the bucket holds with a time not seen before.
+    /// The objects on the first page of the bucket with a time not seen before.
     fn updated_objects(&self) -> Result<Vec<StoredObject>> {
         let mut updated = self.bucket.list_first_page()?;
         updated.retain(|object| self.seen.get(&object.key) != Some(&object.last_modified));
@@ -203,8 +202,7 @@ impl Consumer {
     }
 }
 
-/// Unpacks a tar.gz as a simple Go program does: regular files and directories, nothing else, and no file
-/// before its directory.
+/// Unpacks a tar.gz as a simple Go program does: only regular files and directories, and no file before its directory.
 pub fn untar(archive: &Path, folder: &Path) -> Result<()> {
     let file = BufReader::new(File::open(archive)?);
     fs::create_dir_all(folder)?;

@@ -1,7 +1,7 @@
-//! What goes wrong on the wire: a proxy to put in front of any HTTP server, and addresses where nothing answers.
+//! Faults on the wire: a proxy to put in front of any HTTP server, and addresses where nothing answers.
 //!
-//! Rules say which requests something happens to, how often, and what. Requests without a rule pass unchanged.
-//! Invariant: every request that met a rule is counted, so that a test can tell whether its fault took place at all.
+//! Rules say which requests are affected, how often, and how. Requests without a rule pass unchanged.
+//! Invariant: every request that matched a rule is counted, so that a test can tell whether its fault occurred at all.
 
 mod certificate;
 mod dead_end;
@@ -22,7 +22,7 @@ pub use dead_end::{ClosedPort, FullPort};
 
 use crate::http::{HttpServer, lock};
 
-/// For rules that hold for every request.
+/// For rules without a limit.
 pub const ALWAYS: usize = usize::MAX;
 
 /// A request as rules see it.
@@ -67,7 +67,7 @@ impl Seen {
 pub enum At {
     /// In the middle.
     Half,
-    /// At the end of the last of Git's packets that ends before the middle.
+    /// At the end of Git's last packet that ends before the middle.
     PacketLine,
 }
 
@@ -76,9 +76,9 @@ pub enum At {
 pub enum Moment {
     /// The request never reaches the server.
     Unsent,
-    /// The server has done what it was asked, and not a byte of its answer comes back.
+    /// The server has handled the request, but no byte of its answer comes back.
     Unanswered,
-    /// The answer's head and the body up to there have come back.
+    /// The answer's head and its body up to there have come back.
     Within(At),
     /// All of the answer has come back.
     Answered,
@@ -92,12 +92,12 @@ type Alteration = Arc<dyn Fn(Vec<u8>) -> Vec<u8> + Send + Sync>;
 pub enum Fault {
     /// The connection is reset.
     Reset(Moment),
-    /// Nothing more comes until [`Proxy::release`], and then the rest. A request that was held [`Moment::Unsent`] meets
-    /// the rules of then.
+    /// Nothing more comes until [`Proxy::release`], and then the rest. A request that was held at [`Moment::Unsent`]
+    /// then meets the rules of that time.
     Hold(Moment),
-    /// The connection is closed in good order, and the body is shorter than its `Content-Length`.
+    /// The connection is closed normally, but the body is shorter than its `Content-Length`.
     Close(At),
-    /// Another answer, and the request never reaches the server.
+    /// Another answer; the request never reaches the server.
     Answer {
         /// Its status.
         status: u16,
@@ -106,7 +106,7 @@ pub enum Fault {
         /// Its body.
         body: Vec<u8>,
     },
-    /// The body is another one, and everything about it is proper HTTP.
+    /// Another body, in a well-formed answer.
     Alter(Alteration),
     /// The answer comes in this many pieces, with a pause before each.
     Trickle {
@@ -132,7 +132,7 @@ impl Fault {
         }
     }
 
-    /// An error in the words of S3.
+    /// An error in S3's format.
     pub fn s3_error(status: u16, code: &str) -> Self {
         let body = format!(
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
@@ -147,7 +147,7 @@ impl Fault {
         Self::Alter(Arc::new(alteration))
     }
 
-    /// The body ends early, and the head says that this is all of it.
+    /// The body ends early, and the head says that it is complete.
     pub fn truncate(at: At) -> Self {
         Self::alter(move |mut body| {
             body.truncate(exchange::place(&body, at));
@@ -155,7 +155,7 @@ impl Fault {
         })
     }
 
-    /// One bit of the body is another one, this far from its end.
+    /// One bit of the body is flipped, this far from its end.
     pub fn flip_bit(bytes_from_end: usize) -> Self {
         Self::alter(move |mut body| {
             let place = body.len().saturating_sub(bytes_from_end);
@@ -183,7 +183,7 @@ impl fmt::Debug for Fault {
 /// Which requests a rule is for.
 type Matcher = Box<dyn Fn(&Seen) -> bool + Send>;
 
-/// What happens to whom, and how often.
+/// Which fault happens to which requests, and how often.
 struct Rule {
     matches: Matcher,
     skip: usize,
@@ -201,7 +201,7 @@ struct State {
 }
 
 impl State {
-    /// What happens to this request; the first rule that is for it and not used up counts.
+    /// What happens to this request: the first matching rule that is not used up decides.
     fn take(&self, seen: &Seen) -> Option<Fault> {
         let mut rules = lock(&self.rules);
         for rule in rules.iter_mut().filter(|rule| rule.times > 0) {
@@ -221,7 +221,7 @@ impl State {
         None
     }
 
-    /// Waits for the release, or until this future is dropped because the client has gone away.
+    /// Waits for the release, or until this future is dropped because the client has disconnected.
     async fn hold(&self) {
         let released = self.released.notified();
         let _held = Held::new(&self.held);
@@ -229,7 +229,7 @@ impl State {
     }
 }
 
-/// Counts a held request for as long as it is.
+/// Counts a request while it is held.
 struct Held<'a>(&'a AtomicUsize);
 
 impl<'a> Held<'a> {
@@ -253,7 +253,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// A proxy in front of the server at `http://<address>`; a path behind it is of no account.
+    /// A proxy in front of the server at `http://<address>`; a path after it is ignored.
     pub fn start(upstream: &str) -> Result<Self> {
         Self::start_with(upstream, None)
     }
@@ -285,7 +285,7 @@ impl Proxy {
         if self.tls { format!("https://{}", self.server.address()) } else { self.server.url() }
     }
 
-    /// From now on `fault` happens to the first `times` requests that match and no earlier rule is for.
+    /// From now on `fault` happens to the first `times` matching requests that no earlier rule covers.
     pub fn on(&self, matches: impl Fn(&Seen) -> bool + Send + 'static, times: usize, fault: Fault) {
         self.on_later(0, matches, times, fault);
     }
@@ -300,18 +300,18 @@ impl Proxy {
         lock(&self.state.rules).clear();
     }
 
-    /// Forgets all rules and lets held requests go on.
+    /// Forgets all rules and lets held requests continue.
     pub fn clear(&self) {
         self.forget();
         self.release();
     }
 
-    /// Lets held requests go on.
+    /// Lets held requests continue.
     pub fn release(&self) {
         self.state.released.notify_waiters();
     }
 
-    /// How many requests a rule was for.
+    /// How many requests matched a rule.
     pub fn hits(&self) -> usize {
         self.state.hits.load(Ordering::SeqCst)
     }

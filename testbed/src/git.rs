@@ -1,7 +1,7 @@
-//! A GitLab as far as Git sees one: smart HTTP over the real `git http-backend`, one process per request.
+//! A GitLab as Git sees it: smart HTTP over the real `git http-backend`, one process per request.
 //!
 //! Packs stream through in both directions and are never held in memory.
-//! Invariant: a request without the one right user and password gets 401, whatever it asks for.
+//! Invariant: a request without the right user and password gets 401, whatever it asks for.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -31,7 +31,7 @@ use crate::http::{
 use crate::program::{git, git_environment, run};
 use crate::repo::Repo;
 
-/// How much of a request is looked at to tell `ls-refs` from `fetch`; the command is the first packet line.
+/// How much of a request is read to tell `ls-refs` from `fetch`; the command is the first packet line.
 const COMMAND_BYTES: usize = 32;
 
 /// Size of the pieces in which a pack goes from the process to the connection.
@@ -55,8 +55,7 @@ pub struct GitOptions {
     pub password: String,
     /// Whether `git push` is served.
     pub allow_push: bool,
-    /// Whether the `Git-Protocol` header reaches Git; without it the server is one that only knows the old
-    /// protocol.
+    /// Whether the `Git-Protocol` header reaches Git; without it the server knows only the old protocol.
     pub protocol_v2: bool,
     /// Waited before each request is served.
     pub latency: Duration,
@@ -77,7 +76,7 @@ impl Default for GitOptions {
     }
 }
 
-/// What a request asks of a repository. `Display` gives the word that stands in [`RequestRecord::operation`].
+/// What a request asks of a repository. `Display` gives the word in [`RequestRecord::operation`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum GitOperation {
     /// `GET …/info/refs`: the classic advertisement, or the capabilities of version 2.
@@ -112,14 +111,13 @@ pub enum GitFault {
     /// Answered with 301 to the same request at another project's path on this server (`group/name`, as after a
     /// rename) or at another server (`http://…/group/name`).
     Redirect(String),
-    /// Served, but the connection is cut after this many bytes of the answer to a fetch; other requests are
-    /// served well.
+    /// Served, but the connection is closed after this many bytes of the answer to a fetch; other requests succeed.
     CutFetchAfter(u64),
     /// Accepted and never answered.
     Stall,
 }
 
-/// What a test wants done before a request is served.
+/// What a test does before a request is served.
 type Hook = Box<dyn FnOnce() + Send>;
 
 struct State {
@@ -203,13 +201,13 @@ impl GitServer {
         &self.state.root
     }
 
-    /// The repository of a project (`group/sub/name`); an empty one is made where there is none.
+    /// The repository of a project (`group/sub/name`); if there is none, an empty one is made.
     pub fn repo(&self, project: &str) -> Result<Repo> {
         let path = self.state.repository(project);
         if path.join("HEAD").exists() { Repo::open(path) } else { Repo::init(path) }
     }
 
-    /// Where the repository of a project is, or would be: for the makers of [`Repo`], which take a path.
+    /// Where the repository of a project is, or would be: for [`Repo`]'s constructors, which take a path.
     pub fn repo_path(&self, project: &str) -> PathBuf {
         self.state.repository(project)
     }
@@ -240,19 +238,19 @@ impl GitServer {
         lock(&self.state.knobs).allow_push = allow;
     }
 
-    /// Lets protocol version 2 through, or keeps it from Git as an old server would.
+    /// Passes protocol version 2 on to Git, or withholds it as an old server would.
     pub fn set_protocol_v2(&self, speaks: bool) {
         lock(&self.state.knobs).protocol_v2 = speaks;
     }
 
-    /// Answers an `ls-refs` that was asked before with what Git answered then, without starting Git: for measuring
-    /// clients on a machine that has to carry the server too. References must not change meanwhile.
+    /// Answers a repeated `ls-refs` with Git's first answer, without starting Git: for measuring clients on a machine
+    /// that also runs the server. References must not change meanwhile.
     pub fn set_replay(&self, replay: bool) {
         lock(&self.state.knobs).replay = replay;
         lock(&self.state.answers).clear();
     }
 
-    /// Makes every (authenticated) request for this project (`group/sub/name`) go wrong until
+    /// Makes every authenticated request for this project (`group/sub/name`) fail until
     /// [`GitServer::clear_overrides`].
     pub fn fault(&self, project: &str, fault: GitFault) {
         lock(&self.state.knobs).faults.insert(project.to_owned(), fault);
@@ -263,7 +261,7 @@ impl GitServer {
         self.fault(project, GitFault::Status(status));
     }
 
-    /// Serves all projects well again.
+    /// Serves all projects normally again.
     pub fn clear_overrides(&self) {
         lock(&self.state.knobs).faults.clear();
     }
@@ -309,7 +307,7 @@ fn backend() -> Result<PathBuf> {
     let output = run(git().arg("--exec-path"), "git")?;
     let folder = String::from_utf8(output.stdout)?;
     let backend = Path::new(folder.trim()).join("git-http-backend");
-    ensure!(backend.is_file(), "{}: not there; it comes with Git", backend.display());
+    ensure!(backend.is_file(), "{} is missing; it is part of Git", backend.display());
     Ok(backend)
 }
 
@@ -364,7 +362,7 @@ async fn serve(state: Arc<State>, request: Request<Body>, entry: Arc<Entry>) -> 
     })
 }
 
-/// Git's answer to this request, the first one it gave.
+/// Git's first answer to this request.
 async fn replayed(
     state: &State,
     environment: Vec<(String, String)>,
@@ -429,7 +427,7 @@ fn command(headers: &HeaderMap, start: &[u8]) -> Vec<u8> {
     let zipped = headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding.as_bytes().ends_with(b"gzip"));
     let mut command = Vec::new();
     if zipped {
-        // The piece may end within the compressed data; what could be read until then is enough.
+        // The piece may end within the compressed data; what was read until then is enough.
         let _ = GzDecoder::new(start).take(COMMAND_BYTES as u64).read_to_end(&mut command);
     } else {
         command.extend_from_slice(&start[..start.len().min(COMMAND_BYTES)]);
@@ -445,7 +443,7 @@ fn redirect(target: &str, action: &str, query: Option<&str>) -> Result<Response<
     Ok(response)
 }
 
-/// The request as CGI variables. What is not named here does not reach Git.
+/// The request as CGI variables. Anything not listed here does not reach Git.
 fn cgi_environment(
     state: &State,
     head: &hyper::http::request::Parts,
@@ -460,7 +458,7 @@ fn cgi_environment(
         ("REQUEST_METHOD", head.method.to_string()),
         ("PATH_INFO", path.to_owned()),
         ("QUERY_STRING", head.uri.query().unwrap_or_default().to_owned()),
-        // Git allows pushes to whoever the web server calls by name.
+        // Git allows pushes by any user that the web server names.
         ("REMOTE_USER", state.user.clone()),
         ("REMOTE_ADDR", "127.0.0.1".to_owned()),
     ];
@@ -548,8 +546,8 @@ async fn read_backend_header(
     }
 }
 
-/// Waits for the process after its output has ended. Its status is not the client's business: Git has told the
-/// client in the protocol what was wrong.
+/// Waits for the process after its output has ended. The status is ignored: Git has reported errors to the client in
+/// the protocol.
 async fn reap(mut child: Child) {
     match child.wait().await {
         Ok(status) if status.success() => {}

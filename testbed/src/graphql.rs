@@ -1,8 +1,7 @@
 //! A qontract-server: the part of its schema that the program reads, executed over what the test sets.
-//!
-//! Queries really are validated and executed, so a misspelt field is an error here as it is there.
-//! Invariant: a non-empty answer always holds the nulls that real answers hold: an app without code components
-//! and a component without `gitlabSync` stand among the others.
+//!Queries are validated and executed, so a misspelt field is an error, as on a real server.
+//! Invariant: a non-empty answer always contains the nulls of real answers: an app without code components, and a
+//! component without `gitlabSync`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -18,7 +17,7 @@ use crate::http::{
     Body, BoxError, Entry, HttpServer, RequestLog, RequestRecord, full, has_basic, lock, plain, unauthorized,
 };
 
-/// Over how many apps the targets are spread.
+/// The number of apps that the targets are spread over.
 const APPS: usize = 3;
 
 /// A project's branch, on either side.
@@ -33,7 +32,7 @@ pub struct ProjectRef {
 }
 
 impl ProjectRef {
-    /// Takes `group/sub/name` apart at its last slash; nothing is validated, so that tests can say nonsense.
+    /// Splits `group/sub/name` at its last slash; nothing is validated, so that tests can use invalid names.
     pub fn new(path: &str, branch: &str) -> Self {
         let (group, name) = path.rsplit_once('/').unwrap_or(("", path));
         Self { group: group.to_owned(), name: name.to_owned(), branch: branch.to_owned() }
@@ -50,7 +49,7 @@ impl ProjectRef {
 pub struct SyncTarget {
     /// Where commits come from.
     pub source: ProjectRef,
-    /// Where they are to arrive.
+    /// Where they go.
     pub destination: ProjectRef,
 }
 
@@ -78,7 +77,7 @@ pub struct SaasTarget {
     pub namespace: String,
 }
 
-/// An answer that is given instead of executing the query.
+/// An answer to give instead of executing the query.
 #[derive(Debug, Clone)]
 pub struct Canned {
     /// The status.
@@ -87,9 +86,9 @@ pub struct Canned {
     pub content_type: String,
     /// The body, as it is.
     pub body: String,
-    /// Further headers, for example `("Retry-After", "1")`.
+    /// Additional headers, for example `("Retry-After", "1")`.
     pub headers: Vec<(String, String)>,
-    /// How often the answer is given before queries are executed again; `None` is for ever.
+    /// How often the answer is given before queries are executed again; `None` means always.
     pub times: Option<u32>,
 }
 
@@ -105,7 +104,7 @@ impl Canned {
         }
     }
 
-    /// An HTML page with this status, as proxies answer.
+    /// An HTML page with this status, like a proxy's answer.
     pub fn html(status: u16) -> Self {
         Self {
             status,
@@ -121,7 +120,7 @@ impl Canned {
         Self::json(&serde_json::json!({ "errors": [{ "message": message }], "data": null }).to_string())
     }
 
-    /// The same answer this often only.
+    /// The same answer, only this often.
     #[must_use]
     pub fn times(mut self, times: u32) -> Self {
         self.times = Some(times);
@@ -139,7 +138,7 @@ impl Canned {
 /// How a [`GraphqlServer`] starts.
 #[derive(Debug, Clone, Default)]
 pub struct GraphqlOptions {
-    /// User and password of HTTP Basic; `None` lets everybody in.
+    /// User and password for HTTP Basic; `None` allows everyone.
     pub basic: Option<(String, String)>,
     /// The port on 127.0.0.1; 0 takes any free one.
     pub port: u16,
@@ -186,18 +185,17 @@ impl GraphqlServer {
         format!("{}/graphqlsha/{sha}", self.server.url())
     }
 
-    /// User and password, where the server wants them.
+    /// User and password, if the server needs them.
     pub fn basic(&self) -> Option<(&str, &str)> {
         self.state.basic.as_ref().map(|(user, password)| (user.as_str(), password.as_str()))
     }
 
-    /// Sets what is wanted. Apps and components without any target are mixed in; no targets at all make an
-    /// empty bundle.
+    /// Sets the targets. Apps and components without a target are mixed in; no targets make an empty bundle.
     pub fn set_targets(&self, targets: Vec<SyncTarget>) {
         *lock(&self.state.targets) = targets;
     }
 
-    /// What is wanted now.
+    /// The current targets.
     pub fn targets(&self) -> Vec<SyncTarget> {
         lock(&self.state.targets).clone()
     }
@@ -217,7 +215,7 @@ impl GraphqlServer {
         lock(&self.state.bundles_saas).insert(sha.to_owned(), targets);
     }
 
-    /// Answers with this from now on, or as often as it says, instead of executing queries.
+    /// Answers with this from now on, or as often as it specifies, instead of executing queries.
     pub fn respond_with(&self, canned: Canned) {
         *lock(&self.state.canned) = Some(canned);
     }
@@ -261,7 +259,7 @@ impl State {
         }
     }
 
-    /// What the bundle at a path holds; `None` where there is none.
+    /// The content of the bundle at a path; `None` if there is none.
     fn bundle(&self, path: &str) -> Option<Bundle> {
         let saas = lock(&self.saas).clone();
         match path.strip_prefix("/graphqlsha/") {
@@ -285,7 +283,7 @@ async fn serve(
     tokio::time::sleep(latency).await;
 
     let (head, body) = request.into_parts();
-    // Read whatever the answer will be, so that the log has it.
+    // Read the body whatever the answer will be, so that the log has it.
     let body = body.collect().await?.to_bytes();
     if let Some((user, password)) = &state.basic
         && !has_basic(&head.headers, user, password)
@@ -306,7 +304,7 @@ async fn serve(
         Err(error) => return Ok(plain(StatusCode::BAD_REQUEST, &error.to_string())),
     };
     let answer = schema.execute(query.data(bundle)).await.extension("schemas", value!(["/app-sre/app-1.yml"]));
-    // As Apollo does: a query that does not fit the schema is the client's error.
+    // Like Apollo: a query that does not match the schema is the client's error.
     let status = if answer.is_err() { 400 } else { 200 };
     canned_response(Canned { status, ..Canned::json(&serde_json::to_string(&answer)?) })
 }
@@ -321,7 +319,7 @@ fn canned_response(canned: Canned) -> Result<Response<Body>, BoxError> {
     Ok(response)
 }
 
-/// The data that one query is executed over.
+/// The data that a query runs on.
 struct Bundle {
     targets: Vec<SyncTarget>,
     saas: Vec<SaasTarget>,
@@ -404,7 +402,7 @@ struct Namespace {
     name: String,
 }
 
-/// Spreads the targets over a few apps, among apps and components that have none.
+/// Spreads the targets over a few apps, among apps and components without any.
 fn apps(targets: &[SyncTarget]) -> Vec<App> {
     if targets.is_empty() {
         return Vec::new();

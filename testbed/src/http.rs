@@ -1,7 +1,7 @@
-//! The HTTP server under all three services, and the log of requests that tests read.
+//! The HTTP server for all three services, and the log of requests that tests read.
 //!
-//! Invariant: a request is in the log from the moment its headers are read, also when it is refused or never
-//! answered; of an `Authorization` header nothing is kept but whom it says the request is from.
+//! Invariant: a request is in the log once its headers are read, even if it is refused or never answered. Of an
+//! `Authorization` header only the user name is kept.
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -30,10 +30,10 @@ use tokio::sync::oneshot;
 /// How much of each request's body the log keeps: enough for a GraphQL query or the wants of a fetch.
 const KEPT_BODY_BYTES: usize = 64 * 1024;
 
-/// How long a stopping server waits for its blocking work (hooks of tests).
+/// How long a stopping server waits for its blocking work (a test's hooks).
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Worker threads of each server's runtime: two, so that one long answer does not hold up the others.
+/// Worker threads of each server's runtime: two, so that one long answer does not delay the others.
 const WORKER_THREADS: usize = 2;
 
 /// One request as a server saw it.
@@ -45,13 +45,13 @@ pub struct RequestRecord {
     pub path: String,
     /// The path as it came over the wire.
     pub raw_path: String,
-    /// What follows the `?`, as it came; empty where there is none.
+    /// What follows the `?`, as it came; empty if there is nothing.
     pub query: String,
     /// What the request asks for, in the words of its service: `fetch`, `ls-refs`, `UploadPart`, …
     pub operation: Option<String>,
     /// Whether there was an `Authorization` header.
     pub authorization: bool,
-    /// The user who logs in by HTTP Basic, where there is one.
+    /// The user name of HTTP Basic, if there is one.
     pub user: Option<String>,
     /// The other headers, names in lower case.
     pub headers: Vec<(String, String)>,
@@ -84,7 +84,7 @@ impl RequestRecord {
     }
 }
 
-/// A request while it is being served; becomes a [`RequestRecord`] whenever the log is read.
+/// A request while it is being served; becomes a [`RequestRecord`] when the log is read.
 #[derive(Debug)]
 pub(crate) struct Entry {
     method: String,
@@ -131,12 +131,12 @@ impl Entry {
         }
     }
 
-    /// Notes what the request turned out to ask for.
+    /// Records what the request asks for.
     pub(crate) fn set_operation(&self, operation: &str) {
         *lock(&self.operation) = Some(operation.to_owned());
     }
 
-    /// Has the connection closed instead of answering.
+    /// Closes the connection instead of answering.
     pub(crate) fn cut(&self) {
         self.cut.store(true, Ordering::Relaxed);
     }
@@ -196,7 +196,7 @@ impl RequestLog {
     }
 }
 
-/// What a handler fails with; the connection is then cut without (the rest of) an answer.
+/// A handler's error; the connection is then closed without (the rest of) an answer.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Bodies in both directions.
@@ -240,8 +240,7 @@ fn basic_user(headers: &HeaderMap) -> Option<String> {
     Some(String::from_utf8_lossy(user).into_owned())
 }
 
-/// Locks, also after another thread panicked while holding the lock: a failing test must not hide behind a
-/// second panic.
+/// Locks, even if another thread panicked while holding the lock: a second panic must not hide the failing test.
 pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -250,7 +249,7 @@ fn decode_path(raw: &str) -> String {
     percent_encoding::percent_decode_str(raw).decode_utf8_lossy().into_owned()
 }
 
-/// An HTTP/1.1 server on loopback with a runtime and a thread of its own. Dropping it closes every connection.
+/// An HTTP/1.1 server on loopback with its own runtime and thread. Dropping it closes every connection.
 #[derive(Debug)]
 pub(crate) struct HttpServer {
     address: SocketAddr,
@@ -323,7 +322,7 @@ impl HttpServer {
 impl Drop for HttpServer {
     fn drop(&mut self) {
         if let Some(stop) = self.stop.take() {
-            // It has stopped by itself where the receiver is gone.
+            // If the receiver is gone, it has already stopped.
             let _ = stop.send(());
         }
         if let Some(thread) = self.thread.take() {

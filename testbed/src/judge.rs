@@ -1,8 +1,7 @@
-//! Programs that are not ours, asked whether what was uploaded is good: Debian's `age`, `unzip`, Python, `tar`,
-//! Git.
+//! Outside programs that check whether uploads are good: Debian's `age`, `unzip`, Python, `tar`, Git.
 //!
-//! Invariant: nothing here reads or writes a format itself. Every judge that is not installed is an error that
-//! names its package.
+//! Invariant: nothing here reads or writes a format itself. A judge that is not installed is an error that names its
+//! package.
 
 use std::fs;
 use std::io::Read as _;
@@ -13,7 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::program::{git, git_with, run};
 
-/// What Python says of a zip file: `testzip` reads every member and compares its CRC.
+/// Python's check of a zip file: `testzip` reads every member and compares its CRC.
 const PYTHON_ZIP_TEST: &str = "\
 import sys, zipfile
 bad = zipfile.ZipFile(sys.argv[1]).testzip()
@@ -35,12 +34,12 @@ pub fn age_decrypt_file(encrypted: &Path, decrypted: &Path, identity_file: &Path
     run(&mut age, "age").map(drop)
 }
 
-/// `unzip -t`: every member can be read and has the CRC it says.
+/// `unzip -t`: every member can be read and matches its CRC.
 pub fn unzip_test(archive: &Path) -> Result<()> {
     run(Command::new("unzip").arg("-tqq").arg(archive), "unzip").map(drop)
 }
 
-/// Python's `zipfile`: every member can be read and has the CRC it says.
+/// Python's `zipfile`: every member can be read and matches its CRC.
 pub fn python_zip_test(archive: &Path) -> Result<()> {
     run(Command::new("python3").args(["-c", PYTHON_ZIP_TEST]).arg(archive), "python3").map(drop)
 }
@@ -55,8 +54,7 @@ pub fn tar_list(archive: &Path) -> Result<Vec<String>> {
     lines(&run(Command::new("tar").args(["--quoting-style=literal", "-tzf"]).arg(archive), "tar")?)
 }
 
-/// Unpacks a decrypted archive into a folder, which is made: with `unzip` or `tar`, whichever its first bytes
-/// ask for.
+/// Unpacks a decrypted archive into a folder, which it creates: with `unzip` or `tar`, depending on the first bytes.
 pub fn unpack(archive: &Path, folder: &Path) -> Result<()> {
     fs::create_dir_all(folder)?;
     let mut magic = [0; 2];
@@ -71,12 +69,12 @@ pub fn unpack(archive: &Path, folder: &Path) -> Result<()> {
 
 /// `git fsck --full` in a folder that holds `.git`, or in a bare repository.
 pub fn git_fsck(folder: &Path) -> Result<()> {
-    // What it would start further processes for is not there.
+    // Without these settings it would start processes that check files which a repository here does not have.
     let mut git = git_with(&[("core.multiPackIndex", "false"), ("core.commitGraph", "false")]);
     run(git.arg("-C").arg(folder).args(["fsck", "--full", "--no-progress", "--no-dangling"]), "git").map(drop)
 }
 
-/// The commit a name stands for in a repository (`HEAD`, `refs/heads/main`).
+/// The commit that a name points to in a repository (`HEAD`, `refs/heads/main`).
 pub fn git_commit(folder: &Path, name: &str) -> Result<String> {
     let commit = format!("{name}^{{commit}}");
     let output = run(git().arg("-C").arg(folder).args(["rev-parse", "--verify", "--quiet", &commit]), "git")?;
@@ -88,7 +86,7 @@ pub fn git_refs(folder: &Path) -> Result<Vec<String>> {
     lines(&run(git().arg("-C").arg(folder).args(["for-each-ref", "--format=%(refname)"]), "git")?)
 }
 
-/// The ids of all objects that a name reaches, sorted: equal for two repositories that hold the same history.
+/// The ids of all objects reachable from a name, sorted: equal for two repositories with the same history.
 pub fn object_names(folder: &Path, name: &str) -> Result<Vec<String>> {
     let output = run(git().arg("-C").arg(folder).args(["rev-list", "--objects", "--no-object-names", name]), "git")?;
     let mut names = lines(&output)?;

@@ -6,18 +6,18 @@
 //! | [`git`] | a GitLab: Git smart HTTP with Basic auth over the real `git http-backend` |
 //! | [`graphql`] | a qontract-server: a real schema, executed |
 //! | [`s3`] | an S3 in memory, with fault hooks |
-//! | [`seaweed`] | an S3 that is somebody else's program: SeaweedFS |
-//! | [`bucket`] | an S3 client that sees either of the two as a far side would |
+//! | [`seaweed`] | an S3 that is not our own program: SeaweedFS |
+//! | [`bucket`] | an S3 client that sees either of them as a far side would |
 //! | [`fault`] | what goes wrong on the wire: a proxy to put in front of any of the servers |
 //! | [`consumer`] | the far side: download, decrypt, unpack, push |
 //! | [`mutate`] | senders of damaged bytes |
-//! | [`judge`] | programs that are not ours, asked whether an artifact is good |
+//! | [`judge`] | outside programs that check an artifact |
 //! | [`world`] | all of the above, wired together for one test |
 //! | [`tunnel`] | a network behind a proxy, and a server whose TLS is too old |
 //! | [`http`] | the log of requests that all servers keep |
 //!
-//! Invariants: every server listens on 127.0.0.1 only; dropping a server stops it and the processes it
-//! started; callers need no async runtime, each server brings its own.
+//! Invariants: every server listens only on 127.0.0.1. Dropping a server stops it and the processes it started. Callers
+//! need no async runtime: each server has its own.
 
 pub mod bucket;
 pub mod consumer;

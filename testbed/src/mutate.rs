@@ -1,4 +1,4 @@
-//! Damaged copies of good bytes, for tests of whatever has to read what others send.
+//! Damaged copies of good bytes, for tests of code that reads remote data.
 //!
 //! Invariant: the same bytes and the same seed give the same copy.
 
@@ -6,12 +6,12 @@ use std::ops::Range;
 
 use fastrand::Rng;
 
-/// How many changes one copy has at most.
+/// The most changes in one copy.
 const MAX_CHANGES: usize = 6;
-/// How many bytes one change is about at most.
+/// The most bytes in one change.
 const MAX_CHANGE_BYTES: usize = 64;
 
-/// Values that lie at the edge of some integer, or mean something in a format.
+/// Values at the limit of an integer type, or with a meaning in a format.
 const EDGES: [u8; 8] = [0x00, 0x01, 0x7f, 0x80, 0xff, b'0', b'.', b'/'];
 
 /// A copy with a few bytes changed, removed, doubled, moved or cut off.

@@ -12,14 +12,14 @@ pub(crate) fn git() -> Command {
     git_with(&[])
 }
 
-/// `git` with further settings. They are not in its arguments, which everybody on the machine can read.
+/// `git` with additional settings. They are not in its arguments, which every user of the machine can read.
 pub(crate) fn git_with(settings: &[(&str, &str)]) -> Command {
     let mut command = Command::new("git");
     command.env_clear().envs(git_environment(settings));
     command
 }
 
-/// Git's whole environment, with further settings; the search path is the only thing inherited.
+/// Git's whole environment, with additional settings; only the search path is inherited.
 pub(crate) fn git_environment(further: &[(&str, &str)]) -> Vec<(String, String)> {
     let quiet = [
         ("gc.auto", "0"),
@@ -45,7 +45,7 @@ pub(crate) fn git_environment(further: &[(&str, &str)]) -> Vec<(String, String)>
     environment
 }
 
-/// Runs a program to its end; what it complains of becomes the error. `package` is the Debian package that has it.
+/// Runs a program to its end; its error output becomes the error. `package` is its Debian package.
 pub(crate) fn run(command: &mut Command, package: &str) -> Result<Output> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output =

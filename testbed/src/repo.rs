@@ -1,4 +1,4 @@
-//! Makers of bare Git repositories, from two files to a hundred thousand references.
+//! Builders of bare Git repositories, from two files to a hundred thousand references.
 //!
 //! Everything is written by `git fast-import`, with fixed names and a clock that is part of the repository.
 //! Invariant: the same calls in the same order give the same commit ids, on any machine and at any time.
@@ -31,10 +31,10 @@ const RANDOM_BLOB_BYTES: usize = 4 * 1024 * 1024;
 
 /// Lines in each file of [`Repo::deep`].
 const DEEP_LINES: usize = 1_500;
-/// How many edits in turn are to the same file of a deep repository.
+/// How many successive edits change the same file of a deep repository.
 const DEEP_RUN: usize = 50;
 
-/// A commit of nobody's repository, for submodule entries.
+/// A commit that exists in no repository, for submodule entries.
 const SUBMODULE_COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 /// A bare repository on disk.
@@ -52,21 +52,21 @@ impl Repo {
         Ok(Self { path: path.to_owned() })
     }
 
-    /// A repository that is there already.
+    /// An existing repository.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        ensure!(path.join("HEAD").is_file(), "{}: not a bare repository", path.display());
+        ensure!(path.join("HEAD").is_file(), "{} is not a bare repository", path.display());
         Ok(Self { path: path.to_owned() })
     }
 
-    /// Twenty commits, about 100 KB; another seed gives other content and other commit ids.
+    /// Twenty commits, about 100 KB; another seed gives different content and commit ids.
     pub fn small(path: impl AsRef<Path>, seed: u64) -> Result<Self> {
         let repo = Self::init(path)?;
         repo.fill_small(seed)?;
         Ok(repo)
     }
 
-    /// Adds what [`Repo::small`] has to the branch `main` of this repository.
+    /// Adds the content of [`Repo::small`] to the branch `main` of this repository.
     pub fn fill_small(&self, seed: u64) -> Result<()> {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut import = self.import()?;
@@ -90,7 +90,7 @@ impl Repo {
         Ok(repo)
     }
 
-    /// Adds a commit with what [`Repo::incompressible`] has to the branch `main` of this repository.
+    /// Adds a commit with the content of [`Repo::incompressible`] to the branch `main` of this repository.
     pub fn fill_incompressible(&self, megabytes: usize, seed: u64) -> Result<()> {
         // Stored, not deflated, and never searched for deltas: neither here nor when the server sends it.
         self.configure("core.compression", "0")?;
@@ -134,7 +134,7 @@ impl Repo {
         self.configure("fastimport.unpackLimit", "0")
     }
 
-    /// Large text files, of which each of `commits` commits changes so many `lines` in one, packed into long delta chains.
+    /// Large text files, packed into long delta chains. Each of `commits` commits changes `lines` lines in one of them.
     pub fn deep(path: impl AsRef<Path>, commits: usize, files: usize, lines: usize) -> Result<Self> {
         ensure!(files > 0, "a deep repository needs at least one file");
         let repo = Self::init(path)?;
@@ -175,7 +175,7 @@ impl Repo {
         Ok(repo)
     }
 
-    /// Everything a careless program trips over: names in many scripts, an empty commit, a submodule, a
+    /// Everything that a careless program gets wrong: names in many scripts, an empty commit, a submodule, a
     /// symbolic link, an executable, tags, merges, several roots. Branches: `main`, `wörk/分支`.
     pub fn odd(path: impl AsRef<Path>) -> Result<Self> {
         let repo = Self::init(path)?;
@@ -238,7 +238,7 @@ impl Repo {
         &self.path
     }
 
-    /// Adds a commit to a branch, on top of what it has, and returns its id. A branch that is not there is made.
+    /// Adds a commit to a branch, on top of its head, and returns the id. A missing branch is created.
     pub fn commit<P, B>(&self, branch: &str, files: &[(P, B)], message: &str) -> Result<String>
     where
         P: AsRef<str>,
@@ -264,7 +264,7 @@ impl Repo {
         self.must_have(branch)
     }
 
-    /// Replaces a branch's history by one new root commit, as a rewritten history has: nothing in common with
+    /// Replaces a branch's history with one new root commit, like a rewritten history that has nothing in common with
     /// the old one.
     pub fn force_root<P, B>(&self, branch: &str, files: &[(P, B)]) -> Result<String>
     where
@@ -280,7 +280,7 @@ impl Repo {
         self.must_have(branch)
     }
 
-    /// Makes (or moves) a branch to where another one is.
+    /// Creates a branch at another branch's head, or moves it there.
     pub fn branch_from(&self, new: &str, existing: &str) -> Result<String> {
         let commit = self.must_have(existing)?;
         self.git(&["update-ref", &full_name(new), &commit])?;
@@ -288,7 +288,7 @@ impl Repo {
         Ok(commit)
     }
 
-    /// Every commit that a branch was ever left at, oldest first; what the makers of this module did counts.
+    /// Every commit that this module ever left a branch at, oldest first.
     pub fn heads_ever(&self, branch: &str) -> Result<Vec<String>> {
         let heads = fs::read_to_string(self.path.join(HEADS_FILE))?;
         let pairs = heads.lines().filter_map(|line| line.split_once(' '));
@@ -309,9 +309,9 @@ impl Repo {
         Ok(())
     }
 
-    /// The commit a branch is at; `None` where there is no such branch.
+    /// The commit a branch is at; `None` if there is no such branch.
     pub fn head(&self, branch: &str) -> Option<String> {
-        // Most are in a file of their own, and need no process to be read.
+        // Most are in their own file, and can be read without a process.
         if let Ok(loose) = fs::read_to_string(self.path.join(full_name(branch)))
             && loose.trim_end().len() == 40
         {
@@ -354,7 +354,7 @@ impl Repo {
         Ok(())
     }
 
-    /// Removes every object that nothing points to, as a server's housekeeping does in time.
+    /// Removes every object that nothing points to, as a server's housekeeping does eventually.
     pub fn prune(&self) -> Result<()> {
         self.git(&["repack", "--quiet", "-a", "-d"])?;
         self.git(&["prune", "--expire=now"])?;
@@ -373,7 +373,7 @@ impl Repo {
         Ok(String::from_utf8(output.stdout)?.trim_end_matches('\n').to_owned())
     }
 
-    /// A pack of exactly these objects, whatever they name; deltas name their base by its id, or by where it is.
+    /// A pack of exactly these objects, whatever they refer to; deltas refer to their base by id or by offset.
     pub fn pack_of(&self, objects: &[String], by_offset: bool) -> Result<Vec<u8>> {
         let mut child = git()
             .arg("--git-dir")
@@ -416,7 +416,7 @@ struct Import<'a> {
     child: std::process::Child,
     input: BufWriter<std::process::ChildStdin>,
     commits_made: u64,
-    /// Branches that already exist on the import's own side, so that `from` must not be given again.
+    /// Branches that the import already knows, so `from` must not be given again.
     started: Vec<String>,
 }
 
@@ -435,7 +435,7 @@ impl<'a> Import<'a> {
         Ok(Self { repo, child, input: BufWriter::new(input), commits_made: repo.commits_made()?, started: Vec::new() })
     }
 
-    /// Starts a commit on top of the branch, which is made where it is not there.
+    /// Starts a commit on top of the branch, which is created if it is missing.
     fn start_commit(&mut self, branch: &str, message: &str) -> Result<()> {
         let continues = self.started.iter().any(|started| started == branch);
         let parent = if continues { None } else { self.repo.head(branch) };
@@ -448,7 +448,7 @@ impl<'a> Import<'a> {
 
     /// Starts a commit without parents.
     fn start_root(&mut self, branch: &str, message: &str) -> Result<()> {
-        // `reset` makes fast-import forget what it knows of the branch.
+        // `reset` makes fast-import forget the branch.
         self.line(&format!("reset {}", full_name(branch)))?;
         self.commit_header(branch, message)
     }

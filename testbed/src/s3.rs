@@ -1,4 +1,4 @@
-//! An S3 in memory: the protocol and SigV4 by `s3s`, the storage and S3's own rules by us, and hooks for faults.
+//! An S3 in memory: protocol and SigV4 from `s3s`, storage and S3's own rules from here, and hooks for faults.
 //!
 //! It is as strict as S3 where S3 is strict: keys of 1,024 bytes at most, pages of 1,000 keys at most, parts of
 //! at least 5 MiB, part lists and ETags compared, checksums recomputed.
@@ -16,7 +16,7 @@ use bytes::Bytes;
 use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
 
-use crate::bucket::S3Endpoint;
+use crate::bucket::{OpenUpload, S3Endpoint, StoredObject};
 use crate::http::{Body, BoxError, HttpServer, RequestLog, RequestRecord, lock};
 use faults::{Failure, Faults, FaultyAccess};
 use service::Service;
@@ -36,9 +36,9 @@ pub struct S3Options {
     pub access_key: String,
     /// Its secret.
     pub secret_key: String,
-    /// Most keys in a page of a listing, at most 1,000; less makes several pages of few objects.
+    /// Most keys in a page of a listing, at most 1,000; a lower value makes several pages from few objects.
     pub page_keys: usize,
-    /// Keep only the sizes of objects and parts: for measuring memory. Such objects cannot be read.
+    /// Whether to keep only the sizes of objects and parts, for measuring memory. Such objects cannot be read.
     pub discard_bodies: bool,
     /// Waited before each request is served.
     pub latency: Duration,
@@ -59,32 +59,6 @@ impl Default for S3Options {
             port: 0,
         }
     }
-}
-
-/// An object of the bucket.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredObject {
-    /// Its key.
-    pub key: String,
-    /// Its size in bytes.
-    pub size: u64,
-    /// When it was made, in whole milliseconds.
-    pub last_modified: SystemTime,
-    /// Its ETag, without quotes.
-    pub etag: String,
-}
-
-/// A multipart upload that is neither completed nor aborted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OpenUpload {
-    /// The key of the object it would make.
-    pub key: String,
-    /// Its id.
-    pub upload_id: String,
-    /// When it was started.
-    pub initiated: SystemTime,
-    /// How many parts it has.
-    pub parts: usize,
 }
 
 /// An S3 server with one bucket, in this process.
@@ -157,7 +131,7 @@ impl MemoryS3 {
     }
 
     /// All requests since the start or the last [`MemoryS3::clear_requests`]; [`RequestRecord::operation`] is
-    /// S3's name of the operation, for example `UploadPart`, and `None` where the signature was refused.
+    /// S3's name of the operation, for example `UploadPart`, and `None` if the signature was refused.
     pub fn requests(&self) -> Vec<RequestRecord> {
         self.log.records()
     }
@@ -177,7 +151,7 @@ impl MemoryS3 {
         self.objects().into_iter().map(|object| object.key).collect()
     }
 
-    /// An object's content; `None` where there is no such object. Fails where bodies are discarded.
+    /// An object's content; `None` if there is no such object. Fails if bodies are discarded.
     pub fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
         let store = lock(&self.store);
         let Some(object) = store.object(key) else {
@@ -187,19 +161,19 @@ impl MemoryS3 {
         Ok(Some(chunks.concat()))
     }
 
-    /// Puts an object there directly, past the protocol.
+    /// Stores an object directly, bypassing the protocol.
     pub fn put(&self, key: &str, bytes: impl Into<Vec<u8>>) {
         self.put_at(key, bytes, SystemTime::now());
     }
 
-    /// Puts an object there as if it had been uploaded at that time.
+    /// Stores an object as if it had been uploaded at that time.
     pub fn put_at(&self, key: &str, bytes: impl Into<Vec<u8>>, last_modified: SystemTime) {
         let bytes = Bytes::from(bytes.into());
         let etag = service::md5_hex([&bytes]);
         lock(&self.store).put(key, Content::new(vec![bytes]), etag, last_modified);
     }
 
-    /// Removes an object directly; whether it was there.
+    /// Removes an object directly; returns whether it existed.
     pub fn delete(&self, key: &str) -> bool {
         lock(&self.store).delete(key)
     }
@@ -217,7 +191,7 @@ impl MemoryS3 {
         lock(&self.store).uploads()
     }
 
-    /// Starts a multipart upload as if a process had begun it at that time and been killed; returns its id.
+    /// Starts a multipart upload as if a process had started it at that time and been killed; returns its id.
     pub fn start_stale_upload(&self, key: &str, initiated: SystemTime) -> String {
         lock(&self.store).start_upload(key, None, initiated)
     }
@@ -227,7 +201,7 @@ impl MemoryS3 {
         self.faults.hold(operation);
     }
 
-    /// Lets all held requests go on, and holds none any more.
+    /// Lets all held requests continue, and holds no more.
     pub fn release(&self) {
         self.faults.release();
     }
@@ -243,7 +217,7 @@ impl MemoryS3 {
         self.faults.fail(operation, &Failure::Code(code.to_owned()), times);
     }
 
-    /// Serves the next `times` requests for this operation well, before the failures that are ordered after this.
+    /// Serves the next `times` requests for this operation normally, before failures that are added after this.
     pub fn pass(&self, operation: &str, times: usize) {
         self.faults.fail(operation, &Failure::None, times);
     }
@@ -253,7 +227,7 @@ impl MemoryS3 {
         self.faults.fail(operation, &Failure::Cut, times);
     }
 
-    /// Takes back what [`MemoryS3::fail`] and [`MemoryS3::cut`] have not done yet.
+    /// Cancels the failures of [`MemoryS3::fail`] and [`MemoryS3::cut`] that have not happened yet.
     pub fn clear_failures(&self) {
         self.faults.clear_failures();
     }

@@ -1,7 +1,7 @@
-//! SeaweedFS as the S3 server that is somebody else's: `weed server -s3` with its data in a temporary folder.
+//! SeaweedFS, an S3 server that is not our own: `weed server -s3` with its data in a temporary folder.
 //!
-//! Invariant: the process ends with its [`Seaweed`], or with the process that started it where `setpriv` is
-//! installed; it listens on loopback only and reports nothing to anybody.
+//! Invariant: the process ends with its [`Seaweed`], or with the process that started it if `setpriv` is installed. It
+//! listens only on loopback and sends no reports.
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -18,20 +18,20 @@ use crate::bucket::{Bucket, S3Endpoint};
 /// The environment variable that names the program.
 const PROGRAM_VARIABLE: &str = "WEED";
 
-/// How long the server may take until it answers a signed request.
+/// How long the server may take to answer its first signed request.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Between two looks whether it is ready.
+/// The pause between two checks whether it is ready.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often other ports are tried where the server ends at once: another program may have taken one.
+/// How often other ports are tried if the server ends at once: another program may have taken one.
 const START_ATTEMPTS: u32 = 3;
 
-/// The server's services, each with a port and another one for gRPC.
+/// The server's services. Each has a port, and one more for gRPC.
 const SERVICES: [&str; 4] = ["master", "volume", "filer", "s3"];
 
-/// Read from the working directory. By default a key may hold 255 bytes between two slashes, S3 allows 1,024 in
-/// all; and naming any setting means naming the store too.
+/// Read from the working directory. By default a key may have 255 bytes between two slashes, but S3 allows 1,024 in
+/// all. Any setting requires naming the store too.
 const FILER_SETTINGS: &str = r#"
 [filer.options]
 max_file_name_length = 1024
@@ -53,7 +53,7 @@ pub struct Seaweed {
 }
 
 impl Seaweed {
-    /// Whether the program is installed: what `WEED` names, or `target/seaweed/bin/weed` in the workspace.
+    /// Whether the program is installed: the path in `WEED`, or `target/seaweed/bin/weed` in the workspace.
     pub fn is_installed() -> bool {
         program().is_ok()
     }
@@ -100,7 +100,7 @@ impl Seaweed {
         let bucket = Bucket::new(&self.endpoint)?;
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
-            // A connection first: the client's own retries are slow while nobody listens.
+            // Connect first: the client's own retries are slow while nothing listens.
             let answered = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() && bucket.list_buckets().is_ok();
             if answered {
                 return bucket.create();
@@ -123,7 +123,7 @@ impl Seaweed {
 impl Drop for Seaweed {
     fn drop(&mut self) {
         self.keeper.stop();
-        // The only files it puts outside its folder, at paths it does not let one choose.
+        // The only files it writes outside its folder, at paths that cannot be configured.
         for service in SERVICES {
             for port in &self.ports {
                 let _ = std::fs::remove_file(format!("/tmp/seaweedfs-{service}-grpc-{port}.sock"));
@@ -132,9 +132,8 @@ impl Drop for Seaweed {
     }
 }
 
-/// A thread that starts the process, and kills it when told. The process asks the kernel to be killed when the
-/// *thread* that started it ends, so that this must be one that lives as long as the server is wanted, not the
-/// thread of whichever test came first.
+/// A thread that starts the process, and kills it when told. The kernel kills the process when the *thread* that
+/// started it ends, so that thread must live as long as the server; the first test's thread does not.
 struct Keeper {
     stop: Option<mpsc::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -186,7 +185,10 @@ fn program() -> Result<PathBuf> {
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/seaweed/bin/weed"),
     };
     if !program.is_file() {
-        bail!("{}: not there; `make test` installs SeaweedFS, or name it with {PROGRAM_VARIABLE}", program.display());
+        bail!(
+            "{} is missing: `make test` installs SeaweedFS, or set its path in {PROGRAM_VARIABLE}",
+            program.display()
+        );
     }
     Ok(program)
 }
@@ -226,7 +228,7 @@ fn command(program: &Path, folder: &Path, ports: &[u16]) -> Result<Command> {
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
-        // By default its log files go to /tmp, and stay there.
+        // By default its log files go to /tmp and stay there.
         .arg(format!("-logdir={}", logs.display()))
         .args(["server", "-s3", "-iam=false", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"])
         .args([
@@ -246,8 +248,7 @@ fn command(program: &Path, folder: &Path, ports: &[u16]) -> Result<Command> {
     Ok(command)
 }
 
-/// The program under `setpriv --pdeathsig`, where that is installed: a test run that is killed cannot drop
-/// anything.
+/// The program under `setpriv --pdeathsig`, if that is installed: a killed test run drops nothing.
 fn tied_to_this_process(program: &Path) -> Command {
     let installed = Command::new("setpriv").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     if installed.is_ok_and(|status| status.success()) {

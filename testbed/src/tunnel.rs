@@ -1,5 +1,4 @@
-//! What stands between the program and a server of its own network: a proxy that opens tunnels (`CONNECT`), and a server
-//! whose TLS is too old.
+//! A proxy that opens tunnels (`CONNECT`), and a server whose TLS is too old.
 //!
 //! Invariant: a tunnel leads to loopback only, whatever name it was asked for.
 
@@ -17,7 +16,7 @@ use crate::http::{BoxError, HttpServer, basic, lock};
 /// Longest request for a tunnel, in bytes.
 const HEAD_BYTES: usize = 16 * 1024;
 
-/// A proxy for `https://` addresses whose host names nobody else knows. Dropping it closes every tunnel.
+/// A proxy for `https://` URLs whose host names only it can resolve. Dropping it closes every tunnel.
 pub struct TunnelProxy {
     server: HttpServer,
     state: Arc<State>,
@@ -31,7 +30,7 @@ struct State {
 }
 
 impl TunnelProxy {
-    /// A proxy that knows these hosts: a name, and the URL of the server on loopback that stands for port 443 there.
+    /// A proxy that knows these hosts: a name, and the URL of the loopback server that stands for its port 443.
     pub fn start(routes: &[(&str, &str)], login: Option<(&str, &str)>) -> Result<Self> {
         let routes = routes.iter().map(|(host, url)| {
             let address = url.split("://").nth(1).and_then(|rest| rest.split('/').next()).context("not a URL")?;
@@ -65,7 +64,7 @@ impl TunnelProxy {
         distinct(&self.state.asked)
     }
 
-    /// What was asked for without the right login, or is not known here; in the same form.
+    /// Hosts that are unknown or were requested without the right login, in the same form.
     pub fn refused(&self) -> Vec<String> {
         distinct(&self.state.refused)
     }
@@ -104,7 +103,7 @@ async fn serve(state: &State, mut client: TcpStream) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Reads up to the empty line. The client sends nothing more before it has an answer.
+/// Reads up to the empty line. The client sends nothing more until it has an answer.
 async fn read_head(client: &mut TcpStream) -> Result<String, BoxError> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -116,8 +115,7 @@ async fn read_head(client: &mut TcpStream) -> Result<String, BoxError> {
     Ok(String::from_utf8(head)?)
 }
 
-/// A server that speaks TLS 1.1 and nothing newer. It answers a greeting as such a server does, and keeps what the
-/// client says to that.
+/// A server that speaks only TLS 1.1. It answers a `ClientHello` as such a server does, and keeps the client's reply.
 pub struct OldTlsServer {
     server: HttpServer,
     replies: Arc<Replies>,

@@ -1,4 +1,4 @@
-//! Everything the program meets, for one test: two Git servers, GraphQL, S3, a pair of keys, a folder to work in.
+//! Everything around the program, for one test: two Git servers, GraphQL, S3, a key pair, a working directory.
 //!
 //! Invariant: worlds share nothing, so tests run side by side.
 
@@ -22,13 +22,13 @@ use crate::repo::Repo;
 use crate::s3::{MemoryS3, S3Options};
 use crate::seaweed::Seaweed;
 
-/// The password for GraphQL. Like all secrets of the testbed it is easy to recognise where it should not be.
+/// The password for GraphQL. Like all secrets of the testbed it is easy to find if it leaks.
 const GRAPHQL_PASSWORD: &str = "graphql-secret-password-9b3a";
 
-/// What goes with a temporary AWS key.
+/// The session token of a temporary AWS key.
 const AWS_SESSION_TOKEN: &str = "aws-session-secret-c41d";
 
-/// Settings whose values are secrets, where a test sets them.
+/// Settings whose values are secrets, if a test sets them.
 const SECRET_SETTINGS: [&str; 2] = ["AWS_SESSION_TOKEN", "WEBHOOK_SECRET"];
 
 /// The token for the destination's Git server, which the program never gets.
@@ -69,14 +69,14 @@ impl WorldBuilder {
         self
     }
 
-    /// Lets everybody query GraphQL; no user or password is set.
+    /// Lets anyone query GraphQL; no user or password is set.
     #[must_use]
     pub fn open_graphql(mut self) -> Self {
         self.graphql.basic = None;
         self
     }
 
-    /// How many recipients there are, each with an identity of its own; one by default.
+    /// How many recipients there are, each with its own identity; one by default.
     #[must_use]
     pub fn recipients(mut self, count: usize) -> Self {
         self.identities = count;
@@ -121,7 +121,7 @@ impl WorldBuilder {
     }
 }
 
-/// All servers of one test. Dropping it stops them and removes what they kept.
+/// All servers of one test. Dropping it stops them and removes their data.
 pub struct World {
     /// What the program fetches from.
     pub source: GitServer,
@@ -158,7 +158,7 @@ impl Key {
 }
 
 impl World {
-    /// A world to be shaped before it starts.
+    /// Configures a world before it starts.
     pub fn builder() -> WorldBuilder {
         WorldBuilder {
             source: GitOptions::default(),
@@ -185,8 +185,8 @@ impl World {
         Self::builder().start()
     }
 
-    /// Makes a project at the source (`group/name`) with twenty commits on `main`, other ones for each name; an
-    /// existing one is left as it is.
+    /// Makes a project at the source (`group/name`) with twenty commits on `main`, different for each name; an existing
+    /// one is kept as it is.
     pub fn project(&self, path: &str) -> Result<Repo> {
         let repo = self.source.repo(path)?;
         if repo.head("main").is_none() {
@@ -217,8 +217,7 @@ impl World {
     /// The S3 server in memory.
     ///
     /// # Panics
-    ///
-    /// Where the world was built with SeaweedFS; use [`World::bucket`] there.
+    ///If the world was built with SeaweedFS; use [`World::bucket`] then.
     pub fn s3(&self) -> &MemoryS3 {
         match &self.s3 {
             S3Server::Memory(server) => server,
@@ -247,12 +246,12 @@ impl World {
         Consumer::new(self.identity_file(), &self.s3_endpoint(), &self.destination, workdir)
     }
 
-    /// The program's working directory; not made.
+    /// The program's working directory; it is not created.
     pub fn workdir(&self) -> PathBuf {
         self.folder.path().join("working")
     }
 
-    /// A folder of the test's own, beside the program's.
+    /// A folder for the test itself, beside the program's.
     pub fn scratch(&self) -> Result<PathBuf> {
         let scratch = self.folder.path().join("scratch");
         fs::create_dir_all(&scratch)?;
@@ -274,7 +273,7 @@ impl World {
         self.keys.iter().map(|key| key.recipient.as_str()).collect()
     }
 
-    /// Every value that must not be found in logs, files or archives.
+    /// Every value that must not appear in logs, files or archives.
     pub fn secrets(&self) -> Vec<String> {
         let mut secrets = vec![
             self.source.password().to_owned(),

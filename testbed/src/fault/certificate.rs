@@ -13,7 +13,7 @@ use tokio_rustls::rustls::{ServerConfig, crypto::aws_lc_rs};
 pub enum Validity {
     /// It is.
     Good,
-    /// It was, until some years ago.
+    /// It expired some years ago.
     Expired,
 }
 
@@ -49,7 +49,7 @@ impl Authority {
         }
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
-        let key = PrivateKeyDer::try_from(key.serialize_der()).ok().context("the key made is none")?;
+        let key = PrivateKeyDer::try_from(key.serialize_der()).ok().context("the generated key is not valid")?;
         Ok(Certified { certificate: certificate.der().clone(), key })
     }
 }

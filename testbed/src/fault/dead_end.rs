@@ -1,4 +1,4 @@
-//! Addresses where nobody answers. Each keeps its port for itself, so that no other test comes to listen there.
+//! Addresses where nothing answers. Each keeps its port, so that no other test can listen there.
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -10,7 +10,7 @@ use tokio::net::TcpSocket;
 /// How long a connection to a full port is tried before the port counts as full.
 const FULL_AFTER: Duration = Duration::from_millis(200);
 
-/// Most connections that a listener with the least backlog takes without anybody accepting them.
+/// Most connections that a listener with the smallest backlog takes before any is accepted.
 const MOST_FILLERS: usize = 16;
 
 /// A port that refuses connections.
@@ -35,7 +35,7 @@ impl ClosedPort {
     }
 }
 
-/// A port where attempts to connect are neither taken nor refused.
+/// A port that neither accepts nor refuses connections.
 #[derive(Debug)]
 pub struct FullPort {
     address: SocketAddr,
@@ -44,7 +44,7 @@ pub struct FullPort {
 }
 
 impl FullPort {
-    /// Takes a port, listens, and fills the queue of connections that nobody accepts.
+    /// Takes a port, listens, and fills the queue of connections, which are never accepted.
     pub fn new() -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listener = runtime.block_on(async {

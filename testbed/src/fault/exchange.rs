@@ -28,7 +28,7 @@ impl Message {
         header(&self.head, name)
     }
 
-    /// The head without what says how the body is framed, and with the length it has.
+    /// The head, with the body's actual length instead of its framing headers.
     fn framed(&self, length: usize) -> String {
         let kept = self.head.lines().filter(|line| {
             let name = line.split(':').next().unwrap_or_default();
@@ -48,7 +48,7 @@ fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     headers.into_iter().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
 }
 
-/// Where in a body `at` is.
+/// The offset of `at` in a body.
 pub(super) fn place(body: &[u8], at: At) -> usize {
     let half = body.len() / 2;
     match at {
@@ -64,7 +64,7 @@ pub(super) fn place(body: &[u8], at: At) -> usize {
     }
 }
 
-/// The length of Git's packet at the front: four hexadecimal digits say so, and less than four is a packet of its own.
+/// The length of the first Git packet: four hexadecimal digits. A value below four is a packet by itself.
 fn packet_length(bytes: &[u8]) -> Option<usize> {
     let digits = std::str::from_utf8(bytes.get(..4)?).ok()?;
     let length = usize::from_str_radix(digits, 16).ok()?.max(4);
@@ -176,12 +176,12 @@ fn reset(client: &Client) -> Result<bool> {
     Ok(false)
 }
 
-/// Waits for the release, and ends where the client goes away before.
+/// Waits for the release; fails if the client disconnects first.
 async fn hold(state: &State, client: &mut Client, buffer: &mut BytesMut) -> Result<()> {
     let gone = async { while client.read_buf(buffer).await.is_ok_and(|read| read > 0) {} };
     tokio::select! {
         () = state.hold() => Ok(()),
-        () = gone => bail!("the client has gone away"),
+        () = gone => bail!("the client has disconnected"),
     }
 }
 
@@ -192,7 +192,7 @@ async fn send(client: &mut Client, message: &Message) -> Result<()> {
     Ok(())
 }
 
-/// Sends the head and a part of the body it tells of; returns how much of it.
+/// Sends the head and a part of its body; returns how much of the body.
 async fn send_until(client: &mut Client, message: &Message, at: At) -> Result<usize> {
     let sent = place(&message.body, at);
     client.write_all(message.framed(message.body.len()).as_bytes()).await?;
@@ -201,7 +201,7 @@ async fn send_until(client: &mut Client, message: &Message, at: At) -> Result<us
     Ok(sent)
 }
 
-/// The next request; `None` where the client has no more.
+/// The next request; `None` if the client sends no more.
 async fn read_request(client: &mut Client, buffer: &mut BytesMut) -> Result<Option<Message>> {
     let Some(head) = read_head(client, buffer).await? else { return Ok(None) };
     if header(&head, "expect").is_some() {
@@ -227,7 +227,7 @@ async fn read_request(client: &mut Client, buffer: &mut BytesMut) -> Result<Opti
     Ok(Some(Message { head, body }))
 }
 
-/// The next head, cut off the front of the buffer; `None` where the connection ends before it begins.
+/// The next head, cut off the front of the buffer; `None` if the connection ends before it begins.
 async fn read_head(client: &mut Client, buffer: &mut BytesMut) -> Result<Option<String>> {
     loop {
         if let Some(head) = take_head(buffer)? {
@@ -250,7 +250,7 @@ fn take_head(buffer: &mut BytesMut) -> Result<Option<String>> {
     Ok(Some(head))
 }
 
-/// Passes the request on, on a connection of its own, and reads the whole answer.
+/// Forwards the request on its own connection and reads the whole answer.
 async fn forward(request: &Message, upstream: SocketAddr) -> Result<Message> {
     let mut server = TcpStream::connect(upstream).await?;
     let mut head = request.framed(request.body.len());
@@ -273,7 +273,7 @@ async fn forward(request: &Message, upstream: SocketAddr) -> Result<Message> {
     }
 }
 
-/// The content of a chunked body and how many bytes it takes on the wire; `None` where it is not complete.
+/// The content of a chunked body and how many bytes it takes on the wire; `None` if it is not complete.
 fn unchunked(wire: &[u8]) -> Result<Option<(Vec<u8>, usize)>> {
     let (mut body, mut at) = (Vec::new(), 0);
     loop {
@@ -282,7 +282,7 @@ fn unchunked(wire: &[u8]) -> Result<Option<(Vec<u8>, usize)>> {
         let size = usize::from_str_radix(size.split(';').next().unwrap_or_default().trim(), 16)?;
         at += line + 2;
         if size == 0 {
-            // Trailers are of no account here; an empty line ends them.
+            // Trailers are ignored; an empty line ends them.
             let Some(end) = wire[at..].windows(2).position(|window| window == b"\r\n") else { return Ok(None) };
             return Ok(Some((body, at + end + 2)));
         }

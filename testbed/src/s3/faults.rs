@@ -1,5 +1,4 @@
-//! What goes wrong with requests on purpose. It acts once a request's signature is known to be good and before
-//! its body is read.
+//! Faults injected into requests, after a request's signature is verified and before its body is read.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex};
@@ -83,7 +82,7 @@ impl Faults {
         loop {
             let released = self.released.notified();
             tokio::pin!(released);
-            // Register before looking, or a release in between would be missed.
+            // Register before checking, or a release in between would be missed.
             released.as_mut().enable();
             if !lock(&self.state).held.contains(operation) {
                 return;
@@ -98,7 +97,7 @@ impl Faults {
     }
 }
 
-/// Counts a request as held for as long as it is, also where its client goes away meanwhile.
+/// Counts a request as held while it is held, even if its client disconnects.
 struct Waiting<'a>(&'a Faults);
 
 impl<'a> Waiting<'a> {

@@ -56,7 +56,7 @@ impl Service {
         Ok(wanted.unwrap_or(self.page_keys).min(self.page_keys))
     }
 
-    /// Reads a body to its end and compares it with everything the client said of it.
+    /// Reads a body to its end and compares it with everything the client claimed about it.
     async fn receive(&self, body: Option<StreamingBlob>, declared: Declared) -> S3Result<Received> {
         let keep = !lock(&self.store).discards();
         let mut hashers = declared.hashers();
@@ -82,7 +82,7 @@ impl Service {
     }
 }
 
-/// What a client says of the body it sends.
+/// What a client claims about the body it sends.
 struct Declared {
     length: Option<i64>,
     md5: Option<String>,
@@ -137,7 +137,7 @@ impl Declared {
     }
 }
 
-/// A body that is what the client said.
+/// A body that matches the client's claims.
 struct Received {
     content: Content,
     etag: String,
@@ -164,7 +164,7 @@ impl S3 for Service {
         request: S3Request<GetBucketLocationInput>,
     ) -> S3Result<S3Response<GetBucketLocationOutput>> {
         self.check_bucket(&request.input.bucket)?;
-        // S3 names its first region by saying nothing.
+        // S3 leaves out the name of its first region.
         let location = (self.region != "us-east-1").then(|| BucketLocationConstraint::from(self.region.clone()));
         Ok(S3Response::new(GetBucketLocationOutput { location_constraint: location }))
     }
@@ -281,7 +281,7 @@ impl S3 for Service {
 
     async fn delete_object(&self, request: S3Request<DeleteObjectInput>) -> S3Result<S3Response<DeleteObjectOutput>> {
         self.check_bucket(&request.input.bucket)?;
-        // Deleting what is not there is a success, as in S3.
+        // Deleting a missing object succeeds, as in S3.
         lock(&self.store).delete(&request.input.key);
         Ok(S3Response::new(DeleteObjectOutput::default()))
     }
@@ -505,7 +505,7 @@ fn check_conditions(
     Ok(())
 }
 
-/// The parts that a completion lists, where they are the ones that were uploaded and as large as parts must be.
+/// The parts that a completion lists, if they are the uploaded ones and large enough.
 fn check_parts(
     upload: &Upload,
     listed: &[CompletedPart],
@@ -567,8 +567,7 @@ fn check_part_checksums(
     Ok(())
 }
 
-/// Recomputes checksums of the whole object where the completion names any; `…-3`, of three parts, are not of
-/// the whole.
+/// Recomputes checksums of the whole object if the completion names any; `…-3`, of three parts, is not for the whole.
 fn check_whole(content: &Content, declared: Checksum) -> S3Result<()> {
     let Some(chunks) = content.chunks() else {
         return Ok(());
@@ -594,7 +593,7 @@ fn check_whole(content: &Content, declared: Checksum) -> S3Result<()> {
     Ok(())
 }
 
-/// The type of an upload's checksum: what is said, else S3's default for the algorithm.
+/// The type of an upload's checksum: the given one, else S3's default for the algorithm.
 fn checksum_type(said: Option<ChecksumType>, algorithm: Option<&ChecksumAlgorithm>) -> ChecksumType {
     let whole = algorithm.is_some_and(|algorithm| algorithm.as_str() == ChecksumAlgorithm::CRC64NVME);
     said.unwrap_or_else(|| {
@@ -662,7 +661,7 @@ fn signed(size: u64) -> i64 {
     i64::try_from(size).unwrap_or(i64::MAX)
 }
 
-/// A key as S3 writes it where `encoding-type=url` is asked for.
+/// A key as S3 writes it if `encoding-type=url` is requested.
 fn url_encoded(key: &str) -> String {
     utf8_percent_encode(key, URL_ENCODED).to_string().replace(' ', "+")
 }

@@ -7,9 +7,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use s3s::dto::{Checksum, ChecksumAlgorithm};
 
-use super::{OpenUpload, StoredObject};
+use crate::bucket::{OpenUpload, StoredObject};
 
-/// Bytes as they came in, so that nothing is copied; or only how many they were.
+/// Bytes as they were received, without copying; or only their number.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Content {
     chunks: Option<Vec<Bytes>>,
@@ -30,12 +30,12 @@ impl Content {
         self.size
     }
 
-    /// `None` where the bytes were discarded.
+    /// `None` if the bytes were discarded.
     pub(super) fn chunks(&self) -> Option<&[Bytes]> {
         self.chunks.as_deref()
     }
 
-    /// One content after the other; discarded as soon as any of them is.
+    /// The contents joined; discarded if any of them is.
     pub(super) fn concat<'a>(contents: impl IntoIterator<Item = &'a Content>) -> Self {
         let whole = Self { chunks: Some(Vec::new()), size: 0 };
         contents.into_iter().fold(whole, |whole, next| Self {
@@ -90,7 +90,7 @@ impl Store {
         Self { discard, ..Self::default() }
     }
 
-    /// Whether contents are to be dropped when they come in.
+    /// Whether contents are dropped when they are received.
     pub(super) fn discards(&self) -> bool {
         self.discard
     }
@@ -183,7 +183,7 @@ fn described(key: &str, object: &Object) -> StoredObject {
     }
 }
 
-/// S3's times go to the millisecond; kept so, or a time read back would differ from the one listed.
+/// S3's times are in milliseconds. Stored times are rounded too, so that a time read back equals the one listed.
 pub(super) fn whole_milliseconds(time: SystemTime) -> SystemTime {
     let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     UNIX_EPOCH + Duration::new(since_epoch.as_secs(), since_epoch.subsec_millis() * 1_000_000)

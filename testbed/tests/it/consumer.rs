@@ -1,4 +1,4 @@
-//! The far side takes good artifacts, made here by outside programs, and refuses bad ones.
+//! The far side accepts good artifacts, made here by outside programs, and refuses bad ones.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -109,7 +109,7 @@ fn processes_with(text: &str) -> Result<usize> {
 fn wait_until(mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !condition()? {
-        ensure!(Instant::now() < deadline, "it did not come to pass");
+        ensure!(Instant::now() < deadline, "it did not happen in time");
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(())

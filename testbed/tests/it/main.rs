@@ -1,4 +1,4 @@
-//! The testbed's own tests: each part is shown to be real by the real programs that use it.
+//! The testbed's own tests: real programs use each part, which shows that it is real.
 
 mod consumer;
 mod git;
@@ -13,14 +13,14 @@ use std::process::Command;
 
 use anyhow::{Result, bail, ensure};
 
-/// Runs a program to its end and returns what it prints; its standard error is the error where it fails.
+/// Runs a program to its end and returns its output; if it fails, its standard error is the error.
 fn run(command: &mut Command) -> Result<String> {
     let output = command.output()?;
     ensure!(output.status.success(), "{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The error a call must end with, its causes included.
+/// The error that a call must return, including its causes.
 fn complaint<T, E: Into<anyhow::Error>>(result: Result<T, E>) -> Result<String> {
     match result {
         Ok(_) => bail!("it succeeded"),
@@ -28,7 +28,7 @@ fn complaint<T, E: Into<anyhow::Error>>(result: Result<T, E>) -> Result<String> 
     }
 }
 
-/// Real Git without anybody's configuration, with Basic credentials for a server of the testbed.
+/// Real Git without any user's configuration, with Basic credentials for a server of the testbed.
 fn git(user: &str, password: &str) -> Command {
     use base64::Engine as _;
     let credentials = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));

@@ -1,4 +1,4 @@
-//! Repositories are what their makers say, and the same every time.
+//! Repositories are what their builders promise, and the same every time.
 
 use anyhow::{Context, Result};
 use tempfile::tempdir;

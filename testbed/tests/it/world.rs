@@ -1,4 +1,4 @@
-//! A world has all that the program needs, and nothing of this machine.
+//! A world has everything the program needs, and nothing from this machine.
 
 use std::collections::BTreeMap;
 use std::process::Command;
