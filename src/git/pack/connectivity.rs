@@ -1,8 +1,8 @@
-//! Whether the history in a pack is whole: everything that its commits, trees and tags name is there.
+//! Whether the history in a pack is complete: everything that its commits, trees and tags refer to is there.
 //!
-//! Invariant: of packs that passed, each after those before it, everything is present that any of their objects reaches. No
-//! history is walked for that: each commit and tree is looked at once, in the order in which deltas resolve, and no blob
-//! is. A submodule's commit is another repository's and may be absent.
+//! Invariant: if packs pass one after the other, everything that any of their objects reaches is present. This takes no
+//! walk through the history: each commit and tree is read once, in the order in which deltas resolve, and no blob is. A
+//! submodule's commit belongs to another repository and may be absent.
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -16,17 +16,18 @@ use gix_pack::index;
 use gix_utils::progress::Discard;
 use parking_lot::Mutex;
 
-use crate::git::pack::{HASH, OBJECT_LIMIT_BYTES, PackError, damaged, entry_bytes};
+use super::error::{PackError, damaged};
+use super::{HASH, OBJECT_LIMIT_BYTES, entry_bytes};
 
-/// How many ids each thread remembers as present, 21 bytes each. Most trees name what the tree before them named.
+/// How many ids each thread remembers as present, 21 bytes each. Most of a tree's entries are those of the tree before.
 const RECENT_IDS: usize = 1 << 15;
 
-/// Where a pack's commits, trees and tags are; taken down while it arrives.
+/// Where a pack's commits, trees and tags are, noted while it arrives.
 #[derive(Debug, Default)]
-pub struct Structure {
+pub(super) struct Structure {
     /// Their offsets, ascending.
     known: Vec<u64>,
-    /// Deltas that may be such objects, by their offsets, ascending. What their base is, only the index tells.
+    /// Deltas that may be such objects, by ascending offset. Only the index tells what their bases are.
     open: Vec<(u64, Base)>,
 }
 
@@ -45,8 +46,8 @@ enum Verdict {
 }
 
 impl Structure {
-    /// Takes down the entry at `offset`, which follows all the others.
-    pub fn note(&mut self, offset: u64, header: Header) {
+    /// Notes the entry at `offset`, which follows all the others.
+    pub(super) fn note(&mut self, offset: u64, header: Header) {
         match header {
             Header::Commit | Header::Tree | Header::Tag => self.known.push(offset),
             Header::Blob => {}
@@ -74,7 +75,7 @@ impl Structure {
         let mut waiting = vec![];
         for start in 0..open.len() {
             let mut at = start;
-            // Down the chain to what is known, which a pack that has an index always comes to.
+            // Down the chain to a known object; a pack that has an index always leads to one.
             let verdict = loop {
                 if verdicts[at] != Verdict::Unknown {
                     break verdicts[at];
@@ -99,11 +100,8 @@ impl Structure {
     }
 }
 
-/// Checks that everything that the pack's objects name is in it, or in one of the `older` packs, by their indexes.
-///
-/// # Errors
-/// [`PackError::Incomplete`] names the first object found missing; [`PackError::Damaged`] where an object makes no sense.
-pub fn check(
+/// Checks that everything that the pack's objects refer to is in it, or in one of the `older` packs, by their indexes.
+pub(super) fn check(
     pack: &Path,
     index: &index::File,
     structure: Structure,
@@ -167,13 +165,13 @@ pub fn check(
     }
 }
 
-/// Calls `named` with each object that this one names, and what it is there.
+/// Calls `named` with each object that this one refers to, and with the kind it is expected to be.
 fn each_named(
     kind: Kind,
     content: &[u8],
     mut named: impl FnMut(&'static str, &[u8; 20]) -> Result<(), PackError>,
 ) -> Result<(), PackError> {
-    let malformed = |what: &str| PackError::Damaged(format!("a {what} in it makes no sense"));
+    let malformed = |what: &str| PackError::Damaged(format!("a {what} in it is malformed"));
     match kind {
         Kind::Blob => Ok(()),
         Kind::Tree => {
@@ -195,7 +193,7 @@ fn each_named(
                 named("commit", &parent)?;
                 rest = after;
             }
-            // A line that begins like a parent and is none would hide one.
+            // A malformed parent line would hide a parent.
             if rest.starts_with(b"parent ") { Err(malformed("commit")) } else { Ok(()) }
         }
         Kind::Tag => {
@@ -212,7 +210,7 @@ fn id_line<'a>(content: &'a [u8], word: &[u8]) -> Option<([u8; 20], &'a [u8])> {
     Some((id, rest.strip_prefix(b"\n")?))
 }
 
-/// Ids that were found present lately, by their first bits.
+/// Ids that were recently found present, by their first bits.
 #[derive(Clone)]
 struct Recent(Vec<Option<[u8; 20]>>);
 
@@ -241,7 +239,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What an object names, in its order; the error where it makes no sense.
+    /// What an object refers to, in its order.
     fn named(kind: Kind, content: &[u8]) -> Result<Vec<(&'static str, u8)>, String> {
         let mut names = vec![];
         let outcome = each_named(kind, content, |what, id| {
@@ -284,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_that_makes_no_sense_is_damage() {
+    fn a_malformed_object_is_damage() {
         let [id, short] = ["0a".repeat(20), "0a".repeat(19)];
         for commit in [
             String::new(),
