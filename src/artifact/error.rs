@@ -1,4 +1,4 @@
-//! Why an object cannot be opened. Each message goes on from "`<key>`: ".
+//! Why an object cannot be opened. Each message follows "`<key>`: ".
 
 use std::io;
 use std::path::{Path, PathBuf};

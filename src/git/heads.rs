@@ -1,6 +1,6 @@
-//! Heads of source branches: one small request for each project, whatever number of its branches is wanted.
+//! Heads of source branches: one small request for each project, however many of its branches are wanted.
 //!
-//! Invariant: every branch asked for gets an answer; a branch that was not found is as unknown as one that could not be
+//! Invariant: every requested branch gets an answer; a branch that was not found is as unknown as one that could not be
 //! looked up.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -18,18 +18,19 @@ use crate::net::http;
 use crate::progress::Pulse;
 use crate::text::error_chain;
 
-/// How long one project's probe may take, with all its attempts.
+/// How long one project's probe may take, including retries.
 const PROBE_BUDGET: Duration = Duration::from_secs(90);
-/// After this many projects in a row without a proper answer the server counts as unreachable and the rest is not tried: a
-/// GitLab that is down must not hold up a pass for hours.
+/// After this many projects in a row without a proper answer, the server counts as unreachable and the rest is not tried:
+/// a GitLab that is down must not hold up a pass for hours.
 const UNREACHABLE_AFTER: usize = 20;
 
-/// The targets with their source branches' heads, in the order given. At most `concurrency` projects are looked up at a
-/// time, and no more than there are permits in `slots`, which other passes may share. `pulse` beats with every answer.
+/// The targets with their source branches' heads, in the given order. At most `concurrency` projects are looked up at a
+/// time, and each takes one of `slots`, which other passes share. `pulse` beats with every answer.
 pub async fn heads(
     server: &GitServer,
     targets: Vec<Target>,
-    (slots, concurrency): (&Semaphore, NonZeroUsize),
+    slots: &Semaphore,
+    concurrency: NonZeroUsize,
     pulse: &Pulse,
 ) -> Vec<(Target, Head)> {
     let mut wanted: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
@@ -40,7 +41,7 @@ pub async fn heads(
     let probes = wanted.into_iter().map(|(project, branches)| {
         let silent_in_a_row = &silent_in_a_row;
         async move {
-            // It is never closed.
+            // The semaphore is never closed.
             let _slot = slots.acquire().await;
             let found = if silent_in_a_row.load(Ordering::Relaxed) >= UNREACHABLE_AFTER {
                 Err(Unknown::NotTried)
