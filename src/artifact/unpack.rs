@@ -7,15 +7,16 @@
 mod untar;
 mod unzip;
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use self::untar::untar;
 use self::unzip::unzip;
 use super::archive;
 use super::error::{ArtifactError, in_path};
+use crate::files::create_private_dir;
 use crate::model::key::ArchiveFormat;
 
 /// The longest path of an entry, in bytes: Linux's `PATH_MAX`.
@@ -62,7 +63,8 @@ pub(super) fn unpack(
     let mut unpacker = Unpacker { format, dir, limits, unpacked: Unpacked { entries: 0, bytes: 0 } };
     // Git recognises a repository by these two, and refs/ may be empty if references are packed.
     for needed in [".git/objects", ".git/refs"] {
-        create_dir_all(&dir.join(needed))?;
+        let needed = dir.join(needed);
+        create_private_dir(&needed).map_err(in_path(&needed))?;
     }
     match format {
         ArchiveFormat::Zip => unzip(reader, &mut unpacker),
@@ -203,13 +205,9 @@ fn safe_segments(path: &[u8]) -> Result<Vec<&[u8]>, &'static str> {
     Ok(segments)
 }
 
-fn create_dir_all(path: &Path) -> Result<(), ArtifactError> {
-    DirBuilder::new().mode(0o700).recursive(true).create(path).map_err(in_path(path))
-}
-
 fn create_new(path: &Path) -> Result<File, ArtifactError> {
     if let Some(parent) = path.parent() {
-        create_dir_all(parent)?;
+        create_private_dir(parent).map_err(in_path(parent))?;
     }
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(in_path(path))
 }

@@ -16,13 +16,14 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use flate2::read::ZlibDecoder;
 use gix_hash::{ObjectId, oid};
-use gix_object::{CommitRefIter, Kind, TagRefIter, TreeRefIter};
+use gix_object::Kind;
 use gix_pack::index::traverse;
 use gix_pack::{cache, data, index};
 use gix_utils::progress::Discard;
 use parking_lot::Mutex;
 
 use super::pack::{HASH, OBJECT_LIMIT_BYTES};
+use super::references::{Malformed, each_reference};
 use crate::model::key::{ArchiveFormat, CommitId};
 
 /// The longest file of references read, in bytes.
@@ -258,44 +259,16 @@ impl Objects {
 
     /// Notes what an object refers to; its bytes hash to its name.
     fn visit(&self, id: &oid, kind: Kind, bytes: &[u8]) {
-        let needed_by = format_args!("{kind} {id}");
-        if self.visit_references(kind, bytes, &needed_by).is_none() {
+        let visited = each_reference(kind, bytes, |expected, referred| {
+            if kind == Kind::Tag && expected.is_none() {
+                return Err(Malformed(kind));
+            }
+            self.require(referred.into(), expected, &format_args!("{kind} {id}"));
+            Ok(())
+        });
+        if visited.is_err() {
             self.fault(|| VerifyError::BadObject { object: id.to_string(), problem: "is malformed" });
         }
-    }
-
-    /// `None` if the object is malformed.
-    fn visit_references(&self, kind: Kind, bytes: &[u8], needed_by: &dyn Display) -> Option<()> {
-        use gix_object::{commit, tag};
-
-        match kind {
-            Kind::Blob => {}
-            Kind::Tree => {
-                for entry in TreeRefIter::from_bytes(bytes, HASH) {
-                    let entry = entry.ok()?;
-                    // A submodule's commit is in a repository of its own.
-                    if !entry.mode.is_commit() {
-                        let kind = if entry.mode.is_tree() { Kind::Tree } else { Kind::Blob };
-                        self.require(entry.oid, Some(kind), needed_by);
-                    }
-                }
-            }
-            Kind::Commit => {
-                let mut tokens = CommitRefIter::from_bytes(bytes, HASH);
-                self.require(&tokens.tree_id().ok()?, Some(Kind::Tree), needed_by);
-                // What follows the parents may be odd in old histories, and refers to nothing.
-                while let Some(Ok(commit::ref_iter::Token::Parent { id })) = tokens.next() {
-                    self.require(&id, Some(Kind::Commit), needed_by);
-                }
-            }
-            Kind::Tag => {
-                let mut tokens = TagRefIter::from_bytes(bytes, HASH);
-                let (target, kind) = (tokens.next()?.ok()?, tokens.next()?.ok()?);
-                let tag::ref_iter::Token::TargetKind(kind) = kind else { return None };
-                self.require(&target.into_id()?, Some(kind), needed_by);
-            }
-        }
-        Some(())
     }
 
     fn verify(self) -> Result<Verified, VerifyError> {

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::git::references::Malformed;
+
 /// Why a pack was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {
@@ -19,6 +21,12 @@ pub enum PackError {
     Incomplete { what: &'static str, id: String },
     #[error("the repository's pack is larger than MAX_REPOSITORY_BYTES allows ({limit} bytes)")]
     TooLarge { limit: u64 },
+}
+
+impl From<Malformed> for PackError {
+    fn from(Malformed(kind): Malformed) -> Self {
+        Self::Damaged(format!("a {kind} in it is malformed"))
+    }
 }
 
 pub(super) fn damaged(error: gix_error::Error) -> PackError {
