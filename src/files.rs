@@ -78,18 +78,12 @@ pub fn available_bytes(dir: &Path) -> u64 {
 }
 
 /// Creates a directory that only this user can enter; an existing one gets these permissions.
-///
-/// # Errors
-/// As the file system says.
 pub fn create_private_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().mode(0o700).recursive(true).create(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
 
 /// Opens a file for writing, creating it for this user only, and keeping its content.
-///
-/// # Errors
-/// As the file system says.
 pub fn private_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).read(true).create(true).truncate(false).mode(0o600).open(path)
 }

@@ -24,6 +24,9 @@ const PROBE_BUDGET: Duration = Duration::from_secs(90);
 /// a GitLab that is down must not hold up a pass for hours.
 const UNREACHABLE_AFTER: usize = 20;
 
+/// The heads of a project's wanted branches.
+type Found = Result<BTreeMap<String, CommitId>, Unknown>;
+
 /// The targets with their source branches' heads, in the given order. At most `concurrency` projects are looked up at a
 /// time, and each takes one of `slots`, which other passes share. `pulse` beats with every answer.
 pub async fn heads(
@@ -56,33 +59,18 @@ pub async fn heads(
                 found.map_err(|error| Unknown::Unreadable { project: project.to_owned(), why: error_chain(&error) })
             };
             pulse.beat();
-            branches
-                .into_iter()
-                .map(move |branch| (source(project, branch), head(project, branch, &found)))
-                .collect::<Vec<_>>()
+            (project.to_owned(), found)
         }
     });
-    let heads: HashMap<Source, Head> =
-        stream::iter(probes).buffer_unordered(concurrency.get()).map(stream::iter).flatten().collect().await;
-    targets
-        .into_iter()
-        .map(|target| {
-            let head = heads.get(&target.source).cloned().unwrap_or(Head::Unknown(Unknown::NotTried));
-            (target, head)
-        })
-        .collect()
-}
-
-fn source(project: &str, branch: &str) -> Source {
-    Source { project: project.to_owned(), branch: branch.to_owned() }
-}
-
-fn head(project: &str, branch: &str, found: &Result<BTreeMap<String, CommitId>, Unknown>) -> Head {
-    match found {
-        Ok(heads) => match heads.get(branch) {
+    let found: HashMap<String, Found> = stream::iter(probes).buffer_unordered(concurrency.get()).collect().await;
+    let head = |source: &Source| match found.get(&source.project) {
+        Some(Ok(heads)) => match heads.get(&source.branch) {
             Some(commit) => Head::At(*commit),
-            None => Head::Unknown(Unknown::NoBranch(source(project, branch))),
+            None => Head::Unknown(Unknown::NoBranch(source.clone())),
         },
-        Err(why) => Head::Unknown(why.clone()),
-    }
+        Some(Err(why)) => Head::Unknown(why.clone()),
+        None => Head::Unknown(Unknown::NotTried),
+    };
+    let heads: Vec<_> = targets.iter().map(|target| head(&target.source)).collect();
+    targets.into_iter().zip(heads).collect()
 }

@@ -305,7 +305,7 @@ mod tests {
         assert!(taken < 300);
     }
 
-    /// Whether the pack is taken. One that is not leaves nothing behind, and one that is, no more than itself.
+    /// Whether the pack is accepted. One that is refused leaves nothing behind.
     fn received(pack: &[u8], seed: u64) -> bool {
         let folder = tempfile::tempdir().unwrap();
         let limits = pack::ReceiveLimits {

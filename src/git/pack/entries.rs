@@ -11,11 +11,11 @@ use flate2::{Decompress, FlushDecompress, Status};
 use gix_error::{ErrorExt, message};
 use gix_hash::{Hasher, ObjectId};
 use gix_pack::data::{self, entry::Header, input};
+use gix_pack::index;
 use sha1::{Digest, Sha1};
 
 use super::connectivity::Structure;
 use super::error::PackError;
-use super::index::IndexRow;
 use super::{BUFFER_BYTES, HASH};
 
 /// The entries of a pack as they stream by, for the indexer; large blobs are hashed here and left out.
@@ -37,7 +37,7 @@ pub(super) struct Entries<R> {
 #[derive(Default)]
 pub(super) struct Outcome {
     pub(super) trailer: Option<ObjectId>,
-    pub(super) large: Vec<IndexRow>,
+    pub(super) large: Vec<index::Entry>,
     pub(super) large_offsets: BTreeSet<u64>,
     /// A delta is, or may be, based on a blob that was left out.
     pub(super) based_on_large: bool,
@@ -82,7 +82,7 @@ impl<R: BufRead> Entries<R> {
             if self.objects_left == 0 {
                 self.finish()?;
             }
-            let Some(id) = large else {
+            let Some(oid) = large else {
                 match self.held_back.replace(entry) {
                     Some(previous) => return Ok(Some(previous)),
                     None => continue,
@@ -90,7 +90,7 @@ impl<R: BufRead> Entries<R> {
             };
             let mut outcome = self.outcome.borrow_mut();
             outcome.large_offsets.insert(entry.pack_offset);
-            outcome.large.push(IndexRow { id, crc32: entry.crc32.unwrap_or_default(), offset: entry.pack_offset });
+            outcome.large.push(index::Entry { oid, crc32: entry.crc32, pack_offset: entry.pack_offset });
         }
         let trailer = self.outcome.borrow().trailer;
         Ok(self.held_back.take().map(|last| input::Entry { trailer, ..last }))

@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Mutex, MutexGuard};
 
 /// How often a waiting thread checks whether it should give up.
 const TURN_POLL: Duration = Duration::from_millis(100);
@@ -13,34 +13,19 @@ const TURN_POLL: Duration = Duration::from_millis(100);
 /// One large pack at a time uses all cores to resolve its deltas; small ones do not wait. This limits threads only: a pack
 /// that has waited long enough proceeds anyway.
 #[derive(Debug, Default)]
-pub struct IndexGate {
-    taken: Mutex<bool>,
-    freed: Condvar,
-}
+pub struct IndexGate(Mutex<()>);
 
 impl IndexGate {
-    /// Waits for the turn; `None` if it did not come in time, or `interrupt` is set.
-    pub(super) fn enter(&self, timeout: Duration, interrupt: &AtomicBool) -> Option<Turn<'_>> {
+    /// Waits for the turn, which ends when the guard is dropped; `None` if it did not come in time, or `interrupt` is set.
+    pub(super) fn enter(&self, timeout: Duration, interrupt: &AtomicBool) -> Option<MutexGuard<'_, ()>> {
         let deadline = Instant::now() + timeout;
-        let mut taken = self.taken.lock();
-        while *taken {
-            if interrupt.load(Ordering::Relaxed) || Instant::now() >= deadline {
-                return None;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let turn = self.0.try_lock_for(left.min(TURN_POLL));
+            if turn.is_some() || left.is_zero() || interrupt.load(Ordering::Relaxed) {
+                return turn;
             }
-            self.freed.wait_for(&mut taken, TURN_POLL);
         }
-        *taken = true;
-        Some(Turn(self))
-    }
-}
-
-/// The turn at an [`IndexGate`], until it is dropped.
-pub(super) struct Turn<'a>(&'a IndexGate);
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        *self.0.taken.lock() = false;
-        self.0.freed.notify_one();
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 
 use gix_hash::ObjectId;
 use gix_pack::data;
-use gix_pack::index::Version;
+use gix_pack::index::{Entry, Version};
 use gix_utils::progress::Discard;
 
 use super::entries::Entries;
@@ -21,14 +21,6 @@ use crate::files::{Checked, CheckedFile};
 
 /// The index's name until it is complete.
 pub(super) const INCOMING_INDEX: &str = "incoming.idx";
-
-/// One object of an index.
-#[derive(Clone, Copy)]
-pub(super) struct IndexRow {
-    pub(super) id: ObjectId,
-    pub(super) crc32: u32,
-    pub(super) offset: u64,
-}
 
 /// Runs the entries through the indexer and writes the index into `dir`. `pack_path` is called with the trailer when the
 /// last entry has been read, and says where the pack is.
@@ -81,14 +73,9 @@ pub(super) fn open(path: &Path) -> Result<gix_pack::index::File, PackError> {
 }
 
 /// Writes the index `partial` once more, to `path`, with the large blobs in it.
-fn merge(partial: &Path, large: &[IndexRow], trailer: ObjectId, path: PathBuf) -> Result<CheckedFile, PackError> {
-    let row = |entry: gix_pack::index::Entry| IndexRow {
-        id: entry.oid,
-        crc32: entry.crc32.unwrap_or_default(),
-        offset: entry.pack_offset,
-    };
-    let mut rows: Vec<_> = open(partial)?.iter().map(row).chain(large.iter().copied()).collect();
-    rows.sort_by_key(|row| row.id);
+fn merge(partial: &Path, large: &[Entry], trailer: ObjectId, path: PathBuf) -> Result<CheckedFile, PackError> {
+    let mut rows: Vec<_> = open(partial)?.iter().chain(large.iter().cloned()).collect();
+    rows.sort_by_key(|row| row.oid);
 
     let file = BufWriter::new(Checked::new(truncated(&path)?));
     let mut out = gix_hash::io::Write::new(file, HASH);
@@ -101,22 +88,22 @@ fn merge(partial: &Path, large: &[IndexRow], trailer: ObjectId, path: PathBuf) -
 }
 
 /// Writes an index up to its checksums; the rows are sorted by id.
-fn write_rows(rows: &[IndexRow], out: &mut impl Write) -> Result<(), PackError> {
+fn write_rows(rows: &[Entry], out: &mut impl Write) -> Result<(), PackError> {
     out.write_all(b"\xfftOc\0\0\0\x02")?;
     let mut upto = 0;
     for first_byte in 0..=u8::MAX {
-        upto += rows[upto..].iter().take_while(|row| row.id.first_byte() == first_byte).count();
+        upto += rows[upto..].iter().take_while(|row| row.oid.first_byte() == first_byte).count();
         out.write_all(&count(upto)?.to_be_bytes())?;
     }
-    rows.iter().try_for_each(|row| out.write_all(row.id.as_slice()))?;
-    rows.iter().try_for_each(|row| out.write_all(&row.crc32.to_be_bytes()))?;
+    rows.iter().try_for_each(|row| out.write_all(row.oid.as_slice()))?;
+    rows.iter().try_for_each(|row| out.write_all(&row.crc32.unwrap_or_default().to_be_bytes()))?;
     // An offset of 2 GiB or more is in a table of its own; here is its position there, with the highest bit set.
     let mut far = vec![];
     for row in rows {
-        let word = match u32::try_from(row.offset) {
+        let word = match u32::try_from(row.pack_offset) {
             Ok(near) if near < 1 << 31 => near,
             _ => {
-                far.push(row.offset);
+                far.push(row.pack_offset);
                 count(far.len() - 1)? | 1 << 31
             }
         };
