@@ -1,19 +1,19 @@
-//! How much may go on at once, given how many files the process may have open.
+//! Concurrency that fits the limit on open files.
 //!
-//! Invariant: whatever is asked for, a pass fits the limit; it gets slower instead of failing.
+//! Invariant: a pass fits the limit whatever the settings say; it gets slower instead of failing.
 
 use std::num::NonZeroUsize;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What the process itself needs: standard streams, the runtime, signals, the lock, the listing's connection.
+/// Descriptors that the process itself needs: standard streams, the runtime, signals, the lock, the listing's connection.
 const BASE_DESCRIPTORS: usize = 28;
-/// What one target needs while it is published: a Git connection, the pack twice, its index, the repository's own
+/// Descriptors for one target while it is published: a Git connection, the pack twice, its index, the repository's
 /// handles, four connections to S3.
 pub(crate) const DESCRIPTORS_PER_TARGET: usize = 12;
 /// Connections that the metrics port serves at the same time.
 pub(crate) const SERVER_CONNECTIONS: usize = 8;
-/// What the metrics port needs: those and its own.
+/// Descriptors for the metrics port: those and its own.
 pub(crate) const SERVER_DESCRIPTORS: usize = SERVER_CONNECTIONS + 1;
 /// As many descriptors as the largest settings can use.
 const USEFUL_DESCRIPTORS: u64 = 2_048;
@@ -39,8 +39,8 @@ impl Concurrency {
         Self { sync, probe }
     }
 
-    /// The same for this process, after raising its limit as far as it may and as far as that helps. `others` are
-    /// descriptors that are needed besides.
+    /// The same for this process, after raising its limit as far as possible and useful. `others` are descriptors needed
+    /// for other things.
     pub fn within_this_process(wanted: Self, others: usize) -> Self {
         let limit = getrlimit(Resource::Nofile);
         let current = limit.current.map(|current| {

@@ -5,5 +5,6 @@ pub(crate) mod fixture;
 pub mod heads;
 pub mod lfs;
 pub mod pack;
+mod references;
 pub mod verify;
 pub mod wire;

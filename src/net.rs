@@ -6,11 +6,11 @@ pub mod tls;
 
 use std::time::Duration;
 
-/// How long GraphQL, GitLab and S3 are waited for, each of them.
+/// How long the program waits for GraphQL, GitLab and S3; both are above zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
-    /// `CONNECT_TIMEOUT`: for a TCP and TLS connection to come about; above zero.
+    /// `CONNECT_TIMEOUT`: for a TCP and TLS connection to be made.
     pub connect: Duration,
-    /// `IDLE_TIMEOUT`: for a server that says nothing; above zero.
+    /// `IDLE_TIMEOUT`: for a silent server.
     pub idle: Duration,
 }

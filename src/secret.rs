@@ -14,31 +14,22 @@ use secrecy::zeroize::Zeroizing;
 pub enum Secret {
     /// From the environment; never empty.
     Value(SecretString),
-    /// In a file, which whoever rotates the secret may replace at any time.
+    /// In a file, which may be replaced at any time when the secret is rotated.
     File(PathBuf),
 }
 
-/// Why a secret's file holds no secret.
+/// Why there is no secret in its file.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
-    /// The file cannot be read, or is not UTF-8.
+    /// No such file, no right to read it, or not UTF-8.
     #[error("cannot read {}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// There is nothing in it.
+    Unreadable { path: PathBuf, source: io::Error },
     #[error("{} is empty", .0.display())]
     Empty(PathBuf),
 }
 
 impl Secret {
-    /// The secret as it is now: a file is read anew by each call. One line end behind it is cut off.
-    ///
-    /// # Errors
-    /// Where the file cannot be read or is empty.
+    /// The current secret: each call reads the file again, without one line end at its end.
     pub fn read(&self) -> Result<SecretString, SecretError> {
         match self {
             Self::Value(secret) => Ok(secret.clone()),
@@ -51,7 +42,7 @@ impl Secret {
     }
 }
 
-/// Editors and `echo` put a line end behind a secret. `None` where nothing is left.
+/// Editors and `echo` add a line end to a secret. `None` if nothing else is there.
 pub fn without_line_end(text: &str) -> Option<SecretString> {
     let line = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
     (!line.trim().is_empty()).then(|| SecretString::from(line))

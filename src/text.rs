@@ -7,9 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use unicode_width::UnicodeWidthStr;
 
-/// Longest piece of a server's own text that is shown, in characters.
+/// How much of a server's text is shown, in characters.
 pub const REMOTE_TEXT_LIMIT_CHARS: usize = 300;
-/// Digits of a commit id that people are shown.
 const SHORT_COMMIT_DIGITS: usize = 10;
 
 /// An error with its causes, each said once, on one line.
@@ -27,8 +26,8 @@ pub fn error_chain(error: &(dyn Error + 'static)) -> String {
     printable(&chain)
 }
 
-/// The text with everything escaped that could act on a terminal instead of being shown: control characters and those
-/// that turn the direction of writing.
+/// The text with everything escaped that could act on a terminal: control characters and those that change the direction
+/// of writing.
 pub fn printable(text: &str) -> String {
     let turns = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}');
     text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
@@ -41,7 +40,7 @@ pub fn printable(text: &str) -> String {
     })
 }
 
-/// The first digits of a commit id, or of whatever an older program wrote in its place.
+/// The first digits of a commit id, or of the name an older program wrote in its place.
 pub fn short_commit(commit: &str) -> String {
     printable(&commit.chars().take(SHORT_COMMIT_DIGITS).collect::<String>())
 }
@@ -64,17 +63,11 @@ pub fn human_bytes(bytes: u64) -> String {
 /// A time span for people, in its two largest units: `3 d 4 h`, `12 s`.
 pub fn human_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
-    let units = [(86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")];
-    let Some(largest) = units.iter().position(|(size, _)| seconds >= *size) else { return "0 s".to_owned() };
-    let mut rest = seconds;
-    let mut parts = vec![];
-    for (size, unit) in units.iter().skip(largest).take(2) {
-        if rest / size > 0 {
-            parts.push(format!("{} {unit}", rest / size));
-        }
-        rest %= size;
-    }
-    parts.join(" ")
+    let counts =
+        [(seconds / 86_400, "d"), (seconds / 3_600 % 24, "h"), (seconds / 60 % 60, "min"), (seconds % 60, "s")];
+    let largest = counts.iter().position(|(count, _)| *count > 0).unwrap_or(3);
+    let shown = counts[largest..].iter().take(2).enumerate().filter(|(at, (count, _))| *at == 0 || *count > 0);
+    shown.map(|(_, (count, unit))| format!("{count} {unit}")).collect::<Vec<_>>().join(" ")
 }
 
 /// A time in RFC 3339, UTC, for programs; `None` outside of the years -9999 to 9999.
@@ -113,9 +106,9 @@ pub fn objects(count: usize) -> String {
     if count == 1 { "1 object".to_owned() } else { format!("{count} objects") }
 }
 
-/// A server's text, cut to a sensible length, with everything escaped that could act on a terminal.
+/// A server's text, cut and made [`printable`].
 pub fn remote_text(text: &[u8]) -> String {
-    // Bytes first: most of a long text is not looked at.
+    // Bytes first, so that most of a long text is never decoded.
     let start = &text[..text.len().min(4 * REMOTE_TEXT_LIMIT_CHARS)];
     let text: String = String::from_utf8_lossy(start).trim().chars().take(REMOTE_TEXT_LIMIT_CHARS).collect();
     printable(&text)

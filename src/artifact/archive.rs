@@ -1,11 +1,10 @@
 //! The archive of one branch: a repository ready to use after unpacking, written as zip or tar.gz to any `Write`.
 //!
-//! Invariant: an archive that is written to its end holds what was announced. Each file has the length and the CRC-32
-//! it was given, and each pack an index; whatever goes wrong is an error, and then the output never gets the bytes that
-//! would make the archive look complete.
+//! Invariant: a finished archive holds what was announced: each file has the length and the CRC-32 it was given, and each
+//! pack an index. After any error, the output never gets the bytes that would make the archive look complete.
 //!
-//! Packs are compressed already: both formats store them as they are. All metadata is constant, so that equal contents
-//! give equal bytes.
+//! Packs are compressed already, so both formats store them as they are. All metadata is constant, so equal contents give
+//! equal bytes.
 
 mod stored_tar;
 mod stored_zip;
@@ -31,7 +30,7 @@ const MODIFIED_SECONDS: u64 = 315_532_800;
 const FILE_MODE: u32 = 0o644;
 const DIRECTORY_MODE: u32 = 0o755;
 
-/// Read-ahead of one file, the only one open at a time.
+/// Read-ahead of a file; one is open at a time.
 const READ_BUFFER_BYTES: usize = 256 * 1024;
 
 /// What goes into an archive.
@@ -50,18 +49,14 @@ pub struct Pack {
     pub name: String,
     /// The pack itself, final before the archive is begun.
     pub data: CheckedFile,
-    /// Gives the index, once all packs are written; blocks until the index has verified every object of the pack. An
-    /// error fails the archive.
+    /// Called for the index once all packs are written. It blocks until every object of the pack is verified; an error
+    /// fails the archive.
     pub index: Box<dyn FnOnce() -> io::Result<CheckedFile> + Send>,
 }
 
-/// Writes the archive to `out` and gives `out` back once the last byte is in it.
+/// Writes the archive to `out` and returns `out`. Packs come first and indexes last, so that archiving overlaps indexing.
 ///
-/// The packs' data go first and the indexes last, so that archiving overlaps indexing.
-///
-/// # Errors
-/// Where the branch is no valid branch name, a file cannot be read or is not what its [`CheckedFile`] says, an index
-/// fails, or `out` does.
+/// It is an error if the branch name is not valid, or a file is not what its [`CheckedFile`] says.
 pub fn write<W: Write>(format: ArchiveFormat, contents: Contents, out: W) -> io::Result<W> {
     match format {
         ArchiveFormat::Zip => fill(ZipArchive::new(out, u32::MAX.into()), contents),
@@ -85,7 +80,10 @@ fn lay_out(contents: Contents, archive: &mut impl Archive) -> io::Result<()> {
 
     let reference = format!("refs/heads/{}", contents.branch);
     if !git2::Reference::is_valid_name(&reference) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{reference:?} is no valid reference name")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{reference:?} is not a valid reference name"),
+        ));
     }
     let branch_file = format!(".git/{reference}");
 
@@ -126,7 +124,7 @@ trait Archive {
     /// Completes the archive.
     fn finish(self) -> io::Result<Self::Output>;
 
-    /// Ends it incomplete.
+    /// Leaves it incomplete.
     fn abandon(self);
 }
 
@@ -159,8 +157,8 @@ impl Content<'_> {
     }
 }
 
-/// Reads a file that must be exactly what was announced: its length is in the archive before its content, and in a zip
-/// its CRC-32 is too. Its end is reached without an error only where both are right.
+/// Reads a file that must be exactly what was announced: its length is in the archive before its content, and in a zip its
+/// CRC-32 too. Its end is reached without an error only if both are right.
 struct ExactFile<'a> {
     announced: &'a CheckedFile,
     file: BufReader<File>,

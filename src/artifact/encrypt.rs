@@ -1,7 +1,7 @@
 //! Encryption to age recipients, and decryption with age identities.
 //!
-//! Invariant: what is not finished does not decrypt. This is the only module that may finish an age stream, through
-//! [`Sealer::finish`]; a stream dropped on the way is refused by every age reader.
+//! Invariant: an unfinished stream does not decrypt. Only [`Sealer::finish`] finishes an age stream; every age reader
+//! refuses one that was dropped before.
 
 use std::fmt;
 use std::fs::File;
@@ -20,10 +20,8 @@ const MAX_HEADER_BYTES: u64 = 64 * 1024;
 /// The longest identity file read, in bytes: one identity takes less than 100.
 const MAX_IDENTITY_FILE_BYTES: u64 = 1024 * 1024;
 
-/// Starts an age stream to `out` which any of the recipients can decrypt; its header is written at once.
-///
-/// # Errors
-/// Where there is no recipient, or where `out` does not take the header.
+/// Starts an age stream to `out` that any of the recipients can decrypt; its header is written at once. Without recipients,
+/// that is an error.
 pub fn encrypting<W: Write>(recipients: &[Recipient], out: W) -> Result<Sealer<W>, EncryptError> {
     let recipients = recipients.iter().map(|recipient| recipient as &dyn age::Recipient);
     Ok(Sealer(Encryptor::with_recipients(recipients)?.wrap_output(out)?))
@@ -34,10 +32,7 @@ pub fn encrypting<W: Write>(recipients: &[Recipient], out: W) -> Result<Sealer<W
 pub struct Sealer<W: Write>(StreamWriter<W>);
 
 impl<W: Write> Sealer<W> {
-    /// Seals the stream and gives the output back: from here on it decrypts.
-    ///
-    /// # Errors
-    /// Where the output does not take the last chunk.
+    /// Writes the stream's end, so that it decrypts, and returns the output.
     pub fn finish(self) -> io::Result<W> {
         self.0.finish()
     }
@@ -55,12 +50,9 @@ impl<W: Write> Write for Sealer<W> {
 
 /// The plaintext of the age stream `input`, decrypted as it is read.
 ///
-/// Every chunk is authenticated before it is given out. A truncated stream is an error at its end only: what was read
-/// up to there must not be trusted before a read has returned 0.
-///
-/// # Errors
-/// Where `input` is no binary age stream, none of the identities opens it, or it cannot be read.
-pub fn decrypting<R: Read>(identities: &Identities, mut input: R) -> Result<impl Read + use<R>, DecryptError> {
+/// Every chunk is authenticated before it is returned. A truncated stream is an error only at its end: do not trust what
+/// was read before a read has returned 0.
+pub(crate) fn decrypting<R: Read>(identities: &Identities, mut input: R) -> Result<impl Read + use<R>, DecryptError> {
     let mut head = Vec::new();
     input.by_ref().take(MAX_HEADER_BYTES).read_to_end(&mut head)?;
     if !head.windows(HEADER_END.len()).any(|window| window == HEADER_END) {
@@ -76,14 +68,12 @@ const HEADER_END: &[u8] = b"\n--- ";
 
 /// The secret keys of an identity file; at least one.
 #[derive(Clone)]
-pub struct Identities(Vec<Identity>);
+pub(crate) struct Identities(Vec<Identity>);
 
 impl Identities {
-    /// Reads an identity file as `age-keygen` writes it: one `AGE-SECRET-KEY-1…` per line, and comments.
-    ///
-    /// # Errors
-    /// [`IdentityError`], which names the file and the line and never shows what is in it.
-    pub fn from_file(path: &Path) -> Result<Self, IdentityError> {
+    /// Reads an identity file as `age-keygen` writes it: one `AGE-SECRET-KEY-1…` per line, and comments. An error names the
+    /// file and the line, but never shows their content.
+    pub(crate) fn from_file(path: &Path) -> Result<Self, IdentityError> {
         let error = |problem| IdentityError { path: path.to_owned(), problem };
         let text = read_secret(path).map_err(|source| error(IdentityProblem::Unreadable(source)))?;
         Self::parse(text.expose_secret()).map_err(error)
@@ -107,7 +97,7 @@ fn parse_line(line: &str, number: usize) -> Result<Identity, IdentityProblem> {
 }
 
 fn read_secret(path: &Path) -> io::Result<SecretString> {
-    // Room for all but the longest, so that growing leaves no copies behind.
+    // Large enough for all but the longest: growing would leave copies in memory.
     let mut text = Zeroizing::new(String::with_capacity(16 << 10));
     if File::open(path)?.take(MAX_IDENTITY_FILE_BYTES + 1).read_to_string(&mut text)? as u64 > MAX_IDENTITY_FILE_BYTES {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is too long for an identity file"));
@@ -130,36 +120,25 @@ impl From<Identity> for Identities {
 /// An identity file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("identity file {}", path.display())]
-pub struct IdentityError {
-    /// The file.
-    pub path: PathBuf,
-    /// What is wrong with it.
+pub(crate) struct IdentityError {
+    path: PathBuf,
     #[source]
-    pub problem: IdentityProblem,
+    problem: IdentityProblem,
 }
 
-/// What is wrong with an identity file.
+/// What is wrong with an identity file. Lines are counted from 1.
 #[derive(Debug, thiserror::Error)]
-pub enum IdentityProblem {
+enum IdentityProblem {
     /// The file is missing, unreadable, too long or not text.
     #[error("cannot be read")]
     Unreadable(#[source] io::Error),
-    /// The file is protected by a passphrase.
+    /// By a passphrase.
     #[error("it is encrypted; decrypt it with `age -d` first")]
     Encrypted,
-    /// A line holds a public key.
     #[error("line {line} holds a recipient (a public key, age1…); the secret key (AGE-SECRET-KEY-1…) is needed")]
-    Recipient {
-        /// Counted from 1.
-        line: usize,
-    },
-    /// A line holds something else.
+    Recipient { line: usize },
     #[error("line {line} is neither a secret key (AGE-SECRET-KEY-1…) nor a comment (#…)")]
-    NotAnIdentity {
-        /// Counted from 1.
-        line: usize,
-    },
-    /// There is no identity in the file.
+    NotAnIdentity { line: usize },
     #[error("it holds no secret key (AGE-SECRET-KEY-1…)")]
     Empty,
 }
@@ -197,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn somebody_else_s_identity_does_not_decrypt() {
+    fn another_identity_does_not_decrypt() {
         let ciphertext = sealed(&[Identity::generate().to_public()]);
         let refused = decrypting(&Identity::generate().into(), &ciphertext[..]).err().unwrap();
         assert!(matches!(refused, DecryptError::NoMatchingKeys), "{refused}");
@@ -229,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_age_stream_is_refused_without_reading_all_of_it() {
+    fn what_is_not_an_age_stream_is_refused_without_reading_all_of_it() {
         let mut endless = io::repeat(b'-');
         let refused = decrypting(&Identity::generate().into(), &mut endless).err().unwrap();
         assert!(matches!(refused, DecryptError::InvalidHeader), "{refused}");

@@ -1,4 +1,4 @@
-//! Why an object cannot be opened. Each message goes on from "`<key>`: ".
+//! Why an object cannot be opened. Each message follows "`<key>`: ".
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,36 +13,21 @@ pub enum ArtifactError {
     /// The object did not arrive whole; this says nothing about the object.
     #[error("it could not be downloaded")]
     Download(#[source] io::Error),
-    /// The local disk.
     #[error("cannot write {}", path.display())]
-    Disk {
-        /// Where.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// It was encrypted to others.
+    Disk { path: PathBuf, source: io::Error },
     #[error("none of the given identities decrypts it: it was encrypted to other recipients")]
     OtherRecipients,
-    /// It is not an age file.
     #[error("it is not encrypted with age, or its header is damaged")]
     NotEncrypted(#[source] DecryptError),
     /// It ends early, was changed, or is not an archive.
     #[error("it is damaged or incomplete")]
     Damaged(#[source] io::Error),
-    /// Something in the archive may do harm.
+    /// An entry of the archive may do harm.
     #[error("refused, its archive holds an entry {path:?} which {reason}")]
-    Unsafe {
-        /// The entry's name, as far as it can be shown.
-        path: String,
-        /// What is wrong with it.
-        reason: &'static str,
-    },
-    /// It is larger than this program deals with.
+    Unsafe { path: String, reason: &'static str },
+    /// Its archive is above a limit of this program.
     #[error("refused, its archive has more than {0}")]
     TooLarge(String),
-    /// Its repository is not what it should be.
     #[error(transparent)]
     Repository(#[from] VerifyError),
 }

@@ -1,33 +1,32 @@
 //! Opening an object: decrypt, unpack, verify.
 //!
-//! Invariant: neither the object nor its name is trusted: anybody who knows a recipient can encrypt to it.
+//! Invariant: neither the object nor its name is trusted, since anybody who knows a recipient can encrypt to it.
 
 use std::io::{self, Read};
 use std::path::Path;
 
 use super::encrypt::{self, Identities};
 use super::error::ArtifactError;
-use super::unpack::{Limits, unpack};
+use super::unpack::{UnpackLimits, unpack};
 use crate::git::verify::{Verified, verify};
 use crate::model::key::{ArchiveFormat, CommitId};
 
 /// Decrypts and unpacks the object that `reader` brings into `repository`, an empty directory, and verifies it: `branch`
 /// is at `commit`, and the history is complete and intact. A zip archive takes twice its size on the disk for a while.
-///
-/// # Errors
-/// [`ArtifactError`]; the directory may hold a part of the archive then.
-pub fn open(
+/// After an error, the directory may hold a part of the archive.
+pub(crate) fn open(
     reader: impl Read,
     format: ArchiveFormat,
-    (branch, commit): (&str, CommitId),
+    branch: &str,
+    commit: CommitId,
     identities: &Identities,
     repository: &Path,
 ) -> Result<Verified, ArtifactError> {
     let mut download = Download { reader, failure: None };
     let unpacked = encrypt::decrypting(identities, &mut download)
         .map_err(ArtifactError::from)
-        .and_then(|plaintext| unpack(format, plaintext, repository, Limits::default()));
-    // A download that failed looks like a damaged object to those who read it.
+        .and_then(|plaintext| unpack(format, plaintext, repository, UnpackLimits::default()));
+    // A failed download looks like a damaged object to its reader.
     unpacked.map_err(|error| download.failure.take().map_or(error, ArtifactError::Download))?;
     Ok(verify(repository, branch, commit, format)?)
 }

@@ -1,42 +1,39 @@
-//! Unpacks an archive, believing nothing of what it says about itself.
+//! Unpacks an archive without trusting anything it says about itself.
 //!
-//! Invariant: what is written are new regular files below the directory given, and only what a repository's history is
-//! made of: `HEAD`, references, packs and loose objects. Whatever makes git run or read something else (configuration,
-//! hooks, alternates) stays behind.
+//! Invariant: all that is written are new regular files below the given directory, and only what a repository's history
+//! consists of: `HEAD`, references, packs and loose objects. Anything that makes git run or read something else
+//! (configuration, hooks, alternates) is left out.
 
-use std::cell::Cell;
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::rc::Rc;
+mod untar;
+mod unzip;
 
-use flate2::read::MultiGzDecoder;
-use tar::EntryType;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
+use self::untar::untar;
+use self::unzip::unzip;
 use super::archive;
 use super::error::{ArtifactError, in_path};
+use crate::files::create_private_dir;
 use crate::model::key::ArchiveFormat;
 
 /// The longest path of an entry, in bytes: Linux's `PATH_MAX`.
 const MAX_PATH_BYTES: usize = 4096;
-/// What a tar archive may take before an entry's content (headers, a long name, attributes), and after the last one.
-const MAX_TAR_HEADER_BYTES: u64 = 1 << 20;
-/// The longest table of contents of a zip archive, in bytes: the reader takes it into memory whole, several times over.
-const MAX_ZIP_TABLE_BYTES: u64 = 64 << 20;
 const COPY_BUFFER_BYTES: usize = 64 << 10;
 
 /// Bounds of an archive.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub(super) struct UnpackLimits {
     /// Entries of any kind.
-    pub entries: usize,
-    /// Content of all files together, in bytes.
-    pub bytes: u64,
+    pub(super) entries: usize,
+    /// Content of all files together.
+    pub(super) bytes: u64,
 }
 
-impl Default for Limits {
-    /// Far beyond real repositories: one million entries (archives of the Go program hold a working tree) and 256 GiB.
+impl Default for UnpackLimits {
+    /// Far above real repositories: one million entries (archives of the Go program hold a working tree) and 256 GiB.
     fn default() -> Self {
         Self { entries: 1_000_000, bytes: 256 << 30 }
     }
@@ -44,28 +41,30 @@ impl Default for Limits {
 
 /// What an archive held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unpacked {
+pub(super) struct Unpacked {
     /// Entries of any kind.
-    pub entries: usize,
-    /// Content of all files together, in bytes.
-    pub bytes: u64,
+    pub(super) entries: usize,
+    /// Content of all files together.
+    pub(super) bytes: u64,
 }
 
-/// Unpacks the repository in the archive `reader` brings into the empty directory `dir`.
+/// Unpacks the repository in the archive `reader` brings into the empty directory `dir`, and reads `reader` to its end.
+/// After an error, `dir` may hold a part of the archive.
 ///
-/// All of `reader` is read and checked. A zip archive is kept in a nameless file beside `dir` meanwhile, because its
-/// table of contents is at its end.
-///
-/// A zip archive holds what this program puts into one and nothing else. A tar archive may be one of the Go program's:
-/// the rest of an ordinary clone is accepted, and not unpacked.
-///
-/// # Errors
-/// [`ArtifactError`]: `Unsafe`, `TooLarge`, `Damaged` or `Disk`. `dir` may hold a part of the archive then.
-pub fn unpack(format: ArchiveFormat, reader: impl Read, dir: &Path, limits: Limits) -> Result<Unpacked, ArtifactError> {
+/// A zip archive is kept in a nameless file beside `dir` meanwhile, because its table of contents is at its end. It may
+/// hold only what this program puts into one. A tar archive may be one of the Go program's: the rest of an ordinary clone
+/// is accepted, but not unpacked.
+pub(super) fn unpack(
+    format: ArchiveFormat,
+    reader: impl Read,
+    dir: &Path,
+    limits: UnpackLimits,
+) -> Result<Unpacked, ArtifactError> {
     let mut unpacker = Unpacker { format, dir, limits, unpacked: Unpacked { entries: 0, bytes: 0 } };
-    // Git takes no directory without these two for a repository, and refs/ may be empty where references are packed.
+    // Git recognises a repository by these two, and refs/ may be empty if references are packed.
     for needed in [".git/objects", ".git/refs"] {
-        create_dir_all(&dir.join(needed))?;
+        let needed = dir.join(needed);
+        create_private_dir(&needed).map_err(in_path(&needed))?;
     }
     match format {
         ArchiveFormat::Zip => unzip(reader, &mut unpacker),
@@ -73,162 +72,6 @@ pub fn unpack(format: ArchiveFormat, reader: impl Read, dir: &Path, limits: Limi
     }?;
     unpacker.write(".git/config", &mut archive::CONFIG.as_bytes(), archive::CONFIG.len() as u64)?;
     Ok(unpacker.unpacked)
-}
-
-fn untar(reader: impl Read, unpacker: &mut Unpacker<'_>) -> Result<(), ArtifactError> {
-    let ration = Rc::new(Cell::new(0));
-    let mut archive = tar::Archive::new(Rationed { reader: MultiGzDecoder::new(reader), ration: Rc::clone(&ration) });
-    let mut entries = archive.entries().map_err(ArtifactError::Damaged)?;
-    loop {
-        ration.set(MAX_TAR_HEADER_BYTES);
-        let Some(entry) = entries.next() else { break };
-        let mut entry = entry.map_err(ArtifactError::Damaged)?;
-        let kind = match entry.header().entry_type() {
-            EntryType::Regular => Ok(Kind::File),
-            EntryType::Directory => Ok(Kind::Directory),
-            EntryType::Symlink | EntryType::Link => Err("is a link"),
-            EntryType::Char | EntryType::Block | EntryType::Fifo => Err("is a device"),
-            EntryType::XGlobalHeader => Err("is a pax global header"),
-            _ => Err("is of an unknown type"),
-        };
-        let path = entry.path_bytes().into_owned();
-        let size = entry.size();
-        ration.set(size);
-        unpacker.entry(&path, kind, size, &mut entry)?;
-    }
-    // To the end of the stream, where it says whether it is whole.
-    ration.set(MAX_TAR_HEADER_BYTES);
-    copy(&mut archive.into_inner(), &mut io::sink(), Path::new(""))?;
-    Ok(())
-}
-
-fn unzip(reader: impl Read, unpacker: &mut Unpacker<'_>) -> Result<(), ArtifactError> {
-    let beside = unpacker.dir.parent().unwrap_or(unpacker.dir);
-    let mut file = tempfile::tempfile_in(beside).map_err(in_path(beside))?;
-    let limit = unpacker.limits.bytes;
-    if copy(&mut reader.take(limit.saturating_add(1)), &mut file, beside)? > limit {
-        return Err(too_many_bytes(limit));
-    }
-    check_table(&mut file, unpacker.limits.entries)?;
-    let damaged = |error: zip::result::ZipError| ArtifactError::Damaged(error.into());
-    let config = zip::read::Config { archive_offset: zip::read::ArchiveOffset::Known(0) };
-    let file = BufReader::with_capacity(COPY_BUFFER_BYTES, file);
-    let mut archive = zip::ZipArchive::with_config(config, file).map_err(damaged)?;
-    if archive.len() > unpacker.limits.entries {
-        return Err(too_many_entries(unpacker.limits.entries));
-    }
-    archive.validate_header_consistency().map_err(damaged)?;
-    for i in 0..archive.len() {
-        let mut entry = archive.by_index(i).map_err(damaged)?;
-        let path = entry.name_raw().to_owned();
-        let kind = match entry.unix_mode().map_or(0, |mode| mode & S_IFMT) {
-            S_IFDIR if entry.is_dir() => Ok(Kind::Directory),
-            S_IFREG if !entry.is_dir() => Ok(Kind::File),
-            S_IFLNK => Err("is a link"),
-            _ => Err("is of an unknown type"),
-        };
-        let size = entry.size();
-        unpacker.entry(&path, kind, size, &mut entry)?;
-    }
-    Ok(())
-}
-
-/// Refuses a zip archive by what its last records say of its table of contents, before anything takes that into memory.
-///
-/// The reader would also take other records for the last ones, where these make no sense to it. So they have to be as
-/// strict writers make them: at the very end, without a comment, right behind the table they describe. Section numbers in
-/// brackets are those of PKWARE's APPNOTE 6.3.10.
-fn check_table(file: &mut (impl Read + Seek), max_entries: usize) -> Result<(), ArtifactError> {
-    const END_BYTES: u64 = 22; // end of central directory [4.3.16]
-    const LOCATOR_BYTES: u64 = 20; // zip64 end of central directory locator [4.3.15]
-    const END64_BYTES: u64 = 56; // zip64 end of central directory [4.3.14]
-    let damaged = |why| ArtifactError::Damaged(io::Error::new(io::ErrorKind::InvalidData, why));
-    let len = file.seek(SeekFrom::End(0)).map_err(ArtifactError::Damaged)?;
-    let mut read = |at: Option<u64>, bytes: u64, signature: &[u8]| -> Result<Fields, ArtifactError> {
-        let mut record = vec![];
-        let at = at.ok_or_else(|| damaged("the archive is too short"))?;
-        file.seek(SeekFrom::Start(at)).map_err(ArtifactError::Damaged)?;
-        file.by_ref().take(bytes).read_to_end(&mut record).map_err(ArtifactError::Damaged)?;
-        match record.len() as u64 == bytes && record.starts_with(signature) {
-            true => Ok(Fields(record)),
-            false => Err(damaged("the archive does not end with its table of contents")),
-        }
-    };
-
-    let mut table_end = len.checked_sub(END_BYTES);
-    let end = read(table_end, END_BYTES, b"PK\x05\x06")?;
-    let (mut numbers, mut entries) = ([end.u16(4), end.u16(6), end.u16(20)], [end.u16(8), end.u16(10)]);
-    let (mut size, mut offset) = (end.u32(12), end.u32(16));
-    if entries[1] == u64::from(u16::MAX) || [size, offset].contains(&u64::from(u32::MAX)) {
-        let locator_at = table_end.and_then(|at| at.checked_sub(LOCATOR_BYTES));
-        let locator = read(locator_at, LOCATOR_BYTES, b"PK\x06\x07")?;
-        table_end = locator_at.and_then(|at| at.checked_sub(END64_BYTES));
-        let end64 = read(table_end, END64_BYTES, b"PK\x06\x06")?;
-        let is_here = end64.u64(4) == END64_BYTES - 12 && Some(locator.u64(8)) == table_end;
-        if !is_here || [locator.u32(4), locator.u32(16)] != [0, 1] {
-            return Err(damaged("the archive's last records contradict each other"));
-        }
-        (numbers, entries) = ([end64.u32(16), end64.u32(20), end.u16(20)], [end64.u64(24), end64.u64(32)]);
-        (size, offset) = (end64.u64(40), end64.u64(48));
-    }
-    if numbers != [0; 3] || entries[0] != entries[1] || offset.checked_add(size) != table_end {
-        return Err(damaged("the archive's last records contradict each other"));
-    }
-    if entries[1] > max_entries as u64 {
-        return Err(too_many_entries(max_entries));
-    }
-    if size > MAX_ZIP_TABLE_BYTES {
-        return Err(ArtifactError::TooLarge(format!("{MAX_ZIP_TABLE_BYTES} bytes of names")));
-    }
-    match entries[1] {
-        0 => Ok(()),
-        _ => read(Some(offset), 4, b"PK\x01\x02").map(drop),
-    }
-}
-
-/// A record of the zip format, little-endian. Where it is too short, fields are 0.
-struct Fields(Vec<u8>);
-
-impl Fields {
-    fn number(&self, at: usize, bytes: usize) -> u64 {
-        let field = self.0.iter().skip(at).take(bytes);
-        field.rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
-    }
-
-    fn u16(&self, at: usize) -> u64 {
-        self.number(at, 2)
-    }
-
-    fn u32(&self, at: usize) -> u64 {
-        self.number(at, 4)
-    }
-
-    fn u64(&self, at: usize) -> u64 {
-        self.number(at, 8)
-    }
-}
-
-const S_IFMT: u32 = 0o170_000;
-const S_IFREG: u32 = 0o100_000;
-const S_IFDIR: u32 = 0o040_000;
-const S_IFLNK: u32 = 0o120_000;
-
-/// Hands out as many bytes as were allotted: the tar reader takes whole headers into memory, whatever their length.
-struct Rationed<R> {
-    reader: R,
-    ration: Rc<Cell<u64>>,
-}
-
-impl<R: Read> Read for Rationed<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = self.ration.get();
-        let n = self.reader.by_ref().take(left).read(buffer)?;
-        if n == 0 && left == 0 && !buffer.is_empty() && self.reader.read(&mut [0])? > 0 {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the archive has a header that is too long"));
-        }
-        self.ration.set(left - n as u64);
-        Ok(n)
-    }
 }
 
 enum Kind {
@@ -239,7 +82,7 @@ enum Kind {
 struct Unpacker<'a> {
     format: ArchiveFormat,
     dir: &'a Path,
-    limits: Limits,
+    limits: UnpackLimits,
     unpacked: Unpacked,
 }
 
@@ -258,7 +101,7 @@ impl Unpacker<'_> {
         let segments = safe_segments(path).map_err(refused)?;
         match (kind, role_of(&segments), self.format) {
             (_, Role::Hook, _) => Err(refused("is a hook")),
-            (_, Role::Other, ArchiveFormat::Zip) => Err(refused("does not belong into a repository's history")),
+            (_, Role::Other, ArchiveFormat::Zip) => Err(refused("does not belong in a repository's history")),
             (Kind::File, Role::Needed(path), _) => self.write(&path, content, size),
             (Kind::File | Kind::Directory, _, _) => copy(content, &mut io::sink(), self.dir).map(drop),
         }
@@ -278,10 +121,10 @@ impl Unpacker<'_> {
     }
 
     fn write(&self, path: &str, content: &mut impl Read, size: u64) -> Result<(), ArtifactError> {
-        let taken = || ArtifactError::Unsafe { path: path.to_owned(), reason: "is there twice" };
+        let taken = || ArtifactError::Unsafe { path: path.to_owned(), reason: "occurs twice" };
         let file = self.dir.join(path);
         let mut out = create_new(&file).map_err(|error| match error {
-            // The directory was empty: it is another entry that is in the way.
+            // The directory was empty, so another entry is in the way.
             ArtifactError::Disk { source, .. } if is_in_the_way(source.kind()) => taken(),
             other => other,
         })?;
@@ -302,13 +145,11 @@ fn too_many_bytes(limit: u64) -> ArtifactError {
 
 /// What an entry is to the repository.
 enum Role {
-    /// A part of its history, by this path.
+    /// A part of its history, at this path.
     Needed(String),
-    /// What this program writes and does not take from an archive: directories, the configuration.
+    /// Written by this program and not taken from an archive: directories, the configuration.
     Usual,
-    /// What git would run.
     Hook,
-    /// Anything else.
     Other,
 }
 
@@ -340,8 +181,8 @@ fn is_hex(text: &[u8], digits: usize) -> bool {
     text.len() == digits && text.iter().all(u8::is_ascii_hexdigit)
 }
 
-/// The segments of a relative path that stays where it is unpacked. A `./` in front and a `/` at the end are usual in
-/// tar archives.
+/// The segments of a relative path that stays inside the directory. A leading `./` and a trailing `/` are usual in tar
+/// archives.
 fn safe_segments(path: &[u8]) -> Result<Vec<&[u8]>, &'static str> {
     if path.len() > MAX_PATH_BYTES {
         return Err("has a name that is too long");
@@ -364,13 +205,9 @@ fn safe_segments(path: &[u8]) -> Result<Vec<&[u8]>, &'static str> {
     Ok(segments)
 }
 
-fn create_dir_all(path: &Path) -> Result<(), ArtifactError> {
-    DirBuilder::new().mode(0o700).recursive(true).create(path).map_err(in_path(path))
-}
-
-fn create_new(path: &PathBuf) -> Result<File, ArtifactError> {
+fn create_new(path: &Path) -> Result<File, ArtifactError> {
     if let Some(parent) = path.parent() {
-        create_dir_all(parent)?;
+        create_private_dir(parent).map_err(in_path(parent))?;
     }
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(in_path(path))
 }
@@ -379,7 +216,7 @@ fn is_in_the_way(kind: io::ErrorKind) -> bool {
     matches!(kind, io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory)
 }
 
-/// Like [`io::copy`], keeping apart what cannot be read and what cannot be written.
+/// Like [`io::copy`], but tells read errors from write errors.
 fn copy(from: &mut impl Read, to: &mut impl Write, to_path: &Path) -> Result<u64, ArtifactError> {
     let mut buffer = vec![0; COPY_BUFFER_BYTES];
     let mut copied = 0;
@@ -399,10 +236,14 @@ fn copy(from: &mut impl Read, to: &mut impl Write, to_path: &Path) -> Result<u64
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+    use super::untar::MAX_TAR_HEADER_BYTES;
+    use super::unzip::{MAX_ZIP_TABLE_BYTES, check_table};
     use super::*;
     use crate::git::fixture::{Project, git, run};
     use std::fs;
+    use std::io::{Seek, SeekFrom};
     use std::os::unix::fs::PermissionsExt;
+    use tar::EntryType;
 
     /// An entry of an archive made by somebody else: type, name, content.
     type Entry<'a> = (EntryType, &'a [u8], &'a [u8]);
@@ -438,7 +279,7 @@ mod tests {
     fn unpack_within(
         format: ArchiveFormat,
         archive: &[u8],
-        limits: Limits,
+        limits: UnpackLimits,
     ) -> (Result<Unpacked, ArtifactError>, Vec<String>) {
         let parent = tempfile::tempdir().unwrap();
         let dir = parent.path().join("repository");
@@ -450,7 +291,7 @@ mod tests {
     }
 
     fn unpacked(format: ArchiveFormat, archive: &[u8]) -> (Result<Unpacked, ArtifactError>, Vec<String>) {
-        unpack_within(format, archive, Limits::default())
+        unpack_within(format, archive, UnpackLimits::default())
     }
 
     #[track_caller]
@@ -481,7 +322,7 @@ mod tests {
         for format in ArchiveFormat::ALL {
             let parent = tempfile::tempdir().unwrap();
             let archive = project.archive(format, "release/1");
-            let unpacked = unpack(format, &archive[..], parent.path(), Limits::default()).unwrap();
+            let unpacked = unpack(format, &archive[..], parent.path(), UnpackLimits::default()).unwrap();
             assert_eq!(unpacked.entries, 13, "{format}");
             assert_eq!(git(parent.path(), &["rev-parse", "release/1"]), project.commit.to_string());
             git(parent.path(), &["fsck", "--full", "--strict"]);
@@ -519,7 +360,7 @@ mod tests {
             (ArchiveFormat::Zip, zip_of(&[(0o100_644, ".git/config", evil)])),
         ] {
             let dir = tempfile::tempdir().unwrap();
-            unpack(format, &archive[..], dir.path(), Limits::default()).unwrap();
+            unpack(format, &archive[..], dir.path(), UnpackLimits::default()).unwrap();
             assert_eq!(fs::read_to_string(dir.path().join(".git/config")).unwrap(), archive::CONFIG);
         }
     }
@@ -611,7 +452,7 @@ mod tests {
             let Unpacked { entries, bytes } = unpacked(format, &archive).0.unwrap();
             // A zip archive is bounded as a file first.
             let room = if format == ArchiveFormat::Zip { archive.len() as u64 } else { bytes };
-            let within = |entries, bytes| unpack_within(format, &archive, Limits { entries, bytes }).0;
+            let within = |entries, bytes| unpack_within(format, &archive, UnpackLimits { entries, bytes }).0;
             within(entries, room).unwrap();
             assert!(matches!(within(entries - 1, room), Err(ArtifactError::TooLarge(_))), "{format}");
             assert!(matches!(within(entries, bytes - 1), Err(ArtifactError::TooLarge(_))), "{format}");
@@ -621,7 +462,7 @@ mod tests {
     #[test]
     fn a_zip_archive_with_a_table_of_contents_that_would_fill_the_memory_is_refused_before_it_is_read() {
         let empty = zip_of(&[]);
-        let limits = Limits { entries: 10, bytes: 1 << 20 };
+        let limits = UnpackLimits { entries: 10, bytes: 1 << 20 };
         let of_many = |entries: u16, size: u32, offset: u32| {
             let mut archive = empty.clone();
             archive[8..10].copy_from_slice(&entries.to_le_bytes());
@@ -668,7 +509,7 @@ mod tests {
         end[12..16].copy_from_slice(&size.to_le_bytes());
         let folder = tempfile::tempdir().unwrap();
         let mut file = create_new(&folder.path().join("zip")).unwrap();
-        // Only its end is ever looked at.
+        // Only its end is ever read.
         file.set_len(size.into()).unwrap();
         file.seek(SeekFrom::End(0)).unwrap();
         file.write_all(&end).unwrap();
@@ -679,7 +520,7 @@ mod tests {
     #[test]
     fn a_compressed_bomb_is_not_unpacked() {
         let bomb = tar_gz(&[(EntryType::Regular, b"zeros", &vec![0; 10 << 20])]);
-        let (outcome, _) = unpack_within(ArchiveFormat::TarGz, &bomb, Limits { entries: 10, bytes: 1 << 20 });
+        let (outcome, _) = unpack_within(ArchiveFormat::TarGz, &bomb, UnpackLimits { entries: 10, bytes: 1 << 20 });
         assert!(matches!(outcome, Err(ArtifactError::TooLarge(_))), "{outcome:?}");
     }
 
@@ -725,7 +566,7 @@ mod tests {
     #[test]
     fn unpacked_files_are_private() {
         let dir = tempfile::tempdir().unwrap();
-        unpack(ArchiveFormat::TarGz, &tar_gz(&[HEAD])[..], dir.path(), Limits::default()).unwrap();
+        unpack(ArchiveFormat::TarGz, &tar_gz(&[HEAD])[..], dir.path(), UnpackLimits::default()).unwrap();
         let mode = |path: &str| fs::metadata(dir.path().join(path)).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(".git"), mode(".git/HEAD")), (0o700, 0o600));
     }

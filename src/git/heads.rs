@@ -1,6 +1,6 @@
-//! Heads of source branches: one small request for each project, whatever number of its branches is wanted.
+//! Heads of source branches: one small request for each project, however many of its branches are wanted.
 //!
-//! Invariant: every branch asked for gets an answer; a branch that was not found is as unknown as one that could not be
+//! Invariant: every requested branch gets an answer; a branch that was not found is as unknown as one that could not be
 //! looked up.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -18,18 +18,22 @@ use crate::net::http;
 use crate::progress::Pulse;
 use crate::text::error_chain;
 
-/// How long one project's probe may take, with all its attempts.
+/// How long one project's probe may take, including retries.
 const PROBE_BUDGET: Duration = Duration::from_secs(90);
-/// After this many projects in a row without a proper answer the server counts as unreachable and the rest is not tried: a
-/// GitLab that is down must not hold up a pass for hours.
+/// After this many projects in a row without a proper answer, the server counts as unreachable and the rest is not tried:
+/// a GitLab that is down must not hold up a pass for hours.
 const UNREACHABLE_AFTER: usize = 20;
 
-/// The targets with their source branches' heads, in the order given. At most `concurrency` projects are looked up at a
-/// time, and no more than there are permits in `slots`, which other passes may share. `pulse` beats with every answer.
+/// The heads of a project's wanted branches.
+type Found = Result<BTreeMap<String, CommitId>, Unknown>;
+
+/// The targets with their source branches' heads, in the given order. At most `concurrency` projects are looked up at a
+/// time, and each takes one of `slots`, which other passes share. `pulse` beats with every answer.
 pub async fn heads(
     server: &GitServer,
     targets: Vec<Target>,
-    (slots, concurrency): (&Semaphore, NonZeroUsize),
+    slots: &Semaphore,
+    concurrency: NonZeroUsize,
     pulse: &Pulse,
 ) -> Vec<(Target, Head)> {
     let mut wanted: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
@@ -40,7 +44,7 @@ pub async fn heads(
     let probes = wanted.into_iter().map(|(project, branches)| {
         let silent_in_a_row = &silent_in_a_row;
         async move {
-            // It is never closed.
+            // The semaphore is never closed.
             let _slot = slots.acquire().await;
             let found = if silent_in_a_row.load(Ordering::Relaxed) >= UNREACHABLE_AFTER {
                 Err(Unknown::NotTried)
@@ -55,33 +59,18 @@ pub async fn heads(
                 found.map_err(|error| Unknown::Unreadable { project: project.to_owned(), why: error_chain(&error) })
             };
             pulse.beat();
-            branches
-                .into_iter()
-                .map(move |branch| (source(project, branch), head(project, branch, &found)))
-                .collect::<Vec<_>>()
+            (project.to_owned(), found)
         }
     });
-    let heads: HashMap<Source, Head> =
-        stream::iter(probes).buffer_unordered(concurrency.get()).map(stream::iter).flatten().collect().await;
-    targets
-        .into_iter()
-        .map(|target| {
-            let head = heads.get(&target.source).cloned().unwrap_or(Head::Unknown(Unknown::NotTried));
-            (target, head)
-        })
-        .collect()
-}
-
-fn source(project: &str, branch: &str) -> Source {
-    Source { project: project.to_owned(), branch: branch.to_owned() }
-}
-
-fn head(project: &str, branch: &str, found: &Result<BTreeMap<String, CommitId>, Unknown>) -> Head {
-    match found {
-        Ok(heads) => match heads.get(branch) {
+    let found: HashMap<String, Found> = stream::iter(probes).buffer_unordered(concurrency.get()).collect().await;
+    let head = |source: &Source| match found.get(&source.project) {
+        Some(Ok(heads)) => match heads.get(&source.branch) {
             Some(commit) => Head::At(*commit),
-            None => Head::Unknown(Unknown::NoBranch(source(project, branch))),
+            None => Head::Unknown(Unknown::NoBranch(source.clone())),
         },
-        Err(why) => Head::Unknown(why.clone()),
-    }
+        Some(Err(why)) => Head::Unknown(why.clone()),
+        None => Head::Unknown(Unknown::NotTried),
+    };
+    let heads: Vec<_> = targets.iter().map(|target| head(&target.source)).collect();
+    targets.into_iter().zip(heads).collect()
 }

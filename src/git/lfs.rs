@@ -1,6 +1,6 @@
-//! What a fetched repository is found to be, besides good: a rewritten branch, a user of Git LFS.
+//! Counts the Git LFS pointers of a commit, whose content is not part of the repository.
 //!
-//! Invariant: nothing here decides or changes anything, and the work is bounded whatever the repository holds.
+//! Invariant: the work is bounded, whatever the repository holds.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -9,48 +9,33 @@ use git2::{ObjectType, Odb, Oid, Repository};
 
 use crate::model::key::CommitId;
 
-/// Files and directories that are looked at for LFS pointers; a larger tree is looked at in part.
+/// Files and directories that are searched; a larger tree is searched in part.
 const MAX_TREE_ENTRIES: usize = 1_000_000;
 /// The largest tree that is read, in bytes; one of 100,000 files takes about 5 MB.
 const MAX_TREE_BYTES: usize = 64 << 20;
-/// The largest attributes file that is read, in bytes; Git itself reads none that is larger than 100 MB.
+/// The largest attributes file that is read, in bytes; Git itself stops at 100 MB.
 const MAX_ATTRIBUTES_BYTES: usize = 1 << 20;
 /// The largest blob that can be a pointer, in bytes (the specification's limit).
 const MAX_POINTER_BYTES: usize = 1_024;
-/// How long the search for LFS pointers may take: a small blob can be a delta on a huge one. What is looked at when the
-/// time is over is looked at to its end.
+/// How long the search may take: a small blob can be a delta on a huge one. The object being read when the time is over is
+/// still read to its end.
 const LFS_TIMEOUT: Duration = Duration::from_secs(5);
-/// How many bytes of trees and blobs it may read.
+/// How many bytes of trees and blobs the search may read.
 const LFS_LIMIT_BYTES: u64 = 1 << 30;
 /// What a pointer begins with, now and in the first version of the specification.
 const POINTER_STARTS: [&[u8]; 2] =
     [b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/"];
 
-/// Whether the branch was rewritten: `published` is not in the history of the commit that the repository was fetched
-/// for, which holds that history and nothing else. What an older program wrote in a commit's place says nothing.
-///
-/// # Errors
-/// Where the repository cannot be read.
-pub fn rewritten_from(repository: &Repository, published: Option<&str>) -> Result<Option<CommitId>, git2::Error> {
-    let Some(published) = published.and_then(|commit| commit.parse::<CommitId>().ok()) else { return Ok(None) };
-    let kept = repository.odb()?.exists(Oid::from_bytes(published.as_bytes())?);
-    Ok((!kept).then_some(published))
-}
-
 /// Paths that are Git LFS pointers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LfsPaths {
-    /// How many were found.
     pub found: usize,
-    /// Whether that is all of them: the bounds above may have ended the search.
+    /// Whether these are all: the bounds above may have ended the search.
     pub all: bool,
 }
 
-/// How many paths of the commit are Git LFS pointers. Without `filter=lfs` in any of its `.gitattributes` that is none,
-/// and no other blob is looked at.
-///
-/// # Errors
-/// Where the repository cannot be read.
+/// How many paths of the commit are Git LFS pointers. Without `filter=lfs` in any of its `.gitattributes` there are none,
+/// and no other blob is read.
 pub fn lfs_paths(repository: &Repository, commit: CommitId) -> Result<LfsPaths, git2::Error> {
     lfs_paths_within(repository, commit, Budget::new(LFS_TIMEOUT, LFS_LIMIT_BYTES))
 }
@@ -76,7 +61,6 @@ fn lfs_paths_within(repository: &Repository, commit: CommitId, mut budget: Budge
     Ok(LfsPaths { found: paths(&folders, root, &pointers), all: !budget.is_spent() })
 }
 
-/// What a search may still take.
 struct Budget {
     deadline: Instant,
     left_bytes: u64,
@@ -87,7 +71,7 @@ impl Budget {
         Self { deadline: Instant::now() + time, left_bytes: bytes }
     }
 
-    /// Whether an object may be read; one that would be larger than `limit` bytes is left alone.
+    /// Whether an object may be read: it has at most `limit` bytes, and the budget is not spent.
     fn allows(&mut self, odb: &Odb<'_>, id: Oid, limit: usize) -> Result<bool, git2::Error> {
         if self.is_spent() {
             return Ok(false);
@@ -105,15 +89,14 @@ impl Budget {
     }
 }
 
-/// What is in a directory: its files and its directories.
 #[derive(Default)]
 struct Folder {
     files: Vec<Oid>,
     folders: Vec<Oid>,
 }
 
-/// Every directory of a tree, one that is there twice only once, within the bounds above; `visit` sees the files. libgit2's
-/// own walk has no bounds, and goes as deep on the stack as the tree does.
+/// Every distinct directory of a tree, within the bounds above; `visit` is called with the files. libgit2's own walk has no
+/// bounds, and recurses as deep as the tree.
 fn folders(
     repository: &Repository,
     odb: &Odb<'_>,
@@ -135,7 +118,7 @@ fn folders(
                     visit(entry.name_bytes(), entry.id(), budget)?;
                     folder.files.push(entry.id());
                 }
-                // A submodule's commit is not here.
+                // A submodule's commit is in another repository.
                 Some(_) | None => {}
             }
         }
@@ -219,12 +202,10 @@ mod tests {
             self.repository.blob(content).unwrap()
         }
 
-        fn commit(&self, tree: Oid, parent: Option<CommitId>) -> CommitId {
+        fn commit(&self, tree: Oid) -> CommitId {
             let who = Signature::new("a", "a@example.com", &Time::new(0, 0)).unwrap();
             let tree = self.repository.find_tree(tree).unwrap();
-            let parent = parent.map(|id| self.repository.find_commit(Oid::from_bytes(id.as_bytes()).unwrap()).unwrap());
-            let parents: Vec<_> = parent.iter().collect();
-            let id = self.repository.commit(None, &who, &who, "x", &tree, &parents).unwrap();
+            let id = self.repository.commit(None, &who, &who, "x", &tree, &[]).unwrap();
             CommitId::from_bytes(id.as_bytes().try_into().unwrap())
         }
     }
@@ -249,10 +230,10 @@ mod tests {
             ("sub", Oid::from_bytes(&[7; 20]).unwrap(), SUBMODULE),
         ]);
         let plain = it.tree(&[("x", files, FOLDER), ("y", files, FOLDER)]);
-        assert_eq!(all_of(&it, it.commit(plain, None)), 0);
+        assert_eq!(all_of(&it, it.commit(plain)), 0);
         let attributes = it.tree(&[(".gitattributes", it.blob(ATTRIBUTES), FILE)]);
         let with = it.tree(&[("x", files, FOLDER), ("y", files, FOLDER), ("z", attributes, FOLDER)]);
-        assert_eq!(all_of(&it, it.commit(with, None)), 2);
+        assert_eq!(all_of(&it, it.commit(with)), 2);
     }
 
     #[test]
@@ -262,7 +243,7 @@ mod tests {
         for _ in 0..20_000 {
             tree = it.tree(&[("d", tree, FOLDER)]);
         }
-        assert_eq!(all_of(&it, it.commit(tree, None)), 1);
+        assert_eq!(all_of(&it, it.commit(tree)), 1);
     }
 
     #[test]
@@ -274,18 +255,18 @@ mod tests {
             let entries: Vec<_> = names.iter().map(|name| (name.as_str(), tree, FOLDER)).collect();
             tree = it.tree(&entries);
         }
-        assert_eq!(all_of(&it, it.commit(tree, None)), 10_usize.pow(12));
+        assert_eq!(all_of(&it, it.commit(tree)), 10_usize.pow(12));
     }
 
     #[test]
     fn a_search_that_takes_too_long_or_reads_too_much_ends_with_what_it_has_found() {
         let it = Fixture::new();
-        // The attributes are in the first folder that is looked at, so some of the pointers are found too.
+        // The attributes are in the first folder visited, so some of the pointers are found too.
         let folder = |n: usize| it.tree(&[("p", it.blob(&[POINTER, n.to_string().as_bytes()].concat()), FILE)]);
         let names: Vec<_> = (0..100).map(|n| format!("{n:03}")).collect();
         let mut entries: Vec<_> = (0..100).map(|n| (names[n].as_str(), folder(n), FOLDER)).collect();
         entries.push((".gitattributes", it.blob(ATTRIBUTES), FILE));
-        let commit = it.commit(it.tree(&entries), None);
+        let commit = it.commit(it.tree(&entries));
         assert_eq!(all_of(&it, commit), 100);
         let within = |time, bytes| lfs_paths_within(&it.repository, commit, Budget::new(time, bytes)).unwrap();
         assert_eq!(within(Duration::ZERO, u64::MAX), LfsPaths { found: 0, all: false });
@@ -293,19 +274,5 @@ mod tests {
         assert_eq!(within(long, 1), LfsPaths { found: 0, all: false });
         let LfsPaths { found, all } = within(long, 12_000);
         assert!((1..100).contains(&found) && !all, "{found}");
-    }
-
-    #[test]
-    fn a_commit_that_is_not_in_the_history_was_rewritten() {
-        let it = Fixture::new();
-        let tree = it.tree(&[]);
-        let first = it.commit(tree, None);
-        it.commit(tree, Some(first));
-        let published = |commit: &str| rewritten_from(&it.repository, Some(commit)).unwrap();
-        assert_eq!(published(&first.to_string()), None);
-        let gone = CommitId::from_bytes([9; 20]);
-        assert_eq!(published(&gone.to_string()), Some(gone));
-        assert_eq!(published("v1.2"), None, "an older program's name says nothing");
-        assert_eq!(rewritten_from(&it.repository, None).unwrap(), None);
     }
 }

@@ -1,11 +1,11 @@
 //! Verifies a repository: every object's bytes hash to its name, and everything an object refers to is there.
 //!
-//! Invariant: git is not asked and no configuration is read. What is verified is what is in the directory: alternates,
+//! Invariant: only what is in the directory counts. No git program runs, no configuration is read, and alternates,
 //! replacements and grafts are not followed.
 //!
-//! One pass over each pack decodes every object once, on all cores. On the way, each reference to an object leaves a mark
-//! on it, one bit for each kind of object it is taken for; whether it is that kind shows once all are decoded. So memory
-//! is one byte for each object, beside what decoding a delta chain takes.
+//! One pass over each pack decodes every object once, on all cores. Each reference to an object marks it with the kind it
+//! is expected to be, one bit for each kind; marks are compared with the real kinds once all objects are decoded. So memory
+//! is one byte for each object, plus what decoding a delta chain takes.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -16,16 +16,16 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use flate2::read::ZlibDecoder;
 use gix_hash::{ObjectId, oid};
-use gix_object::{CommitRefIter, Kind, TagRefIter, TreeRefIter};
+use gix_object::Kind;
 use gix_pack::index::traverse;
 use gix_pack::{cache, data, index};
 use gix_utils::progress::Discard;
 use parking_lot::Mutex;
 
-use crate::git::pack::OBJECT_LIMIT_BYTES;
+use super::pack::{HASH, OBJECT_LIMIT_BYTES};
+use super::references::{Malformed, each_reference};
 use crate::model::key::{ArchiveFormat, CommitId};
 
-const HASH: gix_hash::Kind = gix_hash::Kind::Sha1;
 /// The longest file of references read, in bytes.
 const REFERENCES_LIMIT_BYTES: u64 = 64 << 20;
 
@@ -36,73 +36,32 @@ pub struct Verified {
     pub objects: u64,
 }
 
-/// Why a repository is not what it should be. Each message goes on from "`<key>`: ".
+/// Why a repository is not what it should be. Each message follows "`<key>`: ".
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
-    /// The local disk.
     #[error("cannot read {}", path.display())]
-    Disk {
-        /// Where.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
-    /// Its repository is not one.
+    Disk { path: PathBuf, source: std::io::Error },
     #[error("its repository cannot be used: {problem}")]
-    Unusable {
-        /// What is wrong.
-        problem: String,
-    },
-    /// Its repository lacks the history.
-    #[error("its repository is shallow, which cannot be pushed")]
+    Unusable { problem: String },
+    #[error("its repository is shallow and cannot be pushed")]
     Shallow,
-    /// The branch is not there.
     #[error("its repository has no branch {0:?}")]
     NoBranch(String),
-    /// The name says another commit.
-    #[error("its name says commit {named}, and its branch is at {found}")]
-    OtherCommit {
-        /// What the name says.
-        named: CommitId,
-        /// What is there; "another commit" where it may be any reference.
-        found: String,
-    },
-    /// A pack or an index is damaged.
+    #[error("its name says commit {named}, but its branch is at {found}")]
+    OtherCommit { named: CommitId, found: ObjectId },
     #[error("its {pack} is damaged")]
-    Pack {
-        /// Which.
-        pack: String,
-        /// What is wrong.
-        #[source]
-        source: gix_error::Error,
-    },
-    /// An object is not there.
+    Pack { pack: String, source: gix_error::Error },
     #[error("its object {object} is missing ({needed_by} refers to it)")]
-    MissingObject {
-        /// Which.
-        object: String,
-        /// Who refers to it.
-        needed_by: String,
-    },
-    /// An object is not what others say it is.
+    MissingObject { object: String, needed_by: String },
     #[error("its object {object} {problem}")]
-    BadObject {
-        /// Which.
-        object: String,
-        /// What is wrong.
-        problem: &'static str,
-    },
+    BadObject { object: String, problem: &'static str },
 }
 
 /// Verifies the repository in `dir/.git`: `branch` is at `commit`, its history is complete, and all objects are intact.
-/// Objects that are not part of that history are verified alike, and everything they refer to must be there too.
+/// Objects outside of that history are verified too. The error is the first problem found.
 ///
-/// In an archive of the Go program (tar.gz) the branch may have another name, that of the source: there any reference
-/// to the commit will do.
-///
-/// # Errors
-/// [`VerifyError`], for the first thing found wrong.
+/// In an archive of the Go program (tar.gz) the branch may have another name, the source's: any reference to the commit
+/// is accepted there.
 pub fn verify(dir: &Path, branch: &str, commit: CommitId, format: ArchiveFormat) -> Result<Verified, VerifyError> {
     let git_dir = dir.join(".git");
     if git_dir.join("shallow").exists() {
@@ -122,7 +81,7 @@ pub fn verify(dir: &Path, branch: &str, commit: CommitId, format: ArchiveFormat)
 fn read_references(git_dir: &Path) -> Result<BTreeMap<String, ObjectId>, VerifyError> {
     let mut references = BTreeMap::new();
     if let Some(packed) = read_text(&git_dir.join("packed-refs"))? {
-        // `#` begins a comment, and `^` what the tag above it points to.
+        // `#` begins a comment, and `^` the target of the tag above.
         for line in packed.lines().filter(|line| !line.starts_with(['#', '^'])) {
             let (id, name) = line.split_once(' ').ok_or_else(|| unusable(format!("packed-refs says {line:?}")))?;
             references.insert(name.to_owned(), parse_id(id, name)?);
@@ -145,9 +104,9 @@ fn read_references(git_dir: &Path) -> Result<BTreeMap<String, ObjectId>, VerifyE
     }
     let head = read_text(&git_dir.join("HEAD"))?.ok_or_else(|| unusable("it has no HEAD".to_owned()))?;
     let head = match head.trim_end().strip_prefix("ref: ") {
-        Some(target) => {
-            *references.get(target).ok_or_else(|| unusable(format!("HEAD points to {target:?}, which is not there")))?
-        }
+        Some(target) => *references
+            .get(target)
+            .ok_or_else(|| unusable(format!("HEAD points to {target:?}, which does not exist")))?,
         None => parse_id(head.trim_end(), "HEAD")?,
     };
     references.insert("HEAD".to_owned(), head);
@@ -168,7 +127,7 @@ fn check_branch(
         (None, ArchiveFormat::TarGz) => &references["HEAD"],
         (None, ArchiveFormat::Zip) => return Err(VerifyError::NoBranch(branch.to_owned())),
     };
-    Err(VerifyError::OtherCommit { named: commit, found: found.to_string() })
+    Err(VerifyError::OtherCommit { named: commit, found: *found })
 }
 
 fn in_path(path: &Path) -> impl FnOnce(std::io::Error) -> VerifyError {
@@ -184,7 +143,7 @@ fn unusable(problem: String) -> VerifyError {
     VerifyError::Unusable { problem }
 }
 
-/// A file's text, or `None` where there is no such file.
+/// A file's text, or `None` if there is no such file.
 fn read_text(path: &Path) -> Result<Option<String>, VerifyError> {
     let mut text = String::new();
     match File::open(path).and_then(|file| file.take(REFERENCES_LIMIT_BYTES).read_to_string(&mut text)) {
@@ -194,7 +153,7 @@ fn read_text(path: &Path) -> Result<Option<String>, VerifyError> {
     }
 }
 
-/// Names and paths of what is in a directory, sorted; nothing where there is no such directory.
+/// Names and paths in a directory, sorted; none if there is no such directory.
 fn list(directory: &Path) -> Result<BTreeMap<String, PathBuf>, VerifyError> {
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
@@ -204,11 +163,11 @@ fn list(directory: &Path) -> Result<BTreeMap<String, PathBuf>, VerifyError> {
     entries.map(|entry| entry.map(named)).collect::<Result<_, _>>().map_err(in_path(directory))
 }
 
-/// All objects of a repository, and what is known of each.
+/// All objects of a repository, and what is known about each.
 struct Objects {
     packs: Vec<Pack>,
     loose: BTreeMap<ObjectId, Loose>,
-    /// What was found wrong first.
+    /// The first problem found.
     fault: Mutex<Option<VerifyError>>,
 }
 
@@ -225,7 +184,7 @@ struct Loose {
     marks: Marks,
 }
 
-/// What kind an object is, and what kinds others take it for.
+/// An object's kind, and the kinds that references expect.
 #[derive(Default)]
 struct Marks(AtomicU8);
 
@@ -245,7 +204,7 @@ impl Marks {
         if found == 0 {
             Some("is not where its index says")
         } else if required & !found != 0 {
-            Some("is of another kind than those that refer to it say")
+            Some("is not of the kind that references to it expect")
         } else {
             None
         }
@@ -298,46 +257,18 @@ impl Objects {
         self.fault.lock().get_or_insert_with(error);
     }
 
-    /// Notes what an object, whose bytes were found to hash to its name, refers to.
+    /// Notes what an object refers to; its bytes hash to its name.
     fn visit(&self, id: &oid, kind: Kind, bytes: &[u8]) {
-        let needed_by = format_args!("{kind} {id}");
-        if self.visit_references(kind, bytes, &needed_by).is_none() {
+        let visited = each_reference(kind, bytes, |expected, referred| {
+            if kind == Kind::Tag && expected.is_none() {
+                return Err(Malformed(kind));
+            }
+            self.require(referred.into(), expected, &format_args!("{kind} {id}"));
+            Ok(())
+        });
+        if visited.is_err() {
             self.fault(|| VerifyError::BadObject { object: id.to_string(), problem: "is malformed" });
         }
-    }
-
-    /// `None` where the object is malformed.
-    fn visit_references(&self, kind: Kind, bytes: &[u8], needed_by: &dyn Display) -> Option<()> {
-        use gix_object::{commit, tag};
-
-        match kind {
-            Kind::Blob => {}
-            Kind::Tree => {
-                for entry in TreeRefIter::from_bytes(bytes, HASH) {
-                    let entry = entry.ok()?;
-                    // A submodule's commit is in a repository of its own.
-                    if !entry.mode.is_commit() {
-                        let kind = if entry.mode.is_tree() { Kind::Tree } else { Kind::Blob };
-                        self.require(entry.oid, Some(kind), needed_by);
-                    }
-                }
-            }
-            Kind::Commit => {
-                let mut tokens = CommitRefIter::from_bytes(bytes, HASH);
-                self.require(&tokens.tree_id().ok()?, Some(Kind::Tree), needed_by);
-                // What follows the parents may be odd in old histories, and refers to nothing.
-                while let Some(Ok(commit::ref_iter::Token::Parent { id })) = tokens.next() {
-                    self.require(&id, Some(Kind::Commit), needed_by);
-                }
-            }
-            Kind::Tag => {
-                let mut tokens = TagRefIter::from_bytes(bytes, HASH);
-                let (target, kind) = (tokens.next()?.ok()?, tokens.next()?.ok()?);
-                let tag::ref_iter::Token::TargetKind(kind) = kind else { return None };
-                self.require(&target.into_id()?, Some(kind), needed_by);
-            }
-        }
-        Some(())
     }
 
     fn verify(self) -> Result<Verified, VerifyError> {
@@ -393,7 +324,7 @@ impl Pack {
             make_pack_lookup_cache: || cache::Never,
         };
         let visit = |kind, bytes: &[u8], entry: &index::Entry, _: &dyn gix_utils::progress::Progress| {
-            // Looked up as git does, so that it shows where git would not find it.
+            // Looked up as git does: an object that git would not find stays unmarked.
             if let Some(marks) = self.marks(&entry.oid) {
                 marks.found(kind);
             }
@@ -407,7 +338,7 @@ impl Pack {
     }
 }
 
-/// Reads a loose object and checks that it hashes to its name.
+/// Reads a loose object, which must hash to its name.
 fn read_loose(id: &oid, path: &Path) -> Result<(Kind, Vec<u8>), VerifyError> {
     let bad = |problem| VerifyError::BadObject { object: id.to_string(), problem };
     let mut bytes = vec![];

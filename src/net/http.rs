@@ -1,6 +1,6 @@
-//! What GraphQL and Git have in common on the wire: one client, one set of limits, one view of what is worth a retry.
+//! HTTP for GraphQL and Git: one client, one set of limits, one rule for retries.
 //!
-//! Invariant: credentials go to the host they were given for and nowhere else; every wait and every answer is bounded.
+//! Invariant: credentials go only to the host they were given for; every wait and every answer is bounded.
 
 use std::time::{Duration, SystemTime};
 
@@ -20,19 +20,16 @@ use crate::net::proxy;
 use crate::net::tls::{self, TrustRoots};
 use crate::text::remote_text;
 
-/// How often a request is sent in all before its failure counts.
+/// How often a request is sent in total before its failure counts.
 const MAX_ATTEMPTS: usize = 5;
 /// How many redirects one request follows, each within the same host.
 const MAX_REDIRECTS: usize = 3;
+
 /// A user name and password for HTTP Basic authentication, kept as the header they make.
 #[derive(Clone)]
 pub struct Login(HeaderValue);
 
 impl Login {
-    /// The login of this user.
-    ///
-    /// # Errors
-    /// Where the pair cannot stand in a header, which base64 rules out.
     pub fn new(username: &str, password: &SecretString) -> anyhow::Result<Self> {
         use base64::Engine;
         let pair = Zeroizing::new(format!("{username}:{}", password.expose_secret()));
@@ -50,31 +47,21 @@ pub enum RequestError {
     /// No answer, or not all of it.
     #[error("{}", describe_transport(.0))]
     Transport(#[source] reqwest::Error),
-    /// No answer within the time the whole exchange may take.
+    /// The whole exchange took too long.
     #[error("no answer within {} s", .0.as_secs())]
     Late(Duration),
-    /// An answer of another status than 2xx.
+    /// Any status other than 2xx.
     #[error("the server answered {status}{}", hint(*.status))]
     Status {
-        /// The status.
         status: StatusCode,
-        /// How long the server asks to be left alone.
+        /// How long the server asks to wait.
         retry_after: Option<Duration>,
     },
-    /// A redirect that is not followed.
+    /// `to` has no query, and is cut and escaped like all text of a server.
     #[error("the server redirects to {to}, which is not followed: {why}")]
-    Redirect {
-        /// Where to, without its query; cut and escaped like every text of a server.
-        to: String,
-        /// Why not.
-        why: &'static str,
-    },
-    /// A larger answer than anything sensible.
+    Redirect { to: String, why: &'static str },
     #[error("the answer is longer than {limit} bytes")]
-    TooLong {
-        /// The limit in bytes.
-        limit: usize,
-    },
+    TooLong { limit: usize },
 }
 
 fn describe_transport(error: &reqwest::Error) -> &'static str {
@@ -92,29 +79,22 @@ fn describe_transport(error: &reqwest::Error) -> &'static str {
 fn hint(status: StatusCode) -> &'static str {
     match status {
         StatusCode::UNAUTHORIZED => ": the user name or the token is not accepted",
-        StatusCode::FORBIDDEN => ": the user has no right to this",
+        StatusCode::FORBIDDEN => ": the user is not allowed to do this",
         StatusCode::NOT_FOUND => ": nothing by this name is visible to the user",
-        StatusCode::TOO_MANY_REQUESTS => ": it is asked too often; the next pass tries again",
+        StatusCode::TOO_MANY_REQUESTS => ": too many requests; the next pass tries again",
         _ if status.is_server_error() => ": it is broken or overloaded; the next pass tries again",
         _ => "",
     }
 }
 
 impl RequestError {
-    /// Whether the same request may well succeed a moment later.
+    /// Whether the same request may succeed a moment later.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Transport(error) => tls::refusal(error).is_none(),
             Self::Late(_) => true,
             Self::Status { status, .. } => *status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error(),
             Self::Redirect { .. } | Self::TooLong { .. } => false,
-        }
-    }
-
-    fn retry_after(&self) -> Duration {
-        match self {
-            Self::Status { retry_after, .. } => retry_after.unwrap_or_default(),
-            _ => Duration::ZERO,
         }
     }
 }
@@ -128,9 +108,6 @@ impl From<reqwest::Error> for RequestError {
 /// The client for GraphQL and Git. A server may stay silent for [`Timeouts::idle`] before its answer's head and between two
 /// pieces of the body: Git servers send a sign of life every five seconds while they prepare a pack. `max_idle` bounds the
 /// connections kept open to one host.
-///
-/// # Errors
-/// Where the certificates cannot be used or the proxy settings make no sense.
 pub fn client(roots: &TrustRoots, timeouts: Timeouts, max_idle: usize) -> anyhow::Result<reqwest::Client> {
     let mut builder = reqwest::Client::builder()
         .user_agent(concat!("git/2.0 (", env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"), ")"))
@@ -138,10 +115,10 @@ pub fn client(roots: &TrustRoots, timeouts: Timeouts, max_idle: usize) -> anyhow
         .read_timeout(timeouts.idle)
         .pool_max_idle_per_host(max_idle)
         .tls_version_min(reqwest::tls::Version::TLS_1_2)
-        // Ours, below: a POST must stay one, and never reach another host.
+        // `post` follows them itself: a POST must stay a POST, and never reach another host.
         .redirect(redirect::Policy::none())
         .retry(reqwest::retry::never());
-    // Given here, these are the only ones: the client does not look for any itself.
+    // The client reads no proxy from the environment itself: only those added here count.
     builder = builder.no_proxy();
     for proxy in proxy::from_env()? {
         builder = builder.proxy(proxy);
@@ -152,10 +129,7 @@ pub fn client(roots: &TrustRoots, timeouts: Timeouts, max_idle: usize) -> anyhow
     builder.build().context("cannot set up the HTTP client")
 }
 
-/// Sends one POST, follows redirects within the host, and hands back an answer of status 2xx with its body unread.
-///
-/// # Errors
-/// [`RequestError`].
+/// Sends one POST, follows redirects within the host, and returns an answer of status 2xx with its body unread.
 pub async fn post(
     client: &reqwest::Client,
     url: &Url,
@@ -182,7 +156,7 @@ pub async fn post(
     Err(RequestError::Redirect { to: shown(&to), why: "too many redirects, one after another" })
 }
 
-/// Where a redirect leads, as long as that is the same server and the same kind of request.
+/// Where a redirect leads, if that is the same server and the same kind of request.
 fn redirected(from: &Url, headers: &HeaderMap, status: StatusCode) -> Result<Url, RequestError> {
     let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
     let Some(to) = location.and_then(|location| from.join(location).ok()) else {
@@ -202,12 +176,12 @@ fn redirected(from: &Url, headers: &HeaderMap, status: StatusCode) -> Result<Url
     Ok(to)
 }
 
-/// An address that a server gave, as far as it is shown: no login, no query, and not at any length.
+/// A server's address as it is shown: without login and query, and cut.
 fn shown(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
     url.set_fragment(None);
-    // Only addresses without a host have no place for a login.
+    // This fails only for addresses without a host, which have no login.
     let _ = (url.set_username(""), url.set_password(None));
     remote_text(url.as_str().as_bytes())
 }
@@ -221,10 +195,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     }
 }
 
-/// The whole body, as long as it is no longer than `limit` bytes.
-///
-/// # Errors
-/// [`RequestError::TooLong`], or a connection that breaks off.
+/// The whole body, which may have `limit` bytes.
 pub async fn body(mut response: Response, limit: usize) -> Result<Bytes, RequestError> {
     let mut whole = BytesMut::new();
     while let Some(piece) = response.chunk().await? {
@@ -236,11 +207,8 @@ pub async fn body(mut response: Response, limit: usize) -> Result<Bytes, Request
     Ok(whole.freeze())
 }
 
-/// Repeats `attempt` after transient failures, five times at most, with growing, jittered delays or what
-/// the server asks for. All of it ends within `budget`.
-///
-/// # Errors
-/// The last failure.
+/// Makes up to five attempts while failures are transient, with growing, jittered delays or longer ones that the server
+/// asks for. All of it ends within `budget`.
 pub async fn retrying<T, E, F>(budget: Duration, mut attempt: F) -> Result<T, E>
 where
     E: Retryable,
@@ -253,11 +221,8 @@ where
     .await
 }
 
-/// The same, without another attempt once `stop` is cancelled or `budget` used up. An attempt under way is not cut off:
-/// it may have something to clean up, and sees to `stop` itself.
-///
-/// # Errors
-/// The last failure.
+/// The same, but a running attempt is never cut off: it may have to clean up, and watches `stop` itself. No other attempt
+/// begins once `stop` is cancelled or `budget` is used up.
 pub async fn retrying_until<T, E, F>(stop: &CancellationToken, budget: Duration, mut attempt: F) -> Result<T, E>
 where
     E: Retryable,
@@ -277,12 +242,9 @@ where
             Err(error) => error,
         };
         let (transient, asked) = error.retry();
-        let Some(delay) = delays.next().filter(|_| transient).map(|delay| delay.max(asked)) else {
-            return Err(error);
-        };
-        if deadline.saturating_duration_since(Instant::now()) <= delay {
-            return Err(error);
-        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        let delay = delays.next().filter(|_| transient).map(|delay| delay.max(asked));
+        let Some(delay) = delay.filter(|delay| *delay < left) else { return Err(error) };
         tracing::debug!(delay_ms = delay.as_millis(), "a request failed and is sent again");
         if stop.run_until_cancelled(sleep(delay)).await.is_none() {
             return Err(error);
@@ -290,7 +252,7 @@ where
     }
 }
 
-/// An error of which some kinds are worth another attempt.
+/// An error that may be transient.
 pub trait Retryable: From<RequestError> {
     /// Whether another attempt makes sense, and how long the server asks to wait before it.
     fn retry(&self) -> (bool, Duration);
@@ -298,7 +260,11 @@ pub trait Retryable: From<RequestError> {
 
 impl Retryable for RequestError {
     fn retry(&self) -> (bool, Duration) {
-        (self.is_transient(), self.retry_after())
+        let asked = match self {
+            Self::Status { retry_after, .. } => retry_after.unwrap_or_default(),
+            _ => Duration::ZERO,
+        };
+        (self.is_transient(), asked)
     }
 }
 
@@ -326,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redirect_is_shown_without_what_may_be_secret_and_not_at_any_length() {
+    fn a_redirect_is_shown_without_secrets_and_cut() {
         let from: Url = "https://git.test/g/p.git/git-upload-pack".parse().unwrap();
         let redirect = |to: &str| {
             let headers = HeaderMap::from_iter([(LOCATION, to.parse().unwrap())]);
@@ -339,7 +305,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_asks_for_too_long_is_not_waited_for() {
+    async fn a_server_that_asks_for_too_long_a_wait_gets_no_retry() {
         let asked = u64::MAX.to_string();
         let ended: Result<(), _> = retrying(Duration::from_secs(60), async || Err(busy(&asked))).await;
         assert!(matches!(ended, Err(RequestError::Status { .. })));

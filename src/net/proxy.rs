@@ -1,8 +1,7 @@
-//! Which requests go through a proxy, for all three clients alike.
+//! Which requests go through a proxy, the same for all three clients.
 //!
-//! Invariant: what may be sent in the clear because it never leaves the machine does not leave it. Plain requests to the
-//! loopback interface, and all requests to link-local addresses, where clouds hand out credentials, go there directly,
-//! whatever the environment says of proxies.
+//! Invariant: plain requests to the loopback interface, and all requests to link-local addresses, where clouds hand out
+//! credentials, never go through a proxy, whatever the environment says. Clear text for this machine never leaves it.
 
 use std::env;
 use std::net::Ipv6Addr;
@@ -10,12 +9,12 @@ use std::net::Ipv6Addr;
 use anyhow::Context;
 use url::{Host, Url};
 
-/// The loopback interface, as `NO_PROXY` puts it.
+/// The loopback interface, in `NO_PROXY`'s syntax.
 const LOOPBACK: &str = "localhost,127.0.0.0/8,::1";
-/// Addresses that no router passes on, and AWS's own for the same purpose, as `NO_PROXY` puts it.
+/// Addresses that routers do not forward, and AWS's for the same purpose, in `NO_PROXY`'s syntax.
 const LINK_LOCAL: &str = "169.254.0.0/16,fe80::/10,fd00:ec2::/32";
 
-/// Whether the host is this machine.
+/// Whether the URL's host is this machine.
 pub fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
@@ -40,10 +39,7 @@ fn is_aws_link_local(address: Ipv6Addr) -> bool {
     address.segments()[..2] == [0xfd00, 0x0ec2]
 }
 
-/// The proxies that the environment names, for the client of GraphQL and Git; the first one that is set counts.
-///
-/// # Errors
-/// Where one is no address.
+/// The environment's proxies for GraphQL and Git; the first variable that is set counts.
 pub fn from_env() -> anyhow::Result<Vec<reqwest::Proxy>> {
     let first = |names: [&str; 4]| {
         let set = names.into_iter().filter_map(|name| Some((name.to_owned(), env::var(name).ok()?)));

@@ -1,4 +1,4 @@
-//! Whom the program trusts: the system's certificate authorities plus `SSL_CERT_FILE`, the same for GraphQL, GitLab and S3.
+//! Trust roots: the system's certificate authorities plus `SSL_CERT_FILE`, the same for GraphQL, GitLab and S3.
 //!
 //! Invariant: an extra authority never replaces the system's, and there is no switch that turns verification off.
 
@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context, ensure};
 
-/// Where Linux distributions keep the bundle of their trusted authorities.
+/// Where systems keep the bundle of their trusted authorities.
 const SYSTEM_BUNDLES: [&str; 6] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -18,15 +18,12 @@ const SYSTEM_BUNDLES: [&str; 6] = [
     "/opt/homebrew/etc/ca-certificates/cert.pem",
 ];
 
-/// Certificates in PEM form, or the TLS libraries' own defaults where nothing was found.
+/// Certificates in PEM form, or the TLS library's defaults if none were found.
 #[derive(Clone)]
 pub struct TrustRoots(Option<Vec<u8>>);
 
 impl TrustRoots {
-    /// The system's bundle with `extra`, the file `SSL_CERT_FILE` names, on top.
-    ///
-    /// # Errors
-    /// Where `extra` cannot be read or holds no certificate.
+    /// The system's bundle plus `extra`, the file that `SSL_CERT_FILE` names.
     pub fn load(extra: Option<&Path>) -> anyhow::Result<Self> {
         Self::union(SYSTEM_BUNDLES.iter().find_map(|path| std::fs::read(path).ok()), extra)
     }
@@ -42,38 +39,38 @@ impl TrustRoots {
         Ok(Self(Some([system.unwrap_or_default(), added].join(&b'\n'))))
     }
 
-    /// The PEM bundle to trust and nothing besides; `None` leaves the library's default.
+    /// The only PEM bundle to trust; `None` leaves the library's default.
     pub fn pem(&self) -> Option<&[u8]> {
         self.0.as_deref()
     }
 }
 
-/// Why there is no TLS with a server, in words that say what to do; `None` where something else is wrong. Both clients'
-/// errors have the library's somewhere among their causes.
+/// Why the TLS handshake failed, with advice; `None` if something else is wrong. Both HTTP clients wrap the TLS library's
+/// error somewhere in their chain.
 pub fn refusal(error: &(dyn Error + 'static)) -> Option<&'static str> {
     let mut cause = Some(error);
     while let Some(error) = cause {
         match error.downcast_ref::<rustls::Error>() {
             Some(rustls::Error::InvalidCertificate(_)) => {
                 return Some(
-                    "the server's certificate is not accepted: if it is of an authority of your own, put that one's \
+                    "the server's certificate is not accepted: if it comes from your own authority, put that authority's \
                      certificate into SSL_CERT_FILE",
                 );
             }
             Some(rustls::Error::PeerIncompatible(_)) => {
-                return Some("the server's TLS is not accepted: 1.2 is the oldest version that is");
+                return Some("the server's TLS is not accepted: it must offer version 1.2 or newer");
             }
             Some(_) | None => {}
         }
-        // An I/O error that stands for another one names that one's cause as its own.
+        // The source of an I/O error that wraps another error skips the wrapped one.
         let stands_for = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         cause = stands_for.map(|inner| inner as &(dyn Error + 'static)).or_else(|| error.source());
     }
     None
 }
 
-/// How many certificates the bundle holds, once a client has taken them all: the S3 client's library panics where it
-/// cannot take one.
+/// How many certificates the bundle holds, once a client has accepted all: the S3 client's library panics on one that it
+/// cannot use.
 fn try_out(pem: &[u8]) -> reqwest::Result<usize> {
     let certificates = reqwest::Certificate::from_pem_bundle(pem)?;
     let count = certificates.len();
@@ -81,7 +78,7 @@ fn try_out(pem: &[u8]) -> reqwest::Result<usize> {
     Ok(count)
 }
 
-/// The bundle, without the certificates that the TLS library does not take. A system may trust some that are too old.
+/// The bundle without the certificates that the TLS library rejects. A system may trust some that are too old.
 fn usable(bundle: Vec<u8>) -> Vec<u8> {
     const END: &str = "-----END CERTIFICATE-----";
     if try_out(&bundle).is_ok() {
@@ -109,7 +106,7 @@ mod tests {
     use testbed::graphql::{GraphqlOptions, GraphqlServer};
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn an_extra_authority_is_trusted_besides_the_system_s_and_nobody_else_is() {
+    async fn an_extra_authority_is_trusted_beside_the_system_s_and_no_other_is() {
         let [system, extra, other] =
             ["the system's", "an extra one", "somebody else"].map(|name| Authority::new(name).unwrap());
         let graphql = GraphqlServer::start(GraphqlOptions::default()).unwrap();

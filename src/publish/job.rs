@@ -16,7 +16,7 @@ use crate::artifact::archive::{self, Contents, Pack};
 use crate::artifact::encrypt;
 use crate::bucket::BucketError;
 use crate::git::lfs;
-use crate::git::pack::{self, Limits, PackError, ReceivedPack};
+use crate::git::pack::{self, PackError, ReceiveLimits, ReceivedPack};
 use crate::git::wire::{GitServer, PackStream};
 use crate::model::key::CommitId;
 use crate::model::stage::Stage;
@@ -187,7 +187,7 @@ impl Job<'_> {
         let progress = Arc::clone(self.progress);
         let indexing = spawn_blocking(move || {
             let mut stage = fetching;
-            let limits = Limits { pack_bytes: limit, interrupt: &flag, gate: &gate };
+            let limits = ReceiveLimits { pack_bytes: limit, interrupt: &flag, gate: &gate };
             let (pack, index) = pack::receive(source, &mirror.pack_dir(), &limits, |pack| {
                 stage = progress.enter(Stage::Verifying);
                 drop(received.send(pack));

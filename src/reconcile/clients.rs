@@ -67,7 +67,7 @@ impl Clients {
 
     /// The heads of the targets' source branches.
     pub(crate) async fn heads(&self, git: &GitServer, targets: Vec<Target>, pulse: &Pulse) -> Vec<(Target, Head)> {
-        heads::heads(git, targets, (&self.probes, self.probe_concurrency), pulse).await
+        heads::heads(git, targets, &self.probes, self.probe_concurrency, pulse).await
     }
 }
 

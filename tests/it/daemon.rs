@@ -207,7 +207,7 @@ fn one_workdir_serves_one_process() {
     let world = one_project("1h");
     let daemon = Daemon::spawn(program(&world, &[]));
     daemon.wait_until_logged("pass done", 1);
-    run(&world, &["-run-once"]).refused().logged("WORKDIR: another process is at work in");
+    run(&world, &["-run-once"]).refused().logged("WORKDIR: another process is using");
     run(&world, &["-run-once", "-dry-run"]).succeeded();
     daemon.stop().succeeded();
     pass(&world).succeeded();

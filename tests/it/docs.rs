@@ -44,7 +44,7 @@ const MESSAGES: [(&str, &[&str]); 25] = [
     ("config", &["needed with SHARD_COUNT=", "is not a number below SHARD_COUNT"]),
     ("descriptors", &["the limit on open files allows less concurrency than configured"]),
     ("server", &["METRICS_SERVER_PORT: cannot listen on"]),
-    ("workdir", &["another process is at work in"]),
+    ("workdir", &["another process is using"]),
     ("net", &["no connection to the server", "the server did not answer in time", "the connection broke off"]),
     ("net", &["no answer within", "the server redirects to", "which is not followed", "it is another kind of page"]),
     ("net", &["the answer is longer than", "it is broken or overloaded", "do not fit a header"]),

@@ -1,6 +1,6 @@
 //! The format tar.gz: a tar archive in gzip's stored blocks.
 //!
-//! Invariant: an archive that was given up does not look complete.
+//! Invariant: an abandoned archive does not look complete.
 
 use std::io::{self, Read, Write};
 
@@ -8,7 +8,6 @@ use flate2::write::GzEncoder;
 
 use super::{Archive, Content, DIRECTORY_MODE, FILE_MODE, MODIFIED_SECONDS};
 
-/// A gzipped tar archive.
 pub(super) struct TarGzArchive<W: Write>(tar::Builder<GzEncoder<Abandonable<W>>>);
 
 impl<W: Write> TarGzArchive<W> {
@@ -51,8 +50,8 @@ impl<W: Write> Archive for TarGzArchive<W> {
     }
 }
 
-/// An output that can be given up: [`tar::Builder`] and [`GzEncoder`] complete what they write when they are dropped,
-/// after an error too. Once the output is abandoned, by an error of its own as well, what they write goes nowhere.
+/// An output that can be abandoned. [`tar::Builder`] and [`GzEncoder`] complete what they write when they are dropped, even
+/// after an error. Once the output is abandoned, or has failed, what they write is discarded.
 struct Abandonable<W> {
     out: W,
     abandoned: bool,

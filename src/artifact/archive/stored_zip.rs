@@ -1,22 +1,19 @@
 //! The format zip: stored files, written front to back.
 //!
-//! Invariant: every byte is what the `zip` crate would write into a file.
+//! Invariant: every byte is what the `zip` crate would write into a file, and a test compares the two.
 
 use std::io::{self, Write};
 
 use super::{Archive, Content, DIRECTORY_MODE, FILE_MODE, READ_BUFFER_BYTES};
 
-/// A zip archive of stored files, written front to back.
-///
-/// Size and CRC-32 stand in front of each file. The `zip` crate puts them there by seeking back, or else into a data
-/// descriptor behind the file, which streaming readers refuse for stored files. What is left of the format without
-/// compression is a few records (numbers in brackets are sections of PKWARE's APPNOTE 6.3.10), and a test holds them to
-/// the bytes that the crate writes into a file.
+/// Size and CRC-32 come before each file. The `zip` crate seeks back to write them, or else writes them after the file in a
+/// data descriptor, which streaming readers refuse for stored files. Without compression the format is a few records;
+/// numbers in brackets are sections of PKWARE's APPNOTE 6.3.10.
 pub(super) struct ZipArchive<W> {
     out: W,
     /// Bytes written: the offset of what comes next.
     written: u64,
-    /// The records that end the archive, one for each entry.
+    /// Records for the archive's end, one for each entry.
     central_directory: Vec<u8>,
     entries: u64,
     /// Sizes and offsets from here on go into zip64 fields: [`u32::MAX`], and less in tests.
@@ -32,7 +29,6 @@ const ZIP_1980_01_01: u16 = 1 << 5 | 1;
 const S_IFREG: u32 = 0o100_000;
 const S_IFDIR: u32 = 0o040_000;
 
-/// What the headers of an entry say.
 struct ZipEntry<'a> {
     name: &'a str,
     /// File type and permissions, as in `st_mode`.
@@ -42,7 +38,7 @@ struct ZipEntry<'a> {
 }
 
 impl ZipEntry<'_> {
-    /// The version of the format that a reader of a header with this zip64 extra field must know.
+    /// The format version that a reader of a header with this zip64 extra field must know.
     fn version_needed(&self, zip64_extra: &[u8]) -> u16 {
         match self.mode & S_IFDIR {
             _ if !zip64_extra.is_empty() => ZIP64_VERSION,
@@ -102,7 +98,7 @@ impl<W: Write> ZipArchive<W> {
             .u16(extra.len() as u16))
     }
 
-    /// The extra field with those of a header's values that do not fit it [4.5.3]; empty where all do.
+    /// The extra field with the values that do not fit a header's fields [4.5.3]; empty if all fit.
     fn zip64_extra(&self, values: &[u64]) -> Vec<u8> {
         let large = values.iter().filter(|&&value| value >= self.zip64_from);
         let large: Vec<u8> = large.flat_map(|value| value.to_le_bytes()).collect();
@@ -112,7 +108,7 @@ impl<W: Write> ZipArchive<W> {
         [&1_u16.to_le_bytes(), &(large.len() as u16).to_le_bytes(), &large[..]].concat()
     }
 
-    /// A size or an offset as a field of 32 bits, all ones where a zip64 field has it.
+    /// A size or an offset as a field of 32 bits; all ones if a zip64 field holds it.
     fn field(&self, value: u64) -> u32 {
         u32::try_from(value).ok().filter(|_| value < self.zip64_from).unwrap_or(u32::MAX)
     }
@@ -172,7 +168,7 @@ impl<W: Write> Archive for ZipArchive<W> {
         Ok(self.out)
     }
 
-    /// Without its central directory it is none.
+    /// An archive without its central directory is not one.
     fn abandon(self) {}
 }
 

@@ -136,7 +136,7 @@ fn a_zip_is_read_as_a_stream() {
     }
 }
 
-/// The judge is the crate's writer on a file, where it can seek back to complete its headers.
+/// Compared with the crate's writer on a file, which can seek back to complete its headers.
 #[test]
 fn a_zip_has_the_bytes_that_the_zip_crate_writes() {
     let project = Project::new();
@@ -155,8 +155,6 @@ fn a_zip_has_the_bytes_that_the_zip_crate_writes() {
         }
     }
     let theirs = theirs.finish().unwrap().into_inner();
-    fs::write("/tmp/ours.zip", &ours).unwrap();
-    fs::write("/tmp/theirs.zip", &theirs).unwrap();
     assert!(ours == theirs);
 }
 
@@ -285,7 +283,7 @@ fn an_output_that_fails_gets_nothing_more() {
 }
 
 #[test]
-fn a_branch_that_is_no_reference_name_is_refused() {
+fn a_branch_that_is_not_a_reference_name_is_refused() {
     let data = file_of(b"pack");
     for branch in ["", "..", "../../evil", "a/../b", "a//b", "/a", "a/", "a.lock", "a\nb", "a\\b", "a b"] {
         let path = data.path().to_owned();

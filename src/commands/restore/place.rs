@@ -56,7 +56,7 @@ pub fn restore_object(
     let repository = staging.path().join("repository");
     DirBuilder::new().mode(0o700).create(&repository).map_err(in_path(&repository))?;
 
-    let verified = open(reader, format, (&destination.branch, commit), identities, &repository)?;
+    let verified = open(reader, format, &destination.branch, commit, identities, &repository)?;
 
     if let Some(place) = &place {
         move_to(place, &repository)?;

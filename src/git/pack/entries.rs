@@ -1,6 +1,6 @@
 //! The entries of a pack as they stream by.
 //!
-//! Invariant: a pack is at its end only where its trailer is the checksum of everything before it, and nothing follows.
+//! Invariant: a pack is at its end only if its trailer is the checksum of everything before it, and nothing follows.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -11,10 +11,12 @@ use flate2::{Decompress, FlushDecompress, Status};
 use gix_error::{ErrorExt, message};
 use gix_hash::{Hasher, ObjectId};
 use gix_pack::data::{self, entry::Header, input};
+use gix_pack::index;
 use sha1::{Digest, Sha1};
 
-use super::{BUFFER_BYTES, HASH, IndexRow, PackError};
-use crate::git::pack::connectivity::Structure;
+use super::connectivity::Structure;
+use super::error::PackError;
+use super::{BUFFER_BYTES, HASH};
 
 /// The entries of a pack as they stream by, for the indexer; large blobs are hashed here and left out.
 pub(super) struct Entries<R> {
@@ -23,24 +25,24 @@ pub(super) struct Entries<R> {
     scratch: Box<[u8]>,
     offset: u64,
     pub(super) objects_left: u32,
-    /// Of the whole pack. It only finds damage, so the fast implementation serves; what objects are named by is
-    /// computed with the one that notices forged collisions.
+    /// Of the whole pack. It only finds damage, so the fast implementation is enough; object ids are computed with the one
+    /// that detects collision attacks.
     checksum: Sha1,
     large_from: u64,
     held_back: Option<input::Entry>,
     pub(super) outcome: Rc<RefCell<Outcome>>,
 }
 
-/// What a pass over the entries found besides the entries.
+/// What else a pass over the entries found.
 #[derive(Default)]
 pub(super) struct Outcome {
     pub(super) trailer: Option<ObjectId>,
-    pub(super) large: Vec<IndexRow>,
+    pub(super) large: Vec<index::Entry>,
     pub(super) large_offsets: BTreeSet<u64>,
     /// A delta is, or may be, based on a blob that was left out.
     pub(super) based_on_large: bool,
     pub(super) structure: Structure,
-    pub(super) io_error: RefCell<Option<io::Error>>,
+    pub(super) io_error: Option<io::Error>,
 }
 
 impl<R: BufRead> Entries<R> {
@@ -72,15 +74,15 @@ impl<R: BufRead> Entries<R> {
         outcome.based_on_large && !outcome.large.is_empty() && outcome.trailer.is_some()
     }
 
-    /// The next entry for the indexer; `None` after the last. One entry is held back, for the last one given out has to
-    /// carry the trailer.
+    /// The next entry for the indexer; `None` after the last. One entry is held back, because the last one must carry the
+    /// trailer.
     fn next_indexed(&mut self) -> io::Result<Option<input::Entry>> {
         while self.objects_left > 0 {
             let (entry, large) = self.next_entry()?;
             if self.objects_left == 0 {
                 self.finish()?;
             }
-            let Some(id) = large else {
+            let Some(oid) = large else {
                 match self.held_back.replace(entry) {
                     Some(previous) => return Ok(Some(previous)),
                     None => continue,
@@ -88,13 +90,13 @@ impl<R: BufRead> Entries<R> {
             };
             let mut outcome = self.outcome.borrow_mut();
             outcome.large_offsets.insert(entry.pack_offset);
-            outcome.large.push(IndexRow { id, crc32: entry.crc32.unwrap_or_default(), offset: entry.pack_offset });
+            outcome.large.push(index::Entry { oid, crc32: entry.crc32, pack_offset: entry.pack_offset });
         }
         let trailer = self.outcome.borrow().trailer;
         Ok(self.held_back.take().map(|last| input::Entry { trailer, ..last }))
     }
 
-    /// Reads one entry to its end, and hashes its content where that is a large blob.
+    /// Reads one entry to its end, and hashes its content if it is a large blob.
     fn next_entry(&mut self) -> io::Result<(input::Entry, Option<ObjectId>)> {
         self.objects_left -= 1;
         let mut head = Recorded { inner: &mut self.read, bytes: vec![] };
@@ -160,7 +162,7 @@ impl<R: BufRead> Entries<R> {
         Ok((entry, id))
     }
 
-    /// Remembers what kind of object it is, and whether a delta needs a blob that was left out.
+    /// Notes the object's kind, and whether a delta needs a blob that was left out.
     fn note_kind(&mut self, entry: &data::Entry) {
         let mut outcome = self.outcome.borrow_mut();
         outcome.structure.note(self.offset, entry.header);
@@ -204,7 +206,7 @@ impl<R: BufRead> Iterator for Entries<R> {
                 io::ErrorKind::UnexpectedEof => corrupt("it ends too early"),
                 _ => error,
             };
-            *self.outcome.borrow().io_error.borrow_mut() = Some(error);
+            self.outcome.borrow_mut().io_error = Some(error);
             message("the pack could not be read").raise()
         }))
     }

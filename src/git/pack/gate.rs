@@ -1,46 +1,31 @@
-//! Whose turn it is to use all cores.
+//! Turns at using all cores.
 //!
-//! Invariant: whoever waits can be told to give up, and waits for a bounded time.
+//! Invariant: a waiting thread can be told to give up, and waits for a bounded time.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Mutex, MutexGuard};
 
-/// How often one that waits for its turn looks whether it should give up.
+/// How often a waiting thread checks whether it should give up.
 const TURN_POLL: Duration = Duration::from_millis(100);
 
-/// Lets one large pack at a time use all cores to resolve its deltas; small ones pass by. It only keeps the threads few: who
-/// has waited for long goes on beside the other.
+/// One large pack at a time uses all cores to resolve its deltas; small ones do not wait. This limits threads only: a pack
+/// that has waited long enough proceeds anyway.
 #[derive(Debug, Default)]
-pub struct IndexGate {
-    taken: Mutex<bool>,
-    freed: Condvar,
-}
+pub struct IndexGate(Mutex<()>);
 
 impl IndexGate {
-    /// Waits for the turn; `None` where it did not come in time, or the work is to be given up.
-    pub(super) fn enter(&self, timeout: Duration, interrupt: &AtomicBool) -> Option<Turn<'_>> {
+    /// Waits for the turn, which ends when the guard is dropped; `None` if it did not come in time, or `interrupt` is set.
+    pub(super) fn enter(&self, timeout: Duration, interrupt: &AtomicBool) -> Option<MutexGuard<'_, ()>> {
         let deadline = Instant::now() + timeout;
-        let mut taken = self.taken.lock();
-        while *taken {
-            if interrupt.load(Ordering::Relaxed) || Instant::now() >= deadline {
-                return None;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let turn = self.0.try_lock_for(left.min(TURN_POLL));
+            if turn.is_some() || left.is_zero() || interrupt.load(Ordering::Relaxed) {
+                return turn;
             }
-            self.freed.wait_for(&mut taken, TURN_POLL);
         }
-        *taken = true;
-        Some(Turn(self))
-    }
-}
-
-/// The turn at an [`IndexGate`], until it is dropped.
-pub(super) struct Turn<'a>(&'a IndexGate);
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        *self.0.taken.lock() = false;
-        self.0.freed.notify_one();
     }
 }
 
@@ -64,6 +49,6 @@ mod tests {
             drop(first);
             assert!(second.join().unwrap());
         });
-        assert!(gate.enter(Duration::ZERO, &go_on).is_some(), "who had no turn gives none back");
+        assert!(gate.enter(Duration::ZERO, &go_on).is_some(), "a pack without a turn gives none back");
     }
 }
