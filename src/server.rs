@@ -3,7 +3,6 @@
 //! Invariant: it reads the state and asks for passes, and can do nothing else. Whoever connects can hold neither memory
 //! nor descriptors for long: connections are few, serve one request each and end in time.
 
-mod compress;
 mod connections;
 mod hook;
 mod json;
@@ -15,9 +14,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
+use axum::body::{Body, to_bytes};
 use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::{from_fn, map_response};
+use axum::middleware::map_response;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use hyper::server::conn::http1;
@@ -26,6 +26,9 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tower_http::CompressionLevel;
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::SizeAbove;
 
 use self::connections::Connections;
 use crate::reconcile::Triggers;
@@ -40,6 +43,8 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(20);
 const HEAD_LIMIT_BYTES: usize = 16 << 10;
 /// Longest body of a request, in bytes: GitLab lists the files of up to 20 commits.
 const BODY_LIMIT_BYTES: usize = 4 << 20;
+/// Shorter answers are sent uncompressed, in bytes: they fit into one packet.
+const LEAST_COMPRESSED_BYTES: u16 = 1_400;
 /// Pause where a connection cannot be accepted, such as without a free descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -126,7 +131,12 @@ fn router(site: Arc<Site>) -> Router {
     router
         .layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES))
         .layer(map_response(guarded))
-        .layer(from_fn(compress::gzip))
+        .layer(
+            CompressionLayer::new()
+                .quality(CompressionLevel::Fastest)
+                .compress_when(SizeAbove::new(LEAST_COMPRESSED_BYTES)),
+        )
+        .layer(map_response(in_one_piece))
         .with_state(site)
 }
 
@@ -143,6 +153,15 @@ async fn guarded(mut response: Response) -> Response {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
     response
+}
+
+/// A compressed answer would be sent in chunks. All answers are in memory anyway, so this one gets a `Content-Length`.
+async fn in_one_piece(response: Response) -> Response {
+    let (head, body) = response.into_parts();
+    match to_bytes(body, usize::MAX).await {
+        Ok(bytes) => Response::from_parts(head, Body::from(bytes)),
+        Err(error) => failed(&error),
+    }
 }
 
 async fn status_page(State(site): State<Arc<Site>>, Query(pairs): Query<Vec<(String, String)>>) -> Response {
