@@ -8,6 +8,7 @@ mod hook;
 mod json;
 mod page;
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -164,7 +165,7 @@ async fn in_one_piece(response: Response) -> Response {
     }
 }
 
-async fn status_page(State(site): State<Arc<Site>>, Query(pairs): Query<Vec<(String, String)>>) -> Response {
+async fn status_page(State(site): State<Arc<Site>>, Query(pairs): Query<HashMap<String, String>>) -> Response {
     match page::html(&site.status.snapshot(), &site.shard, &page::Filter::new(pairs)) {
         Ok(html) => Html(html).into_response(),
         Err(error) => failed(&error),

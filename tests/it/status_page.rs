@@ -409,7 +409,7 @@ fn two_thousand_targets_are_found_by_typing() {
     assert!(browser.text("document.querySelector('tbody th').innerText").contains("mirror/group-2/p1234"));
     assert_eq!(browser.text("document.activeElement.id"), "q", "typing goes on");
     browser.press(" nowhere");
-    wait_until("none is", || browser.text("document.getElementById('list').innerText").contains("No target fits"));
+    wait_until("none is", || browser.text("document.getElementById('list').innerText").contains("No target matches"));
     assert_eq!(browser.complaints(), [""; 0]);
     browser.open(&url(&daemon, "/"));
     looks_good(&browser, "many");
