@@ -1,7 +1,6 @@
-//! Metrics: what dashboards of the Go program show already, under the same names, and this program's own.
+//! Metrics: those that dashboards of the Go program already use, under the same names, and this program's own.
 //!
-//! Invariant: every label's values come from a closed list in this program, so that no name of a project or branch, and
-//! nothing that a server answered, can become one.
+//! Invariant: label values come from closed lists in this program, never from a project, a branch or a server's answer.
 
 use std::fmt::Write;
 use std::sync::atomic::AtomicU64;
@@ -15,23 +14,21 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
 use crate::model::stage::Stage;
-use crate::plan::Cause;
-use crate::plan::{PublishReason, RetireReason};
+use crate::plan::{Cause, PublishReason, RetireReason};
 use crate::progress::Counters;
-use crate::status::Trigger;
-use crate::status::{PassOutcome, Snapshot, TargetState};
+use crate::status::{PassOutcome, Snapshot, TargetState, Trigger};
 
-/// The value of the label `integration`, by which dashboards tell programs apart.
+/// The value of the label `integration`, which dashboards select programs by.
 const INTEGRATION: &str = "git-partition-sync-producer";
-/// Upper bounds of the histogram of stages, in seconds: from a small increment to the usual TARGET_TIMEOUT.
+/// Bucket bounds of the stage histogram, in seconds: from a small increment to the default TARGET_TIMEOUT.
 const STAGE_SECONDS: [f64; 12] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1_800.0, 3_600.0];
 
 type Labels<const N: usize> = [(&'static str, &'static str); N];
 type Labelled<const N: usize> = Family<Labels<N>, Counter>;
-/// A gauge that is not shown before it has a value: no value is not 0.
+/// A gauge that is hidden until it has a value, because no value is not 0.
 type Later = Family<Labels<0>, Gauge<f64, AtomicU64>>;
 
-/// Everything that is counted.
+/// All metrics.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -55,14 +52,14 @@ pub struct Metrics {
     free: Later,
 }
 
-/// What became of a webhook request.
+/// The result of a webhook request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WebhookResult {
-    /// A pass for it begins.
+    /// A pass begins.
     Accepted,
-    /// It is about nothing that is synchronised.
+    /// No target is concerned.
     Ignored,
-    /// Its token is wrong, or it cannot be understood.
+    /// The token is wrong, or the request is malformed.
     Refused,
 }
 
@@ -79,7 +76,7 @@ impl WebhookResult {
 }
 
 impl Metrics {
-    /// All of them at zero. Each carries the labels that dashboards of the Go program select by.
+    /// All metrics at zero, with the labels that dashboards of the Go program select by.
     pub fn new(shard: &str) -> Self {
         let labels = [("shard_id", shard), ("integration", INTEGRATION)]
             .map(|(name, value)| (name.into(), value.to_owned().into()));
@@ -145,7 +142,7 @@ impl Metrics {
         metrics
     }
 
-    /// Makes every series there can be: a counter that appears with its first event has no rate at that event.
+    /// Creates every possible series: a counter that appears with its first event has no rate for that event.
     fn show_zeros(&self) {
         for trigger in Trigger::ALL {
             for outcome in PassOutcome::NAMES {
@@ -167,7 +164,7 @@ impl Metrics {
         }
     }
 
-    /// What targets at work count their bytes and seconds in.
+    /// The counters for bytes and seconds of targets under way.
     pub(crate) fn moved(&self) -> Counters {
         self.moved.clone()
     }
@@ -200,19 +197,19 @@ impl Metrics {
         self.webhooks.get_or_create(&[("result", result.name())]).inc();
     }
 
-    /// All metrics in Prometheus's text format, with the gauges as of now.
+    /// All metrics in Prometheus's text format; gauges come from the snapshot.
     ///
     /// # Errors
-    /// None that a `String` can have.
+    /// Only those of writing to a `String`, which has none.
     pub fn text(&self, now: &Snapshot) -> Result<String, std::fmt::Error> {
-        self.take(now);
+        self.set_gauges(now);
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         prometheus_text(&text)
     }
 
     #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-    fn take(&self, now: &Snapshot) {
+    fn set_gauges(&self, now: &Snapshot) {
         let set = |gauge: &Later, value: f64| {
             gauge.get_or_create(&[]).set(value);
         };
@@ -272,8 +269,8 @@ fn retire_reason(reason: RetireReason) -> &'static str {
     }
 }
 
-/// OpenMetrics, as the library writes it, in the older text format, which every Prometheus and its tools read: a
-/// counter's `HELP` and `TYPE` have the name of its samples, and there are no other comments.
+/// Converts OpenMetrics, which the library writes, to the older text format, which every Prometheus tool reads. There,
+/// `HELP` and `TYPE` of a counter carry the name of its samples, and there are no other comments.
 fn prometheus_text(open_metrics: &str) -> Result<String, std::fmt::Error> {
     let mut text = String::with_capacity(open_metrics.len());
     let mut help = ("", "");
