@@ -50,7 +50,6 @@ pub struct S3 {
     pub use_fips: bool,
 }
 
-/// One bucket.
 #[derive(Clone)]
 pub struct Bucket {
     client: Client,
@@ -99,18 +98,12 @@ impl Bucket {
     }
 
     /// Deletes one object. It is not an error if the object is already gone.
-    ///
-    /// # Errors
-    /// [`BucketError`].
     pub async fn delete(&self, key: &str) -> Result<(), BucketError> {
         self.client.delete_object().bucket(&self.name).key(key).send().await.map_err(failed("delete an object"))?;
         Ok(())
     }
 
     /// An object's content.
-    ///
-    /// # Errors
-    /// [`BucketError`].
     pub async fn download(&self, key: &str) -> Result<ByteStream, BucketError> {
         let object =
             self.client.get_object().bucket(&self.name).key(key).send().await.map_err(failed("read an object"))?;

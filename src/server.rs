@@ -1,7 +1,7 @@
-//! What operators look at and what GitLab calls: metrics, health, the status page, webhooks.
+//! The port: metrics, health, the status page and GitLab's webhooks.
 //!
-//! Invariant: it reads the state and asks for passes, and can do nothing else. Whoever connects can hold neither memory
-//! nor descriptors for long: connections are few, serve one request each and end in time.
+//! Invariant: it only reads the state and asks for passes. No client can hold memory or descriptors for long: connections
+//! are few, serve one request each and have a time limit.
 
 mod connections;
 mod hook;
@@ -36,20 +36,20 @@ use crate::reconcile::Triggers;
 use crate::secret::Secret;
 use crate::status::Status;
 
-/// How long a client may take to send its request's head.
+/// How long a client may take to send the head of its request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a connection may last, with request and answer.
+/// How long a connection may last, request and answer included.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(20);
 /// Longest head of a request, in bytes.
 const HEAD_LIMIT_BYTES: usize = 16 << 10;
-/// Longest body of a request, in bytes: GitLab lists the files of up to 20 commits.
+/// Longest body of a request, in bytes. GitLab lists the files of up to 20 commits.
 const BODY_LIMIT_BYTES: usize = 4 << 20;
 /// Shorter answers are sent uncompressed, in bytes: they fit into one packet.
 const LEAST_COMPRESSED_BYTES: u16 = 1_400;
-/// Pause where a connection cannot be accepted, such as without a free descriptor.
+/// Pause after a connection could not be accepted, for example without a free descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Nothing comes from elsewhere, nothing is written into the page, and nobody else may show it in a frame.
+/// The page loads nothing from elsewhere, runs no inline code, and cannot be framed.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; \
      connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
@@ -57,30 +57,23 @@ const STYLE: &str = include_str!("../templates/status.css");
 const SCRIPT: &str = include_str!("../templates/status.js");
 const ICON: &str = include_str!("../templates/icon.svg");
 
-/// What the server shows and whom it tells.
+/// What the server needs.
 #[derive(Debug, Clone)]
 pub struct Site {
-    /// What goes on.
     pub status: Arc<Status>,
-    /// Where pushes are reported.
     pub triggers: Arc<Triggers>,
-    /// What GitLab proves itself by; without it there is no webhook.
+    /// The token that GitLab sends. Without it there is no webhook.
     pub webhook_secret: Option<Secret>,
-    /// Which instance this is.
     pub shard: String,
 }
 
-/// The port, open.
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
 }
 
 impl Server {
-    /// Opens the port.
-    ///
-    /// # Errors
-    /// Where that cannot be done; the message names the settings.
+    /// Opens the port. An error names the settings.
     pub async fn bind(address: IpAddr, port: u16) -> anyhow::Result<Self> {
         let wanted = SocketAddr::new(address, port);
         let listener = TcpListener::bind(wanted).await.with_context(|| {
@@ -106,12 +99,12 @@ impl Server {
     }
 }
 
-/// One request and its answer.
+/// Serves one request.
 async fn connection(stream: TcpStream, router: Router) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_LIMIT_BYTES).keep_alive(false);
     let serving = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    // A client that goes away or is too slow has nothing to be told.
+    // A client that is gone or too slow gets no answer.
     drop(timeout(CONNECTION_TIMEOUT, serving).await);
 }
 
@@ -141,7 +134,7 @@ fn router(site: Arc<Site>) -> Router {
         .with_state(site)
 }
 
-/// The answer with what browsers have to know.
+/// Adds security headers for browsers.
 async fn guarded(mut response: Response) -> Response {
     let headers = [
         (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),

@@ -31,18 +31,14 @@ use crate::workdir::mirrors::MirrorStore;
 /// How many passes are remembered, full ones and those for pushes.
 const HISTORY: usize = 60;
 
-/// Identifies a pass under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PassId(u64);
 
 /// What a pass observed and planned.
 #[derive(Debug)]
 pub struct Seen<'a> {
-    /// What it will do.
     pub plan: &'a Plan,
-    /// The pass's targets.
     pub targets: &'a [Target],
-    /// Their objects in the bucket.
     pub held: &'a [HeldObject],
     /// How many foreign objects the bucket holds; `None` for a pass for pushes, which leaves other targets' records alone.
     pub foreign: Option<usize>,
@@ -114,7 +110,6 @@ impl Status {
         }
     }
 
-    /// The metrics.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
     }
@@ -124,7 +119,6 @@ impl Status {
         &self.pulse
     }
 
-    /// Everything, as it is now.
     pub fn snapshot(&self) -> Snapshot {
         // Before the lock: a disk can be slow.
         let disk = self.mirrors.get().map(|mirrors| mirrors.disk());
@@ -152,10 +146,7 @@ impl Status {
         (state.passes.first().and_then(|pass| pass.actions), state.running())
     }
 
-    /// Whether the loop makes progress.
-    ///
-    /// # Errors
-    /// What it hangs on, in words.
+    /// An error if the loop makes no progress: what it hangs on, in words.
     pub fn alive(&self) -> Result<(), String> {
         self.stalled(&self.state.lock()).map_or(Ok(()), Err)
     }
@@ -176,10 +167,7 @@ impl Status {
         Some(format!("no progress for {} s: {at}", quiet.as_secs()))
     }
 
-    /// Whether a full pass has had a plan and has ended.
-    ///
-    /// # Errors
-    /// What is still missing, in words.
+    /// An error until a full pass has planned and run to its end: what is missing, in words.
     pub fn ready(&self) -> Result<(), String> {
         let state = self.state.lock();
         if state.planned_once {
@@ -221,7 +209,6 @@ impl Status {
         known.chain(remembered).map(out_of_sync).collect()
     }
 
-    /// A pass begins.
     pub fn pass_begins(&self, trigger: Trigger) -> PassId {
         self.pulse.beat();
         let mut state = self.state.lock();
@@ -235,7 +222,6 @@ impl Status {
         id
     }
 
-    /// A pass has a plan.
     pub fn seen(&self, pass: PassId, seen: &Seen<'_>) {
         self.pulse.beat();
         let mut state = self.state.lock();
@@ -253,7 +239,6 @@ impl Status {
         }
     }
 
-    /// An action begins.
     pub fn action_begins(&self, action: &Action) -> Arc<Progress> {
         let stage = match action {
             Action::Publish(_) => Stage::Fetching,
@@ -266,7 +251,6 @@ impl Status {
         progress
     }
 
-    /// An action ended.
     pub fn action_ends(&self, pass: PassId, progress: &Arc<Progress>, outcome: &Outcome) {
         self.pulse.beat();
         let mut state = self.state.lock();
@@ -299,7 +283,6 @@ impl Status {
         }
     }
 
-    /// A pass ended.
     pub fn pass_ends(&self, pass: PassId, result: Result<&Report, String>) {
         self.pulse.beat();
         let mut state = self.state.lock();
@@ -324,7 +307,6 @@ impl Status {
         state.remember(PassRecord { trigger, began, took, outcome, published, retired, troubled });
     }
 
-    /// The loop sleeps.
     pub fn sleeps(&self, time: Duration) {
         self.state.lock().next_pass = Some((SystemTime::now() + time, Instant::now() + time));
     }

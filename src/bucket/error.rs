@@ -14,51 +14,27 @@ use crate::text::remote_text;
 /// Why a request to S3 failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BucketError {
-    /// S3 refused it, or did not answer.
     #[error("S3 cannot {action}: {why}{}", hint(code.as_deref()))]
-    Request {
-        /// What was tried.
-        action: &'static str,
-        /// S3's error code.
-        code: Option<String>,
-        /// What went wrong.
-        why: String,
-    },
+    Request { action: &'static str, code: Option<String>, why: String },
     /// There is nothing to sign a request with.
     #[error(
         "S3 cannot {action}: {NO_CREDENTIALS}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the pod or the \
          machine a role"
     )]
-    NoCredentials {
-        /// What was tried.
-        action: &'static str,
-    },
+    NoCredentials { action: &'static str },
     /// The answer lacks a field that every S3 server sends.
     #[error("S3 answered the request to {action} without {missing}")]
-    Incomplete {
-        /// What was tried.
-        action: &'static str,
-        /// What is missing.
-        missing: &'static str,
-    },
+    Incomplete { action: &'static str, missing: &'static str },
     /// The bucket is used for much else.
     #[error("the bucket holds more than {MAX_OBJECTS} objects: give this program a bucket of its own")]
     TooManyObjects,
-    /// It did not end in time.
     #[error("S3 took longer than {} s to {action}", limit.as_secs())]
-    TooSlow {
-        /// What was tried.
-        action: &'static str,
-        /// How long it may take.
-        limit: Duration,
-    },
+    TooSlow { action: &'static str, limit: Duration },
     /// The archive's writer gave up; its own error says why.
     #[error("the archive was not completed")]
     WriterGone,
-    /// The program was asked to stop.
     #[error("stopped")]
     Stopped,
-    /// The upload could not be recorded in WORKDIR.
     #[error("cannot record the upload under WORKDIR")]
     Record(#[source] io::Error),
 }

@@ -32,17 +32,11 @@ pub struct Listing {
 
 impl Bucket {
     /// Lists every object.
-    ///
-    /// # Errors
-    /// [`BucketError`], also if only one page failed.
     pub async fn list(&self) -> Result<Listing, BucketError> {
         self.list_counting(&AtomicUsize::new(0)).await
     }
 
     /// Lists every object; `seen` holds the number of objects so far.
-    ///
-    /// # Errors
-    /// [`BucketError`].
     pub async fn list_counting(&self, seen: &AtomicUsize) -> Result<Listing, BucketError> {
         let mut listing = Listing::default();
         self.each_object(seen, |key, object| {
@@ -57,9 +51,6 @@ impl Bucket {
     }
 
     /// Lists the objects of these destinations. Reads every page, but keeps nothing else in memory.
-    ///
-    /// # Errors
-    /// [`BucketError`].
     pub async fn list_of(&self, destinations: &HashSet<&Destination>) -> Result<Vec<HeldObject>, BucketError> {
         let mut found = vec![];
         self.each_object(&AtomicUsize::new(0), |key, object| {

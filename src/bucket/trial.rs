@@ -44,17 +44,11 @@ impl Bucket {
     }
 
     /// Deletes an object that does not exist. S3 allows that to anyone who may delete one that does.
-    ///
-    /// # Errors
-    /// [`BucketError`].
     pub async fn try_delete(&self) -> Result<(), BucketError> {
         self.delete(TRIAL_KEY).await
     }
 
     /// Lists the first unfinished upload.
-    ///
-    /// # Errors
-    /// [`BucketError`].
     pub async fn try_list_uploads(&self) -> Result<(), BucketError> {
         let request = self.client.list_multipart_uploads().bucket(&self.name).max_uploads(1);
         request.send().await.map(drop).map_err(failed(LIST_UPLOADS))

@@ -44,10 +44,6 @@ struct Page<'a> {
     list: List,
 }
 
-/// The page.
-///
-/// # Errors
-/// Only those of writing to a `String`, which has none.
 pub(super) fn html(now: &Snapshot, shard: &str, filter: &Filter) -> Result<String, askama::Error> {
     let page = Page {
         shard,

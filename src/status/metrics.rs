@@ -52,14 +52,10 @@ pub struct Metrics {
     free: Later,
 }
 
-/// The result of a webhook request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WebhookResult {
-    /// A pass begins.
     Accepted,
-    /// No target is concerned.
     Ignored,
-    /// The token is wrong, or the request is malformed.
     Refused,
 }
 
@@ -192,15 +188,11 @@ impl Metrics {
         }
     }
 
-    /// Counts a webhook request.
     pub fn webhook(&self, result: WebhookResult) {
         self.webhooks.get_or_create(&[("result", result.name())]).inc();
     }
 
     /// All metrics in Prometheus's text format; gauges come from the snapshot.
-    ///
-    /// # Errors
-    /// Only those of writing to a `String`, which has none.
     pub fn text(&self, now: &Snapshot) -> Result<String, std::fmt::Error> {
         self.set_gauges(now);
         let mut text = String::new();

@@ -10,20 +10,14 @@ use crate::progress::ProgressView;
 use crate::text::since;
 use crate::workdir::mirrors::Disk;
 
-/// Everything at one moment.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    /// The moment.
     pub now: SystemTime,
-    /// When the program started.
     pub started: SystemTime,
-    /// Whether this is a dry run.
     pub dry_run: bool,
     /// All targets, ordered by destination.
     pub targets: Vec<TargetStatus>,
-    /// Passes under way: a full one, passes for pushes, or both.
     pub passes: Vec<RunningPass>,
-    /// Targets under way.
     pub running: Vec<ProgressView>,
     /// The last passes, the oldest first.
     pub history: Vec<PassRecord>,
@@ -35,9 +29,7 @@ pub struct Snapshot {
     pub stalled: Option<String>,
     /// The retire guard's message, if it held something back.
     pub guard: Option<String>,
-    /// The bucket's content.
     pub bucket: Option<BucketCount>,
-    /// WORKDIR's disk.
     pub disk: Option<Disk>,
 }
 
@@ -54,26 +46,20 @@ impl Snapshot {
     }
 }
 
-/// One destination.
 #[derive(Debug, Clone)]
 pub struct TargetStatus {
-    /// The destination.
     pub destination: Destination,
     /// The source; `None` if no target names the destination any more and deleting its objects failed.
     pub source: Option<Source>,
-    /// Whether it is in sync.
     pub state: TargetState,
-    /// The commit in the bucket, according to the newest object's name.
+    /// This and the next two are the newest object's.
     pub commit: Option<String>,
-    /// That object's size in bytes.
     pub bytes: Option<u64>,
-    /// When that object was written.
     pub published: Option<SystemTime>,
     /// Since when it has been in sync, or out of sync, as far as this program knows.
     pub since: SystemTime,
     /// Why it has to be published, if it is behind.
     pub pending: Option<String>,
-    /// The last error.
     pub trouble: Option<TargetTrouble>,
 }
 
@@ -96,51 +82,35 @@ impl TargetStatus {
 /// Why a target is not in sync.
 #[derive(Debug, Clone)]
 pub struct TargetTrouble {
-    /// The kind of trouble.
     pub cause: Cause,
-    /// The error in words.
     pub error: String,
-    /// When it was last seen.
     pub seen: SystemTime,
 }
 
-/// A pass under way.
 #[derive(Debug, Clone)]
 pub struct RunningPass {
     pub(super) id: PassId,
     pub(super) clock: Instant,
-    /// What began it.
     pub trigger: Trigger,
-    /// When it began.
     pub began: SystemTime,
     /// How many actions it has, and how many of them are done; `None` while it observes.
     pub actions: Option<(usize, usize)>,
 }
 
-/// A pass that ended.
 #[derive(Debug, Clone)]
 pub struct PassRecord {
-    /// What began it.
     pub trigger: Trigger,
-    /// When it began.
     pub began: SystemTime,
-    /// How long it took.
     pub took: Duration,
-    /// How it ended.
     pub outcome: PassOutcome,
-    /// Destinations published.
     pub published: usize,
-    /// Destinations retired.
     pub retired: usize,
     /// Targets blocked or failed.
     pub troubled: usize,
 }
 
-/// What is in the bucket.
 #[derive(Debug, Clone, Copy)]
 pub struct BucketCount {
-    /// Objects whose names decode.
     pub objects: usize,
-    /// Other objects.
     pub foreign: usize,
 }

@@ -19,7 +19,6 @@ impl TargetState {
     /// All states, the most urgent first.
     pub const ALL: [Self; 4] = [Self::Failing, Self::Blocked, Self::Behind, Self::InSync];
 
-    /// Its name, in metrics and addresses.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Failing => "failing",
@@ -36,10 +35,8 @@ impl fmt::Display for TargetState {
     }
 }
 
-/// How a pass ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PassOutcome {
-    /// Everything was done.
     Success,
     /// Something is blocked, failed or was held back.
     Incomplete,
@@ -48,10 +45,8 @@ pub enum PassOutcome {
 }
 
 impl PassOutcome {
-    /// All names.
     pub const NAMES: [&str; 3] = ["success", "incomplete", "failed"];
 
-    /// Its name, in metrics.
     pub fn name(&self) -> &'static str {
         let [success, incomplete, failed] = Self::NAMES;
         match self {
@@ -62,22 +57,17 @@ impl PassOutcome {
     }
 }
 
-/// Why a pass began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trigger {
-    /// It was due.
     Schedule,
-    /// SIGUSR1.
     Signal,
     /// GitLab reported pushes: a pass for their targets only.
     Push,
 }
 
 impl Trigger {
-    /// All triggers.
     pub const ALL: [Self; 3] = [Self::Schedule, Self::Signal, Self::Push];
 
-    /// Whether the pass covers all targets.
     pub const fn is_full(self) -> bool {
         match self {
             Self::Schedule | Self::Signal => true,
@@ -85,7 +75,6 @@ impl Trigger {
         }
     }
 
-    /// Its name, in metrics and for people.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Schedule => "schedule",
