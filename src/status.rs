@@ -21,9 +21,9 @@ pub use self::words::{PassOutcome, TargetState, Trigger};
 use crate::model::key::{Destination, HeldObject};
 use crate::model::stage::Stage;
 use crate::model::target::Target;
-use crate::plan::outcome::{Failure, Outcome};
+use crate::plan::outcome::Outcome;
 use crate::plan::report::Report;
-use crate::plan::{Action, Cause, Plan};
+use crate::plan::{Action, Plan};
 use crate::progress::{Progress, ProgressView, Pulse};
 use crate::workdir::OutOfSync;
 use crate::workdir::mirrors::MirrorStore;
@@ -258,21 +258,10 @@ impl Status {
         if let Some(pass) = state.pass(pass) {
             pass.actions = pass.actions.map(|(all, done)| (all, done + 1));
         }
-        self.count(outcome, progress.stage());
+        self.metrics.action_ended(outcome, progress.stage());
         settle(&mut state.targets, outcome);
         if let Some(bucket) = &mut state.bucket {
             count_objects(&mut bucket.objects, outcome);
-        }
-    }
-
-    fn count(&self, Outcome { action, result }: &Outcome, stage: Stage) {
-        match (action, result) {
-            (Action::Publish(publish), Ok(_)) => self.metrics.published(&publish.reason),
-            (Action::Retire(retire), Ok(_)) => self.metrics.retired(retire.reason),
-            (Action::Sweep(_), Ok(_)) => self.metrics.swept(),
-            (_, Err(Failure::Stopped)) => {}
-            (_, Err(Failure::Held { .. })) => self.metrics.failed(stage, Cause::Held),
-            (_, Err(Failure::Failed { cause, stage, .. })) => self.metrics.failed(*stage, *cause),
         }
     }
 

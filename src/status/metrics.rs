@@ -14,7 +14,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
 use crate::model::stage::Stage;
-use crate::plan::{Cause, PublishReason, RetireReason};
+use crate::plan::outcome::{Failure, Outcome};
+use crate::plan::{Action, Cause, PublishReason, RetireReason};
 use crate::progress::Counters;
 use crate::status::{PassOutcome, Snapshot, TargetState, Trigger};
 
@@ -78,60 +79,40 @@ impl Metrics {
             .map(|(name, value)| (name.into(), value.to_owned().into()));
         let mut registry = Registry::with_labels(labels.into_iter());
         let mut go = Register { registry: &mut registry, prefix: "qontract_reconcile" };
-        let go_executions = go.metric("execution_counter", "Full passes that succeeded", Counter::default());
-        let go_last_status = go.metric(
-            "last_run_status",
-            "Whether the last full pass succeeded: 0 success, 1 failure",
-            Later::default(),
-        );
-        let go_last_seconds =
-            go.metric("last_run_seconds", "How long the last full pass took, in seconds", Later::default());
+        let go_executions = go.metric("execution_counter", "Full passes that succeeded");
+        let go_last_status = go.metric("last_run_status", "Whether the last full pass succeeded: 0 success, 1 failure");
+        let go_last_seconds = go.metric("last_run_seconds", "How long the last full pass took, in seconds");
         let mut ours = Register { registry: &mut registry, prefix: "git_partition_sync" };
-        let build: Family<Labels<1>, Gauge> = ours.metric("build_info", "The program's version", Family::default());
+        let build: Family<Labels<1>, Gauge> = ours.metric("build_info", "The program's version");
         build.get_or_create(&[("version", env!("CARGO_PKG_VERSION"))]).set(1);
+        let stages = Family::new_with_constructor((|| Histogram::new(STAGE_SECONDS)) as fn() -> Histogram);
         let metrics = Self {
             go_executions,
             go_last_status,
             go_last_seconds,
-            passes: ours.metric(
-                "passes",
-                "Passes that ended, by what began them and how they ended",
-                Family::default(),
-            ),
-            published: ours.metric("published", "Objects published, by reason", Family::default()),
-            retired: ours.metric("retired", "Destinations retired, by reason", Family::default()),
-            swept: ours.metric("swept", "Destinations that outdated objects were swept from", Counter::default()),
-            failed: ours.metric("failed", "Actions that failed, by stage and reason", Family::default()),
-            webhooks: ours.metric("webhooks", "Webhook requests, by what became of them", Family::default()),
+            passes: ours.metric("passes", "Passes that ended, by trigger and outcome"),
+            published: ours.metric("published", "Objects published, by reason"),
+            retired: ours.metric("retired", "Destinations retired, by reason"),
+            swept: ours.metric("swept", "Destinations from which outdated objects were deleted"),
+            failed: ours.metric("failed", "Actions that failed, by stage and reason"),
+            webhooks: ours.metric("webhooks", "Webhook requests, by result"),
             moved: Counters {
-                fetched: ours.metric("fetched_bytes", "Bytes of packs fetched from the source", Counter::default()),
-                uploaded: ours.metric("uploaded_bytes", "Bytes of objects uploaded to the bucket", Counter::default()),
-                stages: ours.metric(
-                    "stage_duration_seconds",
-                    "How long stages of publishing took",
-                    Family::new_with_constructor(|| Histogram::new(STAGE_SECONDS)),
-                ),
+                fetched: ours.metric("fetched_bytes", "Bytes of packs fetched from the source"),
+                uploaded: ours.metric("uploaded_bytes", "Bytes of objects uploaded to the bucket"),
+                stages: ours.register("stage_duration_seconds", "How long stages of publishing took", stages),
             },
-            targets: ours.metric("targets", "Targets, by state", Family::default()),
+            targets: ours.metric("targets", "Targets, by state"),
             oldest: ours.metric(
                 "oldest_out_of_sync_seconds",
-                "For how long the target has been out of sync that has been for longest; 0 where all are in sync",
-                Gauge::default(),
+                "The longest time that a target has been out of sync; 0 if all are in sync",
             ),
-            last_success: ours.metric(
-                "last_success_timestamp_seconds",
-                "When the last full pass that succeeded ended, in Unix time",
-                Family::default(),
-            ),
-            guard: ours.metric("retire_guard_held", "1 where the retire guard holds something back", Gauge::default()),
-            objects: ours.metric("bucket_objects", "Objects in the bucket with names that decode", Family::default()),
-            foreign: ours.metric(
-                "bucket_foreign_objects",
-                "Objects in the bucket with foreign names",
-                Family::default(),
-            ),
-            mirrors: ours.metric("mirror_bytes", "What mirrors take on the disk", Family::default()),
-            free: ours.metric("workdir_available_bytes", "Free space of WORKDIR's file system", Family::default()),
+            last_success: ours
+                .metric("last_success_timestamp_seconds", "When the last successful full pass ended, in Unix time"),
+            guard: ours.metric("retire_guard_held", "1 if the retire guard holds something back"),
+            objects: ours.metric("bucket_objects", "Objects in the bucket whose names decode"),
+            foreign: ours.metric("bucket_foreign_objects", "Objects in the bucket with foreign names"),
+            mirrors: ours.metric("mirror_bytes", "Disk space that mirrors take"),
+            free: ours.metric("workdir_available_bytes", "Free space on WORKDIR's file system"),
             registry,
         };
         metrics.show_zeros();
@@ -161,27 +142,27 @@ impl Metrics {
     }
 
     /// The counters for bytes and seconds of targets under way.
-    pub(crate) fn moved(&self) -> Counters {
+    pub(super) fn moved(&self) -> Counters {
         self.moved.clone()
     }
 
-    pub(crate) fn published(&self, reason: &PublishReason) {
-        self.published.get_or_create(&[("reason", publish_reason(reason))]).inc();
+    /// Counts an action that ended in this stage.
+    pub(super) fn action_ended(&self, Outcome { action, result }: &Outcome, stage: Stage) {
+        let failed = |stage: Stage, cause: Cause| {
+            self.failed.get_or_create(&[("stage", stage.name()), ("reason", cause.name())]).inc()
+        };
+        let by_reason = |family: &Labelled<1>, reason| family.get_or_create(&[("reason", reason)]).inc();
+        match (action, result) {
+            (Action::Publish(publish), Ok(_)) => by_reason(&self.published, publish_reason(&publish.reason)),
+            (Action::Retire(retire), Ok(_)) => by_reason(&self.retired, retire_reason(retire.reason)),
+            (Action::Sweep(_), Ok(_)) => self.swept.inc(),
+            (_, Err(Failure::Stopped)) => return,
+            (_, Err(Failure::Held { .. })) => failed(stage, Cause::Held),
+            (_, Err(Failure::Failed { cause, stage, .. })) => failed(*stage, *cause),
+        };
     }
 
-    pub(crate) fn retired(&self, reason: RetireReason) {
-        self.retired.get_or_create(&[("reason", retire_reason(reason))]).inc();
-    }
-
-    pub(crate) fn swept(&self) {
-        self.swept.inc();
-    }
-
-    pub(crate) fn failed(&self, stage: Stage, cause: Cause) {
-        self.failed.get_or_create(&[("stage", stage.name()), ("reason", cause.name())]).inc();
-    }
-
-    pub(crate) fn pass_ended(&self, trigger: Trigger, outcome: &PassOutcome) {
+    pub(super) fn pass_ended(&self, trigger: Trigger, outcome: &PassOutcome) {
         self.passes.get_or_create(&[("trigger", trigger.name()), ("outcome", outcome.name())]).inc();
         if trigger.is_full() && *outcome == PassOutcome::Success {
             self.go_executions.inc();
@@ -235,7 +216,11 @@ struct Register<'a> {
 }
 
 impl Register<'_> {
-    fn metric<M: Metric + Clone>(&mut self, name: &str, help: &str, metric: M) -> M {
+    fn metric<M: Metric + Clone + Default>(&mut self, name: &str, help: &str) -> M {
+        self.register(name, help, M::default())
+    }
+
+    fn register<M: Metric + Clone>(&mut self, name: &str, help: &str, metric: M) -> M {
         self.registry.register(format!("{}_{name}", self.prefix), help, metric.clone());
         metric
     }
