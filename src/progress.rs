@@ -99,12 +99,6 @@ pub struct Counters {
     pub stages: StageSeconds,
 }
 
-impl Counters {
-    fn stage_took(&self, stage: Stage, took: Duration) {
-        self.stages.get_or_create(&[("stage", stage.name())]).observe(took.as_secs_f64());
-    }
-}
-
 /// One target under way.
 #[derive(Debug)]
 pub struct Progress {
@@ -203,7 +197,8 @@ pub struct StageTimer {
 impl Drop for StageTimer {
     fn drop(&mut self) {
         self.progress.pulse.beat();
-        self.progress.counters.stage_took(self.stage, self.begun.elapsed());
+        let seconds = self.progress.counters.stages.get_or_create(&[("stage", self.stage.name())]);
+        seconds.observe(self.begun.elapsed().as_secs_f64());
     }
 }
 

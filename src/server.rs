@@ -14,13 +14,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::map_response;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Json, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -57,7 +57,7 @@ const STYLE: &str = include_str!("../templates/status.css");
 const SCRIPT: &str = include_str!("../templates/status.js");
 const ICON: &str = include_str!("../templates/icon.svg");
 
-/// What the server needs.
+/// What the server needs; handlers get it as [`Shared`].
 #[derive(Debug, Clone)]
 pub struct Site {
     pub status: Arc<Status>,
@@ -66,6 +66,8 @@ pub struct Site {
     pub webhook_secret: Option<Secret>,
     pub shard: String,
 }
+
+type Shared = State<Arc<Site>>;
 
 #[derive(Debug)]
 pub struct Server {
@@ -111,10 +113,13 @@ async fn connection(stream: TcpStream, router: Router) {
 fn router(site: Arc<Site>) -> Router {
     let router = Router::new()
         .route("/", get(status_page))
-        .route("/status.json", get(status_json))
+        .route(
+            "/status.json",
+            get(async |State(site): Shared| Json(json::status(&site.status.snapshot(), &site.shard))),
+        )
         .route("/metrics", get(metrics))
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
+        .route("/healthz", get(async |State(site): Shared| verdict(site.status.alive())))
+        .route("/readyz", get(async |State(site): Shared| verdict(site.status.ready())))
         .route("/assets/status.css", get(async || asset("text/css; charset=utf-8", STYLE)))
         .route("/assets/status.js", get(async || asset("text/javascript; charset=utf-8", SCRIPT)))
         .route("/assets/icon.svg", get(async || asset("image/svg+xml", ICON)));
@@ -158,30 +163,18 @@ async fn in_one_piece(response: Response) -> Response {
     }
 }
 
-async fn status_page(State(site): State<Arc<Site>>, Query(pairs): Query<HashMap<String, String>>) -> Response {
+async fn status_page(State(site): Shared, Query(pairs): Query<HashMap<String, String>>) -> Response {
     match page::html(&site.status.snapshot(), &site.shard, &page::Filter::new(pairs)) {
         Ok(html) => Html(html).into_response(),
         Err(error) => failed(&error),
     }
 }
 
-async fn status_json(State(site): State<Arc<Site>>) -> Response {
-    axum::Json(json::status(&site.status.snapshot(), &site.shard)).into_response()
-}
-
-async fn metrics(State(site): State<Arc<Site>>) -> Response {
+async fn metrics(State(site): Shared) -> Response {
     match site.status.metrics().text(&site.status.snapshot()) {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
         Err(error) => failed(&error),
     }
-}
-
-async fn healthz(State(site): State<Arc<Site>>) -> Response {
-    verdict(site.status.alive())
-}
-
-async fn readyz(State(site): State<Arc<Site>>) -> Response {
-    verdict(site.status.ready())
 }
 
 fn verdict(verdict: Result<(), String>) -> Response {

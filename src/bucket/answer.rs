@@ -3,7 +3,6 @@
 //! Invariant: a listing that was cut off is an error, even if HTTP did not notice the cut.
 
 use std::error::Error;
-use std::fmt;
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::config::http::HttpResponse;
@@ -58,16 +57,9 @@ fn is_whole(document: &[u8]) -> bool {
     end.and_then(|end| end.strip_suffix(name)).is_some_and(|end| end.ends_with("</"))
 }
 
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("the answer ended before it was complete")]
 struct CutOff;
-
-impl fmt::Display for CutOff {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the answer ended before it was complete")
-    }
-}
-
-impl Error for CutOff {}
 
 /// Retries requests that got a 429 or whose answer was cut off; the SDK gives up on both.
 #[derive(Debug)]
@@ -75,17 +67,12 @@ pub(super) struct WorthAnotherTry;
 
 impl ClassifyRetry for WorthAnotherTry {
     fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
-        let too_many = context.response().is_some_and(|response| response.status().as_u16() == 429);
-        let cut_off = match context.output_or_error() {
-            Some(Err(error)) => is_cut_off(error),
-            _ => false,
-        };
-        if too_many {
-            RetryAction::throttling_error()
-        } else if cut_off {
-            RetryAction::transient_error()
-        } else {
-            RetryAction::NoActionIndicated
+        if context.response().is_some_and(|response| response.status().as_u16() == 429) {
+            return RetryAction::throttling_error();
+        }
+        match context.output_or_error() {
+            Some(Err(error)) if is_cut_off(error) => RetryAction::transient_error(),
+            _ => RetryAction::NoActionIndicated,
         }
     }
 

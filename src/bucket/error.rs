@@ -40,7 +40,7 @@ pub enum BucketError {
 }
 
 impl BucketError {
-    /// What to do about it, if the error tells.
+    /// What to do about it, if that is known.
     pub fn advice(&self) -> Option<&'static str> {
         match self {
             Self::Request { code: Some(code), .. } => {

@@ -43,7 +43,7 @@ impl Bucket {
         upload.send_part(1, part).await.map(drop)
     }
 
-    /// Deletes an object that does not exist. S3 allows that to anyone who may delete one that does.
+    /// Deletes an object that does not exist. S3 allows that with the right to delete one that does.
     pub async fn try_delete(&self) -> Result<(), BucketError> {
         self.delete(TRIAL_KEY).await
     }

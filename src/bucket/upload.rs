@@ -68,7 +68,7 @@ impl Bucket {
             }
             Err(error) => (Err(BucketError::Record(error)), None),
         };
-        // If the writer is still running, its next write tells it.
+        // If the writer is still running, its next write fails.
         drop(parts);
         let settled = sent.is_ok() || self.abort_soon(key, &upload.id).await.is_ok();
         if let Some(record) = record.filter(|_| settled) {

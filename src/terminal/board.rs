@@ -62,7 +62,7 @@ impl Board {
         Self { bars: shown.then(|| MultiProgress::with_draw_target(target)) }
     }
 
-    /// Does some work, and draws what `look` returns meanwhile. Nothing is redrawn while the future blocks its thread.
+    /// Does some work, and meanwhile draws what `look` returns. Nothing is redrawn while the future blocks its thread.
     pub async fn during<T>(&self, look: impl Fn() -> Scene, work: impl Future<Output = T>) -> T {
         let Some(bars) = &self.bars else { return work.await };
         let mut drawing = Drawing::on(bars);

@@ -105,7 +105,6 @@ fn pass_row(pass: &PassRecord, now: SystemTime) -> PassRow {
 fn outcome_name(outcome: &PassOutcome) -> &'static str {
     match outcome {
         PassOutcome::Success => "succeeded",
-        PassOutcome::Incomplete => "incomplete",
-        PassOutcome::Failed(_) => "failed",
+        PassOutcome::Incomplete | PassOutcome::Failed(_) => outcome.name(),
     }
 }
