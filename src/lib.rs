@@ -1,21 +1,22 @@
 //! A reconcile daemon that copies GitLab projects, encrypted, into an S3 bucket, for a GitLab in an isolated partition.
 //!
-//! The modules are layers; each imports from lower ones only (`docs/architecture.md` has the table, a test holds it):
+//! The modules are layers. Each one imports only from lower layers; `docs/architecture.md` has the table, and a test
+//! checks it.
 //!
 //! ```text
-//! commands    what a person runs: the daemon, check, list, restore
-//! server      the port: metrics, health, status page, webhooks
-//! reconcile   a pass (observe, plan, apply, report) and the loop
-//! config  publish         settings · one target as one stream
-//! bucket  status          S3 · what is in sync, since when and why
-//! artifact  workdir       archive and encryption · what is kept on the disk
-//! git                     the wire, heads, packs, verification
-//! plan  graphql  progress  telemetry   decisions · targets · bytes under way · logs
-//! model  net  terminal    keys and targets · HTTP and TLS · colour
-//! text  files  secret  descriptors
+//! commands                             the daemon, check, list, restore
+//! server                               metrics, health, status page, webhooks
+//! reconcile                            a pass (observe, plan, apply, report) and the loop
+//! config  publish                      settings · one target as one stream
+//! bucket  status                       S3 · what is in sync, since when and why
+//! artifact  workdir                    archive and encryption · files kept on the disk
+//! git                                  the wire, heads, packs, verification
+//! plan  graphql  progress  telemetry   decisions · targets · progress · logs
+//! model  net  terminal                 keys and targets · HTTP and TLS · colour
+//! text  files  secret  descriptors     small things that all of them share
 //! ```
 //!
-//! Public is what the program's `main`, its tests and benches use.
+//! Only what `main`, the tests and the benches use is public.
 
 pub mod artifact;
 mod bucket;

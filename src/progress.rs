@@ -1,6 +1,6 @@
-//! How far one target's work has come, for whoever looks while it goes on: the status page, metrics, a terminal.
+//! The progress of one target, for the status page, metrics and a terminal.
 //!
-//! Invariant: those at work touch atomics only; nobody who looks can hold them up.
+//! Invariant: work only touches atomics, so no reader can slow it down.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -13,15 +13,15 @@ use prometheus_client::metrics::histogram::Histogram;
 use crate::model::key::Destination;
 use crate::model::stage::Stage;
 
-/// Over how many seconds the rate is taken, the one that goes on included. A part of an upload counts when it has
-/// arrived as a whole: with fewer, a slow upload would seem to stand still between two parts.
+/// How many seconds the rate covers, including the current one. A part of an upload counts once it has arrived whole; with
+/// fewer seconds, a slow upload would seem to stand still between two parts.
 const RATE_SECONDS: u64 = 10;
-/// How many bits of a second's word count its bytes; those above say which second it is. That is room for 1 TiB in a
+/// The low bits of a second's word count its bytes; the bits above hold the second's number. That is enough for 1 TiB per
 /// second, and for half a year.
 const BYTE_BITS: u32 = 40;
 const MOST_BYTES: u64 = (1 << BYTE_BITS) - 1;
 
-/// When something last moved, anywhere in the program.
+/// When the program last made progress.
 #[derive(Debug)]
 pub struct Pulse {
     begun: Instant,
@@ -35,19 +35,16 @@ impl Default for Pulse {
 }
 
 impl Pulse {
-    /// Something moved.
     pub fn beat(&self) {
         self.last_millis.store(millis(self.begun.elapsed()), Ordering::Relaxed);
     }
 
-    /// When that was last.
     pub fn last(&self) -> Instant {
         self.begun + Duration::from_millis(self.last_millis.load(Ordering::Relaxed))
     }
 }
 
-/// Bytes that were moved: all of them, and those of each of the last seconds. Times are those since the target's work
-/// began.
+/// Bytes that were moved: in all, and in each of the last seconds. Times count from the beginning of the target's work.
 #[derive(Debug, Default)]
 struct Moved {
     begun_millis: AtomicU64,
@@ -56,7 +53,7 @@ struct Moved {
 }
 
 impl Moved {
-    /// Counting begins anew.
+    /// Starts counting from zero.
     fn begin(&self, now: Duration) {
         self.begun_millis.store(millis(now), Ordering::Relaxed);
         self.total.store(0, Ordering::Relaxed);
@@ -67,7 +64,7 @@ impl Moved {
         self.total.fetch_add(bytes, Ordering::Relaxed);
         let second = now.as_secs();
         let slot = &self.seconds[(second % RATE_SECONDS) as usize];
-        // Others may count at the same time; nobody waits for anybody.
+        // Several threads may count at the same time, without waiting for each other.
         slot.update(Ordering::Relaxed, Ordering::Relaxed, |old| {
             let before = if old >> BYTE_BITS == second { old & MOST_BYTES } else { 0 };
             (second << BYTE_BITS) | before.saturating_add(bytes).min(MOST_BYTES)
@@ -78,7 +75,7 @@ impl Moved {
         self.total.load(Ordering::Relaxed)
     }
 
-    /// Bytes per second, over the last [`RATE_SECONDS`] or for as long as there has been something to count.
+    /// Bytes per second, over the last [`RATE_SECONDS`] or since counting began.
     fn rate(&self, now: Duration) -> u64 {
         let first = (now.as_secs() + 1).saturating_sub(RATE_SECONDS);
         let recent = self.seconds.iter().map(|second| second.load(Ordering::Relaxed));
@@ -89,27 +86,20 @@ impl Moved {
     }
 }
 
-/// Seconds by the stage's name.
 pub type StageSeconds = Family<[(&'static str, &'static str); 1], Histogram, fn() -> Histogram>;
 
-/// What all targets' work adds up in.
+/// Metrics that all targets add to.
 #[derive(Debug, Clone)]
 pub struct Counters {
     /// Bytes of packs fetched from the source.
     pub fetched: Counter,
     /// Bytes of objects uploaded to the bucket.
     pub uploaded: Counter,
-    /// Seconds that stages took, by the stage's name.
+    /// Seconds by stage.
     pub stages: StageSeconds,
 }
 
-impl Counters {
-    fn stage_took(&self, stage: Stage, took: Duration) {
-        self.stages.get_or_create(&[("stage", stage.name())]).observe(took.as_secs_f64());
-    }
-}
-
-/// One target at work.
+/// One target under way.
 #[derive(Debug)]
 pub struct Progress {
     destination: Destination,
@@ -125,42 +115,36 @@ pub struct Progress {
 /// [`Progress`] at one moment.
 #[derive(Debug, Clone)]
 pub struct ProgressView {
-    /// Which target.
     pub destination: Destination,
-    /// What it is going through.
     pub stage: Stage,
-    /// Bytes that this stage has moved; 0 in a stage that moves none.
+    /// Bytes that this stage has moved.
     pub bytes: u64,
-    /// How many there will be, about; `None` where that cannot be known.
+    /// About how many there will be, if that is known.
     pub of: Option<u64>,
-    /// Bytes per second, over the last ten seconds or for as long as this stage has gone on; 0 where it stands still.
     pub bytes_per_second: u64,
-    /// How long the target has been at work.
+    /// How long the target has been under way.
     pub took: Duration,
 }
 
 impl Progress {
-    /// A target that work begins on, in the given stage.
     pub fn new(destination: Destination, stage: Stage, counters: Counters, pulse: Arc<Pulse>) -> Self {
         let stage = AtomicU8::new(stage as u8);
         let (fetched, uploaded, to_upload) = (Moved::default(), Moved::default(), AtomicU64::new(0));
         Self { destination, begun: Instant::now(), stage, fetched, uploaded, to_upload, counters, pulse }
     }
 
-    /// Which target.
     pub fn destination(&self) -> &Destination {
         &self.destination
     }
 
-    /// What it is going through.
     pub fn stage(&self) -> Stage {
         let now = self.stage.load(Ordering::Relaxed);
         Stage::ALL.into_iter().find(|stage| *stage as u8 == now).unwrap_or(Stage::Fetching)
     }
 
-    /// A stage begins. Its seconds are counted when what is returned is dropped.
+    /// A stage begins. Its seconds are counted when the timer is dropped.
     pub fn enter(self: &Arc<Self>, stage: Stage) -> StageTimer {
-        // Another attempt: what came before is void.
+        // Another attempt starts from zero.
         match stage {
             Stage::Fetching => self.fetched.begin(self.begun.elapsed()),
             Stage::Uploading => self.uploaded.begin(self.begun.elapsed()),
@@ -171,26 +155,23 @@ impl Progress {
         StageTimer { progress: Arc::clone(self), stage, begun: Instant::now() }
     }
 
-    /// Bytes came from the source.
     pub fn fetched(&self, bytes: u64) {
         self.fetched.add(self.begun.elapsed(), bytes);
         self.counters.fetched.inc_by(bytes);
         self.pulse.beat();
     }
 
-    /// About how many bytes the upload will take.
+    /// About how many bytes the upload will send.
     pub fn expect_upload(&self, bytes: u64) {
         self.to_upload.store(bytes, Ordering::Relaxed);
     }
 
-    /// Bytes have reached the bucket.
     pub fn uploaded(&self, bytes: u64) {
         self.uploaded.add(self.begun.elapsed(), bytes);
         self.counters.uploaded.inc_by(bytes);
         self.pulse.beat();
     }
 
-    /// How it stands now.
     pub fn view(&self) -> ProgressView {
         let (stage, took) = (self.stage(), self.begun.elapsed());
         let (bytes, of, bytes_per_second) = match stage {
@@ -206,7 +187,6 @@ impl Progress {
     }
 }
 
-/// A stage that goes on.
 #[must_use = "the stage ends when it is dropped"]
 pub struct StageTimer {
     progress: Arc<Progress>,
@@ -217,7 +197,8 @@ pub struct StageTimer {
 impl Drop for StageTimer {
     fn drop(&mut self) {
         self.progress.pulse.beat();
-        self.progress.counters.stage_took(self.stage, self.begun.elapsed());
+        let seconds = self.progress.counters.stages.get_or_create(&[("stage", self.stage.name())]);
+        seconds.observe(self.begun.elapsed().as_secs_f64());
     }
 }
 

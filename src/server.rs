@@ -1,49 +1,55 @@
-//! What operators look at and what GitLab calls: metrics, health, the status page, webhooks.
+//! The port: metrics, health, the status page and GitLab's webhooks.
 //!
-//! Invariant: it reads the state and asks for passes, and can do nothing else. Whoever connects can hold neither memory
-//! nor descriptors for long: connections are few, serve one request each and end in time.
+//! Invariant: it only reads the state and asks for passes. No client can hold memory or descriptors for long: connections
+//! are few, serve one request each and have a time limit.
 
-mod compress;
 mod connections;
 mod hook;
 mod json;
 mod page;
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use axum::Router;
+use axum::body::{Body, to_bytes};
 use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::{from_fn, map_response};
+use axum::middleware::map_response;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Json, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tower_http::CompressionLevel;
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::SizeAbove;
 
 use self::connections::Connections;
 use crate::reconcile::Triggers;
 use crate::secret::Secret;
 use crate::status::Status;
 
-/// How long a client may take to send its request's head.
+/// How long a client may take to send the head of its request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a connection may last, with request and answer.
+/// How long a connection may last, request and answer included.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(20);
 /// Longest head of a request, in bytes.
 const HEAD_LIMIT_BYTES: usize = 16 << 10;
-/// Longest body of a request, in bytes: GitLab lists the files of up to 20 commits.
+/// Longest body of a request, in bytes. GitLab lists the files of up to 20 commits.
 const BODY_LIMIT_BYTES: usize = 4 << 20;
-/// Pause where a connection cannot be accepted, such as without a free descriptor.
+/// Shorter answers are sent uncompressed, in bytes: they fit into one packet.
+const LEAST_COMPRESSED_BYTES: u16 = 1_400;
+/// Pause after a connection could not be accepted, for example without a free descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Nothing comes from elsewhere, nothing is written into the page, and nobody else may show it in a frame.
+/// The page loads nothing from elsewhere, runs no inline code, and cannot be framed.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; \
      connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
@@ -51,30 +57,25 @@ const STYLE: &str = include_str!("../templates/status.css");
 const SCRIPT: &str = include_str!("../templates/status.js");
 const ICON: &str = include_str!("../templates/icon.svg");
 
-/// What the server shows and whom it tells.
+/// What the server needs; handlers get it as [`Shared`].
 #[derive(Debug, Clone)]
 pub struct Site {
-    /// What goes on.
     pub status: Arc<Status>,
-    /// Where pushes are reported.
     pub triggers: Arc<Triggers>,
-    /// What GitLab proves itself by; without it there is no webhook.
+    /// The token that GitLab sends. Without it there is no webhook.
     pub webhook_secret: Option<Secret>,
-    /// Which instance this is.
     pub shard: String,
 }
 
-/// The port, open.
+type Shared = State<Arc<Site>>;
+
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
 }
 
 impl Server {
-    /// Opens the port.
-    ///
-    /// # Errors
-    /// Where that cannot be done; the message names the settings.
+    /// Opens the port. An error names the settings.
     pub async fn bind(address: IpAddr, port: u16) -> anyhow::Result<Self> {
         let wanted = SocketAddr::new(address, port);
         let listener = TcpListener::bind(wanted).await.with_context(|| {
@@ -100,22 +101,25 @@ impl Server {
     }
 }
 
-/// One request and its answer.
+/// Serves one request.
 async fn connection(stream: TcpStream, router: Router) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_LIMIT_BYTES).keep_alive(false);
     let serving = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    // A client that goes away or is too slow has nothing to be told.
+    // A client that is gone or too slow gets no answer.
     drop(timeout(CONNECTION_TIMEOUT, serving).await);
 }
 
 fn router(site: Arc<Site>) -> Router {
     let router = Router::new()
         .route("/", get(status_page))
-        .route("/status.json", get(status_json))
+        .route(
+            "/status.json",
+            get(async |State(site): Shared| Json(json::status(&site.status.snapshot(), &site.shard))),
+        )
         .route("/metrics", get(metrics))
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
+        .route("/healthz", get(async |State(site): Shared| verdict(site.status.alive())))
+        .route("/readyz", get(async |State(site): Shared| verdict(site.status.ready())))
         .route("/assets/status.css", get(async || asset("text/css; charset=utf-8", STYLE)))
         .route("/assets/status.js", get(async || asset("text/javascript; charset=utf-8", SCRIPT)))
         .route("/assets/icon.svg", get(async || asset("image/svg+xml", ICON)));
@@ -126,11 +130,16 @@ fn router(site: Arc<Site>) -> Router {
     router
         .layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES))
         .layer(map_response(guarded))
-        .layer(from_fn(compress::gzip))
+        .layer(
+            CompressionLayer::new()
+                .quality(CompressionLevel::Fastest)
+                .compress_when(SizeAbove::new(LEAST_COMPRESSED_BYTES)),
+        )
+        .layer(map_response(in_one_piece))
         .with_state(site)
 }
 
-/// The answer with what browsers have to know.
+/// Adds security headers for browsers.
 async fn guarded(mut response: Response) -> Response {
     let headers = [
         (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
@@ -145,30 +154,27 @@ async fn guarded(mut response: Response) -> Response {
     response
 }
 
-async fn status_page(State(site): State<Arc<Site>>, Query(pairs): Query<Vec<(String, String)>>) -> Response {
+/// A compressed answer would be sent in chunks. All answers are in memory anyway, so this one gets a `Content-Length`.
+async fn in_one_piece(response: Response) -> Response {
+    let (head, body) = response.into_parts();
+    match to_bytes(body, usize::MAX).await {
+        Ok(bytes) => Response::from_parts(head, Body::from(bytes)),
+        Err(error) => failed(&error),
+    }
+}
+
+async fn status_page(State(site): Shared, Query(pairs): Query<HashMap<String, String>>) -> Response {
     match page::html(&site.status.snapshot(), &site.shard, &page::Filter::new(pairs)) {
         Ok(html) => Html(html).into_response(),
         Err(error) => failed(&error),
     }
 }
 
-async fn status_json(State(site): State<Arc<Site>>) -> Response {
-    axum::Json(json::status(&site.status.snapshot(), &site.shard)).into_response()
-}
-
-async fn metrics(State(site): State<Arc<Site>>) -> Response {
+async fn metrics(State(site): Shared) -> Response {
     match site.status.metrics().text(&site.status.snapshot()) {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
         Err(error) => failed(&error),
     }
-}
-
-async fn healthz(State(site): State<Arc<Site>>) -> Response {
-    verdict(site.status.alive())
-}
-
-async fn readyz(State(site): State<Arc<Site>>) -> Response {
-    verdict(site.status.ready())
 }
 
 fn verdict(verdict: Result<(), String>) -> Response {

@@ -1,4 +1,4 @@
-//! Logging: one subscriber for the program and its libraries, to standard error, so that standard output stays data.
+//! Logging of the program and its libraries, to standard error; standard output is for data.
 //!
 //! Invariant: messages read well alone and carry their values as fields too.
 
@@ -18,10 +18,9 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging in the given format, at `RUST_LOG`'s levels or `info`, above what is drawn on the board. A second call
-/// changes nothing.
+/// Starts logging at `RUST_LOG`'s levels or `info`, above what is drawn on the board. A second call changes nothing.
 pub fn start(format: LogFormat, board: Board) {
-    // The AWS SDK warns about every place where it looked in vain for a region or credentials; the error says enough.
+    // The AWS SDK warns about every source that has no region or credentials; our error says enough.
     let directives = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|directives| !directives.is_empty());
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
     let filter = filter.parse_lossy(directives.as_deref().unwrap_or("info,aws_config=error"));
@@ -30,6 +29,6 @@ pub fn start(format: LogFormat, board: Board) {
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).try_init(),
         LogFormat::Text => builder.with_ansi(takes_colour(&io::stderr())).with_target(false).try_init(),
     };
-    // Only a second subscriber is refused, and the first one serves.
+    // This fails only if there is a subscriber already, which then stays.
     drop(started);
 }

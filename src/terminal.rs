@@ -1,6 +1,6 @@
-//! What a terminal is shown besides the text itself: colour, and how far the work is.
+//! Colour and progress on a terminal.
 //!
-//! Invariant: nothing but a terminal ever gets an escape sequence, and none where `NO_COLOR` is set.
+//! Invariant: only a terminal gets escape sequences, and only if `NO_COLOR` is not set.
 
 mod board;
 
@@ -9,35 +9,35 @@ use std::io::IsTerminal;
 
 pub use self::board::{AtWork, Board, Scene};
 
-/// Whether what is written to `stream` may have colour (<https://no-color.org>).
+/// Whether text for `stream` may have colour (<https://no-color.org>).
 pub fn takes_colour(stream: &impl IsTerminal) -> bool {
     let set = |name| env::var_os(name).filter(|value| !value.is_empty());
     stream.is_terminal() && set("NO_COLOR").is_none() && set("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// How a word stands out.
+/// A style for a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
-    /// It is good.
+    /// Good.
     Green,
-    /// It is worth a look.
+    /// A warning.
     Yellow,
-    /// It is bad.
+    /// Bad.
     Red,
-    /// It is a heading.
+    /// A heading.
     Bold,
-    /// It matters less.
+    /// Less important.
     Dim,
 }
 
-/// Puts colour on text, or leaves it as it is.
+/// Colours text, if the stream takes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Paint {
     colour: bool,
 }
 
 impl Paint {
-    /// For text that is written to `stream`.
+    /// For text on `stream`.
     pub fn on(stream: &impl IsTerminal) -> Self {
         Self { colour: takes_colour(stream) }
     }

@@ -1,11 +1,11 @@
-// Keeps the page up to date and filters while one types. The page is whole without it: the server renders everything.
+// Updates the page, and filters while you type. The page is complete without it: the server renders everything.
 "use strict";
 
 const REGIONS = ["asof", "verdict", "now", "list", "history"];
 const FILTER_PAUSE_MS = 200;
-// A connection that leads nowhere may take minutes to break; until then the page would look as if it were live.
+// A dead connection may take minutes to break; until then the page would look live.
 const ANSWER_LIMIT_MS = 10_000;
-// A screen reader is told at once of another verdict, and no more often than this of other figures in it.
+// Screen readers announce a new verdict at once, and new figures in the same verdict no more often than this.
 const FIGURES_PAUSE_MS = 60_000;
 const query = document.getElementById("q");
 const connection = document.getElementById("connection");
@@ -20,12 +20,12 @@ function titleOf(page) {
   return page.querySelector("h1").textContent;
 }
 
-// What tells an element from those beside it, wherever it moves; nothing where its place does.
+// Identifies an element wherever it moves; empty for an element that is identified by its position.
 function keyOf(node) {
   return node.nodeType === Node.ELEMENT_NODE ? node.id || node.dataset.key || "" : "";
 }
 
-// Makes `from` like `to`, and touches only what differs: focus, selection and what is unfolded stay.
+// Makes `from` like `to`, and changes only what differs: focus, selection and open details stay.
 function morph(from, to) {
   if (from.isEqualNode(to)) return;
   if (from.nodeType !== to.nodeType || from.nodeName !== to.nodeName) {
@@ -58,7 +58,7 @@ function morphChildren(from, to) {
     const key = keyOf(wanted);
     if (key && kept.has(key)) {
       const node = kept.get(key);
-      // What is only in between goes, rather than that the element moves: moving it would take the focus from it.
+      // Removes what is in between instead of moving the element, which would lose its focus.
       while (at && at !== node && !keyOf(at)) at = removed(at);
       if (at === node) at = at.nextSibling;
       else from.insertBefore(node, at);
@@ -101,7 +101,7 @@ function stale(why) {
   if (connection.textContent !== why) connection.textContent = why;
 }
 
-// The next update, unless nobody looks.
+// Schedules the next update, unless the page is paused or hidden.
 function arm() {
   clearTimeout(timer);
   if (paused || document.hidden) return;
@@ -121,7 +121,7 @@ async function update() {
     stale("");
   } catch (error) {
     if (error.name === "AbortError") return;
-    stale("The program does not answer: this is what it said last.");
+    stale("The program does not answer: this page shows its last answer.");
   } finally {
     clearTimeout(limit);
   }

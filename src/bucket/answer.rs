@@ -1,9 +1,8 @@
-//! What the S3 client's library does not see in an answer by itself, and plain words for what it reports.
+//! Checks of S3's answers that the AWS SDK does not make, and plain words for its errors.
 //!
-//! Invariant: a listing that was cut off is an error, also where the cut made no difference to HTTP.
+//! Invariant: a listing that was cut off is an error, even if HTTP did not notice the cut.
 
 use std::error::Error;
-use std::fmt;
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::config::http::HttpResponse;
@@ -13,14 +12,12 @@ use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::{BoxError, ProvideErrorMetadata, SdkError};
 
 use crate::net::tls;
-use crate::text::error_chain;
-use crate::text::remote_text;
+use crate::text::{error_chain, remote_text};
 
-/// What is said where there are no AWS credentials at all.
+/// The error if there are no AWS credentials at all.
 pub(super) const NO_CREDENTIALS: &str = "no AWS credentials were found";
 
-/// Refuses an XML document without its end: the library takes what is there for all of it, and objects that were cut
-/// off would count as absent.
+/// Refuses an XML document that is cut off. The SDK would accept it, and the objects behind the cut would count as absent.
 #[derive(Debug)]
 pub(super) struct WholeDocument;
 
@@ -60,35 +57,22 @@ fn is_whole(document: &[u8]) -> bool {
     end.and_then(|end| end.strip_suffix(name)).is_some_and(|end| end.ends_with("</"))
 }
 
-/// Why an answer is of no use.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("the answer ended before it was complete")]
 struct CutOff;
 
-impl fmt::Display for CutOff {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the answer ended before it was complete")
-    }
-}
-
-impl Error for CutOff {}
-
-/// Has requests sent again that were too many (429) or whose answer was cut off: the library gives up on both.
+/// Retries requests that got a 429 or whose answer was cut off; the SDK gives up on both.
 #[derive(Debug)]
 pub(super) struct WorthAnotherTry;
 
 impl ClassifyRetry for WorthAnotherTry {
     fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
-        let too_many = context.response().is_some_and(|response| response.status().as_u16() == 429);
-        let cut_off = match context.output_or_error() {
-            Some(Err(error)) => is_cut_off(error),
-            _ => false,
-        };
-        if too_many {
-            RetryAction::throttling_error()
-        } else if cut_off {
-            RetryAction::transient_error()
-        } else {
-            RetryAction::NoActionIndicated
+        if context.response().is_some_and(|response| response.status().as_u16() == 429) {
+            return RetryAction::throttling_error();
+        }
+        match context.output_or_error() {
+            Some(Err(error)) if is_cut_off(error) => RetryAction::transient_error(),
+            _ => RetryAction::NoActionIndicated,
         }
     }
 
@@ -112,15 +96,15 @@ where
                 format!("{}: {}", remote_text(code.as_bytes()), remote_text(message.as_bytes()))
             }
             (Some(code), None) => remote_text(code.as_bytes()),
-            (None, _) => no_words_of_s3(refused.raw().status().as_u16()),
+            (None, _) => not_from_s3(refused.raw().status().as_u16()),
         },
         SdkError::TimeoutError(_) => "no answer in time".to_owned(),
         SdkError::DispatchFailure(_) if let Some(lacking) = credentials_error(error) => {
-            format!("the AWS credentials cannot be had: {}", error_chain(lacking))
+            format!("could not load the AWS credentials: {}", error_chain(lacking))
         }
         SdkError::DispatchFailure(failure) if failure.is_timeout() => "no answer in time".to_owned(),
         SdkError::DispatchFailure(failure) => {
-            // What the library says first is that a request could not be dispatched, for an error of input or output.
+            // The SDK's own first words are only that the request could not be dispatched.
             let cause = failure.as_connector_error().and_then(|error| error.source());
             let cause = cause.map_or_else(|| error_chain(error), error_chain);
             match tls::refusal(error) {
@@ -134,12 +118,12 @@ where
     }
 }
 
-/// What is wrong with the credentials, where that is why no request was sent.
+/// What is wrong with the credentials, if that is why no request was sent.
 pub(super) fn credentials_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a CredentialsError> {
     error.downcast_ref().or_else(|| error.source().and_then(credentials_error))
 }
 
-fn no_words_of_s3(status: u16) -> String {
+fn not_from_s3(status: u16) -> String {
     if status == 429 || status >= 500 {
         format!("the server answered {status}: it is overloaded or broken; the next pass tries again")
     } else {

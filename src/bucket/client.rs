@@ -1,6 +1,6 @@
-//! How requests to S3 travel: trust, proxies, and how much of an answer is read.
+//! The HTTP client for S3: trusted certificates, proxies, and a limit on the length of answers.
 //!
-//! Invariant: no answer but an object's content can fill the memory.
+//! Invariant: only an object's content can be longer than that limit, and it is read as a stream.
 
 use anyhow::Context;
 use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextMut;
@@ -19,12 +19,12 @@ use http_body_util::Limited;
 use crate::net::proxy::is_direct;
 use crate::net::tls::TrustRoots;
 
-/// Longest answer that is read whole, in bytes. A page of 1,000 objects with the longest names takes 4 MB.
+/// Longest answer that is held in memory, in bytes. A page of 1,000 objects with the longest names takes 4 MB.
 const ANSWER_LIMIT_BYTES: usize = 16 << 20;
 /// The operation whose answer is read as a stream.
 const STREAMED: &str = "GetObject";
 
-/// Cuts answers off that are longer than any sensible one. The SDK reads them whole, whatever their length.
+/// Limits the length of answers. The SDK reads them whole, however long they are.
 #[derive(Debug)]
 pub(super) struct ShortAnswers;
 
@@ -49,7 +49,7 @@ impl Intercept for ShortAnswers {
     }
 }
 
-/// The HTTP client under the SDK, for S3 and for where the SDK gets credentials from.
+/// The HTTP client for S3, and for the servers that the SDK loads credentials from.
 pub(super) fn http_client(roots: &TrustRoots) -> anyhow::Result<SharedHttpClient> {
     let store = match roots.pem() {
         Some(pem) => tls::TrustStore::empty().with_pem_certificate(pem),
@@ -59,11 +59,11 @@ pub(super) fn http_client(roots: &TrustRoots) -> anyhow::Result<SharedHttpClient
         .with_trust_store(store)
         .build()
         .context("the CA certificates do not fit the S3 client")?;
-    let direct = client_by_way_of(&context, ProxyConfig::disabled());
-    Ok(SharedHttpClient::new(ByAddress { direct, other: client_by_way_of(&context, ProxyConfig::from_env()) }))
+    let direct = client_through(&context, ProxyConfig::disabled());
+    Ok(SharedHttpClient::new(ByAddress { direct, proxied: client_through(&context, ProxyConfig::from_env()) }))
 }
 
-fn client_by_way_of(context: &tls::TlsContext, proxy: ProxyConfig) -> SharedHttpClient {
+fn client_through(context: &tls::TlsContext, proxy: ProxyConfig) -> SharedHttpClient {
     let context = context.clone();
     Builder::new().build_with_connector_fn(move |settings, components| {
         let mut connector = ConnectorBuilder::default()
@@ -78,19 +78,19 @@ fn client_by_way_of(context: &tls::TlsContext, proxy: ProxyConfig) -> SharedHttp
     })
 }
 
-/// Two of the same: one that reaches every address directly, and one that goes by the environment's proxies. The latter
-/// alone would ask a proxy for the machine's own credentials.
+/// Two clients: one without a proxy, and one that uses the environment's proxies. The second one alone would ask a proxy
+/// for this machine's credentials.
 #[derive(Debug)]
 struct ByAddress<T> {
     direct: T,
-    other: T,
+    proxied: T,
 }
 
 impl HttpClient for ByAddress<SharedHttpClient> {
     fn http_connector(&self, settings: &HttpConnectorSettings, components: &RuntimeComponents) -> SharedHttpConnector {
         SharedHttpConnector::new(ByAddress {
             direct: self.direct.http_connector(settings, components),
-            other: self.other.http_connector(settings, components),
+            proxied: self.proxied.http_connector(settings, components),
         })
     }
 
@@ -99,15 +99,15 @@ impl HttpClient for ByAddress<SharedHttpClient> {
         components: &RuntimeComponentsBuilder,
         settings: &ConfigBag,
     ) -> Result<(), BoxError> {
-        HttpClient::validate_base_client_config(&self.other, components, settings)
+        HttpClient::validate_base_client_config(&self.proxied, components, settings)
     }
 
     fn validate_final_config(&self, components: &RuntimeComponents, settings: &ConfigBag) -> Result<(), BoxError> {
-        HttpClient::validate_final_config(&self.other, components, settings)
+        HttpClient::validate_final_config(&self.proxied, components, settings)
     }
 
     fn connector_metadata(&self) -> Option<ConnectorMetadata> {
-        self.other.connector_metadata()
+        self.proxied.connector_metadata()
     }
 }
 
@@ -115,7 +115,7 @@ impl HttpConnector for ByAddress<SharedHttpConnector> {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         match request.uri().parse() {
             Ok(url) if is_direct(&url) => self.direct.call(request),
-            Ok(_) | Err(_) => self.other.call(request),
+            Ok(_) | Err(_) => self.proxied.call(request),
         }
     }
 }

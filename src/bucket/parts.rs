@@ -1,7 +1,6 @@
-//! An object on its way up, in parts.
+//! The pipe from an object's writer to its upload, in parts.
 //!
-//! Invariant: the parts of all uploads together stay within one bound on memory, and an upload has an end only where its
-//! writer said so.
+//! Invariant: the parts of all uploads together stay within one memory limit, and only the writer can mark the last part.
 
 use std::io;
 use std::sync::Arc;
@@ -11,25 +10,25 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// The usual size of a part, in bytes. S3's least is 5 MiB.
 const PART_SIZE_BYTES: u64 = 8 << 20;
-/// S3 takes 10,000 parts; with a margin, because a part's size is fixed before the object's size is exact.
+/// S3 allows 10,000 parts. The margin is there because the part size is fixed before the exact object size is known.
 const MAX_PARTS: u64 = 7_500;
 /// One permit of the semaphore that bounds all parts in memory, in bytes.
 const PERMIT_BYTES: u64 = 1 << 20;
-/// The bound on all parts in memory, of all uploads together: 64 MiB.
+/// The limit on parts in memory, of all uploads together: 64 MiB.
 const UPLOAD_MEMORY_PERMITS: u32 = 64;
 
-/// A piece of an object, and the share of the memory it takes until S3 has it.
+/// A part of an object, with the memory permit that it holds until S3 has it.
 pub(super) struct Part {
     pub(super) bytes: Bytes,
     pub(super) last: bool,
     pub(super) _memory: OwnedSemaphorePermit,
 }
 
-/// What an upload reads from.
+/// The end of the pipe that an upload reads.
 pub struct Parts(mpsc::Receiver<Part>);
 
 impl Parts {
-    /// The next part; `None` where the writer is gone.
+    /// The next part; `None` if the writer is gone.
     pub(super) async fn next(&mut self) -> Option<Part> {
         self.0.recv().await
     }
@@ -43,7 +42,7 @@ pub(super) fn memory() -> Semaphore {
 /// The two ends of an upload of about `expected_bytes`, within `memory`.
 pub(super) fn pipe(expected_bytes: u64, memory: Arc<Semaphore>) -> (PartWriter, Parts) {
     let part_bytes = PART_SIZE_BYTES.max(expected_bytes.div_ceil(MAX_PARTS));
-    // A small object takes only its own share of the memory.
+    // A small object needs less memory than a part.
     let buffer_bytes = part_bytes.min(expected_bytes + PERMIT_BYTES);
     let permits = u32::try_from(buffer_bytes.div_ceil(PERMIT_BYTES)).unwrap_or(UPLOAD_MEMORY_PERMITS);
     let (sender, receiver) = mpsc::channel(1);
@@ -60,8 +59,8 @@ pub(super) fn pipe(expected_bytes: u64, memory: Arc<Semaphore>) -> (PartWriter, 
     (writer, Parts(receiver))
 }
 
-/// Cuts what is written into parts. Blocking: for a thread that may wait. Dropped without [`Self::finish`], it leaves
-/// the upload without an end, and the upload is aborted.
+/// Splits what is written into parts. It blocks, so it belongs on a thread that may wait. If it is dropped without
+/// [`Self::finish`], the upload has no end and is aborted.
 pub struct PartWriter {
     sender: mpsc::Sender<Part>,
     memory: Arc<Semaphore>,
@@ -74,18 +73,17 @@ pub struct PartWriter {
 }
 
 impl PartWriter {
-    /// Marks the end. Returns how many bytes were written.
+    /// Marks the last part. Returns how many bytes were written.
     ///
     /// # Errors
-    /// Where the upload has ended already, by an error of its own.
+    /// The upload has already failed.
     pub fn finish(mut self) -> io::Result<u64> {
         self.buffer()?;
         self.send(true)?;
         Ok(self.written)
     }
 
-    /// The part being filled. While none is, this one waits for memory holding none itself, so that uploads cannot
-    /// block each other for good.
+    /// The part being filled. A new part waits for memory while this writer holds none, so uploads cannot deadlock.
     fn buffer(&mut self) -> io::Result<&mut BytesMut> {
         if self.current.is_none() {
             let memory = self
@@ -111,7 +109,7 @@ fn upload_over() -> io::Error {
 impl io::Write for PartWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let part_bytes = self.part_bytes;
-        // A full part goes out only when another byte comes: the last one has to be marked.
+        // A full part is sent only when another byte comes, because the last part has to be marked.
         if self.current.as_ref().is_some_and(|(buffer, _)| buffer.len() == part_bytes) {
             self.send(false)?;
         }

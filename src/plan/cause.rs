@@ -2,10 +2,10 @@
 
 use super::Blocker;
 
-/// What kind of trouble a target has. A closed list: it is a metric's label.
+/// The kind of trouble a target has. It is a metric's label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cause {
-    /// The target list's entry cannot be used.
+    /// The entry of the target list is invalid.
     Refused,
     /// The source branch could not be read.
     Unreadable,
@@ -13,9 +13,9 @@ pub enum Cause {
     NameTooLong,
     /// Fetching failed.
     Fetch,
-    /// The branch vanished between looking and fetching.
+    /// The branch disappeared between probing and fetching.
     BranchGone,
-    /// The pack was not accepted, or could not be kept.
+    /// The pack is damaged or too large, or could not be kept.
     Repository,
     /// WORKDIR's disk is full, or cannot be written to.
     Disk,
@@ -29,7 +29,7 @@ pub enum Cause {
     Held,
     /// It took too long.
     TimeLimit,
-    /// A mistake of this program.
+    /// An internal error.
     Internal,
 }
 
@@ -51,26 +51,13 @@ impl Cause {
         Self::Internal,
     ];
 
-    /// Whether an action ran into it, so that only another one can tell whether it is over.
+    /// Whether an action ran into it, so that only another action can tell whether it is over.
     pub const fn is_of_an_action(self) -> bool {
-        match self {
-            Self::Refused | Self::Unreadable => false,
-            // Planning can find this one too, and then it is a blocker in each plan.
-            Self::NameTooLong
-            | Self::Fetch
-            | Self::BranchGone
-            | Self::Repository
-            | Self::Disk
-            | Self::Archive
-            | Self::Upload
-            | Self::Delete
-            | Self::Held
-            | Self::TimeLimit
-            | Self::Internal => true,
-        }
+        // Planning can find a name that is too long as well; it is then a blocker in each plan.
+        !matches!(self, Self::Refused | Self::Unreadable)
     }
 
-    /// What stands in a target's way.
+    /// The cause that a blocker counts as.
     pub fn of_blocker(blocker: &Blocker) -> Self {
         match blocker {
             Blocker::Refused(_) => Self::Refused,
@@ -101,57 +88,55 @@ impl Cause {
     /// What it is, as a heading.
     pub const fn title(self) -> &'static str {
         match self {
-            Self::Refused => "Entry of the target list that cannot be used",
-            Self::Unreadable => "Source branch that cannot be read",
-            Self::NameTooLong => "Name that is too long for S3",
+            Self::Refused => "Invalid entry in the target list",
+            Self::Unreadable => "Source branch cannot be read",
+            Self::NameTooLong => "Name too long for S3",
             Self::Fetch => "Fetching from GitLab fails",
-            Self::BranchGone => "Branch that vanished",
-            Self::Repository => "Repository that cannot be taken",
+            Self::BranchGone => "Branch disappeared",
+            Self::Repository => "Repository cannot be used",
             Self::Disk => "WORKDIR cannot be written to",
-            Self::Archive => "Archive that cannot be made",
+            Self::Archive => "Archive cannot be made",
             Self::Upload => "Uploading to S3 fails",
             Self::Delete => "Deleting from S3 fails",
             Self::Held => "Rewritten branch, held back",
             Self::TimeLimit => "Not finished in time",
-            Self::Internal => "Mistake of this program",
+            Self::Internal => "Internal error",
         }
     }
 
     /// What to do about it.
     pub const fn advice(self) -> &'static str {
         match self {
-            Self::Refused => "Correct the entry in the target list. Until then nothing of it is published or deleted.",
+            Self::Refused => "Correct the entry in the target list. Until then, nothing of it is published or deleted.",
             Self::Unreadable => {
                 "Does the project still exist under this name, with this branch, and is the token's user a member with \
-                 the role Reporter? Correct the target list or the membership. Where it is every target, look at the \
-                 token and at GitLab itself. The objects stay."
+                 the role Reporter? Correct the target list or the membership. If it is every target, check the token \
+                 and GitLab itself. The objects stay."
             }
             Self::NameTooLong => "Use a shorter group, project or branch name at the destination.",
             Self::Fetch => {
-                "The next pass tries again. Where it goes on: is GitLab up, and can the token's user clone the project?"
+                "The next pass tries again. If it keeps failing: is GitLab up, and can the token's user clone the \
+                 project?"
             }
-            Self::BranchGone => "The next pass looks again. Where the branch is really gone, correct the target list.",
+            Self::BranchGone => "The next pass checks again. If the branch was deleted, correct the target list.",
             Self::Repository => {
-                "A repository that is too large: raise MAX_REPOSITORY_BYTES. A damaged or incomplete one: run `git fsck` \
-                 on the project in GitLab."
+                "If it is too large, raise MAX_REPOSITORY_BYTES. If it is damaged or incomplete, run `git fsck` on the \
+                 project in GitLab."
             }
             Self::Disk => {
-                "Look at the volume that WORKDIR is on: make it larger or MIRROR_CACHE_BYTES smaller, and see that this \
-                 user may write to it."
+                "Enlarge WORKDIR's volume or lower MIRROR_CACHE_BYTES, and check that this user may write to it."
             }
-            Self::Archive => "The next pass fetches afresh. Where it goes on, look at WORKDIR's disk.",
-            Self::Upload => {
-                "Look at the bucket's policy, the AWS credentials and the region. The next pass tries again."
-            }
+            Self::Archive => "The next pass fetches again from scratch. If it keeps failing, check WORKDIR's disk.",
+            Self::Upload => "Check the bucket's policy, the AWS credentials and the region. The next pass tries again.",
             Self::Delete => {
-                "Give the credentials the right s3:DeleteObject; the next pass deletes what is outdated. Where there is a \
-                 new object, it is up already."
+                "Allow s3:DeleteObject for the credentials. The next pass deletes what is outdated. A new object, if \
+                 there is one, is already in the bucket."
             }
             Self::Held => {
-                "Ask who maintains the project whether the history was rewritten on purpose. If it was, run one pass with \
-                 `-on-rewrite=publish`; else wait until the branch is put back. The object stays."
+                "Ask the project's maintainers whether they rewrote the history on purpose. If so, run one pass with \
+                 `-on-rewrite=publish`; else wait until the branch is restored. The object stays."
             }
-            Self::TimeLimit => "A very large repository or a slow network: raise TARGET_TIMEOUT.",
+            Self::TimeLimit => "The repository is very large or the network slow: raise TARGET_TIMEOUT.",
             Self::Internal => "The next pass tries again. Please report it with the log.",
         }
     }

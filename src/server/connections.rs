@@ -1,7 +1,7 @@
-//! Which connections are served, where there are too many of them.
+//! Decides which connections are served if there are too many.
 //!
-//! Invariant: there are never more than [`SERVER_CONNECTIONS`], and nobody who opens many keeps out somebody who opens one,
-//! such as the kubelet with its probes.
+//! Invariant: there are never more than [`SERVER_CONNECTIONS`], and a client with many connections cannot keep out a client
+//! with one, such as the kubelet with its probes.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -12,15 +12,14 @@ use crate::descriptors::SERVER_CONNECTIONS;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout_at};
 
-/// How many of them one address may have: as many as a browser opens, and fewer than there are.
+/// How many of them one address may have: as many as a browser opens.
 const PEER_CONNECTIONS: usize = 6;
-/// How long a connection is safe from being cut off for a new one, where there are too many.
+/// How long a connection is safe from being closed for a new one.
 const CONNECTION_PATIENCE: Duration = Duration::from_millis(250);
-/// The same where its own address opens too many. It is long enough for a request that is there as a whole, and short
-/// enough that hundreds of connections in the queue do not keep others waiting.
+/// The same if its own address opens too many. It is long enough for a request that has arrived whole, and short enough
+/// that hundreds of queued connections do not keep others waiting.
 const PEER_PATIENCE: Duration = Duration::from_millis(100);
 
-/// Those that are served.
 #[derive(Debug, Default)]
 pub(super) struct Connections {
     tasks: JoinSet<()>,
@@ -36,7 +35,7 @@ struct Connection {
 }
 
 impl Connections {
-    /// Waits until there is room for one more from this address. What stands in the way is cut off, after a while.
+    /// Waits until there is room for one more from this address, and closes connections that are in the way.
     pub(super) async fn make_room(&mut self, peer: IpAddr) {
         while self.tasks.try_join_next().is_some() {}
         self.forget_finished();
@@ -50,19 +49,18 @@ impl Connections {
         }
     }
 
-    /// Serves one.
     pub(super) fn begin(&mut self, peer: IpAddr, connection: impl Future<Output = ()> + Send + 'static) {
         let handle = self.tasks.spawn(connection);
         self.open.push_back(Connection { peer, begun: Instant::now(), handle });
     }
 
-    /// The connection that has to go for one more from this address, and how long it is safe.
+    /// The connection that has to make room for one more from this address, and how long it is safe.
     fn in_the_way(&self, peer: IpAddr) -> Option<(&Connection, Duration)> {
         let held = |peer: IpAddr| self.open.iter().filter(|connection| connection.peer == peer).count();
         let (whose, patience) = if held(peer) >= PEER_CONNECTIONS {
             (peer, PEER_PATIENCE)
         } else if self.open.len() >= SERVER_CONNECTIONS {
-            // Whoever has the most can do without one best.
+            // The address with the most connections loses one.
             (self.open.iter().map(|connection| connection.peer).max_by_key(|peer| held(*peer))?, CONNECTION_PATIENCE)
         } else {
             return None;

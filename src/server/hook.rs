@@ -1,7 +1,7 @@
 //! GitLab's push webhooks.
 //!
-//! Invariant: nothing of a request is believed but which branch was pushed to, and only after its token was compared; the
-//! commit is looked up as always.
+//! Invariant: a request is only trusted for the branch that was pushed to, and only once its token has been checked. The
+//! commit comes from GitLab as always.
 
 use std::sync::Arc;
 
@@ -17,11 +17,11 @@ use super::Site;
 use crate::status::metrics::WebhookResult;
 use crate::text::error_chain;
 
-/// The event of a project's or a group's webhook, and that of a whole GitLab's.
+/// The events of a project's or group's webhook, and of GitLab's system hook.
 const PUSH_EVENTS: [&str; 2] = ["Push Hook", "System Hook"];
 const BRANCHES: &str = "refs/heads/";
 
-/// The part of GitLab's "push event" that is of use here.
+/// The fields of GitLab's "push event" that are read here.
 #[derive(Deserialize)]
 struct Event {
     object_kind: Option<String>,
@@ -80,7 +80,7 @@ async fn handle(site: &Site, request: Request) -> (StatusCode, &'static str) {
     (StatusCode::ACCEPTED, "a pass for this branch begins\n")
 }
 
-/// Whether the request has the secret. How long that takes to say tells nothing of the secret but its length.
+/// Whether the request has the secret. The time this takes reveals only the secret's length.
 fn is_genuine(site: &Site, headers: &HeaderMap) -> Result<bool, String> {
     let (Some(secret), Some(token)) = (&site.webhook_secret, headers.get("x-gitlab-token")) else { return Ok(false) };
     let secret = secret.read().map_err(|error| error_chain(&error))?;

@@ -1,11 +1,10 @@
-//! The status as JSON; `docs/contract.md` describes the object.
+//! The status as JSON; `docs/contract.md` describes it.
 
 use serde_json::{Value, json};
 
 use crate::status::{PassOutcome, PassRecord, Snapshot, TargetState, TargetStatus};
 use crate::text::timestamp;
 
-/// Everything that the page shows, and every target.
 pub(super) fn status(now: &Snapshot, shard: &str) -> Value {
     let count = |state| now.targets.iter().filter(|target| target.state == state).count();
     let counts: serde_json::Map<_, _> =

@@ -1,7 +1,6 @@
-//! Metrics: what dashboards of the Go program show already, under the same names, and this program's own.
+//! Metrics: those that dashboards of the Go program already use, under the same names, and this program's own.
 //!
-//! Invariant: every label's values come from a closed list in this program, so that no name of a project or branch, and
-//! nothing that a server answered, can become one.
+//! Invariant: label values come from closed lists in this program, never from a project, a branch or a server's answer.
 
 use std::fmt::Write;
 use std::sync::atomic::AtomicU64;
@@ -15,23 +14,22 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
 use crate::model::stage::Stage;
-use crate::plan::Cause;
-use crate::plan::{PublishReason, RetireReason};
+use crate::plan::outcome::{Failure, Outcome};
+use crate::plan::{Action, Cause, PublishReason, RetireReason};
 use crate::progress::Counters;
-use crate::status::Trigger;
-use crate::status::{PassOutcome, Snapshot, TargetState};
+use crate::status::{PassOutcome, Snapshot, TargetState, Trigger};
 
-/// The value of the label `integration`, by which dashboards tell programs apart.
+/// The value of the label `integration`, which dashboards select programs by.
 const INTEGRATION: &str = "git-partition-sync-producer";
-/// Upper bounds of the histogram of stages, in seconds: from a small increment to the usual TARGET_TIMEOUT.
+/// Bucket bounds of the stage histogram, in seconds: from a small increment to the default TARGET_TIMEOUT.
 const STAGE_SECONDS: [f64; 12] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1_800.0, 3_600.0];
 
 type Labels<const N: usize> = [(&'static str, &'static str); N];
 type Labelled<const N: usize> = Family<Labels<N>, Counter>;
-/// A gauge that is not shown before it has a value: no value is not 0.
+/// A gauge that is hidden until it has a value, because no value is not 0.
 type Later = Family<Labels<0>, Gauge<f64, AtomicU64>>;
 
-/// Everything that is counted.
+/// All metrics.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -55,14 +53,10 @@ pub struct Metrics {
     free: Later,
 }
 
-/// What became of a webhook request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WebhookResult {
-    /// A pass for it begins.
     Accepted,
-    /// It is about nothing that is synchronised.
     Ignored,
-    /// Its token is wrong, or it cannot be understood.
     Refused,
 }
 
@@ -79,73 +73,53 @@ impl WebhookResult {
 }
 
 impl Metrics {
-    /// All of them at zero. Each carries the labels that dashboards of the Go program select by.
+    /// All metrics at zero, with the labels that dashboards of the Go program select by.
     pub fn new(shard: &str) -> Self {
         let labels = [("shard_id", shard), ("integration", INTEGRATION)]
             .map(|(name, value)| (name.into(), value.to_owned().into()));
         let mut registry = Registry::with_labels(labels.into_iter());
         let mut go = Register { registry: &mut registry, prefix: "qontract_reconcile" };
-        let go_executions = go.metric("execution_counter", "Full passes that succeeded", Counter::default());
-        let go_last_status = go.metric(
-            "last_run_status",
-            "Whether the last full pass succeeded: 0 success, 1 failure",
-            Later::default(),
-        );
-        let go_last_seconds =
-            go.metric("last_run_seconds", "How long the last full pass took, in seconds", Later::default());
+        let go_executions = go.metric("execution_counter", "Full passes that succeeded");
+        let go_last_status = go.metric("last_run_status", "Whether the last full pass succeeded: 0 success, 1 failure");
+        let go_last_seconds = go.metric("last_run_seconds", "How long the last full pass took, in seconds");
         let mut ours = Register { registry: &mut registry, prefix: "git_partition_sync" };
-        let build: Family<Labels<1>, Gauge> = ours.metric("build_info", "The program's version", Family::default());
+        let build: Family<Labels<1>, Gauge> = ours.metric("build_info", "The program's version");
         build.get_or_create(&[("version", env!("CARGO_PKG_VERSION"))]).set(1);
+        let stages = Family::new_with_constructor((|| Histogram::new(STAGE_SECONDS)) as fn() -> Histogram);
         let metrics = Self {
             go_executions,
             go_last_status,
             go_last_seconds,
-            passes: ours.metric(
-                "passes",
-                "Passes that ended, by what began them and how they ended",
-                Family::default(),
-            ),
-            published: ours.metric("published", "Objects published, by reason", Family::default()),
-            retired: ours.metric("retired", "Destinations retired, by reason", Family::default()),
-            swept: ours.metric("swept", "Destinations that outdated objects were swept from", Counter::default()),
-            failed: ours.metric("failed", "Actions that failed, by stage and reason", Family::default()),
-            webhooks: ours.metric("webhooks", "Webhook requests, by what became of them", Family::default()),
+            passes: ours.metric("passes", "Passes that ended, by trigger and outcome"),
+            published: ours.metric("published", "Objects published, by reason"),
+            retired: ours.metric("retired", "Destinations retired, by reason"),
+            swept: ours.metric("swept", "Destinations from which outdated objects were deleted"),
+            failed: ours.metric("failed", "Actions that failed, by stage and reason"),
+            webhooks: ours.metric("webhooks", "Webhook requests, by result"),
             moved: Counters {
-                fetched: ours.metric("fetched_bytes", "Bytes of packs fetched from the source", Counter::default()),
-                uploaded: ours.metric("uploaded_bytes", "Bytes of objects uploaded to the bucket", Counter::default()),
-                stages: ours.metric(
-                    "stage_duration_seconds",
-                    "How long stages of publishing took",
-                    Family::new_with_constructor(|| Histogram::new(STAGE_SECONDS)),
-                ),
+                fetched: ours.metric("fetched_bytes", "Bytes of packs fetched from the source"),
+                uploaded: ours.metric("uploaded_bytes", "Bytes of objects uploaded to the bucket"),
+                stages: ours.register("stage_duration_seconds", "How long stages of publishing took", stages),
             },
-            targets: ours.metric("targets", "Targets, by state", Family::default()),
+            targets: ours.metric("targets", "Targets, by state"),
             oldest: ours.metric(
                 "oldest_out_of_sync_seconds",
-                "For how long the target has been out of sync that has been for longest; 0 where all are in sync",
-                Gauge::default(),
+                "The longest time that a target has been out of sync; 0 if all are in sync",
             ),
-            last_success: ours.metric(
-                "last_success_timestamp_seconds",
-                "When the last full pass that succeeded ended, in Unix time",
-                Family::default(),
-            ),
-            guard: ours.metric("retire_guard_held", "1 where the retire guard holds something back", Gauge::default()),
-            objects: ours.metric("bucket_objects", "Objects in the bucket with names that decode", Family::default()),
-            foreign: ours.metric(
-                "bucket_foreign_objects",
-                "Objects in the bucket with foreign names",
-                Family::default(),
-            ),
-            mirrors: ours.metric("mirror_bytes", "What mirrors take on the disk", Family::default()),
-            free: ours.metric("workdir_available_bytes", "Free space of WORKDIR's file system", Family::default()),
+            last_success: ours
+                .metric("last_success_timestamp_seconds", "When the last successful full pass ended, in Unix time"),
+            guard: ours.metric("retire_guard_held", "1 if the retire guard holds something back"),
+            objects: ours.metric("bucket_objects", "Objects in the bucket whose names decode"),
+            foreign: ours.metric("bucket_foreign_objects", "Objects in the bucket with foreign names"),
+            mirrors: ours.metric("mirror_bytes", "Disk space that mirrors take"),
+            free: ours.metric("workdir_available_bytes", "Free space on WORKDIR's file system"),
             registry,
         };
         metrics.show_zeros();
         metrics
     }
 
-    /// Makes every series there can be: a counter that appears with its first event has no rate at that event.
+    /// Creates every possible series: a counter that appears with its first event has no rate for that event.
     fn show_zeros(&self) {
         for trigger in Trigger::ALL {
             for outcome in PassOutcome::NAMES {
@@ -167,52 +141,48 @@ impl Metrics {
         }
     }
 
-    /// What targets at work count their bytes and seconds in.
-    pub(crate) fn moved(&self) -> Counters {
+    /// The counters for bytes and seconds of targets under way.
+    pub(super) fn moved(&self) -> Counters {
         self.moved.clone()
     }
 
-    pub(crate) fn published(&self, reason: &PublishReason) {
-        self.published.get_or_create(&[("reason", publish_reason(reason))]).inc();
+    /// Counts an action that ended in this stage.
+    pub(super) fn action_ended(&self, Outcome { action, result }: &Outcome, stage: Stage) {
+        let failed = |stage: Stage, cause: Cause| {
+            self.failed.get_or_create(&[("stage", stage.name()), ("reason", cause.name())]).inc()
+        };
+        let by_reason = |family: &Labelled<1>, reason| family.get_or_create(&[("reason", reason)]).inc();
+        match (action, result) {
+            (Action::Publish(publish), Ok(_)) => by_reason(&self.published, publish_reason(&publish.reason)),
+            (Action::Retire(retire), Ok(_)) => by_reason(&self.retired, retire_reason(retire.reason)),
+            (Action::Sweep(_), Ok(_)) => self.swept.inc(),
+            (_, Err(Failure::Stopped)) => return,
+            (_, Err(Failure::Held { .. })) => failed(stage, Cause::Held),
+            (_, Err(Failure::Failed { cause, stage, .. })) => failed(*stage, *cause),
+        };
     }
 
-    pub(crate) fn retired(&self, reason: RetireReason) {
-        self.retired.get_or_create(&[("reason", retire_reason(reason))]).inc();
-    }
-
-    pub(crate) fn swept(&self) {
-        self.swept.inc();
-    }
-
-    pub(crate) fn failed(&self, stage: Stage, cause: Cause) {
-        self.failed.get_or_create(&[("stage", stage.name()), ("reason", cause.name())]).inc();
-    }
-
-    pub(crate) fn pass_ended(&self, trigger: Trigger, outcome: &PassOutcome) {
+    pub(super) fn pass_ended(&self, trigger: Trigger, outcome: &PassOutcome) {
         self.passes.get_or_create(&[("trigger", trigger.name()), ("outcome", outcome.name())]).inc();
         if trigger.is_full() && *outcome == PassOutcome::Success {
             self.go_executions.inc();
         }
     }
 
-    /// Counts a webhook request.
     pub fn webhook(&self, result: WebhookResult) {
         self.webhooks.get_or_create(&[("result", result.name())]).inc();
     }
 
-    /// All metrics in Prometheus's text format, with the gauges as of now.
-    ///
-    /// # Errors
-    /// None that a `String` can have.
+    /// All metrics in Prometheus's text format; gauges come from the snapshot.
     pub fn text(&self, now: &Snapshot) -> Result<String, std::fmt::Error> {
-        self.take(now);
+        self.set_gauges(now);
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         prometheus_text(&text)
     }
 
     #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-    fn take(&self, now: &Snapshot) {
+    fn set_gauges(&self, now: &Snapshot) {
         let set = |gauge: &Later, value: f64| {
             gauge.get_or_create(&[]).set(value);
         };
@@ -246,7 +216,11 @@ struct Register<'a> {
 }
 
 impl Register<'_> {
-    fn metric<M: Metric + Clone>(&mut self, name: &str, help: &str, metric: M) -> M {
+    fn metric<M: Metric + Clone + Default>(&mut self, name: &str, help: &str) -> M {
+        self.register(name, help, M::default())
+    }
+
+    fn register<M: Metric + Clone>(&mut self, name: &str, help: &str, metric: M) -> M {
         self.registry.register(format!("{}_{name}", self.prefix), help, metric.clone());
         metric
     }
@@ -272,8 +246,8 @@ fn retire_reason(reason: RetireReason) -> &'static str {
     }
 }
 
-/// OpenMetrics, as the library writes it, in the older text format, which every Prometheus and its tools read: a
-/// counter's `HELP` and `TYPE` have the name of its samples, and there are no other comments.
+/// Converts OpenMetrics, which the library writes, to the older text format, which every Prometheus tool reads. There,
+/// `HELP` and `TYPE` of a counter carry the name of its samples, and there are no other comments.
 fn prometheus_text(open_metrics: &str) -> Result<String, std::fmt::Error> {
     let mut text = String::with_capacity(open_metrics.len());
     let mut help = ("", "");

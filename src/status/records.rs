@@ -1,100 +1,113 @@
 //! What a plan and its outcomes say about single targets.
 //!
-//! Invariant: what the plan does not say is kept as it was known before: since when, and the last error.
+//! Invariant: what the plan does not say stays as it was known before: since when, and the last error.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::SystemTime;
 
-use super::{Seen, TargetState, TargetStatus, Trouble};
-use crate::model::key::Destination;
-use crate::model::key::HeldObject;
-use crate::plan::Action;
-use crate::plan::Cause;
-use crate::plan::outcome::Failure;
-use crate::plan::outcome::{Done, Outcome};
+use super::{Seen, TargetState, TargetStatus, TargetTrouble};
+use crate::model::key::{Destination, HeldObject};
+use crate::model::target::Source;
+use crate::plan::outcome::{Done, Failure, Outcome};
+use crate::plan::{Action, Cause, PublishReason};
 
-/// The records of the targets that a pass is about. What was known before is kept where the plan does not say better, and
-/// what an earlier process knew where nothing was.
-pub(super) fn records(
-    before: &BTreeMap<Destination, TargetStatus>,
-    remembered: &BTreeMap<Destination, SystemTime>,
-    Seen { plan, targets, held, moved, .. }: &Seen<'_>,
-) -> BTreeMap<Destination, TargetStatus> {
-    let now = SystemTime::now();
-    let mut newest: HashMap<&Destination, &HeldObject> = HashMap::new();
-    for object in *held {
-        let slot = newest.entry(&object.name.destination).or_insert(object);
-        if slot.last_modified <= object.last_modified {
-            *slot = object;
+/// What a record is made of.
+struct Facts<'a> {
+    now: SystemTime,
+    before: &'a BTreeMap<Destination, TargetStatus>,
+    remembered: &'a BTreeMap<Destination, SystemTime>,
+    newest: HashMap<&'a Destination, &'a HeldObject>,
+    sources: HashMap<&'a Destination, &'a Source>,
+}
+
+impl<'a> Facts<'a> {
+    fn new(
+        before: &'a BTreeMap<Destination, TargetStatus>,
+        remembered: &'a BTreeMap<Destination, SystemTime>,
+        Seen { targets, held, .. }: &Seen<'a>,
+    ) -> Self {
+        let mut newest: HashMap<&Destination, &HeldObject> = HashMap::new();
+        for object in *held {
+            let slot = newest.entry(&object.name.destination).or_insert(object);
+            if slot.last_modified <= object.last_modified {
+                *slot = object;
+            }
         }
+        let sources = targets.iter().map(|target| (&target.destination, &target.source)).collect();
+        Self { now: SystemTime::now(), before, remembered, newest, sources }
     }
-    let sources: HashMap<_, _> = targets.iter().map(|target| (&target.destination, &target.source)).collect();
-    let record = |destination: &Destination, state: TargetState| {
-        let (before, object) = (before.get(destination), newest.get(destination));
-        let since = match (before, state) {
+
+    fn record(&self, destination: &Destination, state: TargetState) -> TargetStatus {
+        let object = self.newest.get(destination);
+        let since = match (self.before.get(destination), state) {
             (Some(before), _) if (before.state == TargetState::InSync) == (state == TargetState::InSync) => {
                 before.since
             }
-            // It has been in sync for as long as its object is there, unless it is known better.
-            (None, TargetState::InSync) => object.map_or(now, |object| object.last_modified),
-            (None, _) => remembered.get(destination).copied().unwrap_or(now),
-            (Some(_), _) => now,
+            // If nothing better is known, it has been in sync since its object was written.
+            (None, TargetState::InSync) => object.map_or(self.now, |object| object.last_modified),
+            (None, _) => self.remembered.get(destination).copied().unwrap_or(self.now),
+            (Some(_), _) => self.now,
         };
         TargetStatus {
-            destination: destination.clone(),
-            source: sources.get(destination).map(|source| (*source).clone()),
-            state,
+            source: self.sources.get(destination).map(|source| (*source).clone()),
             commit: object.map(|object| object.name.commit.clone()),
             bytes: object.map(|object| object.bytes),
             published: object.map(|object| object.last_modified),
-            since,
-            pending: None,
-            trouble: None,
+            ..TargetStatus::new(destination, state, since)
         }
-    };
-    let mut records: BTreeMap<Destination, TargetStatus> = BTreeMap::new();
-    for unchanged in &plan.unchanged {
-        let destination = &unchanged.target.destination;
-        records.insert(destination.clone(), record(destination, TargetState::InSync));
     }
+
+    /// An error of an action stays until another action succeeds.
+    fn to_publish(&self, destination: &Destination, reason: &PublishReason) -> TargetStatus {
+        let before = self.before.get(destination);
+        let acted_on = |trouble: &TargetTrouble| trouble.cause.is_of_an_action();
+        let failing = before.filter(|before| before.trouble.as_ref().is_some_and(acted_on));
+        TargetStatus {
+            pending: Some(reason.to_string()),
+            trouble: failing.and_then(|failing| failing.trouble.clone()),
+            ..self.record(destination, failing.map_or(TargetState::Behind, |failing| failing.state))
+        }
+    }
+}
+
+/// The records of a pass's targets. What the plan does not say comes from the records `before`, else from what an earlier
+/// process saved.
+pub(super) fn records(
+    before: &BTreeMap<Destination, TargetStatus>,
+    remembered: &BTreeMap<Destination, SystemTime>,
+    seen: &Seen<'_>,
+) -> BTreeMap<Destination, TargetStatus> {
+    let (facts, plan) = (Facts::new(before, remembered, seen), seen.plan);
+    let in_sync = plan.unchanged.iter().map(|unchanged| &unchanged.target.destination);
+    let mut records: BTreeMap<_, _> =
+        in_sync.map(|destination| (destination.clone(), facts.record(destination, TargetState::InSync))).collect();
     for action in &plan.actions {
         let destination = action.destination();
         let mut target = match action {
-            Action::Publish(publish) => {
-                // Whatever failed or was held last time stays so until it has worked.
-                let acted_on = |trouble: &Trouble| trouble.cause.is_of_an_action();
-                let failing = before.get(destination).filter(|before| before.trouble.as_ref().is_some_and(acted_on));
-                let state = failing.map_or(TargetState::Behind, |failing| failing.state);
-                let trouble = failing.and_then(|failing| failing.trouble.clone());
-                TargetStatus { pending: Some(publish.reason.to_string()), trouble, ..record(destination, state) }
-            }
-            Action::Sweep(_) => record(destination, TargetState::InSync),
+            Action::Publish(publish) => facts.to_publish(destination, &publish.reason),
+            Action::Sweep(_) => facts.record(destination, TargetState::InSync),
             Action::Retire(_) => continue,
         };
         target.source = target.source.or_else(|| before.get(destination).and_then(|before| before.source.clone()));
         records.insert(destination.clone(), target);
     }
     for blocked in &plan.blocked {
-        let cause = Cause::of_blocker(&blocked.blocker);
-        let error = blocked.blocker.to_string();
+        let (cause, error) = (Cause::of_blocker(&blocked.blocker), blocked.blocker.to_string());
         let target = records
             .entry(blocked.destination.clone())
-            .or_insert_with(|| record(&blocked.destination, TargetState::Blocked));
+            .or_insert_with(|| facts.record(&blocked.destination, TargetState::Blocked));
         match &mut target.trouble {
             Some(trouble) => trouble.error = format!("{}; {error}", trouble.error),
-            None => target.trouble = Some(Trouble { cause, error, seen: now }),
+            None => target.trouble = Some(TargetTrouble { cause, error, seen: facts.now }),
         }
     }
-    for destination in *moved {
-        if let Some(known) = before.get(destination) {
-            records.insert(destination.clone(), known.clone());
-        }
-    }
+    let moved = seen.moved.iter().filter_map(|destination| before.get_key_value(destination));
+    records.extend(moved.map(|(destination, known)| (destination.clone(), known.clone())));
     records
 }
 
-/// How many objects the bucket holds after a full pass has listed it. Destinations that another pass was at in the
-/// meantime count as they were known `before`.
+/// How many objects the bucket holds after a full pass has listed it. Destinations that another pass has changed meanwhile
+/// count as in the records `before`.
 pub(super) fn objects_now(Seen { held, moved, .. }: &Seen<'_>, before: &BTreeMap<Destination, TargetStatus>) -> usize {
     let listed = held.iter().filter(|object| !moved.contains(&object.name.destination)).count();
     let known =
@@ -102,7 +115,7 @@ pub(super) fn objects_now(Seen { held, moved, .. }: &Seen<'_>, before: &BTreeMap
     listed + known.count()
 }
 
-/// Enters how many objects came and went with an action.
+/// Adds the objects that an action created, and subtracts those that it deleted.
 pub(super) fn count_objects(objects: &mut usize, Outcome { action, result }: &Outcome) {
     if result.is_err() {
         return;
@@ -115,39 +128,28 @@ pub(super) fn count_objects(objects: &mut usize, Outcome { action, result }: &Ou
     *objects = (*objects + came).saturating_sub(gone);
 }
 
-/// Enters what became of an action.
+/// Records the outcome of an action.
 pub(super) fn settle(targets: &mut BTreeMap<Destination, TargetStatus>, Outcome { action, result }: &Outcome) {
     let now = SystemTime::now();
     let destination = action.destination();
-    let in_sync = |target: &mut TargetStatus| {
-        if target.state != TargetState::InSync {
-            (target.state, target.since) = (TargetState::InSync, now);
-        }
-        (target.pending, target.trouble) = (None, None);
-    };
     let mut out_of_sync = |state, cause, error: &String| {
-        let target = targets.entry(destination.clone()).or_insert_with(|| TargetStatus {
-            destination: destination.clone(),
-            source: None,
-            state: TargetState::InSync,
-            commit: None,
-            bytes: None,
-            published: None,
-            since: now,
-            pending: None,
-            trouble: None,
-        });
+        let target = targets
+            .entry(destination.clone())
+            .or_insert_with(|| TargetStatus::new(destination, TargetState::InSync, now));
         if target.state == TargetState::InSync {
             target.since = now;
         }
         target.state = state;
-        target.trouble = Some(Trouble { cause, error: error.clone(), seen: now });
+        target.trouble = Some(TargetTrouble { cause, error: error.clone(), seen: now });
     };
     match (action, result) {
         (Action::Retire(_), Ok(_)) => drop(targets.remove(destination)),
         (Action::Publish(_) | Action::Sweep(_), Ok(done)) => {
             let Some(target) = targets.get_mut(destination) else { return };
-            in_sync(target);
+            if target.state != TargetState::InSync {
+                (target.state, target.since) = (TargetState::InSync, now);
+            }
+            (target.pending, target.trouble) = (None, None);
             if let Done::Published(published) = done {
                 target.commit = Some(published.commit.to_string());
                 target.bytes = Some(published.bytes);

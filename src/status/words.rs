@@ -1,25 +1,24 @@
-//! The words that the page, the metrics and JSON have for states, passes and what began them.
+//! The names of target states, pass outcomes and triggers, on the page, in metrics and in JSON.
 
 use std::fmt;
 
-/// How a target stands. The order is that of urgency.
+/// Whether a target is in sync, the most urgent state first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TargetState {
     /// An action for it failed; the next pass tries again.
     Failing,
-    /// It cannot be acted on.
+    /// Nothing can be done for it until somebody acts.
     Blocked,
-    /// Its source has something that the bucket does not have yet.
+    /// The bucket does not have the source's newest commit yet.
     Behind,
-    /// The bucket has what the source has.
+    /// The bucket has the source's newest commit.
     InSync,
 }
 
 impl TargetState {
-    /// All of them, in the order of urgency.
+    /// All states, the most urgent first.
     pub const ALL: [Self; 4] = [Self::Failing, Self::Blocked, Self::Behind, Self::InSync];
 
-    /// Its name, in metrics and addresses.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Failing => "failing",
@@ -32,31 +31,22 @@ impl TargetState {
 
 impl fmt::Display for TargetState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Failing => "failing",
-            Self::Blocked => "blocked",
-            Self::Behind => "behind",
-            Self::InSync => "in sync",
-        })
+        f.write_str(&self.name().replace('_', " "))
     }
 }
 
-/// How a pass ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PassOutcome {
-    /// It did all it should.
     Success,
     /// Something is blocked, failed or was held back.
     Incomplete,
-    /// Nothing was done, for this reason.
+    /// Nothing was changed, for this reason.
     Failed(String),
 }
 
 impl PassOutcome {
-    /// Their names.
     pub const NAMES: [&str; 3] = ["success", "incomplete", "failed"];
 
-    /// Its name, in metrics.
     pub fn name(&self) -> &'static str {
         let [success, incomplete, failed] = Self::NAMES;
         match self {
@@ -67,22 +57,17 @@ impl PassOutcome {
     }
 }
 
-/// Why a pass began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trigger {
-    /// It was due.
     Schedule,
-    /// Somebody sent SIGUSR1.
     Signal,
     /// GitLab reported pushes: a pass for their targets only.
     Push,
 }
 
 impl Trigger {
-    /// All of them.
     pub const ALL: [Self; 3] = [Self::Schedule, Self::Signal, Self::Push];
 
-    /// Whether the pass is about all targets.
     pub const fn is_full(self) -> bool {
         match self {
             Self::Schedule | Self::Signal => true,
@@ -90,7 +75,6 @@ impl Trigger {
         }
     }
 
-    /// Its name, in metrics and for people.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Schedule => "schedule",

@@ -1,9 +1,8 @@
-//! What goes on, drawn at the foot of a terminal and redrawn in place, while log lines scroll by above it.
+//! Progress at the bottom of a terminal, redrawn in place, while log lines scroll by above it.
 //!
-//! Invariant: nothing is drawn where standard error is no terminal, and nothing is left of it when the work is done.
+//! Invariant: nothing is drawn if standard error is not a terminal, and everything drawn is removed when the work is done.
 
 use std::io::{self, Write};
-use std::sync::Arc;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -14,16 +13,15 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 use super::takes_colour;
 use crate::text::{human_bytes, printable};
 
-/// How often it is drawn anew.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(100);
-/// Things at work that have a line each; of more there is the number.
+/// How many items have a line each; the others are counted.
 const MOST_LINES: usize = 10;
-/// The widest name that is shown whole, in columns; of a longer one, which names most at its end, the start is cut off.
+/// The widest name that is shown whole, in columns. A longer one loses its start, because its end says most.
 const NAME_COLUMNS: usize = 48;
-/// Wide enough for every stage's name.
+/// The width of the longest stage name.
 const STAGE_COLUMNS: usize = 11;
 
-/// The foot of the terminal, where standard error is one.
+/// The bottom of the terminal, if standard error is one.
 #[derive(Debug, Clone)]
 pub struct Board {
     /// `None`: nothing is drawn.
@@ -33,24 +31,24 @@ pub struct Board {
 /// What is drawn.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scene {
-    /// What is done altogether.
+    /// What is being done.
     pub title: String,
-    /// How many things are done, and of how many, where that is known already.
+    /// How many items are done, and of how many, once that is known.
     pub done: Option<(u64, u64)>,
-    /// What is at work.
+    /// The items under way.
     pub at_work: Vec<AtWork>,
 }
 
-/// One thing at work.
+/// One item under way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AtWork {
     /// Its name.
     pub name: String,
-    /// What it is going through.
+    /// Its current stage.
     pub stage: &'static str,
-    /// Bytes that this stage has moved; 0 in a stage that moves none.
+    /// Bytes that this stage has moved.
     pub bytes: u64,
-    /// How many there will be, where that is known.
+    /// How many there will be, if that is known.
     pub of: Option<u64>,
     /// Bytes per second.
     pub bytes_per_second: u64,
@@ -64,7 +62,7 @@ impl Board {
         Self { bars: shown.then(|| MultiProgress::with_draw_target(target)) }
     }
 
-    /// Does some work, and draws meanwhile what `look` sees. A future that blocks its thread stands still on the board.
+    /// Does some work, and meanwhile draws what `look` returns. Nothing is redrawn while the future blocks its thread.
     pub async fn during<T>(&self, look: impl Fn() -> Scene, work: impl Future<Output = T>) -> T {
         let Some(bars) = &self.bars else { return work.await };
         let mut drawing = Drawing::on(bars);
@@ -81,7 +79,7 @@ impl Board {
     }
 }
 
-/// Where log lines go: to standard error, above what is drawn there.
+/// Log lines go to standard error, above what is drawn there.
 impl MakeWriter<'_> for Board {
     type Writer = AboveBoard;
 
@@ -90,7 +88,7 @@ impl MakeWriter<'_> for Board {
     }
 }
 
-/// Takes whole lines. Losing the terminal loses lines, and nothing else.
+/// Takes whole lines. If the terminal goes away, only lines are lost.
 #[derive(Debug)]
 pub struct AboveBoard(Option<MultiProgress>);
 
@@ -112,13 +110,13 @@ impl Write for AboveBoard {
 }
 
 impl Scene {
-    /// Something of which no more is known than what it is.
+    /// A scene with a title only.
     pub fn new(title: impl Into<String>) -> Self {
         Self { title: title.into(), done: None, at_work: vec![] }
     }
 }
 
-/// What is on the terminal now. Dropping it leaves nothing there.
+/// What is on the terminal now; removed on drop.
 struct Drawing<'a> {
     bars: &'a MultiProgress,
     whole: ProgressBar,
@@ -167,16 +165,16 @@ impl Drop for Drawing<'_> {
 }
 
 fn style(template: &'static str) -> ProgressStyle {
-    // The templates are the ones above; one that were wrong would only look plain.
+    // All templates are in this file; a wrong one would only look plain.
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
 }
 
-/// A line for each thing at work, in columns.
+/// A line for each item, in columns.
 fn lines(at_work: &[AtWork]) -> Vec<String> {
     let shown = &at_work[..at_work.len().min(MOST_LINES)];
-    let names: Vec<Arc<str>> = shown.iter().map(|it| shortened(&printable(&it.name)).into()).collect();
+    let names: Vec<_> = shown.iter().map(|it| shortened(&printable(&it.name))).collect();
     let widest = names.iter().map(|name| name.width()).max().unwrap_or_default();
-    let line = |(it, name): (&AtWork, &Arc<str>)| {
+    let line = |(it, name): (&AtWork, &String)| {
         let gap = " ".repeat(widest - name.width());
         let line = format!("{name}{gap}  {:STAGE_COLUMNS$}  {}", it.stage, it.amount());
         line.trim_end().to_owned()
@@ -197,7 +195,7 @@ impl AtWork {
     }
 }
 
-/// The end of the name, where it is wider than its column.
+/// The name, without its start if it is wider than its column.
 fn shortened(name: &str) -> String {
     if name.width() <= NAME_COLUMNS {
         return name.to_owned();

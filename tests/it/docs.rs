@@ -53,7 +53,7 @@ const MESSAGES: [(&str, &[&str]); 25] = [
     ("reconcile", &["no target list from GRAPHQL_SERVER", "cannot read the query in", "cannot read a secret"]),
     ("reconcile", &["cannot look for unfinished uploads", "uploads were left unfinished"]),
     ("reconcile", &["stopped before the pass was complete"]),
-    ("bucket", &["no AWS credentials were found", "the AWS credentials cannot be had: "]),
+    ("bucket", &["no AWS credentials were found", "could not load the AWS credentials: "]),
     (
         "bucket",
         &["no answer in time", "the connection failed: ", "is not S3's", "the answer ended before it was complete"],

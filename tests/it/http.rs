@@ -92,7 +92,7 @@ fn a_look_at_the_servers_that_hangs_turns_the_health_check_red() {
     let daemon = Daemon::spawn(program(&world, &[]));
     wait_until("the health check is red", || {
         let answer = get(&daemon, "/healthz");
-        answer.status == 503 && answer.body.contains("looking at targets, branches and bucket")
+        answer.status == 503 && answer.body.contains("reading targets, branches and bucket")
     });
 }
 

@@ -123,7 +123,7 @@ fn an_operator_sees_what_is_wrong_since_when_and_what_to_do() {
     assert_eq!(browser.text("document.querySelector('h1').innerText"), "3 of 14 targets need attention");
     let cards = browser.text("[...document.querySelectorAll('.card')].map((card) => card.innerText).join('\\n')");
     for part in [
-        "Source branch that cannot be read",
+        "Source branch cannot be read",
         "2 targets",
         "mirror/billing/reports@main",
         "404 Not Found",
@@ -336,7 +336,7 @@ fn targets_with_one_kind_of_trouble_are_shown_and_all_of_them_again() {
     browser.script("[...document.querySelectorAll('.card a')].find((a) => a.innerText == '2 more').click();");
     wait_until("those are shown", || rows() == "7" && browser.text("location.search") == "?cause=unreadable");
     assert_eq!(current(), "0");
-    assert_eq!(browser.text("document.querySelector('.only b').innerText"), "Source branch that cannot be read");
+    assert_eq!(browser.text("document.querySelector('.only b').innerText"), "Source branch cannot be read");
     looks_good(&browser, "one-cause");
     browser.script("document.querySelector('.only a').click();");
     wait_until("all are shown", || rows() == "10" && current() == "1");
@@ -409,7 +409,7 @@ fn two_thousand_targets_are_found_by_typing() {
     assert!(browser.text("document.querySelector('tbody th').innerText").contains("mirror/group-2/p1234"));
     assert_eq!(browser.text("document.activeElement.id"), "q", "typing goes on");
     browser.press(" nowhere");
-    wait_until("none is", || browser.text("document.getElementById('list').innerText").contains("No target fits"));
+    wait_until("none is", || browser.text("document.getElementById('list').innerText").contains("No target matches"));
     assert_eq!(browser.complaints(), [""; 0]);
     browser.open(&url(&daemon, "/"));
     looks_good(&browser, "many");

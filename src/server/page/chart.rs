@@ -1,18 +1,18 @@
 //! The last passes, as a chart and a list.
 //!
-//! Invariant: nothing is told by colour alone.
+//! Invariant: colour alone never carries information.
 
 use std::time::SystemTime;
 
-use super::{Time, grouped, precise};
-use crate::status::Trigger;
-use crate::status::{PassOutcome, PassRecord, Snapshot};
+use super::figures::{Time, grouped, precise};
+use crate::status::{PassOutcome, PassRecord, Snapshot, Trigger};
 use crate::text::printable;
 
-/// Passes that the list below the chart has.
+/// Passes in the list below the chart.
 const LISTED_PASSES: usize = 12;
-/// The chart, in its own units: the bars' distance, its height, that of the longest bar and that of the shortest, which
-/// has to be seen beside it, with two stripes. And for how many bars there is room at least.
+/// The chart in its own units: the distance between bars, its height, and the heights of the longest and the shortest bar.
+/// The shortest must stay visible next to the longest, with two stripes. `LEAST_BARS` is the number of bars that fit at
+/// least.
 const BAR_STEP: usize = 10;
 const CHART_HEIGHT: f64 = 60.0;
 const LONGEST_BAR: f64 = 52.0;
@@ -105,7 +105,6 @@ fn pass_row(pass: &PassRecord, now: SystemTime) -> PassRow {
 fn outcome_name(outcome: &PassOutcome) -> &'static str {
     match outcome {
         PassOutcome::Success => "succeeded",
-        PassOutcome::Incomplete => "incomplete",
-        PassOutcome::Failed(_) => "failed",
+        PassOutcome::Incomplete | PassOutcome::Failed(_) => outcome.name(),
     }
 }

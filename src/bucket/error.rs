@@ -1,0 +1,105 @@
+//! Why a request to S3 failed, with a hint at what to check.
+
+use std::io;
+use std::time::Duration;
+
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+
+use super::answer::{NO_CREDENTIALS, credentials_error, why};
+use super::list::MAX_OBJECTS;
+use crate::text::remote_text;
+
+/// Why a request to S3 failed.
+#[derive(Debug, thiserror::Error)]
+pub enum BucketError {
+    #[error("S3 cannot {action}: {why}{}", hint(code.as_deref()))]
+    Request { action: &'static str, code: Option<String>, why: String },
+    /// There is nothing to sign a request with.
+    #[error(
+        "S3 cannot {action}: {NO_CREDENTIALS}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the pod or the \
+         machine a role"
+    )]
+    NoCredentials { action: &'static str },
+    /// The answer lacks a field that every S3 server sends.
+    #[error("S3 answered the request to {action} without {missing}")]
+    Incomplete { action: &'static str, missing: &'static str },
+    /// The bucket is used for much else.
+    #[error("the bucket holds more than {MAX_OBJECTS} objects: give this program a bucket of its own")]
+    TooManyObjects,
+    #[error("S3 took longer than {} s to {action}", limit.as_secs())]
+    TooSlow { action: &'static str, limit: Duration },
+    /// The archive's writer gave up; its own error says why.
+    #[error("the archive was not completed")]
+    WriterGone,
+    #[error("stopped")]
+    Stopped,
+    #[error("cannot record the upload under WORKDIR")]
+    Record(#[source] io::Error),
+}
+
+impl BucketError {
+    /// What to do about it, if that is known.
+    pub fn advice(&self) -> Option<&'static str> {
+        match self {
+            Self::Request { code: Some(code), .. } => {
+                Some(about(code).1.unwrap_or("The S3 server reported this: check its configuration and its log."))
+            }
+            Self::NoCredentials { .. } => {
+                Some("Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the pod or the machine a role.")
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether S3 answered that the credentials have no right to this.
+    pub fn is_access_denied(&self) -> bool {
+        matches!(self, Self::Request { code: Some(code), .. } if code == "AccessDenied" || code == "AllAccessDisabled")
+    }
+}
+
+/// What an S3 error code means here: the hint that follows the error, and the advice that `check` gives.
+fn about(code: &str) -> (&'static str, Option<&'static str>) {
+    match code {
+        // Only the caller knows which right is missing.
+        "AccessDenied" | "AllAccessDisabled" => {
+            (" (the credentials have no right to this: check the bucket's policy)", None)
+        }
+        "NoSuchBucket" => (
+            " (check AWS_S3_BUCKET and AWS_REGION)",
+            Some("Check AWS_S3_BUCKET and AWS_REGION: there is no such bucket."),
+        ),
+        "PermanentRedirect" | "AuthorizationHeaderMalformed" => {
+            (" (check AWS_REGION: it must be the bucket's)", Some("Set AWS_REGION to the bucket's own region."))
+        }
+        "IllegalLocationConstraintException" => ("", Some("Set AWS_REGION to the bucket's own region.")),
+        "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "ExpiredToken" | "InvalidToken" => (
+            " (check the AWS credentials)",
+            Some("Check the AWS credentials: the server does not know them, or they are wrong or have expired."),
+        ),
+        "RequestTimeTooSkewed" => (" (this machine's clock is wrong)", Some("Set this machine's clock.")),
+        "NoSuchUpload" => (" (the upload is gone or already complete; the next pass checks)", None),
+        "SlowDown" | "ServiceUnavailable" => {
+            (" (S3 is overloaded; the next pass tries again)", Some("S3 is overloaded: try again later."))
+        }
+        _ => ("", None),
+    }
+}
+
+fn hint(code: Option<&str>) -> &'static str {
+    code.map_or("", |code| about(code).0)
+}
+
+pub(super) fn failed<E>(action: &'static str) -> impl FnOnce(SdkError<E, HttpResponse>) -> BucketError
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    move |error| {
+        if let Some(CredentialsError::CredentialsNotLoaded(_)) = credentials_error(&error) {
+            return BucketError::NoCredentials { action };
+        }
+        let code = error.code().map(|code| remote_text(code.as_bytes()));
+        BucketError::Request { action, code, why: why(&error) }
+    }
+}

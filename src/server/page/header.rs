@@ -1,0 +1,135 @@
+//! The top of the page: one line that says how things are, a few facts, and the passes that are running.
+
+use std::time::SystemTime;
+
+use super::figures::{Time, coarse, count, grouped, sentence};
+use super::needs_attention;
+use crate::progress::ProgressView;
+use crate::status::{PassOutcome, PassRecord, RunningPass, Snapshot, TargetState, Trigger};
+use crate::text::{human_bytes, printable, since};
+
+/// The headline. While its name stays the same, only figures in it change.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Verdict {
+    pub(super) name: &'static str,
+    pub(super) level: &'static str,
+    pub(super) title: String,
+    pub(super) detail: String,
+}
+
+impl Verdict {
+    fn new(name: &'static str, level: &'static str, title: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { name, level, title: title.into(), detail: detail.into() }
+    }
+}
+
+pub(super) struct PassView {
+    pub(super) name: &'static str,
+    pub(super) detail: String,
+    pub(super) share: Option<(usize, usize)>,
+}
+
+pub(super) struct RunningView {
+    pub(super) name: String,
+    pub(super) stage: &'static str,
+    pub(super) detail: String,
+    pub(super) share: Option<(u64, u64)>,
+}
+
+pub(super) fn verdict(now: &Snapshot) -> Verdict {
+    let all = now.targets.len();
+    let bad = now.targets.iter().filter(|target| needs_attention(target)).count();
+    let behind = now.targets.iter().filter(|target| target.state == TargetState::Behind).count();
+    let some = |number, one, many| {
+        let verb = if number == 1 { one } else { many };
+        format!("{} of {} {verb}", grouped(number), count(all, "target"))
+    };
+    let last = now.last_full_pass();
+    if let Some(stalled) = &now.stalled {
+        let detail = format!("{}. Read the log; a restart is safe.", sentence(stalled));
+        return Verdict::new("hangs", "bad", "The program hangs", detail);
+    }
+    match last {
+        Some(PassRecord { outcome: PassOutcome::Failed(why), .. }) => {
+            let detail = format!("{}.", sentence(why));
+            Verdict::new("failed", "bad", "The last pass failed, and nothing was changed", detail)
+        }
+        _ if bad > 0 => {
+            let oldest = coarse(now.oldest_out_of_sync().unwrap_or_default());
+            let detail = format!("The oldest has been out of sync for {oldest}.");
+            Verdict::new("attention", "bad", some(bad, "needs attention", "need attention"), detail)
+        }
+        _ if now.guard.is_some() => {
+            Verdict::new("guard", "bad", "The retire guard holds objects back", "Everything else continues as usual.")
+        }
+        _ if behind > 0 => {
+            let title = some(behind, "is being brought up to date", "are being brought up to date");
+            Verdict::new("behind", "busy", title, "Nothing needs attention.")
+        }
+        None if all == 0 => {
+            Verdict::new("first", "busy", "The first pass is under way", "Targets appear here once it has a plan.")
+        }
+        _ => {
+            let title = match all {
+                0 => "There are no targets".to_owned(),
+                1 => "The only target is in sync".to_owned(),
+                _ => format!("All {} are in sync", count(all, "target")),
+            };
+            let checked =
+                |pass: &PassRecord| format!("Last checked {}.", Time::new(pass.began + pass.took, now.now).ago);
+            Verdict::new("in_sync", "good", title, last.map(checked).unwrap_or_default())
+        }
+    }
+}
+
+pub(super) fn facts(now: &Snapshot) -> Vec<(&'static str, String)> {
+    let mut facts = vec![];
+    if let Some(next) = now.next_pass {
+        let due = if next > now.now { Time::new(next, now.now).ago } else { "now".to_owned() };
+        facts.push(("Next full pass", due));
+    }
+    let success = now.last_success.map(|time| Time::new(time, now.now).ago);
+    facts.push(("Last success", success.unwrap_or_else(|| "none since the start".to_owned())));
+    if let Some(bucket) = now.bucket {
+        let foreign = if bucket.foreign > 0 { format!(", {} foreign", grouped(bucket.foreign)) } else { String::new() };
+        facts.push(("In the bucket", format!("{}{foreign}", count(bucket.objects, "object"))));
+    }
+    if let Some(disk) = now.disk {
+        let (mirrors, free) = (human_bytes(disk.mirror_bytes), human_bytes(disk.available_bytes));
+        facts.push(("Mirrors", format!("{mirrors}, {free} free")));
+    }
+    facts.push(("Running for", coarse(since(now.started, now.now))));
+    facts
+}
+
+pub(super) fn pass_view(pass: &RunningPass, now: SystemTime) -> PassView {
+    let name = match pass.trigger {
+        Trigger::Push => "A pass for pushes is under way",
+        Trigger::Schedule | Trigger::Signal => "A full pass is under way",
+    };
+    let detail = match pass.actions {
+        None => "reading the target list, branches and bucket".to_owned(),
+        Some((all, done)) => format!("{} of {} done", grouped(done), count(all, "action")),
+    };
+    PassView {
+        name,
+        detail: format!("{detail}, for {} now", coarse(since(pass.began, now))),
+        share: pass.actions.filter(|(all, _)| *all > 0).map(|(all, done)| (done, all)),
+    }
+}
+
+pub(super) fn running_view(progress: &ProgressView) -> RunningView {
+    let mut parts = vec![];
+    if progress.bytes > 0 {
+        let of = progress.of.map(|of| format!(" of {}", human_bytes(of))).unwrap_or_default();
+        parts.push(format!("{}{of}", human_bytes(progress.bytes)));
+        parts.push(format!("{}/s", human_bytes(progress.bytes_per_second)));
+    }
+    parts.push(coarse(progress.took));
+    RunningView {
+        name: printable(&progress.destination.to_string()),
+        stage: progress.stage.name(),
+        detail: parts.join(" · "),
+        share: progress.of.map(|of| (progress.bytes, of)),
+    }
+}

@@ -1,0 +1,116 @@
+//! The state at one moment, as it is shown.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use super::{PassId, PassOutcome, TargetState, Trigger};
+use crate::model::key::Destination;
+use crate::model::target::Source;
+use crate::plan::Cause;
+use crate::progress::ProgressView;
+use crate::text::since;
+use crate::workdir::mirrors::Disk;
+
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    pub now: SystemTime,
+    pub started: SystemTime,
+    pub dry_run: bool,
+    /// All targets, ordered by destination.
+    pub targets: Vec<TargetStatus>,
+    pub passes: Vec<RunningPass>,
+    pub running: Vec<ProgressView>,
+    /// The last passes, the oldest first.
+    pub history: Vec<PassRecord>,
+    /// When the next full pass is due; `None` during one.
+    pub next_pass: Option<SystemTime>,
+    /// When the last successful full pass ended.
+    pub last_success: Option<SystemTime>,
+    /// What the loop hangs on, if it makes no progress.
+    pub stalled: Option<String>,
+    /// The retire guard's message, if it held something back.
+    pub guard: Option<String>,
+    pub bucket: Option<BucketCount>,
+    pub disk: Option<Disk>,
+}
+
+impl Snapshot {
+    /// The last full pass, even if it failed.
+    pub fn last_full_pass(&self) -> Option<&PassRecord> {
+        self.history.iter().rfind(|pass| pass.trigger.is_full())
+    }
+
+    /// The longest time that a target has been out of sync.
+    pub fn oldest_out_of_sync(&self) -> Option<Duration> {
+        let out = self.targets.iter().filter(|target| target.state != TargetState::InSync);
+        out.map(|target| since(target.since, self.now)).max()
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct TargetStatus {
+    pub destination: Destination,
+    /// The source; `None` if no target names the destination any more and deleting its objects failed.
+    pub source: Option<Source>,
+    pub state: TargetState,
+    /// This and the next two are the newest object's.
+    pub commit: Option<String>,
+    pub bytes: Option<u64>,
+    pub published: Option<SystemTime>,
+    /// Since when it has been in sync, or out of sync, as far as this program knows.
+    pub since: SystemTime,
+    /// Why it has to be published, if it is behind.
+    pub pending: Option<String>,
+    pub trouble: Option<TargetTrouble>,
+}
+
+impl TargetStatus {
+    pub(super) fn new(destination: &Destination, state: TargetState, since: SystemTime) -> Self {
+        Self {
+            destination: destination.clone(),
+            source: None,
+            state,
+            commit: None,
+            bytes: None,
+            published: None,
+            since,
+            pending: None,
+            trouble: None,
+        }
+    }
+}
+
+/// Why a target is not in sync.
+#[derive(Debug, Clone)]
+pub struct TargetTrouble {
+    pub cause: Cause,
+    pub error: String,
+    pub seen: SystemTime,
+}
+
+#[derive(Debug, Clone)]
+pub struct RunningPass {
+    pub(super) id: PassId,
+    pub(super) clock: Instant,
+    pub trigger: Trigger,
+    pub began: SystemTime,
+    /// How many actions it has, and how many of them are done; `None` while it observes.
+    pub actions: Option<(usize, usize)>,
+}
+
+#[derive(Debug, Clone)]
+pub struct PassRecord {
+    pub trigger: Trigger,
+    pub began: SystemTime,
+    pub took: Duration,
+    pub outcome: PassOutcome,
+    pub published: usize,
+    pub retired: usize,
+    /// Targets blocked or failed.
+    pub troubled: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct BucketCount {
+    pub objects: usize,
+    pub foreign: usize,
+}
