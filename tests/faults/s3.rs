@@ -176,7 +176,7 @@ fn an_upload_in_parts_is_completed_or_aborted() {
         })
         .large()
         .says("NoSuchUpload")
-        .says("complete already: the next pass sees"),
+        .says("already complete; the next pass checks"),
     );
     cases.push(
         Case::new("silence while a part is sent", Outcome::SickFails, |scene| {
