@@ -46,7 +46,7 @@ pub enum QuerySource {
     /// This file. It was readable and not empty when the settings were checked.
     File(PathBuf),
     /// The query that comes with the program.
-    BuiltIn,
+    BuiltIn(&'static str),
 }
 
 /// Why there is no target list.

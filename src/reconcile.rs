@@ -86,7 +86,7 @@ impl Reconciler {
         Ok(Self {
             clients: Clients::new(&settings, roots, concurrency.probe).await?,
             concurrency,
-            status: Arc::new(Status::new(&settings.shard, settings.stall_timeout, settings.dry_run)),
+            status: Arc::new(Status::new(&settings.instance, settings.stall_timeout, settings.dry_run)),
             claims: Claims::new(Arc::clone(&triggers)),
             triggers,
             slots: Semaphore::new(concurrency.sync.get() + beside),

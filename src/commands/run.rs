@@ -21,7 +21,7 @@ pub(super) async fn run(settings: config::Run, roots: &TrustRoots, board: &Board
     // Unheard, the signal would end the program.
     let triggers = Arc::new(Triggers::default());
     signals::full_pass_on_signal(&triggers)?;
-    let (webhook_secret, shard) = (settings.webhook_secret.clone(), settings.shard.clone());
+    let (webhook_secret, shard) = (settings.webhook_secret.clone(), settings.instance.clone());
     let pr_check = settings.pr_check.clone();
     let (address, port) = (settings.metrics_address, settings.metrics_port);
     let reconciler = Reconciler::new(settings, roots, Arc::clone(&triggers)).await?;

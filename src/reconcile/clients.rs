@@ -10,7 +10,7 @@ use crate::bucket::Bucket;
 use crate::config;
 use crate::git::heads;
 use crate::git::wire::GitServer;
-use crate::graphql::{BUILT_IN_QUERY, GraphqlServer, QuerySource};
+use crate::graphql::{GraphqlServer, QuerySource};
 use crate::model::target::{Head, Target};
 use crate::net::http::{self, Login};
 use crate::net::tls::TrustRoots;
@@ -56,7 +56,7 @@ impl Clients {
 
     /// The query for the target list.
     pub(crate) fn query(&self) -> Result<String, PassError> {
-        query_text(&self.graphql.query, BUILT_IN_QUERY)
+        query_text(&self.graphql.query)
     }
 
     /// The source GitLab.
@@ -77,9 +77,9 @@ fn login(user: &str, secret: &Secret) -> Result<Login, PassError> {
     Login::new(user, &secret).map_err(PassError::Secret)
 }
 
-pub(super) fn query_text(query: &QuerySource, built_in: &str) -> Result<String, PassError> {
+pub(super) fn query_text(query: &QuerySource) -> Result<String, PassError> {
     match query {
-        QuerySource::BuiltIn => Ok(built_in.to_owned()),
+        QuerySource::BuiltIn(text) => Ok((*text).to_owned()),
         QuerySource::File(path) => std::fs::read_to_string(path)
             .map_err(|source| PassError::Query { path: path.display().to_string(), source }),
     }

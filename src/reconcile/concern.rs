@@ -18,7 +18,7 @@ pub async fn is_concerned(
     stop: &CancellationToken,
 ) -> Result<bool, PassError> {
     let Some(config::PrCheck { previous, query, saas_file }) = settings else { return Ok(true) };
-    let (graphql, query) = (clients.graphql()?, query_text(query, pr_check::BUILT_IN_QUERY)?);
+    let (graphql, query) = (clients.graphql()?, query_text(query)?);
     let comparing = pr_check::changes(&graphql, previous, &query, saas_file);
     let changes = stop.run_until_cancelled(comparing).await.ok_or(PassError::Stopped)?.map_err(Box::new)?;
     if !changes.saas_file_found {
