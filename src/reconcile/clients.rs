@@ -1,4 +1,4 @@
-//! The clients of the three servers, and the login each pass reads afresh.
+//! The clients of the three servers. Logins and queries in files are read again for each pass.
 
 use std::num::NonZeroUsize;
 
@@ -17,22 +17,22 @@ use crate::net::tls::TrustRoots;
 use crate::progress::Pulse;
 use crate::secret::Secret;
 
-/// What talks to GraphQL, GitLab and S3.
+/// The clients of GraphQL, GitLab and S3.
 pub struct Clients {
     pub(crate) bucket: Bucket,
     http: reqwest::Client,
     gitlab: config::Gitlab,
     graphql: config::Graphql,
-    /// Projects probed at the same time, by all passes together.
+    /// One permit for each probe, for all passes together.
     probes: Semaphore,
     probe_concurrency: NonZeroUsize,
 }
 
 impl Clients {
-    /// Sets the clients up. No request is sent.
+    /// Sets the clients up without sending a request.
     ///
     /// # Errors
-    /// If certificates, proxies or the AWS configuration make no sense.
+    /// If certificates, proxies or the AWS configuration are unusable.
     pub async fn new(
         settings: &config::Run,
         roots: &TrustRoots,
@@ -71,7 +71,7 @@ impl Clients {
     }
 }
 
-/// Secrets in files are read at every pass, so that a rotated one works without a restart.
+/// A secret in a file is read here, for each pass, so that a rotated one works without a restart.
 fn login(user: &str, secret: &Secret) -> Result<Login, PassError> {
     let secret: SecretString = secret.read().map_err(|error| PassError::Secret(error.into()))?;
     Login::new(user, &secret).map_err(PassError::Secret)

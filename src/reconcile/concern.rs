@@ -1,4 +1,4 @@
-//! The pull-request check: whether a change concerns this program at all.
+//! The pull-request check: does a change concern this program?
 
 use tokio_util::sync::CancellationToken;
 
@@ -7,11 +7,11 @@ use super::clients::{Clients, query_text};
 use crate::config;
 use crate::graphql::pr_check;
 
-/// Whether there is anything to do: `false` if a pull-request check was asked for and its change concerns neither a
-/// target nor a deployment of this program.
+/// Whether there is anything to do: `false` if the pull-request check is on and the change affects neither a target nor a
+/// deployment of this program.
 ///
 /// # Errors
-/// [`PassError`] if that cannot be told.
+/// [`PassError`] if the bundles cannot be compared.
 pub async fn is_concerned(
     clients: &Clients,
     settings: Option<&config::PrCheck>,

@@ -1,11 +1,11 @@
-//! Why a pass came to nothing.
+//! Why a pass failed as a whole.
 
 use crate::bucket::BucketError;
 use crate::graphql::{TargetsError, pr_check};
 use crate::plan::PlanError;
 use crate::workdir::WorkdirError;
 
-/// Why a pass could not come to a plan. Nothing has changed then.
+/// Why there is no plan. Nothing has changed.
 #[derive(Debug, thiserror::Error)]
 pub enum PassError {
     /// A secret's file.
@@ -26,7 +26,7 @@ pub enum PassError {
     /// The target list.
     #[error("no target list from GRAPHQL_SERVER")]
     Targets(#[from] TargetsError),
-    /// Our part of WORKDIR was removed, and cannot be made again.
+    /// Our folder in WORKDIR was removed and cannot be created again.
     #[error(transparent)]
     Workdir(#[from] WorkdirError),
     /// The bucket.
