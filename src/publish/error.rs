@@ -1,4 +1,6 @@
-//! Why a target was not published, and what kind of trouble that is.
+//! Why a target was not published.
+//!
+//! Invariant: only this file translates an error into [`Failure`], the plain data that everything else reads.
 
 use std::io;
 use std::time::Duration;
@@ -29,10 +31,10 @@ pub enum PublishError {
         #[source]
         source: WireError,
     },
-    /// The pack was not taken.
+    /// The pack was refused.
     #[error(transparent)]
     Pack(#[from] PackError),
-    /// The repository under WORKDIR.
+    /// The mirror is unusable.
     #[error(transparent)]
     Mirror(#[from] MirrorError),
     /// Archiving or encrypting failed.
@@ -41,13 +43,13 @@ pub enum PublishError {
     /// Storing the object failed.
     #[error(transparent)]
     Upload(#[from] BucketError),
-    /// The branch moved, and its name is too long.
+    /// The branch moved, and its object's name would be too long.
     #[error(transparent)]
     Name(#[from] KeyTooLong),
     /// The branch is gone since the probe.
     #[error("{0} is gone since it was probed")]
     BranchGone(Source),
-    /// The branch was rewritten, and such a branch is held.
+    /// The branch was rewritten, and `ON_REWRITE` holds it.
     #[error(
         "the branch was rewritten: {} does not descend from {}, which stays published. If that is right, run one pass \
          with -on-rewrite=publish",
@@ -86,12 +88,11 @@ impl PublishError {
         matches!(io.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
     }
 
-    pub(super) fn is_of_the_mirror(&self) -> bool {
+    pub(super) fn is_from_mirror(&self) -> bool {
         matches!(self, Self::Mirror(_) | Self::Archive(_))
     }
 
-    /// The kind of trouble.
-    pub fn cause(&self) -> Cause {
+    fn cause(&self) -> Cause {
         match self {
             Self::Fetch { .. } | Self::Request(_) => Cause::Fetch,
             Self::Pack(PackError::Io(_)) | Self::Mirror(MirrorError::Io(_)) | Self::Upload(BucketError::Record(_)) => {
@@ -108,7 +109,7 @@ impl PublishError {
         }
     }
 
-    /// The stage it happened in, given the stage the target's progress was `at`: uploading begins while a fresh pack is
+    /// The stage that failed, if the target's progress was `at`. The two differ because a fresh pack is uploaded while it is
     /// still being verified.
     fn stage(&self, at: Stage) -> Stage {
         match self {
@@ -119,7 +120,7 @@ impl PublishError {
         }
     }
 
-    /// The same as plain data; `at` is the stage that the target's progress was at.
+    /// The error as plain data; `at` is the stage of the target's progress.
     pub fn into_failure(self, at: Stage) -> Failure {
         match self {
             Self::Stopped => Failure::Stopped,
