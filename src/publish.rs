@@ -37,17 +37,13 @@ const STOP_GRACE: Duration = Duration::from_secs(8);
 
 /// What publishing any target needs.
 pub struct Publisher {
-    /// Where objects go.
     pub bucket: Bucket,
-    /// Repositories kept between passes.
     pub mirrors: Arc<MirrorStore>,
     /// Where uploads are recorded.
     pub workdir: Workdir,
-    /// Who can decrypt.
     recipients: Arc<[Recipient]>,
     /// Longest pack accepted, in bytes.
     max_repository_bytes: u64,
-    /// `TARGET_TIMEOUT`.
     time_limit: Duration,
     /// Limits how many packs are indexed at the same time.
     gate: Arc<IndexGate>,
@@ -57,11 +53,8 @@ pub struct Publisher {
 /// Limits for publishing.
 #[derive(Debug)]
 pub struct Limits {
-    /// `MIRROR_CACHE_BYTES`.
     pub mirror_cache_bytes: u64,
-    /// `MAX_REPOSITORY_BYTES`.
     pub max_repository_bytes: u64,
-    /// `TARGET_TIMEOUT`.
     pub time_limit: Duration,
 }
 

@@ -97,7 +97,6 @@ impl Reconciler {
         })
     }
 
-    /// The state that page, metrics and health show.
     pub fn status(&self) -> Arc<Status> {
         Arc::clone(&self.status)
     }

@@ -22,31 +22,23 @@ use crate::workdir::mirrors::MirrorError;
 /// Why a target was not published.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
-    /// Reading from the source failed.
     #[error("cannot fetch {source_branch}")]
     Fetch {
-        /// What was fetched.
         source_branch: String,
-        /// What went wrong.
         #[source]
         source: WireError,
     },
-    /// The pack was refused.
     #[error(transparent)]
     Pack(#[from] PackError),
-    /// The mirror is unusable.
     #[error(transparent)]
     Mirror(#[from] MirrorError),
-    /// Archiving or encrypting failed.
     #[error("cannot make the archive")]
     Archive(#[source] io::Error),
-    /// Storing the object failed.
     #[error(transparent)]
     Upload(#[from] BucketError),
     /// The branch moved, and its object's name would be too long.
     #[error(transparent)]
     Name(#[from] KeyTooLong),
-    /// The branch is gone since the probe.
     #[error("{0} is gone since it was probed")]
     BranchGone(Source),
     /// The branch was rewritten, and `ON_REWRITE` holds it.
@@ -56,10 +48,8 @@ pub enum PublishError {
         .0.to, .0.from
     )]
     Held(Rewrite),
-    /// The time limit.
     #[error("not finished within TARGET_TIMEOUT ({} s)", .0.as_secs())]
     TimeLimit(Duration),
-    /// The program was asked to stop.
     #[error("stopped")]
     Stopped,
     /// A request outside of a fetch.

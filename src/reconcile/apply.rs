@@ -27,17 +27,13 @@ use crate::text::error_chain;
 
 /// What a plan is carried out with.
 pub struct Crew<'a> {
-    /// Publishes and deletes objects.
     pub publisher: &'a Publisher,
-    /// The source GitLab.
     pub git: &'a GitServer,
     /// How many actions of this plan run at the same time.
     pub concurrency: NonZeroUsize,
     /// The same for all passes together: each running action holds a permit.
     pub slots: &'a Semaphore,
-    /// Is told when actions begin and end.
     pub status: &'a Status,
-    /// The pass that the plan belongs to.
     pub pass: PassId,
     /// Claims the destination of an action that is about to begin. `None` skips the action.
     pub claim: &'a dyn Fn(&Action) -> Option<Claim>,

@@ -48,24 +48,20 @@ impl Clients {
         })
     }
 
-    /// The server of the target list.
     pub(crate) fn graphql(&self) -> Result<GraphqlServer, PassError> {
         let login = self.graphql.login.as_ref().map(|(user, password)| login(user, password)).transpose()?;
         Ok(GraphqlServer { client: self.http.clone(), url: self.graphql.server.clone(), login })
     }
 
-    /// The query for the target list.
     pub(crate) fn query(&self) -> Result<String, PassError> {
         query_text(&self.graphql.query)
     }
 
-    /// The source GitLab.
     pub(crate) fn git(&self) -> Result<GitServer, PassError> {
         let config::Gitlab { base_url, username, token } = &self.gitlab;
         Ok(GitServer::new(self.http.clone(), base_url.clone(), login(username, token)?))
     }
 
-    /// The heads of the targets' source branches.
     pub(crate) async fn heads(&self, git: &GitServer, targets: Vec<Target>, pulse: &Pulse) -> Vec<(Target, Head)> {
         heads::heads(git, targets, (&self.probes, self.probe_concurrency), pulse).await
     }

@@ -19,9 +19,7 @@ use crate::progress::Pulse;
 pub(super) struct Observed {
     /// The source GitLab, with the login of this pass.
     pub git: GitServer,
-    /// What should be in the bucket.
     pub desired: Desired,
-    /// What is in the bucket.
     pub held: Vec<HeldObject>,
     /// Keys that do not decode.
     pub foreign: Vec<String>,
@@ -32,7 +30,6 @@ pub(super) struct Observed {
 }
 
 impl Observed {
-    /// The operator's choices, for planning.
     pub fn policy(&self, settings: &config::Run) -> Policy<'_> {
         Policy {
             format: settings.archive_format,

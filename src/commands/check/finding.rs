@@ -29,15 +29,11 @@ pub(super) enum Verdict {
 /// One check.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Check {
-    /// What was checked.
     name: &'static str,
-    /// The result.
     verdict: Verdict,
-    /// The same in words.
     finding: String,
     /// The single problems, if there are several.
     details: Vec<String>,
-    /// What to do.
     advice: Option<String>,
 }
 

@@ -108,7 +108,6 @@ fn ensure_free(place: &Path) -> Result<(), RestoreError> {
 /// Why an object was not restored. Each message is printed after the object's name.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    /// The object itself.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
     /// The name holds something else instead of a commit.
