@@ -12,14 +12,15 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crate::config::Command;
+use crate::model::key::Destination;
 use crate::net::tls::TrustRoots;
 use crate::terminal::{Board, Scene};
 use crate::text::{error_chain, objects};
 
-/// Runs one command, and says how to leave.
+/// Runs one command and returns the exit status.
 ///
 /// # Errors
-/// If the program cannot work with what it was given.
+/// If the settings or the environment are unusable.
 pub async fn run(command: Command, board: &Board) -> anyhow::Result<ExitCode> {
     let extra = std::env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty());
     let roots = TrustRoots::load(extra.as_deref().map(Path::new))?;
@@ -40,8 +41,8 @@ fn pretty(value: &serde_json::Value) -> String {
     format!("{value:#}\n")
 }
 
-/// Writes to standard output and gives the exit status: success where all is `good` and was written. A reader that has
-/// gone away, such as `head`, is no error.
+/// Writes to standard output and returns the exit status: success if `good` and written. A reader that is gone, such as
+/// `head`, is not an error.
 fn print(text: &str, good: bool) -> ExitCode {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -54,7 +55,16 @@ fn print(text: &str, good: bool) -> ExitCode {
     }
 }
 
-/// A listing under way.
+/// A JSON object of a destination's fields and these.
+fn of_destination(destination: &Destination, fields: serde_json::Value) -> serde_json::Value {
+    let mut object = serde_json::json!(destination);
+    if let (Some(object), serde_json::Value::Object(fields)) = (object.as_object_mut(), fields) {
+        object.extend(fields);
+    }
+    object
+}
+
+/// Progress of a listing.
 fn listing_scene(seen: usize) -> Scene {
     Scene::new(format!("listing the bucket: {}", objects(seen)))
 }

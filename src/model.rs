@@ -1,6 +1,6 @@
-//! What everything else is about: names of objects, targets, shards, stages.
+//! The data all modules share: object names, targets, shards, stages.
 //!
-//! Invariant: pure data and functions. No I/O, no clock, no logging.
+//! Invariant: plain data and functions. No I/O, no clock, no logging.
 
 pub mod key;
 pub mod shard;

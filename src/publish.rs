@@ -1,7 +1,6 @@
 //! One target from the source to the bucket: fetch, archive, encrypt and upload as one stream.
 //!
-//! Invariant: the object is completed only after every object of every pack in it was verified, and it holds the commit
-//! that its name says.
+//! Invariant: an upload is completed only after every Git object in it was verified, and it holds the commit in its name.
 
 mod error;
 mod feed;
@@ -22,8 +21,7 @@ use self::memory::Memory;
 use crate::bucket::{Bucket, BucketError};
 use crate::git::pack::IndexGate;
 use crate::git::wire::{GitServer, WireError};
-use crate::model::key;
-use crate::model::key::CommitId;
+use crate::model::key::{self, CommitId};
 use crate::model::target::{Source, Target};
 use crate::net::http;
 use crate::plan::Publish;
@@ -32,46 +30,39 @@ use crate::progress::Progress;
 use crate::workdir::Workdir;
 use crate::workdir::mirrors::MirrorStore;
 
-/// How long the branch may be looked up again if its commit is gone.
+/// Limit for probing a branch again, if its commit is gone.
 const REPROBE_BUDGET: Duration = Duration::from_secs(60);
-/// How long a target that is told to stop may take to abort its upload.
+/// How long a target may take to abort its upload when it has to stop.
 const STOP_GRACE: Duration = Duration::from_secs(8);
 
-/// What every target's publication needs.
+/// What publishing any target needs.
 pub struct Publisher {
-    /// Where objects go.
     pub bucket: Bucket,
-    /// Repositories kept from earlier passes.
     pub mirrors: Arc<MirrorStore>,
     /// Where uploads are recorded.
     pub workdir: Workdir,
-    /// Who can decrypt.
     recipients: Arc<[Recipient]>,
     /// Longest pack accepted, in bytes.
     max_repository_bytes: u64,
-    /// How long one target may take.
     time_limit: Duration,
-    /// Shared by all that index packs.
+    /// Limits how many packs are indexed at the same time.
     gate: Arc<IndexGate>,
     memory: Memory,
 }
 
-/// What may be used for publishing, and how much of it.
+/// Limits for publishing.
 #[derive(Debug)]
 pub struct Limits {
-    /// `MIRROR_CACHE_BYTES`.
     pub mirror_cache_bytes: u64,
-    /// `MAX_REPOSITORY_BYTES`.
     pub max_repository_bytes: u64,
-    /// `TARGET_TIMEOUT`.
     pub time_limit: Duration,
 }
 
 impl Publisher {
-    /// Takes WORKDIR.
+    /// Opens and locks WORKDIR.
     ///
     /// # Errors
-    /// If WORKDIR cannot be used.
+    /// If WORKDIR is unusable.
     pub fn open(workdir: &Path, bucket: Bucket, recipients: &[Recipient], limits: &Limits) -> anyhow::Result<Self> {
         let workdir = Workdir::open(workdir)?;
         let mirrors = Arc::new(MirrorStore::open(workdir.mirrors(), limits.mirror_cache_bytes)?);
@@ -90,7 +81,7 @@ impl Publisher {
     /// Publishes one target within the time limit.
     ///
     /// # Errors
-    /// [`PublishError`]; no object has appeared then, and a begun upload was aborted or stays recorded.
+    /// [`PublishError`]; no object has appeared, and an upload that was begun is aborted or stays recorded.
     pub async fn publish(
         &self,
         git: &GitServer,
@@ -101,14 +92,14 @@ impl Publisher {
         let begun = Instant::now();
         let stop_this = stop.child_token();
         let mut work = Box::pin(self.publish_head(git, publish, progress, &stop_this));
-        let in_time = tokio::time::timeout(self.time_limit, &mut work);
+        let in_time = timeout(self.time_limit, &mut work);
         let done = match stop.run_until_cancelled(in_time).await {
             Some(Ok(done)) => done,
             ended => {
                 stop_this.cancel();
                 let why = ended.map_or(PublishError::Stopped, |_| PublishError::TimeLimit(self.time_limit));
-                // Only the clean-up is waited for, and not for ever. It may turn out that the object is up all the same.
-                tokio::time::timeout(STOP_GRACE, work).await.ok().and_then(Result::ok).ok_or(why)
+                // Wait for the clean-up, but not forever. The upload may still have succeeded.
+                timeout(STOP_GRACE, work).await.ok().and_then(Result::ok).ok_or(why)
             }
         };
         let (commit, key, Shipped { bytes, rewritten_from, lfs_paths }) = match done {
@@ -118,7 +109,7 @@ impl Publisher {
         Ok(Published { commit, key, bytes, took: begun.elapsed(), rewritten_from, lfs_paths })
     }
 
-    /// Publishes the planned commit; where the server has pruned it since the probe, the one the branch is at now.
+    /// Publishes the planned commit or, if the server has pruned it since the probe, the branch's current one.
     async fn publish_head(
         &self,
         git: &GitServer,
@@ -145,7 +136,7 @@ impl Publisher {
         Ok((commit, key, shipped))
     }
 
-    /// Publishes one commit; again if the connection to the source breaks.
+    /// Publishes one commit. Tries again if the connection to the source breaks.
     async fn publish_commit(&self, job: &Job<'_>) -> Result<Shipped, PublishError> {
         if let Some(known) = self.memory.recall(job.publish, job.commit) {
             return Err(known);
@@ -164,10 +155,10 @@ impl Publisher {
         published
     }
 
-    /// Deletes objects one after the other, within the time limit of a target: there can be any number of them.
+    /// Deletes objects one after the other, within the time limit of a target, because there can be any number.
     ///
     /// # Errors
-    /// [`BucketError`]; the objects that are still there are found by the next pass.
+    /// [`BucketError`]; the next pass finds the objects that are left.
     pub async fn delete(
         &self,
         keys: impl Iterator<Item = &String>,
@@ -184,7 +175,7 @@ impl Publisher {
         deleted.unwrap_or(Err(BucketError::TooSlow { action: "delete outdated objects", limit: self.time_limit }))
     }
 
-    /// Forgets what is kept of anything but these targets: their mirrors, and what was found out about them.
+    /// Removes the mirrors of all other targets, and forgets what earlier attempts found out about them.
     pub fn keep_only(&self, wanted: &[Target]) {
         self.mirrors.keep_only(wanted.iter().map(|target| &target.source));
         self.memory.keep_only(wanted.iter().map(|target| &target.destination));

@@ -1,6 +1,6 @@
 //! One pass — observe, plan, apply, report — and the loop around it.
 //!
-//! Invariant: a pass that cannot observe everything changes nothing, and no failure of a pass ends the loop.
+//! Invariant: a pass that cannot observe everything changes nothing, and a failed pass never ends the loop.
 
 mod apply;
 mod claims;
@@ -42,18 +42,17 @@ use crate::publish::{Limits, Publisher};
 use crate::status::{PassId, Seen, Status, Trigger};
 use crate::text::{error_chain, printable};
 
-/// How many foreign keys are named in the log; the others are only counted.
+/// How many foreign keys the log names; the rest are only counted.
 const FOREIGN_SHOWN: usize = 5;
 
-/// What a pass for pushes takes over from the last full pass: asking GraphQL may be slow, and a push changes nothing
-/// about what is wanted.
+/// What push passes reuse of the last full pass: GraphQL can be slow, and a push does not change the target list.
 #[derive(Debug)]
 struct Known {
     targets: Vec<Target>,
     format: ArchiveFormat,
 }
 
-/// What passes share, and what they remember of each other.
+/// What passes share and remember.
 pub struct Reconciler {
     settings: config::Run,
     clients: Clients,
@@ -61,32 +60,32 @@ pub struct Reconciler {
     status: Arc<Status>,
     triggers: Arc<Triggers>,
     claims: Arc<Claims>,
-    /// Targets being worked on, by all passes together.
+    /// One permit for each running action, for all passes together.
     slots: Semaphore,
     known: Mutex<Option<Arc<Known>>>,
     foreign_seen: Mutex<HashSet<String>>,
-    /// What is left to do of `REPUBLISH`; unknown before the first target list.
+    /// What is left to do of `REPUBLISH`; `None` before the first pass.
     republish: Mutex<Option<BTreeSet<Destination>>>,
-    /// When unfinished uploads that nothing records were last looked for.
+    /// When unrecorded unfinished uploads were last searched for.
     abandoned_checked: Mutex<Option<Instant>>,
 }
 
 impl Reconciler {
-    /// Sets everything up. No request is sent. `triggers` are what starts passes before their time.
+    /// Sets everything up without sending a request.
     ///
     /// # Errors
-    /// If certificates, proxies or the AWS configuration make no sense.
+    /// If certificates, proxies or the AWS configuration are unusable.
     pub async fn new(settings: config::Run, roots: &TrustRoots, triggers: Arc<Triggers>) -> anyhow::Result<Self> {
         let wanted = Concurrency { sync: settings.sync_concurrency, probe: settings.probe_concurrency };
         let served = if settings.run_once { 0 } else { SERVER_DESCRIPTORS };
-        // While a full pass works on as many targets as it may, a push still gets its turn.
+        // One extra slot, so that a push need not wait for a full pass that uses all of its own.
         let beside = usize::from(settings.webhook_secret.is_some());
         let for_pushes = beside * (DESCRIPTORS_PER_TARGET + push::MOST_PUSH_PASSES);
         let concurrency = Concurrency::within_this_process(wanted, served + for_pushes);
         Ok(Self {
             clients: Clients::new(&settings, roots, concurrency.probe).await?,
             concurrency,
-            status: Arc::new(Status::new(&settings.shard, settings.stall_timeout, settings.dry_run)),
+            status: Arc::new(Status::new(&settings.instance, settings.stall_timeout, settings.dry_run)),
             claims: Claims::new(Arc::clone(&triggers)),
             triggers,
             slots: Semaphore::new(concurrency.sync.get() + beside),
@@ -98,20 +97,19 @@ impl Reconciler {
         })
     }
 
-    /// The state that page, metrics and health show.
     pub fn status(&self) -> Arc<Status> {
         Arc::clone(&self.status)
     }
 
-    /// The clients, for what comes before the first pass.
+    /// The clients, for the pull-request check before the first pass.
     pub fn clients(&self) -> &Clients {
         &self.clients
     }
 
-    /// Takes WORKDIR, which a dry run does not need.
+    /// Opens and locks WORKDIR. A dry run does not need it.
     ///
     /// # Errors
-    /// If it cannot be used.
+    /// If WORKDIR is unusable.
     pub fn publisher(&self) -> anyhow::Result<Publisher> {
         let config::Run { workdir, recipients, mirror_cache_bytes, max_repository_bytes, target_timeout, .. } =
             &self.settings;
@@ -126,8 +124,7 @@ impl Reconciler {
         Ok(publisher)
     }
 
-    /// What a pass would do, and how many objects have foreign names. Nothing is changed. It counts as a pass on the page
-    /// and in the metrics.
+    /// What a pass would do, and the number of foreign objects. Nothing changes. Page and metrics count it as a pass.
     ///
     /// # Errors
     /// [`PassError`].
@@ -170,7 +167,7 @@ impl Reconciler {
     /// One full pass.
     ///
     /// # Errors
-    /// [`PassError`] if nothing was done; what went wrong for single targets is in the report.
+    /// [`PassError`] if nothing was done; failures of single targets are in the report.
     pub async fn pass(
         &self,
         publisher: &Publisher,
@@ -193,7 +190,7 @@ impl Reconciler {
         let begun = Instant::now();
         publisher.workdir.restore()?;
         stop.run_until_cancelled(self.abort_recorded(publisher)).await;
-        self.claims.look();
+        self.claims.observing();
         let observed = self.observe(stop).await?;
         let mut plan = self.plan(&observed);
         let moved = self.claims.moved();
@@ -227,7 +224,7 @@ impl Reconciler {
         Crew { publisher, git, concurrency, slots: &self.slots, status: &self.status, pass, claim }
     }
 
-    /// Full passes, the configured time apart or when one is asked for, and passes for pushes beside them, until `stop`.
+    /// Runs full passes, when the interval is over or one is requested, and push passes beside them, until `stop`.
     pub async fn run(&self, publisher: &Publisher, stop: &CancellationToken) {
         let full_passes = async {
             let mut trigger = Some(Trigger::Schedule);
@@ -242,7 +239,7 @@ impl Reconciler {
         tokio::join!(full_passes, self.push_passes(publisher, stop));
     }
 
-    /// Waits for the next full pass, and says what begins it; `None` where the program is asked to stop instead.
+    /// Waits until the next full pass is due, and returns its trigger; `None` if the program is asked to stop.
     pub async fn wait(&self, stop: &CancellationToken) -> Option<Trigger> {
         self.status.sleeps(self.settings.sleep);
         tokio::select! {
@@ -253,10 +250,10 @@ impl Reconciler {
         }
     }
 
-    /// Writes down since when targets are out of sync, so that a restart does not forget it.
+    /// Saves since when targets are out of sync, for the next start.
     fn keep_since(&self, publisher: &Publisher) {
         if let Err(error) = publisher.workdir.keep_since(&self.status.out_of_sync()) {
-            tracing::debug!(%error, "cannot write down since when targets are out of sync");
+            tracing::debug!(%error, "cannot save since when targets are out of sync");
         }
     }
 
@@ -276,7 +273,7 @@ impl Reconciler {
     }
 }
 
-/// What was not uploaded: the next pass tries it again.
+/// What was not uploaded; the next pass tries again.
 fn still_to_republish(mut asked_for: BTreeSet<Destination>, outcomes: &[Outcome]) -> BTreeSet<Destination> {
     for Outcome { action, result } in outcomes {
         if let Ok(Done::Published(_)) = result {

@@ -6,12 +6,12 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
-use serde::Serialize;
+use serde_json::{Value, json};
 
-use super::{failed, listing_scene, pretty, print};
+use super::{failed, listing_scene, of_destination, pretty, print};
 use crate::bucket::{Bucket, Listing};
 use crate::config::{self, OutputFormat};
-use crate::model::key::{ArchiveFormat, Destination, HeldObject};
+use crate::model::key::{Destination, HeldObject};
 use crate::net::tls::TrustRoots;
 use crate::terminal::{Board, Paint, Style};
 use crate::text::{human_bytes, human_duration, objects, short_commit, table, timestamp};
@@ -27,7 +27,7 @@ pub(super) async fn command(settings: &config::List, roots: &TrustRoots, board: 
     };
     let text = match settings.output {
         OutputFormat::Text => text(listing, SystemTime::now(), Paint::on(&std::io::stdout())),
-        OutputFormat::Json => pretty(&json(listing)),
+        OutputFormat::Json => pretty(&as_json(listing)),
     };
     Ok(print(&text, true))
 }
@@ -60,38 +60,23 @@ fn text(mut listing: Listing, now: SystemTime, paint: Paint) -> String {
 }
 
 /// The listing as JSON; `docs/contract.md` describes the object.
-fn json(mut listing: Listing) -> serde_json::Value {
+fn as_json(mut listing: Listing) -> Value {
     sort(&mut listing.held);
-    let objects: Vec<_> = listing.held.iter().map(ObjectView::new).collect();
-    serde_json::json!({ "objects": objects, "foreign": listing.foreign })
+    let objects = listing.held.iter().map(|HeldObject { key, name, last_modified, bytes }| {
+        let fields = json!({
+            "commit": name.commit,
+            "format": name.format,
+            "bytes": bytes,
+            "last_modified": timestamp(*last_modified),
+            "key": key,
+        });
+        of_destination(&name.destination, fields)
+    });
+    json!({ "objects": objects.collect::<Vec<_>>(), "foreign": listing.foreign })
 }
 
 fn sort(held: &mut [HeldObject]) {
     held.sort_by(|a, b| {
         (&a.name.destination, a.last_modified, &a.key).cmp(&(&b.name.destination, b.last_modified, &b.key))
     });
-}
-
-#[derive(Serialize)]
-struct ObjectView<'a> {
-    #[serde(flatten)]
-    destination: &'a Destination,
-    commit: &'a str,
-    format: ArchiveFormat,
-    bytes: u64,
-    last_modified: Option<String>,
-    key: &'a str,
-}
-
-impl<'a> ObjectView<'a> {
-    fn new(HeldObject { key, name, last_modified, bytes }: &'a HeldObject) -> Self {
-        Self {
-            destination: &name.destination,
-            commit: &name.commit,
-            format: name.format,
-            bytes: *bytes,
-            last_modified: timestamp(*last_modified),
-            key,
-        }
-    }
 }

@@ -1,4 +1,4 @@
-//! The `restore` subcommand: one verdict for each object that was asked for.
+//! `restore`: one verdict for each requested object.
 
 mod place;
 mod watch;
@@ -35,7 +35,7 @@ pub struct Verdicts {
     pub objects: Vec<Verdict>,
     /// Arguments that match nothing in the bucket.
     pub not_found: Vec<String>,
-    /// Whether a signal ended it before all objects were looked at.
+    /// Whether a signal ended it before all objects were checked.
     pub interrupted: bool,
 }
 
@@ -69,7 +69,7 @@ impl Verdicts {
             text += &format!("MISSING  {}: the bucket holds no such object\n", printable(wanted));
         }
         if self.interrupted {
-            text += "STOPPED  by a signal; the rest was not looked at\n";
+            text += "STOPPED  by a signal; the rest was not checked\n";
         }
         let good = self.objects.iter().filter(|verdict| verdict.good).count();
         text + &format!("{good} good, {} bad, {} missing\n", self.objects.len() - good, self.not_found.len())
@@ -109,11 +109,10 @@ pub(super) async fn command(settings: &config::Restore, roots: &TrustRoots, boar
     Ok(print(&text, verdicts.are_good()))
 }
 
-/// Checks the objects asked for, all of them where none is named, and keeps the newest of each destination under
-/// `into`.
+/// Checks the requested objects, or all if none is named, and keeps the newest of each destination under `into`.
 ///
 /// # Errors
-/// Where the bucket cannot be listed. What is wrong with single objects is in their verdicts.
+/// If the bucket cannot be listed. Problems of single objects are in their verdicts.
 async fn run(
     settings: &config::Restore,
     bucket: &Bucket,
@@ -129,8 +128,8 @@ async fn run(
     let wants = |wanted: &Wanted, object: &HeldObject| {
         wanted.matches(&object.name.destination.path(), &object.name.destination.branch)
     };
-    let nowhere = settings.wanted.iter().filter(|wanted| !held.iter().any(|object| wants(wanted, object)));
-    let mut verdicts = Verdicts { not_found: nowhere.map(Wanted::to_string).collect(), ..Verdicts::default() };
+    let missing = settings.wanted.iter().filter(|wanted| !held.iter().any(|object| wants(wanted, object)));
+    let mut verdicts = Verdicts { not_found: missing.map(Wanted::to_string).collect(), ..Verdicts::default() };
     held.retain(|object| settings.wanted.is_empty() || settings.wanted.iter().any(|wanted| wants(wanted, object)));
     held.sort_by(|a, b| {
         (&a.name.destination, b.last_modified, &a.key).cmp(&(&b.name.destination, a.last_modified, &b.key))
@@ -177,8 +176,8 @@ async fn restore(
     })
 }
 
-/// Reads, and counts, until the program is asked to stop: what was unpacked so far is then removed like that of a broken
-/// download.
+/// Counts what is read. When the program is asked to stop, reading fails as if the download had broken, so that the
+/// partial result is removed.
 struct Watched<R> {
     inner: R,
     stopped: Pin<Box<WaitForCancellationFutureOwned>>,

@@ -9,7 +9,7 @@ use super::{pretty, print, show, signals};
 use crate::config::{self, OutputFormat};
 use crate::net::tls::TrustRoots;
 use crate::progress::ProgressView;
-use crate::reconcile::{Reconciler, Triggers, is_concerned, log_failed_pass};
+use crate::reconcile::{PassError, Reconciler, Triggers, is_concerned, log_failed_pass};
 use crate::server::{Server, Site};
 use crate::status::{Status, Trigger};
 use crate::terminal::{AtWork, Board, Paint, Scene};
@@ -17,43 +17,27 @@ use crate::terminal::{AtWork, Board, Paint, Scene};
 /// Synchronises: once, or until a signal.
 pub(super) async fn run(settings: config::Run, roots: &TrustRoots, board: &Board) -> anyhow::Result<ExitCode> {
     let stop = signals::stop_on_signals()?;
-    let (dry_run, run_once, output) = (settings.dry_run, settings.run_once, settings.output);
-    // Unheard, the signal would end the program.
+    // Without a handler, the signal would end the program.
     let triggers = Arc::new(Triggers::default());
     signals::full_pass_on_signal(&triggers)?;
-    let (webhook_secret, shard) = (settings.webhook_secret.clone(), settings.shard.clone());
-    let pr_check = settings.pr_check.clone();
-    let (address, port) = (settings.metrics_address, settings.metrics_port);
-    let reconciler = Reconciler::new(settings, roots, Arc::clone(&triggers)).await?;
-    match is_concerned(reconciler.clients(), pr_check.as_ref(), &stop).await {
+    let reconciler = Reconciler::new(settings.clone(), roots, Arc::clone(&triggers)).await?;
+    match is_concerned(reconciler.clients(), settings.pr_check.as_ref(), &stop).await {
         Ok(true) => {}
         Ok(false) => return Ok(ExitCode::SUCCESS),
-        Err(error) => {
-            log_failed_pass(&error);
-            return Ok(ExitCode::FAILURE);
-        }
+        Err(error) => return Ok(failed_pass(&error)),
     }
-    // Kubernetes asks a dry run that goes on, too, whether it is well; there is nothing for a push to hurry.
-    let webhook_secret = webhook_secret.filter(|_| !dry_run);
-    let serving = match run_once {
+    let serving = match settings.run_once {
         true => None,
         false => {
-            let site = Site { status: reconciler.status(), triggers: Arc::clone(&triggers), webhook_secret, shard };
-            Some(tokio::spawn(Server::bind(address, port).await?.serve(site, stop.clone())))
+            let server = Server::bind(settings.metrics_address, settings.metrics_port).await?;
+            let (status, shard) = (reconciler.status(), settings.instance.clone());
+            // A dry run has nothing that a push could speed up; it is served because Kubernetes asks for its health.
+            let webhook_secret = settings.webhook_secret.clone().filter(|_| !settings.dry_run);
+            Some(tokio::spawn(server.serve(Site { status, triggers, webhook_secret, shard }, stop.clone())))
         }
     };
-    if dry_run {
-        let mut trigger = Trigger::Schedule;
-        loop {
-            let exit = preview(&reconciler, (trigger, output), board, &stop).await;
-            if run_once {
-                return Ok(exit);
-            }
-            match reconciler.wait(&stop).await {
-                Some(next) => trigger = next,
-                None => return Ok(ExitCode::SUCCESS),
-            }
-        }
+    if settings.dry_run {
+        return Ok(dry_run(&reconciler, &settings, board, &stop).await);
     }
     let publisher = reconciler.publisher()?;
     if let Some(serving) = serving {
@@ -66,43 +50,47 @@ pub(super) async fn run(settings: config::Run, roots: &TrustRoots, board: &Board
     let passing = reconciler.pass(&publisher, Trigger::Schedule, &stop);
     Ok(match board.during(|| pass_scene(&status), passing).await {
         Ok(report) => {
-            let text = match output {
+            let text = match settings.output {
                 OutputFormat::Text => String::new(),
                 OutputFormat::Json => pretty(&serde_json::json!(report)),
             };
             print(&text, report.is_success())
         }
-        Err(error) => {
-            log_failed_pass(&error);
-            ExitCode::FAILURE
-        }
+        Err(error) => failed_pass(&error),
     })
 }
 
-/// Prints what a pass would do.
-async fn preview(
-    reconciler: &Reconciler,
-    (trigger, output): (Trigger, OutputFormat),
-    board: &Board,
-    stop: &CancellationToken,
-) -> ExitCode {
+fn failed_pass(error: &PassError) -> ExitCode {
+    log_failed_pass(error);
+    ExitCode::FAILURE
+}
+
+/// Prints what a pass would do: once, or again for every pass until a signal.
+async fn dry_run(reconciler: &Reconciler, settings: &config::Run, board: &Board, stop: &CancellationToken) -> ExitCode {
     let status = reconciler.status();
-    match board.during(|| pass_scene(&status), reconciler.preview(trigger, stop)).await {
-        Ok((plan, foreign)) => {
-            let text = match output {
-                OutputFormat::Text => show::plan_text(&plan, foreign, Paint::on(&std::io::stdout())),
-                OutputFormat::Json => pretty(&show::plan_json(&plan, foreign)),
-            };
-            print(&text, plan.is_clean())
+    let mut trigger = Trigger::Schedule;
+    loop {
+        let exit = match board.during(|| pass_scene(&status), reconciler.preview(trigger, stop)).await {
+            Ok((plan, foreign)) => {
+                let text = match settings.output {
+                    OutputFormat::Text => show::plan_text(&plan, foreign, Paint::on(&std::io::stdout())),
+                    OutputFormat::Json => pretty(&show::plan_json(&plan, foreign)),
+                };
+                print(&text, plan.is_clean())
+            }
+            Err(error) => failed_pass(&error),
+        };
+        if settings.run_once {
+            return exit;
         }
-        Err(error) => {
-            log_failed_pass(&error);
-            ExitCode::FAILURE
+        match reconciler.wait(stop).await {
+            Some(next) => trigger = next,
+            None => return ExitCode::SUCCESS,
         }
     }
 }
 
-/// A pass under way.
+/// Progress of a pass.
 fn pass_scene(status: &Status) -> Scene {
     let (actions, running) = status.at_work();
     let Some((all, done)) = actions else { return Scene::new("looking at targets, branches and bucket") };

@@ -1,15 +1,16 @@
-//! Plans for people to read, and as JSON for programs.
+//! Plans, for people and as JSON for programs.
 
 use std::fmt::Write;
 
-use serde::Serialize;
+use serde_json::{Value, json};
 
-use crate::model::key::{ArchiveFormat, CommitId, Destination};
+use super::of_destination;
+use crate::model::key::Destination;
 use crate::plan::{Action, Plan};
 use crate::terminal::{Paint, Style};
 use crate::text::{objects, short_commit, table};
 
-/// A plan for people to read before it is carried out.
+/// A plan for people.
 pub fn plan_text(plan: &Plan, foreign: usize, paint: Paint) -> String {
     let mut sections: [(&str, Vec<Vec<String>>); 4] =
         [("Will publish", vec![]), ("Will retire", vec![]), ("Will sweep", vec![]), ("Blocked", vec![])];
@@ -64,89 +65,36 @@ pub fn plan_text(plan: &Plan, foreign: usize, paint: Paint) -> String {
 }
 
 /// A plan as JSON; `docs/contract.md` describes the object.
-pub fn plan_json(plan: &Plan, foreign: usize) -> serde_json::Value {
-    let mut view = PlanView {
-        format: plan.format,
-        publish: vec![],
-        retire: vec![],
-        sweep: vec![],
-        blocked: vec![],
-        unchanged: plan.unchanged.len(),
-        foreign,
-        retire_guard: plan.guard.map(|guard| guard.to_string()),
-    };
+pub fn plan_json(plan: &Plan, foreign: usize) -> Value {
+    let (mut publish, mut retire, mut sweep) = (vec![], vec![], vec![]);
     for action in &plan.actions {
+        let of_action = |fields| of_destination(action.destination(), fields);
         match action {
-            Action::Publish(publish) => view.publish.push(PublishView {
-                destination: &publish.target.destination,
-                source_project: &publish.target.source.project,
-                source_branch: &publish.target.source.branch,
-                old_commit: publish.old_commit(),
-                commit: publish.commit,
-                key: &publish.key,
-                supersedes: &publish.supersedes,
-                reason: publish.reason.to_string(),
-            }),
-            Action::Retire(retire) => {
-                view.retire.push(DeleteView {
-                    destination: &retire.destination,
-                    keys: &retire.keys,
-                    reason: retire.reason.to_string(),
-                });
+            Action::Publish(it) => publish.push(of_action(json!({
+                "source_project": it.target.source.project,
+                "source_branch": it.target.source.branch,
+                "old_commit": it.old_commit(),
+                "commit": it.commit,
+                "key": it.key,
+                "supersedes": it.supersedes,
+                "reason": it.reason.to_string(),
+            }))),
+            Action::Retire(it) => {
+                retire.push(of_action(json!({ "keys": it.keys, "reason": it.reason.to_string() })));
             }
-            Action::Sweep(sweep) => {
-                view.sweep.push(DeleteView {
-                    destination: &sweep.destination,
-                    keys: &sweep.keys,
-                    reason: sweep.reason.to_string(),
-                });
-            }
+            Action::Sweep(it) => sweep.push(of_action(json!({ "keys": it.keys, "reason": it.reason.to_string() }))),
         }
     }
-    view.blocked.extend(
-        plan.blocked
-            .iter()
-            .map(|blocked| BlockedView { destination: &blocked.destination, reason: blocked.blocker.to_string() }),
-    );
-    serde_json::json!(view)
-}
-
-#[derive(Serialize)]
-struct PlanView<'a> {
-    format: ArchiveFormat,
-    publish: Vec<PublishView<'a>>,
-    retire: Vec<DeleteView<'a>>,
-    sweep: Vec<DeleteView<'a>>,
-    blocked: Vec<BlockedView<'a>>,
-    unchanged: usize,
-    foreign: usize,
-    retire_guard: Option<String>,
-}
-
-#[derive(Serialize)]
-struct PublishView<'a> {
-    #[serde(flatten)]
-    destination: &'a Destination,
-    source_project: &'a str,
-    source_branch: &'a str,
-    old_commit: Option<&'a str>,
-    commit: CommitId,
-    key: &'a str,
-    supersedes: &'a [String],
-    reason: String,
-}
-
-#[derive(Serialize)]
-struct DeleteView<'a> {
-    #[serde(flatten)]
-    destination: &'a Destination,
-    keys: &'a [String],
-    reason: String,
-}
-
-#[derive(Serialize)]
-struct BlockedView<'a> {
-    #[serde(flatten)]
-    destination: &'a Destination,
-    reason: String,
+    let blocked = plan.blocked.iter();
+    let blocked = blocked.map(|it| of_destination(&it.destination, json!({ "reason": it.blocker.to_string() })));
+    json!({
+        "format": plan.format,
+        "publish": publish,
+        "retire": retire,
+        "sweep": sweep,
+        "blocked": blocked.collect::<Vec<_>>(),
+        "unchanged": plan.unchanged.len(),
+        "foreign": foreign,
+        "retire_guard": plan.guard.map(|guard| guard.to_string()),
+    })
 }

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::reconcile::Triggers;
 
-/// Is cancelled by SIGTERM or SIGINT.
+/// A token that SIGTERM and SIGINT cancel.
 pub(super) fn stop_on_signals() -> anyhow::Result<CancellationToken> {
     let stop = CancellationToken::new();
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
@@ -28,7 +28,7 @@ pub(super) fn full_pass_on_signal(triggers: &Arc<Triggers>) -> anyhow::Result<()
     let triggers = Arc::clone(triggers);
     tokio::spawn(async move {
         while signals.recv().await.is_some() {
-            tracing::info!("a full pass is asked for");
+            tracing::info!("a full pass was requested");
             triggers.full_pass();
         }
     });

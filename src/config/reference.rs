@@ -1,4 +1,4 @@
-//! The one list of settings, and the help pages made from it. Flags and the README's table come from it too.
+//! The one list of settings: flags, help and the man page are made from it, and the README's table is checked against it.
 //!
 //! Invariant: a setting that is not listed here has no flag and is not read.
 
@@ -11,19 +11,19 @@ use Fallback::{Found, Required, Unset, Value};
 pub struct Setting {
     /// Its environment variable.
     pub variable: &'static str,
-    /// Other variables it is read from where that one is unset, the first that is set.
+    /// Variables to read if that one is unset; the first that is set counts.
     pub also: &'static [&'static str],
     /// Its flag, without dashes; none for a secret.
     pub flag: Option<&'static str>,
-    /// What kind of value it has.
+    /// The kind of its value.
     pub kind: Kind,
-    /// What holds where it is unset.
+    /// What applies if it is unset.
     pub default: Fallback,
     /// What it is for, in a few words.
     pub meaning: &'static str,
 }
 
-/// What kind of value a setting has.
+/// The kind of a setting's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Text, with a check of its own.
@@ -32,20 +32,20 @@ pub enum Kind {
     Switch,
     /// Never shown, never a flag.
     Secret,
-    /// Understood by a library the program is made with; only described here.
+    /// Read by a library; only described here.
     Library,
 }
 
-/// What holds where a setting is unset.
+/// What applies if a setting is unset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fallback {
     /// Nothing: synchronising needs it.
     Required,
     /// Nothing, and nothing is needed.
     Unset,
-    /// This value, read like one that was given.
+    /// This value, checked like a given one.
     Value(&'static str),
-    /// What the program finds out as described here.
+    /// A value the program finds out, as described here.
     Found(&'static str),
 }
 
@@ -106,7 +106,7 @@ pub(super) const GRAPHQL_SERVER: Setting =
 pub(super) const PUBLIC_KEY: Setting = text("public-key", "PUBLIC_KEY", Required, "age recipients, comma-separated");
 
 pub(super) const GITLAB_TOKEN_FILE: Setting =
-    text("gitlab-token-file", "GITLAB_TOKEN_FILE", Unset, "file with the token, read anew at each pass");
+    text("gitlab-token-file", "GITLAB_TOKEN_FILE", Unset, "file with the token, read again at each pass");
 pub(super) const ALLOW_INSECURE_HTTP: Setting =
     switch("allow-insecure-http", "ALLOW_INSECURE_HTTP", Value("false"), "send credentials over http:// too");
 
@@ -114,7 +114,7 @@ pub(super) const GRAPHQL_QUERY_FILE: Setting = Setting {
     also: &["GRAPHQL_GLSYNC_QUERY_FILE"],
     ..text("graphql-query-file", "GRAPHQL_QUERY_FILE", Found("/query.graphql, or built in"), "the query")
 };
-/// The query file where none is named. It may be absent.
+/// The query file if none is named. It may be absent.
 pub(super) const DEFAULT_QUERY_FILE: &str = "/query.graphql";
 pub(super) const GRAPHQL_USERNAME: Setting =
     text("graphql-username", "GRAPHQL_USERNAME", Unset, "user for HTTP Basic; dev/dev means no login");
@@ -122,13 +122,13 @@ pub(super) const GRAPHQL_PASSWORD_FILE: Setting =
     text("graphql-password-file", "GRAPHQL_PASSWORD_FILE", Unset, "file with the password, read at each pass");
 
 pub(super) const PREVIOUS_BUNDLE_SHA: Setting =
-    text("previous-bundle-sha", "PREVIOUS_BUNDLE_SHA", Unset, "exit where nothing changed since this bundle");
+    text("previous-bundle-sha", "PREVIOUS_BUNDLE_SHA", Unset, "exit if nothing changed since this bundle");
 pub(super) const GRAPHQL_PRCHECK_QUERY_FILE: Setting = Setting {
-    // With a flag it would be the widest row of the help by far.
+    // A flag would make this by far the widest row of the help.
     flag: None,
     ..text("", "GRAPHQL_PRCHECK_QUERY_FILE", Found("/queries/prCheck.graphql, or built in"), "query")
 };
-/// The query file of the pull-request check where none is named. It may be absent.
+/// The query file of the pull-request check if none is named. It may be absent.
 pub(super) const DEFAULT_PRCHECK_QUERY_FILE: &str = "/queries/prCheck.graphql";
 pub(super) const GIT_PARTITION_SAAS_NAME: Setting =
     text("git-partition-saas-name", "GIT_PARTITION_SAAS_NAME", Value("saas-git-partition-sync-producer"), "SaaS file");
@@ -179,13 +179,12 @@ pub(super) const SHARD_INDEX: Setting = Setting {
     also: &["JOB_COMPLETION_INDEX"],
     ..text("shard-index", "SHARD_INDEX", Found("the host name's ordinal"), "this one, from 0")
 };
-/// Where a StatefulSet's pods have their ordinal.
+/// A StatefulSet's pod has its ordinal at the end of its host name.
 pub(super) const HOSTNAME: Setting = library("HOSTNAME", "name-N, a StatefulSet's pod: N is SHARD_INDEX");
 
 pub(super) const OUTPUT: Setting = text("output", "OUTPUT", Value("text"), "plans, reports, lists: text or json");
 pub(super) const LOG_FORMAT: Setting = text("log-format", "LOG_FORMAT", Value("text"), "log lines: text or json");
-pub(super) const PROGRESS: Setting =
-    switch("progress", "PROGRESS", Value("true"), "on a terminal, show how far the work is");
+pub(super) const PROGRESS: Setting = switch("progress", "PROGRESS", Value("true"), "show progress on a terminal");
 pub(super) const METRICS_SERVER_PORT: Setting =
     text("metrics-server-port", "METRICS_SERVER_PORT", Value("9090"), "port of metrics and status page");
 pub(super) const INSTANCE_SHARD: Setting =
@@ -205,7 +204,7 @@ pub(super) const AWS_ACCESS_KEY_ID: Setting =
     secret("AWS_ACCESS_KEY_ID", Found("as the AWS SDK finds it"), "access key");
 pub(super) const AWS_SECRET_ACCESS_KEY: Setting =
     secret("AWS_SECRET_ACCESS_KEY", Found("as the AWS SDK finds it"), "its secret part");
-pub(super) const AWS_SESSION_TOKEN: Setting = secret("AWS_SESSION_TOKEN", Unset, "where the key is a temporary one");
+pub(super) const AWS_SESSION_TOKEN: Setting = secret("AWS_SESSION_TOKEN", Unset, "for a temporary access key");
 
 const SECTIONS: &[Section] = &[
     Section {
@@ -270,8 +269,8 @@ const SECTIONS: &[Section] = &[
         title: "Also understood (environment only)",
         settings: &[
             library("HTTPS_PROXY", "proxy for every connection"),
-            library("NO_PROXY", "hosts that are reached without it"),
-            library("SSL_CERT_FILE", "PEM bundle to trust besides the system's"),
+            library("NO_PROXY", "hosts to reach without it"),
+            library("SSL_CERT_FILE", "PEM bundle to trust, with the system's"),
             library("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required, for stores that refuse checksums"),
             HOSTNAME,
             library("RUST_LOG", "log filter, such as debug"),
@@ -281,141 +280,3 @@ const SECTIONS: &[Section] = &[
 
 /// The program's name.
 pub const NAME: &str = env!("CARGO_PKG_NAME");
-pub(super) const RUN_USAGE: &str = "[SETTING]…";
-pub(super) const CHECK_USAGE: &str = "check [SETTING]…";
-pub(super) const LIST_USAGE: &str = "list [SETTING]…";
-pub(super) const RESTORE_USAGE: &str = "restore -identity FILE [-into DIR] [GROUP/PROJECT[@BRANCH]]…";
-/// What there is to do: words behind the program's name, and what they do.
-pub const USAGES: [(&str, &str); 4] = [
-    (RUN_USAGE, "Publish what is new, retire what is no longer wanted, sleep, begin again."),
-    (CHECK_USAGE, "Try every server and every right that this needs, and say what to do about what fails."),
-    (LIST_USAGE, "Show what the bucket holds."),
-    (RESTORE_USAGE, "Download, decrypt, unpack and verify everything, or what is named."),
-];
-/// What one wants, and the words for it.
-pub const EXAMPLES: [(&str, &str); 4] = [
-    ("Does it all work from here? Try everything, change nothing", "check"),
-    ("What would a pass do? Print it, change nothing", "-dry-run -run-once"),
-    ("What is in the bucket, for a script", "list -output json"),
-    ("One branch of one project, back from the bucket", "restore -identity key.txt -into restored platform/tools@main"),
-];
-/// Exit statuses and their meaning.
-pub const EXIT_STATUSES: [(u8, &str); 3] = [
-    (0, "all was done, or the daemon was stopped by a signal"),
-    (1, "the pass of -run-once failed, wholly or for some target; check, list or restore failed"),
-    (2, "settings are missing or wrong, and nothing was done"),
-];
-/// Width of the widest flag with its dash, and of the widest variable that has a flag.
-const FLAG_COLUMN: usize = 24;
-const VARIABLE_COLUMN: usize = 23;
-pub(super) const NAMES_COLUMN: usize = FLAG_COLUMN + 2 + VARIABLE_COLUMN;
-
-pub(super) fn usage(arguments: &str) -> String {
-    format!("{NAME} {arguments}")
-}
-
-pub(super) fn help() -> String {
-    let sections: String = SECTIONS.iter().map(help_section).collect();
-    let usages: String = USAGES.iter().map(|(usage, what)| format!("  {NAME} {usage}\n      {what}\n")).collect();
-    let examples: String = EXAMPLES.iter().map(|(what, words)| format!("  {what}:\n      {NAME} {words}\n")).collect();
-    let statuses: String = EXIT_STATUSES.iter().map(|(status, what)| format!("  {status}  {what}\n")).collect();
-    format!(
-        "\
-Copies GitLab projects, encrypted with age, into an S3 bucket, and keeps doing so.
-
-Usage:
-{usages}  {NAME} -help | -version
-
-A setting is a flag (-name=value or -name value, with one dash or two; a switch alone means true) or
-an environment variable. The flag wins; an empty variable counts as unset.
-{sections}{}
-Examples:
-{examples}
-Exit status:
-{statuses}",
-        other_names()
-    )
-}
-
-pub(super) fn check_help() -> String {
-    format!(
-        "\
-Tries everything that synchronising needs, one after the other: recipients, WORKDIR, target list,
-login, every source branch, and the rights in the bucket. It leaves nothing behind.
-
-Usage:
-  {NAME} {CHECK_USAGE}
-
-It takes the settings that synchronising takes; `{NAME} -help` explains them."
-    )
-}
-
-pub(super) fn list_help() -> String {
-    format!(
-        "\
-Shows what the bucket holds: destination, branch, commit, format, size and time of each object.
-
-Usage:
-  {NAME} {LIST_USAGE}
-{}",
-        bucket_help()
-    )
-}
-
-pub(super) fn restore_help() -> String {
-    format!(
-        "\
-Downloads, decrypts, unpacks and verifies what the bucket holds: everything, or what is named.
-
-Usage:
-  {NAME} {RESTORE_USAGE}
-
-Options:
-  -identity FILE  age identities, one of which can decrypt
-  -into DIR       where to unpack to
-{}",
-        bucket_help()
-    )
-}
-
-/// The settings that `list` and `restore` need.
-fn bucket_help() -> String {
-    let settings = &[
-        AWS_S3_BUCKET,
-        AWS_REGION,
-        AWS_ENDPOINT_URL,
-        AWS_S3_FORCE_PATH_STYLE,
-        AWS_USE_FIPS_ENDPOINT,
-        AWS_ACCESS_KEY_ID,
-        AWS_SECRET_ACCESS_KEY,
-        AWS_SESSION_TOKEN,
-        CONNECT_TIMEOUT,
-        IDLE_TIMEOUT,
-        OUTPUT,
-        LOG_FORMAT,
-        PROGRESS,
-    ];
-    let section = help_section(&Section { title: "Settings", settings });
-    format!("{section}\nOther settings are not looked at. `{NAME} -help` explains all of them.")
-}
-
-fn help_section(section: &Section) -> String {
-    let rows: String = section.settings.iter().map(help_row).collect();
-    format!("\n{}:\n{rows}", section.title)
-}
-
-fn help_row(setting: &Setting) -> String {
-    let Setting { variable, flag, default, meaning, .. } = setting;
-    let names = match flag {
-        Some(flag) => format!("{:FLAG_COLUMN$}  {variable:VARIABLE_COLUMN$}", format!("-{flag}")),
-        None => format!("{variable:NAMES_COLUMN$}"),
-    };
-    let default = if *default == Unset { String::new() } else { format!(" [{default}]") };
-    format!("  {names}  {meaning}{default}\n")
-}
-
-fn other_names() -> String {
-    let pairs = all_settings().flat_map(|setting| setting.also.iter().map(move |other| (other, setting.variable)));
-    let rows: String = pairs.map(|(other, variable)| format!("  {other:NAMES_COLUMN$}  {variable}\n")).collect();
-    format!("\nOther names, used where the variable on the right is unset:\n{rows}")
-}

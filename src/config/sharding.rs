@@ -1,18 +1,18 @@
-//! This replica's share, from settings or from what Kubernetes calls it.
+//! This replica's share of the destinations, from settings or from the name Kubernetes gave it.
 //!
-//! Invariant: with several shards a replica knows for sure which one it is, or does not start.
+//! Invariant: with several shards, a replica that does not know its own number does not start.
 
 use std::num::NonZeroU32;
 
+use super::reader::{Reader, Reported};
 use super::reference::{HOSTNAME, SHARD_COUNT, SHARD_INDEX};
-use super::{Reader, Reported};
 use crate::model::shard::Shard;
 
-/// More shards than anybody needs; each of them lists the whole bucket.
+/// Far more shards than make sense: each of them lists the whole bucket.
 const MOST_SHARDS: u32 = 1_000;
 
 impl Reader<'_> {
-    /// `SHARD_INDEX` of `SHARD_COUNT`; where there are several and none is named, the host name's ordinal.
+    /// Shard `SHARD_INDEX` of `SHARD_COUNT`. If there are several and the index is unset, the host name's ordinal counts.
     pub(super) fn share(&mut self) -> Result<Shard, Reported> {
         let count = self.value(&SHARD_COUNT, shards)?;
         if let Some(shard) = self.optional(&SHARD_INDEX, |text| shard(text, count))? {
@@ -21,7 +21,7 @@ impl Reader<'_> {
         if count == NonZeroU32::MIN {
             return Ok(Shard::WHOLE);
         }
-        let host = (self.environment)(HOSTNAME.variable).and_then(|name| name.into_string().ok()).unwrap_or_default();
+        let host = self.variable(HOSTNAME.variable).unwrap_or_default();
         let last = count.get() - 1;
         match host.rsplit_once('-').filter(|(_, ordinal)| is_number(ordinal)) {
             Some((_, ordinal)) => shard(ordinal, count).map_err(|why| {

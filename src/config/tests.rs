@@ -3,13 +3,19 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
 
 use proptest::prelude::*;
+use secrecy::ExposeSecret;
 
+use super::help::*;
+use super::reference::*;
+use super::values::*;
 use super::*;
 use crate::model::key::ArchiveFormat;
-use crate::secret::SecretError;
+use crate::secret::{SecretError, without_line_end};
 
 const RECIPIENT: &str = "age1zvkyg2lqzraa2lnjvqej32nkuu0ues2s82hzrye869xeexvn73equnujwj";
 const TOKEN: &str = "glpat-hunter2";
@@ -108,7 +114,7 @@ fn the_required_settings_are_enough() {
     assert_eq!(run.target_timeout, Duration::from_secs(3600));
     assert_eq!(run.mirror_cache_bytes, 5 << 30);
     assert_eq!(run.max_repository_bytes, 100 << 30);
-    assert_eq!(run.shard, "fedramp");
+    assert_eq!(run.instance, "fedramp");
     assert_eq!(run.metrics_port, 9090);
     assert_eq!(run.metrics_address.to_string(), "0.0.0.0");
     assert_eq!(run.stall_timeout, run.target_timeout + Duration::from_secs(300));
@@ -152,7 +158,7 @@ fn every_setting_can_be_changed_by_its_variable() {
     assert_eq!(run.target_timeout, Duration::from_secs(90));
     assert_eq!(run.mirror_cache_bytes, 0);
     assert_eq!(run.max_repository_bytes, 2 << 30);
-    assert_eq!(run.shard, "gov");
+    assert_eq!(run.instance, "gov");
     assert_eq!(run.metrics_port, 0);
     assert_eq!(run.metrics_address.to_string(), "::1");
     assert_eq!(run.stall_timeout, Duration::from_secs(1200));
@@ -476,12 +482,15 @@ fn the_built_in_query_stands_in_for_an_absent_default_file_alone() {
     let (folder, path) = file_with("query { apps_v1 { name } }");
     let path = Path::new(&path);
     assert!(GRAPHQL_QUERY_FILE.default.to_string().starts_with(DEFAULT_QUERY_FILE));
-    assert_eq!(query_file_or_built_in(&folder.path().join("absent")), Ok(QuerySource::BuiltIn));
-    assert_eq!(query_file_or_built_in(path), Ok(QuerySource::File(path.to_owned())));
+    assert_eq!(query_file_or_built_in(&folder.path().join("absent"), "query"), Ok(QuerySource::BuiltIn("query")));
+    assert_eq!(query_file_or_built_in(path, "query"), Ok(QuerySource::File(path.to_owned())));
     fs::write(path, " \n").unwrap();
-    assert_eq!(query_file_or_built_in(path), Err(format!("{} is empty: put the query into it", path.display())));
+    assert_eq!(
+        query_file_or_built_in(path, "query"),
+        Err(format!("{} is empty: put the query into it", path.display()))
+    );
     // What docker makes of a mount whose source is missing.
-    assert!(query_file_or_built_in(folder.path()).unwrap_err().starts_with("cannot read "));
+    assert!(query_file_or_built_in(folder.path(), "query").unwrap_err().starts_with("cannot read "));
 }
 
 #[test]

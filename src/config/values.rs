@@ -1,6 +1,6 @@
-//! Checks of single values: text in, the value or what is wrong with it and what to write instead out.
+//! Checks of single values: text in; the value, or what is wrong and what to write instead, out.
 //!
-//! Invariant: where a value may hold a credential by mistake (addresses, user names, recipients), no message repeats it.
+//! Invariant: if a value may hold a credential by mistake (addresses, user names, recipients), no message repeats it.
 
 use std::fs;
 use std::net::IpAddr;
@@ -66,7 +66,7 @@ pub(super) fn byte_size(text: &str) -> Result<u64, String> {
 
 pub(super) fn some_bytes(text: &str) -> Result<u64, String> {
     let size = byte_size(text)?;
-    if size == 0 { Err(format!("{text:?} is nothing at all: write for example 100Gi")) } else { Ok(size) }
+    if size == 0 { Err(format!("{text:?} is not above zero: write for example 100Gi")) } else { Ok(size) }
 }
 
 pub(super) fn port(text: &str) -> Result<u16, String> {
@@ -102,7 +102,7 @@ pub(super) fn username(text: &str) -> Result<String, String> {
     one_line(text)
 }
 
-/// The characters of S3's bucket names, the old ones too. Whether there is such a bucket is for S3 to say.
+/// Checks the characters only, those of older bucket names included. S3 says whether the bucket exists.
 pub(super) fn bucket(text: &str) -> Result<String, String> {
     let is_arn = text.starts_with("arn:aws") && text.split(':').nth(2).is_some_and(|service| service.starts_with("s3"));
     let is_name = (3..=255).contains(&text.len())
@@ -113,7 +113,7 @@ pub(super) fn bucket(text: &str) -> Result<String, String> {
     Err(format!("{text:?} is not a bucket: write its name, without s3:// and path, or an access point's ARN"))
 }
 
-/// An address to send requests to. What was given is never repeated: it may hold credentials.
+/// An address to send requests to. Messages never repeat it: it may hold credentials.
 pub(super) fn http_url(text: &str) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|why| match why {
         url::ParseError::RelativeUrlWithoutBase => "has no https:// in front: write the whole address".to_owned(),
@@ -123,7 +123,7 @@ pub(super) fn http_url(text: &str) -> Result<Url, String> {
         return Err("does not begin with https://, or http://, and a host: write the whole address".to_owned());
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("has a user name or password inside: remove it, they have settings of their own".to_owned());
+        return Err("has a user name or password in it: remove it, they have settings of their own".to_owned());
     }
     Ok(url)
 }
@@ -137,7 +137,7 @@ pub(super) fn base_url(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
-/// Recipients are told apart by position: what was given instead of one may be a secret.
+/// Messages name a recipient by its position: the text may be a secret that was pasted by mistake.
 pub(super) fn recipients(text: &str) -> Result<Vec<Recipient>, String> {
     let words = text.split(|next: char| next == ',' || next.is_whitespace()).filter(|word| !word.is_empty());
     let (mut recipients, mut problems) = (Vec::new(), Vec::new());
@@ -174,7 +174,7 @@ pub(super) fn query_file(path: &Path) -> Result<QuerySource, String> {
     Ok(QuerySource::File(path.to_owned()))
 }
 
-/// An image may come without the file; a file that is there and cannot be used is a mistake nevertheless.
-pub(super) fn query_file_or_built_in(path: &Path) -> Result<QuerySource, String> {
-    if path.try_exists().is_ok_and(|exists| !exists) { Ok(QuerySource::BuiltIn) } else { query_file(path) }
+/// The file may be absent; if it is there, it must be usable.
+pub(super) fn query_file_or_built_in(path: &Path, built_in: &'static str) -> Result<QuerySource, String> {
+    if path.try_exists().is_ok_and(|exists| !exists) { Ok(QuerySource::BuiltIn(built_in)) } else { query_file(path) }
 }

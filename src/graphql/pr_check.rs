@@ -1,6 +1,6 @@
-//! The check of a pull request against the target list's data: does the change concern this program at all?
+//! The pull-request check: compares two bundles of the target list's data. Does the change concern this program?
 //!
-//! Invariant: it only compares. Whatever could not be read is an error, never "no change".
+//! Invariant: a bundle that could not be read is an error, never "no change".
 
 use std::collections::BTreeSet;
 
@@ -10,10 +10,10 @@ use url::Url;
 use crate::graphql::{GraphqlServer, TargetsError};
 use crate::model::target::Target;
 
-/// The query that is sent where the operator's file is absent.
+/// The query for a bundle, if there is no file.
 pub const BUILT_IN_QUERY: &str = include_str!("../../queries/pr_check.graphql");
 
-/// The typed response; its query text is only what the response type is made from.
+/// The types of the answer, made from our query.
 #[derive(GraphQLQuery)]
 #[graphql(schema_path = "queries/schema.graphql", query_path = "queries/pr_check.graphql", response_derives = "Debug")]
 #[expect(dead_code, reason = "only the types that the derive makes are used")]
@@ -25,21 +25,21 @@ pub enum CheckError {
     /// The bundle named in `PREVIOUS_BUNDLE_SHA`.
     #[error("the pull-request check cannot read the previous bundle from {url}")]
     Previous {
-        /// Where it was looked for.
+        /// Its address.
         url: Url,
         /// What went wrong.
         #[source]
         source: TargetsError,
     },
-    /// The bundle that the target list is in.
+    /// The current bundle.
     #[error("the pull-request check cannot read the current bundle from GRAPHQL_SERVER")]
     Current(#[source] TargetsError),
 }
 
-/// What a change between two bundles does to this program.
+/// What changed between two bundles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Changes {
-    /// Targets have come, gone or changed.
+    /// Targets were added, removed or changed.
     pub definitions: bool,
     /// Another version of this program is deployed somewhere.
     pub deployment: bool,
@@ -54,10 +54,10 @@ impl Changes {
     }
 }
 
-/// Compares the bundle `previous` with the current one. The order of definitions is no part of them.
+/// Compares the bundle `previous` with the current one. The order of definitions does not count.
 ///
 /// # Errors
-/// [`CheckError`] where one of them cannot be read.
+/// [`CheckError`] if one of them cannot be read.
 pub async fn changes(
     server: &GraphqlServer,
     previous: &str,
@@ -82,19 +82,18 @@ pub async fn changes(
 /// Where an older bundle is served: the address with its last path segment replaced by `graphqlsha/<sha>`.
 fn bundle_url(server: &Url, sha: &str) -> Url {
     let mut url = server.clone();
-    // Only addresses without a host have no path, and settings take none.
+    // Only an address without a host has no path; settings refuse those.
     if let Ok(mut path) = url.path_segments_mut() {
         path.pop_if_empty().pop().push("graphqlsha").push(sha);
     }
     url
 }
 
-/// The part of a bundle that this program goes by.
+/// The part of a bundle that concerns this program.
 struct Relevant {
-    /// Every `gitlabSync`, as it is written.
+    /// Every `gitlabSync`, as written.
     definitions: BTreeSet<Target>,
-    /// What the SaaS file deploys, the targets of each template in their order: which one has which reference counts.
-    /// `None` where there is no such file.
+    /// The references that the SaaS file deploys, by template and target, in their order. `None` if there is no such file.
     references: Option<Vec<Vec<String>>>,
 }
 

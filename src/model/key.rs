@@ -1,7 +1,6 @@
-//! Object names: the only authority on what an object in the bucket is called and what a name means.
+//! Object names: the only authority on how keys are built and what they mean.
 //!
-//! Invariant: a key this module writes decodes, by this module, to what it was made from. Nothing else in the program
-//! builds or takes apart a key.
+//! Invariant: `decode` returns what `encode` was given. Nothing else in the program builds or parses a key.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,7 +10,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 
-/// The longest key S3 takes, in bytes of UTF-8 ("Creating object key names", Amazon S3 user guide).
+/// The longest key S3 accepts, in bytes of UTF-8 ("Creating object key names", Amazon S3 user guide).
 pub const MAX_KEY_BYTES: usize = 1024;
 
 /// How a project is packed; it decides an object's extension and the fields of its name.
@@ -29,7 +28,7 @@ impl ArchiveFormat {
     /// Both formats, for loops over them.
     pub const ALL: [Self; 2] = [Self::Zip, Self::TarGz];
 
-    /// What follows the first `.` of a key, with that dot.
+    /// The rest of a key from its first `.` on.
     pub const fn extension(self) -> &'static str {
         match self {
             Self::Zip => ".zip.age",
@@ -113,7 +112,7 @@ impl Serialize for CommitId {
     }
 }
 
-/// Where a project goes on the far side; the identity that objects, actions and reports are about.
+/// Where a project goes on the far side. Objects, actions and reports belong to a destination.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Destination {
     /// Group path, with subgroups: `platform/tools`.
@@ -147,7 +146,7 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// Whether this destination, by its `group/project` and its branch, is asked for.
+    /// Whether this destination, given by its `group/project` and its branch, is meant.
     pub fn matches(&self, project: &str, branch: &str) -> bool {
         self.project == project && self.branch.as_deref().is_none_or(|wanted| wanted == branch)
     }
@@ -157,7 +156,7 @@ impl FromStr for Wanted {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // GitLab allows no `@` in a path, and Git allows it in a branch: the first one is the separator.
+        // The first `@` is the separator: GitLab allows none in a path, Git allows it in a branch.
         let (project, branch) = text.split_once('@').map_or((text, None), |(project, branch)| (project, Some(branch)));
         if project.split('/').count() < 2 || project.split('/').any(str::is_empty) || branch == Some("") {
             return Err(format!("{text:?} is not a destination: write GROUP/PROJECT or GROUP/PROJECT@BRANCH"));
@@ -176,7 +175,7 @@ impl fmt::Display for Wanted {
 /// The key to write for one commit of one destination.
 ///
 /// # Errors
-/// [`KeyTooLong`] where S3 would refuse the key.
+/// [`KeyTooLong`] if S3 would refuse the key.
 pub fn encode(destination: &Destination, commit: CommitId, format: ArchiveFormat) -> Result<String, KeyTooLong> {
     let json = match format {
         ArchiveFormat::Zip => to_json(&ZipName {
@@ -217,7 +216,7 @@ pub struct KeyTooLong {
 pub struct DecodedKey {
     /// Where the object's project goes.
     pub destination: Destination,
-    /// The source commit, as written: an older program's name need not hold 40 digits.
+    /// The source commit, as written; names by older programs may not hold 40 digits.
     pub commit: String,
     /// The format its extension names.
     pub format: ArchiveFormat,
@@ -236,9 +235,9 @@ pub struct HeldObject {
     pub bytes: u64,
 }
 
-/// Reads a key of either format and of either set of fields; `None` is a foreign object, which is never touched.
+/// Reads a key of either format and either set of fields. `None` means a foreign object, which is never touched.
 pub fn decode(key: &str) -> Option<DecodedKey> {
-    // `/` is a letter of the base64 alphabet and `.` is not: the first dot ends the encoded name.
+    // The first dot ends the encoded name: base64 has no dots.
     let (encoded, extension) = key.split_at(key.find('.')?);
     let format = ArchiveFormat::of_extension(extension)?;
     let name: AnyName = serde_json::from_slice(&BASE64_STANDARD.decode(encoded).ok()?).ok()?;
@@ -283,8 +282,8 @@ fn to_json(name: &impl Serialize) -> String {
     serde_json::to_string(name).expect("strings serialize")
 }
 
-/// Go's `encoding/json` writes these five characters as escapes, so that JSON can stand inside HTML and JavaScript; a
-/// name that differed from its bytes would be another object. They only occur inside the strings of compact JSON.
+/// Go's `encoding/json` escapes these five characters, so that JSON can be embedded in HTML and JavaScript. Our names must
+/// have the same bytes, or they would be other objects. In compact JSON the characters occur only inside strings.
 fn escape_like_go(json: &str) -> String {
     json.chars().fold(String::with_capacity(json.len()), |mut out, c| {
         match c {

@@ -1,8 +1,7 @@
 //! Which of several replicas a destination belongs to.
 //!
-//! Invariant: a plain function of the destination and the number of shards. Every replica, on whatever machine and of
-//! whatever version, gives the same answer, and every destination has exactly one owner. `docs/scaling.md` states the
-//! hash, with test vectors: to change it is a breaking change.
+//! Invariant: every replica, on any machine and of any version, gives the same answer, and every destination has exactly
+//! one owner. `docs/scaling.md` defines the hash, with test vectors; changing it is a breaking change.
 
 use std::num::NonZeroU32;
 
@@ -18,10 +17,10 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// The only shard there is: everything.
+    /// The only shard: everything.
     pub const WHOLE: Self = Self { index: 0, count: NonZeroU32::MIN };
 
-    /// Shard `index` of `count`, counted from 0; `None` where there is no such one.
+    /// Shard `index` of `count`, counted from 0; `None` if `index` is too high.
     pub fn new(index: u32, count: NonZeroU32) -> Option<Self> {
         (index < count.get()).then_some(Self { index, count })
     }
@@ -36,26 +35,26 @@ impl Shard {
         self.count.get()
     }
 
-    /// Whether it is the one that speaks for what is nobody's share.
+    /// Whether it is the shard that reports what belongs to no share.
     pub fn is_first(self) -> bool {
         self.index == 0
     }
 
-    /// Whether the destination is this shard's.
+    /// Whether the destination belongs to this shard.
     pub fn owns(self, destination: &Destination) -> bool {
         self == Self::WHOLE || owner(destination, self.count) == self.index
     }
 
-    /// Drops from the list what is another shard's.
+    /// Removes from the list what belongs to other shards.
     pub fn keep_own<T>(self, list: &mut Vec<T>, destination: impl Fn(&T) -> &Destination) {
         list.retain(|item| self.owns(destination(item)));
     }
 }
 
-/// The shard with the highest score for the destination (rendezvous hashing): another shard more takes its share evenly
-/// from all, and nothing moves between those that stay.
+/// The shard with the highest score for the destination (rendezvous hashing): an additional shard takes its share evenly
+/// from all others, and nothing moves between those.
 pub fn owner(destination: &Destination, count: NonZeroU32) -> u32 {
-    // By path, not by group and project: two spellings of one place belong together.
+    // By path, not by group and project: two spellings of one place have one owner.
     let place = Sha256::new()
         .chain_update(destination.path())
         .chain_update([0])

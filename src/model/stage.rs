@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-/// What a target is going through. They follow one another in this order.
+/// A stage of publishing a target. Stages follow each other in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
-    /// Its pack comes from the source.
+    /// The pack is fetched from the source.
     Fetching,
-    /// The pack's objects are verified. Of a fresh pack the first bytes may be uploaded meanwhile.
+    /// The pack's objects are verified. The first bytes of a fresh pack may be uploaded meanwhile.
     Verifying,
     /// The archive is written, encrypted and uploaded.
     Uploading,
@@ -16,7 +16,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// All of them, in order.
+    /// All stages, in order.
     pub const ALL: [Self; 4] = [Self::Fetching, Self::Verifying, Self::Uploading, Self::Deleting];
 
     /// Its name, in metrics and for people.

@@ -1,15 +1,15 @@
-//! Targets: which project goes where, and which names are safe to use.
+//! Targets: which project goes where, and which names are safe.
 //!
-//! Invariant: an accepted target's names are safe in a URL, in a path and as a Git branch.
+//! Invariant: the names of an accepted target are safe in a URL, in a path and as a Git branch.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use super::key::{CommitId, Destination};
 
-/// Longest segment of a branch name, in bytes: Git keeps `<segment>.lock` beside it, and file systems allow 255.
+/// Longest segment of a branch name, in bytes: Git also creates `<segment>.lock`, and file systems allow 255.
 const SEGMENT_LIMIT_BYTES: usize = 250;
-/// Longest branch name, in bytes: one that is longer would not fit into the destination's object name either.
+/// Longest branch name, in bytes; a longer one would not fit into an object name.
 const BRANCH_LIMIT_BYTES: usize = 1_024;
 
 /// A branch of a project of the source GitLab.
@@ -50,12 +50,12 @@ pub enum Unknown {
         /// The error chain.
         why: String,
     },
-    /// The server did not answer for other projects, so this one was not tried.
+    /// Not tried, because the server did not answer for other projects.
     #[error("the Git server is unreachable: not tried")]
     NotTried,
 }
 
-/// What goes where.
+/// A source and its destination.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Target {
     /// Where from.
@@ -89,7 +89,7 @@ impl Targets {
         self.accepted.iter().chain(refused).map(|target| &target.destination)
     }
 
-    /// Sorts out duplicates, contradictions and names that cannot be used.
+    /// Removes duplicates, and refuses contradictions and unusable names.
     pub fn validate(mut list: Vec<Target>) -> Self {
         list.sort();
         list.dedup();
@@ -115,7 +115,7 @@ impl Targets {
     }
 }
 
-/// What to say of several targets for one destination.
+/// The problem of several targets with one destination.
 fn contradiction(rivals: &[Target]) -> Option<String> {
     (rivals.len() > 1).then(|| {
         let sources: Vec<_> = rivals.iter().map(|rival| format!("{:?}", rival.source.to_string())).collect();
@@ -136,7 +136,7 @@ impl Target {
         }
     }
 
-    /// What makes the target unusable; the first thing found.
+    /// The first problem that makes the target unusable.
     fn problem(&self) -> Option<String> {
         let Self { source, destination } = self;
         let problem =
@@ -157,7 +157,7 @@ impl Target {
     }
 }
 
-/// Why a path of groups and projects cannot be used. Also what `restore` checks names from a bucket with.
+/// Why a path of groups and projects is unusable. `restore` also checks names from the bucket with this.
 pub fn path_problem(path: &str) -> Option<String> {
     path.split('/').find_map(|segment| {
         let why = match segment {
@@ -171,9 +171,9 @@ pub fn path_problem(path: &str) -> Option<String> {
     })
 }
 
-/// Why a name cannot be a project's own: it is one segment of a path, and groups belong into the group.
+/// Why a name cannot be a project's: it is a single segment of a path.
 pub fn project_problem(name: &str) -> Option<String> {
-    if name.contains('/') { Some("holds a slash, which belongs into the group".to_owned()) } else { path_problem(name) }
+    if name.contains('/') { Some("holds a slash, which belongs in the group".to_owned()) } else { path_problem(name) }
 }
 
 /// Why a name cannot be a branch: Git's own rules (git-check-ref-format(1)) and those of the file systems it lives on.

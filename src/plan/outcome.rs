@@ -1,4 +1,4 @@
-//! What became of a plan's actions, as plain data: status, metrics, report, log and page read nothing else.
+//! The results of a plan's actions as plain data. Status, metrics, report, log and page read only this.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::{Action, Cause};
 use crate::model::key::CommitId;
 use crate::model::stage::Stage;
 
-/// What became of an action.
+/// The result of an action.
 #[derive(Debug)]
 pub struct Outcome {
     /// The action.
@@ -18,16 +18,16 @@ pub struct Outcome {
 /// A completed action.
 #[derive(Debug)]
 pub enum Done {
-    /// The object is up and what it supersedes is gone.
+    /// The object is uploaded, and what it supersedes is deleted.
     Published(Published),
-    /// The action's keys are gone.
+    /// The action's keys are deleted.
     Deleted,
 }
 
 /// What was published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Published {
-    /// The commit: the planned one, unless the branch moved and the server pruned the planned one.
+    /// The published commit: the planned one, unless the branch moved and the server pruned that.
     pub commit: CommitId,
     /// The object's key.
     pub key: String,
@@ -35,7 +35,7 @@ pub struct Published {
     pub bytes: u64,
     /// How long it took.
     pub took: Duration,
-    /// The commit that was published before, if this one does not descend from it.
+    /// The previously published commit, if this one does not descend from it.
     pub rewritten_from: Option<CommitId>,
     /// Paths of the commit that are Git LFS pointers: their content does not cross.
     pub lfs_paths: usize,
@@ -50,7 +50,7 @@ pub struct Rewrite {
     pub to: CommitId,
 }
 
-/// An action that did not complete. The next pass takes it up again.
+/// Why an action did not complete. The next pass tries again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
     /// The program was asked to stop.
@@ -64,11 +64,11 @@ pub enum Failure {
     },
     /// Something went wrong.
     Failed {
-        /// The kind of trouble.
+        /// The kind of problem.
         cause: Cause,
         /// The stage it failed in.
         stage: Stage,
-        /// The error and its causes, on one line.
+        /// The error chain, on one line.
         error: String,
     },
 }

@@ -1,15 +1,38 @@
 //! The operator's choices that a plan depends on.
 //!
-//! Invariant: as plain as the plan itself; a choice that does not fit what was observed is an error or a verdict, never a
-//! guess.
+//! Invariant: a choice that does not fit what was observed is an error or a verdict, never a guess.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
-use super::PlanError;
-use crate::model::key::HeldObject;
-use crate::model::key::{ArchiveFormat, Destination, Wanted};
+use crate::model::key::{ArchiveFormat, Destination, HeldObject, Wanted};
+
+/// Why there is no plan.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// `auto` keeps to the bucket's format, and the bucket has both.
+    #[error(
+        "the bucket holds {zip} object(s) in the format zip and {tar} in tar.gz, so ARCHIVE_FORMAT=auto cannot tell \
+         which to keep to: set ARCHIVE_FORMAT=zip or ARCHIVE_FORMAT=tar.gz (what is held in the other format is then \
+         published again)"
+    )]
+    MixedFormats {
+        /// Objects held as `.zip.age`.
+        zip: usize,
+        /// Objects held as `.tar.age`.
+        tar: usize,
+    },
+    /// `REPUBLISH` names destinations that are not in the target list.
+    #[error(
+        "REPUBLISH names {}, not in the target list: write its destinations as GROUP/PROJECT@BRANCH, or all",
+        names.join(" and ")
+    )]
+    NothingToRepublish {
+        /// The names, as written.
+        names: Vec<String>,
+    },
+}
 
 /// The operator's choices.
 #[derive(Debug, Clone, Copy)]
@@ -20,7 +43,7 @@ pub struct Policy<'a> {
     pub max_retire: MaxRetire,
     /// `ON_REWRITE`.
     pub on_rewrite: OnRewrite,
-    /// What is left to do of `REPUBLISH`: destinations whose current object is uploaded again although nothing changed.
+    /// What is left to do of `REPUBLISH`: destinations to upload again although nothing changed.
     pub republish: &'a BTreeSet<Destination>,
 }
 
@@ -34,10 +57,10 @@ pub enum Republish {
 }
 
 impl Republish {
-    /// The destinations meant, of those that the target list names.
+    /// The destinations of the target list that are meant.
     ///
     /// # Errors
-    /// [`PlanError::NothingToRepublish`] where a name is not in the target list.
+    /// [`PlanError::NothingToRepublish`] if a name is not in the target list.
     pub fn among<'a>(&self, listed: impl Iterator<Item = &'a Destination>) -> Result<BTreeSet<Destination>, PlanError> {
         let listed: BTreeSet<&Destination> = listed.collect();
         let Self::Named(wanted) = self else { return Ok(listed.into_iter().cloned().collect()) };
@@ -77,13 +100,13 @@ impl FromStr for Republish {
 /// `ON_REWRITE`: what to do with a branch whose new head does not descend from the published commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnRewrite {
-    /// Publish it, and say so.
+    /// Publish it, and report it.
     Publish,
-    /// Leave what is published in its place, and say so at every pass.
+    /// Keep what is published, and report it in every pass.
     Hold,
 }
 
-/// The retire guard stopped a pass from deleting more than it may.
+/// The retire guard's verdict: a pass would delete more than it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetireGuard {
     /// Destinations that no target names any more.
@@ -102,8 +125,8 @@ impl fmt::Display for RetireGuard {
         if *no_targets {
             return write!(
                 f,
-                "the target list is empty while the bucket holds {held} destination(s): nothing is retired. If all of \
-                 them shall really go, set MAX_RETIRE=100%"
+                "the target list is empty while the bucket holds {held} destination(s): nothing is retired. To \
+                 delete them all, set MAX_RETIRE=100%"
             );
         }
         write!(
@@ -115,17 +138,16 @@ impl fmt::Display for RetireGuard {
 }
 
 /// `ARCHIVE_FORMAT`: which format to publish in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FormatChoice {
     /// The format the bucket holds; `zip` in an empty one.
-    #[default]
     Auto,
     /// This one, whatever the bucket holds.
     Only(ArchiveFormat),
 }
 
 impl FormatChoice {
-    /// What to publish in, judged by all that is held.
+    /// The format to publish in, given all held objects.
     ///
     /// # Errors
     /// [`PlanError::MixedFormats`].
@@ -153,16 +175,7 @@ impl FromStr for FormatChoice {
     }
 }
 
-impl fmt::Display for FormatChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Auto => f.write_str("auto"),
-            Self::Only(format) => format.fmt(f),
-        }
-    }
-}
-
-/// `MAX_RETIRE`: how many of the destinations held one pass may retire.
+/// `MAX_RETIRE`: how many of the held destinations one pass may retire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MaxRetire {
     /// This many destinations.
@@ -172,11 +185,11 @@ pub enum MaxRetire {
 }
 
 impl MaxRetire {
-    /// The guard's verdict on retiring `would_retire` of `held` destinations; `None` lets them go.
+    /// The guard's verdict on retiring `would_retire` of `held` destinations; `None` allows it.
     pub(super) fn guard(self, would_retire: usize, held: usize, no_targets: bool) -> Option<RetireGuard> {
         let limit = match self {
-            // One may always go, or the last removal from a small bucket could never be followed; but an operator who
-            // writes zero means that nothing is retired.
+            // Zero means that nothing is retired. Any other percentage allows one, or a small bucket could never lose its
+            // last destination.
             Self::Count(0) | Self::Percent(0) => 0,
             Self::Count(count) => count,
             Self::Percent(percent) => (held * usize::from(percent) / 100).max(1),
@@ -199,14 +212,5 @@ impl FromStr for MaxRetire {
         };
         parsed
             .ok_or_else(|| format!("{text:?} is not a limit: write a number, like 20, or a percentage from 0% to 100%"))
-    }
-}
-
-impl fmt::Display for MaxRetire {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Count(count) => count.fmt(f),
-            Self::Percent(percent) => write!(f, "{percent}%"),
-        }
     }
 }

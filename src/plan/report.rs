@@ -1,4 +1,4 @@
-//! What a pass did, summed up.
+//! The summary of a pass.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use crate::plan::Action;
 /// What a pass did.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Report {
-    /// Destinations whose new object is up.
+    /// Destinations with a new object.
     pub published: usize,
     /// Destinations whose objects were deleted because no target names them.
     pub retired: usize,
-    /// Destinations from which outdated objects were deleted.
+    /// Destinations whose outdated objects were deleted.
     pub swept: usize,
     /// Targets that were in sync already.
     pub unchanged: usize,
@@ -26,7 +26,7 @@ pub struct Report {
     pub failed: Vec<Trouble>,
     /// Rewritten branches that were published.
     pub rewritten: Vec<Rewritten>,
-    /// Rewritten branches that were not: what is published of them stays.
+    /// Rewritten branches that were held: what is published of them stays.
     pub held: Vec<Rewritten>,
     /// Published commits that use Git LFS.
     pub lfs: Vec<LfsUse>,
@@ -34,13 +34,13 @@ pub struct Report {
     pub foreign: usize,
     /// Bytes of all objects uploaded.
     pub uploaded_bytes: u64,
-    /// What the retire guard says, where it held something back.
+    /// The retire guard's message, if it held something back.
     pub retire_guard: Option<String>,
     /// How long the pass took, in seconds.
     pub seconds: f64,
 }
 
-/// A destination that is not as it should be.
+/// A destination that is not in sync.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Trouble {
     /// The destination.
@@ -50,7 +50,7 @@ pub struct Trouble {
     pub reason: String,
 }
 
-/// A branch whose head does not descend from what was published.
+/// A branch whose head does not descend from the published commit.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Rewritten {
     /// The destination.
@@ -62,7 +62,7 @@ pub struct Rewritten {
     pub commit: CommitId,
 }
 
-/// A published commit with content that does not cross.
+/// A published commit with Git LFS content, which is not transferred.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LfsUse {
     /// The destination.
@@ -75,7 +75,7 @@ pub struct LfsUse {
 }
 
 impl Report {
-    /// Sums up a plan and what became of it.
+    /// The summary of a plan and its outcomes.
     pub fn new(plan: &Plan, outcomes: &[Outcome], foreign: usize, took: Duration) -> Self {
         let blocked = plan
             .blocked
@@ -119,7 +119,7 @@ impl Report {
         report
     }
 
-    /// Whether the pass did all that it should.
+    /// Whether everything is in sync now.
     pub fn is_success(&self) -> bool {
         self.blocked.is_empty() && self.failed.is_empty() && self.held.is_empty() && self.retire_guard.is_none()
     }

@@ -1,4 +1,6 @@
-//! Why a target was not published, and what kind of trouble that is.
+//! Why a target was not published.
+//!
+//! Invariant: only this file translates an error into [`Failure`], the plain data that everything else reads.
 
 use std::io;
 use std::time::Duration;
@@ -20,44 +22,34 @@ use crate::workdir::mirrors::MirrorError;
 /// Why a target was not published.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
-    /// Reading from the source failed.
     #[error("cannot fetch {source_branch}")]
     Fetch {
-        /// What was fetched.
         source_branch: String,
-        /// What went wrong.
         #[source]
         source: WireError,
     },
-    /// The pack was not taken.
     #[error(transparent)]
     Pack(#[from] PackError),
-    /// The repository under WORKDIR.
     #[error(transparent)]
     Mirror(#[from] MirrorError),
-    /// Archiving or encrypting failed.
     #[error("cannot make the archive")]
     Archive(#[source] io::Error),
-    /// Storing the object failed.
     #[error(transparent)]
     Upload(#[from] BucketError),
-    /// The branch moved, and its name is too long.
+    /// The branch moved, and its object's name would be too long.
     #[error(transparent)]
     Name(#[from] KeyTooLong),
-    /// The branch is gone since the probe.
     #[error("{0} is gone since it was probed")]
     BranchGone(Source),
-    /// The branch was rewritten, and such a branch is held.
+    /// The branch was rewritten, and `ON_REWRITE` holds it.
     #[error(
         "the branch was rewritten: {} does not descend from {}, which stays published. If that is right, run one pass \
          with -on-rewrite=publish",
         .0.to, .0.from
     )]
     Held(Rewrite),
-    /// The time limit.
     #[error("not finished within TARGET_TIMEOUT ({} s)", .0.as_secs())]
     TimeLimit(Duration),
-    /// The program was asked to stop.
     #[error("stopped")]
     Stopped,
     /// A request outside of a fetch.
@@ -86,12 +78,11 @@ impl PublishError {
         matches!(io.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
     }
 
-    pub(super) fn is_of_the_mirror(&self) -> bool {
+    pub(super) fn is_from_mirror(&self) -> bool {
         matches!(self, Self::Mirror(_) | Self::Archive(_))
     }
 
-    /// The kind of trouble.
-    pub fn cause(&self) -> Cause {
+    fn cause(&self) -> Cause {
         match self {
             Self::Fetch { .. } | Self::Request(_) => Cause::Fetch,
             Self::Pack(PackError::Io(_)) | Self::Mirror(MirrorError::Io(_)) | Self::Upload(BucketError::Record(_)) => {
@@ -108,7 +99,7 @@ impl PublishError {
         }
     }
 
-    /// The stage it happened in, given the stage the target's progress was `at`: uploading begins while a fresh pack is
+    /// The stage that failed, if the target's progress was `at`. The two differ because a fresh pack is uploaded while it is
     /// still being verified.
     fn stage(&self, at: Stage) -> Stage {
         match self {
@@ -119,7 +110,7 @@ impl PublishError {
         }
     }
 
-    /// The same as plain data; `at` is the stage that the target's progress was at.
+    /// The error as plain data; `at` is the stage of the target's progress.
     pub fn into_failure(self, at: Stage) -> Failure {
         match self {
             Self::Stopped => Failure::Stopped,

@@ -1,6 +1,6 @@
-//! The way of a pack from the wire (async) to the indexer (a blocking thread).
+//! Carries a pack from the wire (async) to the indexer (a blocking thread).
 //!
-//! Invariant: a feed that stops without its end is an error, never the end of the pack.
+//! Invariant: only an explicit end marker ends the pack. A feed that stops without it is an error.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub(super) fn channel() -> (mpsc::Sender<Option<Bytes>>, Pieces) {
     (feed, Pieces { pieces, current: Bytes::new(), ended: false })
 }
 
-/// Passes the pack on, piece by piece, and its end as such.
+/// Passes the pack on piece by piece, then the end marker.
 pub(super) async fn feed_pack(
     mut stream: PackStream,
     feed: mpsc::Sender<Option<Bytes>>,
@@ -33,14 +33,14 @@ pub(super) async fn feed_pack(
         let piece = stream.next().await?;
         progress.fetched(piece.as_ref().map_or(0, |piece| piece.len() as u64));
         let end = piece.is_none();
-        // The indexer has given up where nobody receives; it says why.
+        // If the receiver is gone, the indexer has failed and reports why.
         if feed.send(piece).await.is_err() || end {
             return Ok(());
         }
     }
 }
 
-/// The pack as the indexer reads it. A feed that stops without its end is an error, never the end of the pack.
+/// The pack as the indexer reads it.
 pub(super) struct Pieces {
     pieces: mpsc::Receiver<Option<Bytes>>,
     current: Bytes,
@@ -62,7 +62,7 @@ impl Read for Pieces {
     }
 }
 
-/// A flag for threads that cannot wait for a token: set when the token is cancelled, or when nobody waits any more.
+/// A flag for threads that cannot await a token: set when the token is cancelled or this is dropped.
 pub(super) struct Interrupt {
     pub(super) flag: Arc<AtomicBool>,
     _watch: AbortOnDropHandle<()>,

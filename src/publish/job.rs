@@ -1,6 +1,6 @@
-//! One attempt at publishing one commit.
+//! One attempt at publishing one commit: one half fetches and verifies, the other archives and uploads.
 //!
-//! Invariant: whichever half fails stops the other, so nothing is completed in the bucket.
+//! Invariant: if one half fails, it stops the other, and the upload is not completed.
 
 use std::io;
 use std::sync::Arc;
@@ -52,11 +52,11 @@ impl Job<'_> {
             None => self.publish_afresh(mirror).await,
             Some(have) => match self.publish_increment(mirror, have).await {
                 Ok(Some(shipped)) => Ok(shipped),
-                // The branch was rewritten, or the mirror is damaged: a fresh one serves in both cases.
+                // The branch was rewritten, or the mirror is damaged. Fetching it afresh solves both.
                 Ok(None) | Err(PublishError::Pack(PackError::Empty | PackError::Incomplete { .. })) => {
                     self.publish_afresh(self.fresh_lease().await?).await
                 }
-                Err(error) if error.is_of_the_mirror() && !self.stop.is_cancelled() => {
+                Err(error) if error.is_from_mirror() && !self.stop.is_cancelled() => {
                     let (source, error) = (printable(&self.source().to_string()), error_chain(&error));
                     tracing::warn!(source, error, "the kept repository cannot be used and is fetched afresh");
                     self.publish_afresh(self.fresh_lease().await?).await
@@ -76,8 +76,8 @@ impl Job<'_> {
         Ok(mirror)
     }
 
-    /// Publishes from the mirror, after fetching what it lacks. `None`: the new commit does not descend from the mirror's,
-    /// or the mirror has grown too large.
+    /// Publishes from the mirror, after fetching what it lacks. `None` if a fresh fetch is needed: the new commit does not
+    /// descend from the mirror's, or the mirror has grown too large.
     async fn publish_increment(&self, mut mirror: Mirror, have: CommitId) -> Result<Option<Shipped>, PublishError> {
         if have != self.commit {
             let stream = self.fetch(Some(have)).await?;
@@ -92,10 +92,10 @@ impl Job<'_> {
         }
         let bytes: u64 = mirror.files().iter().map(|(_, [data, _])| data.len).sum();
         if bytes > self.publisher.max_repository_bytes {
-            // Increments hold some things twice: whether the repository itself has grown too large, a fresh fetch tells.
+            // Increments can hold the same object twice. A fresh fetch tells whether the repository itself is too large.
             return Ok(None);
         }
-        let rewritten_from = rewrite_let_through(self.publish, &mirror)?;
+        let rewritten_from = allowed_rewrite(self.publish, &mirror)?;
         let packs = mirror.files().into_iter().map(|(name, [data, index])| Pack {
             name,
             data,
@@ -108,8 +108,8 @@ impl Job<'_> {
         shipped.map(|bytes| Some(Shipped { bytes, rewritten_from, lfs_paths }))
     }
 
-    /// Fetches the whole history. Archiving and uploading begin when the pack's last byte is there, and go on while its
-    /// objects are verified; the index comes last in the archive, and with it the verdict.
+    /// Fetches the whole history. Archiving and uploading begin when the pack's last byte is there, while its objects are
+    /// being verified. The index is the archive's last part; it exists only if verification succeeds.
     async fn publish_afresh(&self, mut mirror: Mirror) -> Result<Shipped, PublishError> {
         let stream = self.fetch(None).await?;
         mirror.start_afresh()?;
@@ -118,10 +118,10 @@ impl Job<'_> {
         let (indexed, index) = oneshot::channel();
         let finish = move |mirror: &mut Mirror, pack: StoredPack| {
             mirror.finish_fresh(commit, pack)?;
-            // Without its index, what is on its way already comes to nothing.
-            let rewritten_from = rewrite_let_through(&publish, mirror)?;
+            // On an error the index is never sent, and the upload is aborted.
+            let rewritten_from = allowed_rewrite(&publish, mirror)?;
             if let Some((_, [_, index])) = mirror.files().pop() {
-                // Nobody listens where the upload has failed already.
+                // The receiver is gone if the upload has failed already.
                 drop(indexed.send(index));
             }
             Ok(rewritten_from)
@@ -132,7 +132,7 @@ impl Job<'_> {
             Ok::<_, PublishError>((mirror, rewritten_from, lfs_paths))
         };
         let shipping = async {
-            // Without a pack there is nothing to ship; what became of it is the other half's to say.
+            // Without a pack there is nothing to ship; the other half reports why.
             let Ok(ReceivedPack { name, file }) = pack.await else { return Ok(0) };
             let index =
                 Box::new(move || index.blocking_recv().map_err(|_| io::Error::other("the pack was not verified")));
@@ -144,7 +144,7 @@ impl Job<'_> {
         Ok(Shipped { bytes: shipped?, rewritten_from, lfs_paths })
     }
 
-    /// How many paths are Git LFS pointers, as far as that can be found out: the object is as good as without.
+    /// How many paths are Git LFS pointers. A failure counts as none: it does not affect the object.
     async fn lfs_paths(&self, mirror: &Mirror) -> usize {
         let (path, commit) = (mirror.path().to_owned(), self.commit);
         let counting =
@@ -171,8 +171,7 @@ impl Job<'_> {
         stream.map(|stream| (stream, fetching)).map_err(|error| fetch_error(self.source(), error))
     }
 
-    /// Takes a pack from the wire into the mirror. `received` is told when its last byte is there, and `finish` is called
-    /// with the verified pack.
+    /// Receives a pack into the mirror. `received` gets it when its last byte is there, `finish` when it is verified.
     async fn receive<T: Send + 'static>(
         &self,
         (stream, fetching): (PackStream, StageTimer),
@@ -198,7 +197,7 @@ impl Job<'_> {
         });
         let fed = self.stop.run_until_cancelled(feed::feed_pack(stream, feed, self.progress)).await.unwrap_or(Ok(()));
         let indexed = indexing.await?;
-        // Where the wire broke, that is the reason, and the indexer's complaint only its consequence.
+        // If the wire broke, that is the cause, and the indexer's error a consequence.
         fed.map_err(|error| fetch_error(self.source(), error))?;
         indexed
     }
@@ -207,7 +206,7 @@ impl Job<'_> {
     async fn ship(&self, packs: Vec<Pack>) -> Result<u64, PublishError> {
         let publisher = self.publisher;
         let data: u64 = packs.iter().map(|pack| pack.data.len).sum();
-        // The index comes last, and how long it will be is not known yet: seldom more than a quarter of the pack.
+        // The length of the index is not known yet; it is seldom more than a quarter of the pack.
         let expected = data + data / 4;
         let _uploading = self.progress.enter(Stage::Uploading);
         self.progress.expect_upload(data);
@@ -221,15 +220,15 @@ impl Job<'_> {
         let uploaded = publisher.bucket.upload(self.key, parts, &publisher.workdir, self.progress, self.stop).await;
         match (writing.await?, uploaded) {
             (Ok(_), Ok(bytes)) => Ok(bytes),
-            // The writer failed, so there was nothing to complete.
+            // The writer failed first.
             (Err(error), Ok(_) | Err(BucketError::WriterGone)) => Err(PublishError::Archive(error)),
             (_, Err(error)) => Err(error.into()),
         }
     }
 }
 
-/// The commit that is published, where the mirror's does not descend from it and is to be published all the same.
-fn rewrite_let_through(publish: &Publish, mirror: &Mirror) -> Result<Option<CommitId>, PublishError> {
+/// The published commit, if the mirror's commit does not descend from it and may replace it.
+fn allowed_rewrite(publish: &Publish, mirror: &Mirror) -> Result<Option<CommitId>, PublishError> {
     let rewritten_from = mirror.rewritten_from(publish.old_commit())?;
     match (rewritten_from, mirror.commit(), publish.on_rewrite) {
         (Some(from), Some(to), OnRewrite::Hold) => Err(PublishError::Held(Rewrite { from, to })),

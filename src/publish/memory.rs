@@ -1,5 +1,4 @@
-//! What earlier attempts found out about a branch, so that a large repository is not fetched in every pass to find it out
-//! again.
+//! Remembers why a commit cannot be published, so that a large repository is not fetched in every pass just to fail again.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -12,10 +11,10 @@ use crate::model::key::{CommitId, Destination};
 use crate::plan::outcome::Rewrite;
 use crate::plan::{OnRewrite, Publish};
 
-/// After this long a history with gaps is fetched again: somebody may have repaired it.
+/// After this long, an incomplete history is fetched again: it may be repaired.
 const GAP_KNOWN_FOR: Duration = Duration::from_secs(3_600);
 
-/// What is known of commits that cannot be published, at most one commit per destination.
+/// Commits that cannot be published, at most one per destination.
 #[derive(Debug, Default)]
 pub(super) struct Memory(Mutex<HashMap<Destination, (CommitId, Known)>>);
 
@@ -34,7 +33,7 @@ impl Memory {
         self.0.lock().retain(|destination, _| wanted.contains(destination));
     }
 
-    /// How publishing this commit would end again.
+    /// The error that publishing this commit would end with again.
     pub(super) fn recall(&self, publish: &Publish, commit: CommitId) -> Option<PublishError> {
         let (of, known) = self.0.lock().get(&publish.target.destination).cloned()?;
         match known {
@@ -50,7 +49,7 @@ impl Memory {
         }
     }
 
-    /// Remembers an error that the same commit would end with again.
+    /// Remembers an error, if the same commit would end with it again.
     pub(super) fn note(&self, publish: &Publish, commit: CommitId, error: &PublishError) {
         let known = match error {
             PublishError::Held(rewrite) => Known::Rewrite(*rewrite),

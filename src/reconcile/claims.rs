@@ -1,8 +1,6 @@
-//! Which destinations are at work, so that a full pass and passes for pushes go on side by side and no two of them are at
-//! one destination.
+//! Claims on destinations: full passes and push passes run side by side, but only one of them works on a destination.
 //!
-//! Invariant: a claim is given back when it is dropped, whatever ends it, and a push that comes for a claimed destination
-//! is asked for again then.
+//! Invariant: dropping a claim releases it, and repeats the pushes that arrived for the destination meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,12 +23,12 @@ pub(super) struct Claims {
 struct State {
     /// Claimed destinations, each with the branches that were pushed to meanwhile.
     taken: BTreeMap<Destination, BTreeSet<Source>>,
-    /// What passes for pushes have claimed since the full pass under way began to look, and whether they came to an end
-    /// there: what the full pass sees of these destinations may be out of date.
+    /// Destinations that a push pass claimed since the current full pass began to observe, and whether it brought them up
+    /// to date. What the full pass observed of them may be stale.
     moved: BTreeMap<Destination, bool>,
 }
 
-/// One destination, for whoever has this.
+/// The exclusive right to work on one destination, until dropped.
 #[derive(Debug)]
 pub struct Claim {
     claims: Arc<Claims>,
@@ -38,32 +36,31 @@ pub struct Claim {
 }
 
 impl Claims {
-    /// Nothing is claimed. Pushes that have to wait come back through `triggers`.
+    /// No claims. Pushes that had to wait are repeated through `triggers`.
     pub(super) fn new(triggers: Arc<Triggers>) -> Arc<Self> {
         Arc::new(Self { triggers, state: Mutex::default() })
     }
 
-    /// A full pass begins to look.
-    pub(super) fn look(&self) {
+    /// A full pass begins to observe.
+    pub(super) fn observing(&self) {
         let mut state = self.state.lock();
         state.moved = state.taken.keys().map(|destination| (destination.clone(), false)).collect();
     }
 
-    /// What passes for pushes were at since [`Self::look`].
+    /// Destinations that push passes claimed since [`Self::observing`].
     pub(super) fn moved(&self) -> BTreeSet<Destination> {
         self.state.lock().moved.keys().cloned().collect()
     }
 
-    /// A pass for pushes has brought this destination up to date.
+    /// A push pass has brought this destination up to date.
     pub(super) fn settled(&self, destination: &Destination) {
         if let Some(settled) = self.state.lock().moved.get_mut(destination) {
             *settled = true;
         }
     }
 
-    /// The claim for an action of the full pass that is about to begin. `None` where a pass for pushes was at its
-    /// destination since [`Self::look`]: what was seen of it is out of date. Where that pass came to nothing, another one
-    /// is asked for.
+    /// A claim for an action of the full pass. `None` if a push pass claimed the destination since [`Self::observing`]: the
+    /// action rests on stale facts. If that push pass did not finish the destination, the push is repeated.
     pub(super) fn of_full_pass(self: &Arc<Self>, action: &Action) -> Option<Claim> {
         let destination = action.destination();
         let mut state = self.state.lock();
@@ -86,7 +83,7 @@ impl Claims {
         None
     }
 
-    /// Claims for the targets that pushes are about. The pushes for claimed ones wait until these are free.
+    /// Claims for pushed targets. If a target is claimed already, its push is repeated when that claim is dropped.
     pub(super) fn of_push_pass(self: &Arc<Self>, targets: Vec<Target>) -> Vec<(Target, Claim)> {
         let mut state = self.state.lock();
         let mut free = vec![];
@@ -96,12 +93,12 @@ impl Claims {
                 None => {
                     state.taken.insert(target.destination.clone(), BTreeSet::new());
                     state.moved.insert(target.destination.clone(), false);
-                    free.push((self.claim(&target.destination), target));
+                    let claim = self.claim(&target.destination);
+                    free.push((target, claim));
                 }
             }
         }
-        drop(state);
-        free.into_iter().map(|(claim, target)| (target, claim)).collect()
+        free
     }
 
     fn claim(self: &Arc<Self>, destination: &Destination) -> Claim {
@@ -148,49 +145,49 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_push_for_a_destination_at_work_comes_back_when_that_is_free() {
+    async fn a_push_for_a_claimed_destination_is_repeated_when_that_is_free() {
         let triggers = Arc::new(Triggers::default());
         let claims = Claims::new(Arc::clone(&triggers));
-        claims.look();
+        claims.observing();
         let full = claims.of_full_pass(&action("a"));
         assert!(full.is_some());
         let push = claims.of_push_pass(vec![target("a"), target("c")]);
         assert_eq!(push.iter().map(|(target, _)| target.clone()).collect::<Vec<_>>(), [target("c")]);
-        assert_eq!(triggers.pushes().now_or_never(), None, "a is at work");
+        assert_eq!(triggers.pushes().now_or_never(), None, "a is claimed");
         drop(full);
         assert_eq!(triggers.pushes().await, [target("a").source].into());
         assert_eq!(claims.of_push_pass(vec![target("a")]).len(), 1);
     }
 
     #[test]
-    fn a_full_pass_leaves_alone_what_a_push_was_at_since_it_looked() {
+    fn a_full_pass_skips_what_a_push_pass_claimed_since_it_began_to_observe() {
         let claims = Claims::new(Arc::default());
         let since_before = claims.of_push_pass(vec![target("a")]);
         drop(claims.of_push_pass(vec![target("b")]));
-        claims.look();
+        claims.observing();
         drop(since_before);
         drop(claims.of_push_pass(vec![target("c")]));
         let left = ["a", "b", "c", "d"].map(|name| claims.of_full_pass(&action(name)).is_none());
         assert_eq!(left, [true, false, true, false]);
         assert_eq!(claims.moved(), [target("a").destination, target("c").destination].into());
-        claims.look();
-        assert!(claims.of_full_pass(&action("a")).is_some(), "the next pass sees better");
+        claims.observing();
+        assert!(claims.of_full_pass(&action("a")).is_some(), "the next pass observes it again");
     }
 
     #[tokio::test]
-    async fn what_is_left_to_a_push_that_came_to_nothing_is_asked_for_again() {
+    async fn a_push_that_a_full_pass_relied_on_is_repeated_if_it_failed() {
         let triggers = Arc::new(Triggers::default());
         let claims = Claims::new(Arc::clone(&triggers));
-        claims.look();
+        claims.observing();
         drop(claims.of_push_pass(vec![target("failed")]));
         drop(claims.of_push_pass(vec![target("done")]));
         claims.settled(&target("done").destination);
-        let at_work = claims.of_push_pass(vec![target("at_work")]);
-        for name in ["failed", "done", "at_work"] {
+        let running = claims.of_push_pass(vec![target("running")]);
+        for name in ["failed", "done", "running"] {
             assert!(claims.of_full_pass(&action(name)).is_none());
         }
         assert_eq!(triggers.pushes().await, [target("failed").source].into());
-        drop(at_work);
-        assert_eq!(triggers.pushes().await, [target("at_work").source].into());
+        drop(running);
+        assert_eq!(triggers.pushes().await, [target("running").source].into());
     }
 }

@@ -1,4 +1,4 @@
-//! The clients of the three servers, and the login each pass reads afresh.
+//! The clients of the three servers. Logins and queries in files are read again for each pass.
 
 use std::num::NonZeroUsize;
 
@@ -10,29 +10,29 @@ use crate::bucket::Bucket;
 use crate::config;
 use crate::git::heads;
 use crate::git::wire::GitServer;
-use crate::graphql::{BUILT_IN_QUERY, GraphqlServer, QuerySource};
+use crate::graphql::{GraphqlServer, QuerySource};
 use crate::model::target::{Head, Target};
 use crate::net::http::{self, Login};
 use crate::net::tls::TrustRoots;
 use crate::progress::Pulse;
 use crate::secret::Secret;
 
-/// What talks to GraphQL, GitLab and S3.
+/// The clients of GraphQL, GitLab and S3.
 pub struct Clients {
     pub(crate) bucket: Bucket,
     http: reqwest::Client,
     gitlab: config::Gitlab,
     graphql: config::Graphql,
-    /// Projects probed at the same time, by all passes together.
+    /// One permit for each probe, for all passes together.
     probes: Semaphore,
     probe_concurrency: NonZeroUsize,
 }
 
 impl Clients {
-    /// Sets the clients up. No request is sent.
+    /// Sets the clients up without sending a request.
     ///
     /// # Errors
-    /// If certificates, proxies or the AWS configuration make no sense.
+    /// If certificates, proxies or the AWS configuration are unusable.
     pub async fn new(
         settings: &config::Run,
         roots: &TrustRoots,
@@ -48,38 +48,34 @@ impl Clients {
         })
     }
 
-    /// The server of the target list.
     pub(crate) fn graphql(&self) -> Result<GraphqlServer, PassError> {
         let login = self.graphql.login.as_ref().map(|(user, password)| login(user, password)).transpose()?;
         Ok(GraphqlServer { client: self.http.clone(), url: self.graphql.server.clone(), login })
     }
 
-    /// The query for the target list.
     pub(crate) fn query(&self) -> Result<String, PassError> {
-        query_text(&self.graphql.query, BUILT_IN_QUERY)
+        query_text(&self.graphql.query)
     }
 
-    /// The source GitLab.
     pub(crate) fn git(&self) -> Result<GitServer, PassError> {
         let config::Gitlab { base_url, username, token } = &self.gitlab;
         Ok(GitServer::new(self.http.clone(), base_url.clone(), login(username, token)?))
     }
 
-    /// The heads of the targets' source branches.
     pub(crate) async fn heads(&self, git: &GitServer, targets: Vec<Target>, pulse: &Pulse) -> Vec<(Target, Head)> {
         heads::heads(git, targets, &self.probes, self.probe_concurrency, pulse).await
     }
 }
 
-/// Secrets in files are read at every pass, so that a rotated one works without a restart.
+/// A secret in a file is read here, for each pass, so that a rotated one works without a restart.
 fn login(user: &str, secret: &Secret) -> Result<Login, PassError> {
     let secret: SecretString = secret.read().map_err(|error| PassError::Secret(error.into()))?;
     Login::new(user, &secret).map_err(PassError::Secret)
 }
 
-pub(super) fn query_text(query: &QuerySource, built_in: &str) -> Result<String, PassError> {
+pub(super) fn query_text(query: &QuerySource) -> Result<String, PassError> {
     match query {
-        QuerySource::BuiltIn => Ok(built_in.to_owned()),
+        QuerySource::BuiltIn(text) => Ok((*text).to_owned()),
         QuerySource::File(path) => std::fs::read_to_string(path)
             .map_err(|source| PassError::Query { path: path.display().to_string(), source }),
     }

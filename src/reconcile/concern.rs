@@ -1,4 +1,4 @@
-//! The pull-request check: whether a change concerns this program at all.
+//! The pull-request check: does a change concern this program?
 
 use tokio_util::sync::CancellationToken;
 
@@ -7,18 +7,18 @@ use super::clients::{Clients, query_text};
 use crate::config;
 use crate::graphql::pr_check;
 
-/// Whether there is anything to do: `false` if a pull-request check was asked for and its change concerns neither a
-/// target nor a deployment of this program.
+/// Whether there is anything to do: `false` if the pull-request check is on and the change affects neither a target nor a
+/// deployment of this program.
 ///
 /// # Errors
-/// [`PassError`] if that cannot be told.
+/// [`PassError`] if the bundles cannot be compared.
 pub async fn is_concerned(
     clients: &Clients,
     settings: Option<&config::PrCheck>,
     stop: &CancellationToken,
 ) -> Result<bool, PassError> {
     let Some(config::PrCheck { previous, query, saas_file }) = settings else { return Ok(true) };
-    let (graphql, query) = (clients.graphql()?, query_text(query, pr_check::BUILT_IN_QUERY)?);
+    let (graphql, query) = (clients.graphql()?, query_text(query)?);
     let comparing = pr_check::changes(&graphql, previous, &query, saas_file);
     let changes = stop.run_until_cancelled(comparing).await.ok_or(PassError::Stopped)?.map_err(Box::new)?;
     if !changes.saas_file_found {

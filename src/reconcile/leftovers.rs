@@ -8,7 +8,7 @@ use crate::publish::Publisher;
 use crate::text::error_chain;
 
 impl Reconciler {
-    /// Aborts uploads that a killed run, or a pass whose abort failed, left behind.
+    /// Aborts recorded uploads.
     pub(super) async fn abort_recorded(&self, publisher: &Publisher) {
         match publisher.workdir.recorded_uploads() {
             Ok(records) if records.is_empty() => {}
@@ -21,8 +21,8 @@ impl Reconciler {
         }
     }
 
-    /// Aborts unfinished uploads that nothing recorded: at the first pass, and then as often as one can have become too
-    /// old to be anybody's.
+    /// Aborts uploads that are not recorded and older than any running upload can be: in the first pass, and then once per
+    /// `TARGET_TIMEOUT`.
     pub(super) async fn abort_abandoned(&self, publisher: &Publisher, wanted: &[Target]) {
         let limit = self.settings.target_timeout;
         let first = {
@@ -36,7 +36,7 @@ impl Reconciler {
         let Some(before) = SystemTime::now().checked_sub(limit) else { return };
         match publisher.bucket.abort_abandoned(&ours, &publisher.workdir.uploads_under_way(), before).await {
             Ok(0) => {}
-            Ok(aborted) => tracing::info!(aborted, "aborted uploads that somebody left unfinished"),
+            Ok(aborted) => tracing::info!(aborted, "aborted uploads that were left unfinished"),
             Err(error) if first => tracing::warn!(error = error_chain(&error), "cannot look for unfinished uploads"),
             Err(error) => tracing::debug!(error = error_chain(&error), "cannot look for unfinished uploads"),
         }

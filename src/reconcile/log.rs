@@ -1,11 +1,12 @@
-//! What a pass says in the log: one line for what is blocked, and one for the pass.
+//! What a pass writes to the log: one line for each blocked target, for each action, and for the pass.
 
 use std::time::Duration;
 
 use super::PassError;
 use crate::model::key::Destination;
-use crate::plan::Plan;
+use crate::plan::outcome::{Done, Failure, Outcome, Published};
 use crate::plan::report::Report;
+use crate::plan::{Action, Plan};
 use crate::text::{error_chain, printable};
 
 pub(super) fn blocked(plan: &Plan) {
@@ -52,5 +53,59 @@ pub(super) fn report(report: &Report) {
         log!(info, "pass done");
     } else {
         log!(warn, "pass done, not everything is in sync");
+    }
+}
+
+/// One line for each action.
+pub(super) fn outcome(Outcome { action, result }: &Outcome) {
+    let Destination { group, project, branch } = action.destination();
+    let name = printable(&action.destination().to_string());
+    match (action, result) {
+        (Action::Publish(publish), Ok(Done::Published(published))) => {
+            tracing::info!(
+                group, project, branch,
+                commit = %published.commit,
+                bytes = published.bytes,
+                seconds = published.took.as_secs_f64(),
+                reason = %publish.reason,
+                "published {name}"
+            );
+            findings(&name, action.destination(), published);
+        }
+        (Action::Retire(retire), Ok(_)) => {
+            tracing::info!(group, project, branch, objects = retire.keys.len(), reason = %retire.reason, "retired {name}");
+        }
+        (Action::Sweep(sweep), Ok(_)) => {
+            tracing::info!(group, project, branch, objects = sweep.keys.len(), reason = %sweep.reason, "swept {name}");
+        }
+        (Action::Publish(_), Ok(Done::Deleted)) => {}
+        (_, Err(Failure::Stopped)) => {
+            tracing::info!(group, project, branch, "stopped before {name} was done");
+        }
+        (_, Err(Failure::Held { rewrite, error })) => {
+            tracing::warn!(group, project, branch, old_commit = %rewrite.from, commit = %rewrite.to, reason = error, "held: {name}");
+        }
+        (_, Err(Failure::Failed { error, .. })) => {
+            tracing::error!(group, project, branch, error, "failed: {name}");
+        }
+    }
+}
+
+/// What an operator should know about a published commit.
+fn findings(name: &str, destination: &Destination, published: &Published) {
+    let (Destination { group, project, branch }, commit) = (destination, published.commit);
+    if let Some(old_commit) = published.rewritten_from {
+        tracing::warn!(
+            group, project, branch, %old_commit, %commit,
+            "rewritten: {name} does not descend from what was published before"
+        );
+    }
+    if published.lfs_paths > 0 {
+        tracing::warn!(
+            group, project, branch, %commit,
+            paths = published.lfs_paths,
+            "{name} uses Git LFS: the content of {} path(s) does not cross, and the far side may refuse the push",
+            published.lfs_paths
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! Observing: the bucket, the target list and the heads of source branches. Nothing is changed.
 //!
-//! Invariant: all of it or an error. The bucket is listed first, so every listed object rests on an older read of the
-//! branches than ours, and nothing newer is deleted.
+//! Invariant: everything or an error. The bucket is listed first, so every listed object rests on an older read of the
+//! branches than ours; nothing newer is deleted.
 
 use std::collections::BTreeSet;
 
@@ -19,20 +19,17 @@ use crate::progress::Pulse;
 pub(super) struct Observed {
     /// The source GitLab, with the login of this pass.
     pub git: GitServer,
-    /// What should be in the bucket.
     pub desired: Desired,
-    /// What is in the bucket.
     pub held: Vec<HeldObject>,
     /// Keys that do not decode.
     pub foreign: Vec<String>,
-    /// What is decided over all shares.
+    /// What is decided over the whole bucket, not only our share.
     pub whole: Whole,
     /// What is left to do of `REPUBLISH`.
     pub republish: BTreeSet<Destination>,
 }
 
 impl Observed {
-    /// The operator's choices, for planning.
     pub fn policy(&self, settings: &config::Run) -> Policy<'_> {
         Policy {
             format: settings.archive_format,
@@ -54,7 +51,7 @@ impl Observed {
     }
 }
 
-/// Asks all three servers. `republish` is what earlier passes left of `REPUBLISH`; `None` before the first pass.
+/// Asks all three servers. `republish` is what earlier passes left of `REPUBLISH`, `None` in the first pass.
 pub(super) async fn observe(
     clients: &Clients,
     settings: &config::Run,
@@ -74,7 +71,7 @@ pub(super) async fn observe(
     let whole = Whole { format: settings.archive_format.resolve(&listing.held)?, no_targets };
     share.keep_own(&mut listing.held, |object| &object.name.destination);
     if !share.is_first() {
-        // They are nobody's share; one replica reports them.
+        // They belong to no share; the first replica reports them.
         listing.foreign.clear();
     }
     let Listing { held, foreign } = listing;

@@ -1,7 +1,6 @@
-//! Passes for pushes: a few targets at once, beside the full pass and beside each other.
+//! Push passes: each publishes the targets of pushed branches, beside the full pass and other push passes.
 //!
-//! Invariant: such a pass publishes, and deletes what that supersedes. It never retires anything, and never touches a
-//! destination that another pass is at.
+//! Invariant: a push pass holds a claim on every destination it touches, and never retires anything.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::apply::apply;
 use super::claims::Claim;
-use super::{Known, PassError, Reconciler, log};
+use super::{PassError, Reconciler, log};
 use crate::git::wire::GitServer;
 use crate::model::key::{ArchiveFormat, Destination, HeldObject};
 use crate::model::target::{Source, Target};
@@ -22,11 +21,11 @@ use crate::plan::{Action, Desired, FormatChoice, MaxRetire, Plan, Policy, plan};
 use crate::publish::Publisher;
 use crate::status::{PassId, Seen, Trigger};
 
-/// Passes for pushes at the same time. Each of them lists the bucket, and a large repository can keep one for long.
+/// Push passes at the same time. Each lists the bucket, and a large repository can keep one busy for long.
 pub(super) const MOST_PUSH_PASSES: usize = 8;
 
 impl Reconciler {
-    /// Passes for pushes as these come, until `stop`.
+    /// Runs push passes as pushes arrive, until `stop`.
     pub(super) async fn push_passes(&self, publisher: &Publisher, stop: &CancellationToken) {
         let mut under_way = FuturesUnordered::new();
         while !stop.is_cancelled() {
@@ -38,11 +37,11 @@ impl Reconciler {
                 }
             }
         }
-        // They stop by themselves, and abort their uploads.
+        // They see `stop` too, and abort their uploads.
         while under_way.next().await.is_some() {}
     }
 
-    /// A pass for the targets of some source branches.
+    /// A pass for the targets of these source branches.
     async fn push_pass(&self, publisher: &Publisher, pushed: BTreeSet<Source>, stop: &CancellationToken) {
         let Some(known) = self.known.lock().clone() else { return };
         let targets = known.targets.iter().filter(|target| pushed.contains(&target.source)).cloned().collect();
@@ -51,7 +50,7 @@ impl Reconciler {
             return;
         }
         let pass = self.status.pass_begins(Trigger::Push);
-        let result = self.publish_pushed(publisher, (&known, claimed), pass, stop).await;
+        let result = self.publish_pushed(publisher, pass, known.format, claimed, stop).await;
         self.pass_ends(pass, result.as_ref());
         self.keep_since(publisher);
         if let Err(error) = result {
@@ -62,14 +61,15 @@ impl Reconciler {
     async fn publish_pushed(
         &self,
         publisher: &Publisher,
-        (known, claimed): (&Known, Vec<(Target, Claim)>),
         pass: PassId,
+        format: ArchiveFormat,
+        claimed: Vec<(Target, Claim)>,
         stop: &CancellationToken,
     ) -> Result<Report, PassError> {
         let begun = Instant::now();
         let targets: Vec<_> = claimed.iter().map(|(target, _)| target.clone()).collect();
-        let looking = self.look_at(&targets, known.format);
-        let (git, mut plan, held) = stop.run_until_cancelled(looking).await.ok_or(PassError::Stopped)??;
+        let planning = self.plan_for(&targets, format);
+        let (git, mut plan, held) = stop.run_until_cancelled(planning).await.ok_or(PassError::Stopped)??;
         let moved = BTreeSet::new();
         self.status.seen(pass, &Seen { plan: &plan, targets: &targets, held: &held, foreign: None, moved: &moved });
         log::blocked(&plan);
@@ -79,7 +79,7 @@ impl Reconciler {
         plan.unchanged.iter().for_each(|unchanged| self.claims.settled(&unchanged.target.destination));
         let actions = std::mem::take(&mut plan.actions);
         let with_action: BTreeSet<_> = actions.iter().map(Action::destination).collect();
-        // There is nothing to do for the others: whoever waits for them can have them.
+        // The others need nothing: release them now.
         claims.retain(|destination, _| with_action.contains(destination));
         let claims = RefCell::new(claims);
         let claim = |action: &Action| claims.borrow_mut().remove(action.destination());
@@ -91,9 +91,9 @@ impl Reconciler {
         if stop.is_cancelled() { Err(PassError::Stopped) } else { Ok(report) }
     }
 
-    /// Plans for some targets. Of the bucket only their objects are looked at, so that no other can be deleted; and it is
-    /// looked at first, for the same reason as in a full pass.
-    async fn look_at(
+    /// Observes and plans for these targets. Only their objects are listed, so no other object can be deleted. The bucket
+    /// comes first, for the same reason as in a full pass.
+    async fn plan_for(
         &self,
         targets: &[Target],
         format: ArchiveFormat,

@@ -1,7 +1,7 @@
-//! What starts a pass before its time: pushes that GitLab reports, and a signal.
+//! What starts a pass early: pushes that GitLab reports, and a signal.
 //!
-//! Invariant: however many requests come in, what is remembered is bounded by the number of source branches there are,
-//! and passes for pushes keep their distance.
+//! Invariant: memory is bounded by the number of source branches, and push passes keep a distance, however many requests
+//! arrive.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,18 +12,18 @@ use tokio::time::Instant;
 
 use crate::model::target::Source;
 
-/// How long a push waits for others to join it.
+/// How long a push waits for others to share its pass.
 const COALESCE: Duration = Duration::from_millis(200);
-/// Least time from the start of one pass for pushes to the next.
+/// Least time from the start of one push pass to the next.
 const LEAST_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What was asked for and has not begun.
+/// Requested passes that have not begun.
 #[derive(Debug, Default)]
 pub struct Triggers {
     pushes: Mutex<Pushes>,
     push_came: Notify,
     full_pass: Notify,
-    /// The source branches of the target list, as the last full pass saw it.
+    /// The source branches in the last full pass's target list.
     accepted: Mutex<Vec<Source>>,
 }
 
@@ -34,25 +34,23 @@ struct Pushes {
 }
 
 impl Triggers {
-    /// Asks for a full pass. Requests that come while one is under way are one request for another.
+    /// Requests a full pass. All requests during a pass together start one more.
     pub fn full_pass(&self) {
         self.full_pass.notify_one();
     }
 
-    /// Waits until a full pass is asked for.
+    /// Waits until a full pass is requested.
     pub async fn full_pass_wanted(&self) {
         self.full_pass.notified().await;
     }
 
-    /// From now on pushes to these branches count, and no others.
+    /// From now on, only pushes to these branches count.
     pub(super) fn accept(&self, sources: impl Iterator<Item = Source>) {
         *self.accepted.lock() = sources.collect::<BTreeSet<_>>().into_iter().collect();
     }
 
-    /// Somebody pushed to a branch: asks for a pass if it is the source of a target. GitLab does not tell upper from
-    /// lower case in paths.
-    ///
-    /// Returns whether it is.
+    /// Requests a pass if this branch is the source of a target, and returns whether it is. GitLab ignores case in project
+    /// paths.
     pub fn pushed_to(&self, project: &str, branch: &str) -> bool {
         let accepted = self.accepted.lock();
         let sources = accepted.iter().filter(|it| it.project.eq_ignore_ascii_case(project) && it.branch == branch);
@@ -63,13 +61,13 @@ impl Triggers {
         counts
     }
 
-    /// Asks for a pass for these branches. They have to be branches of the target list: that bounds what is kept.
+    /// Requests a pass for these branches. They must come from the target list, which bounds memory.
     pub(super) fn pushed(&self, sources: impl IntoIterator<Item = Source>) {
         self.pushes.lock().pending.extend(sources);
         self.push_came.notify_one();
     }
 
-    /// Waits for pushes, and then a little for more of them. Nothing is lost where waiting is given up.
+    /// Waits for pushes, then briefly for more. Dropping the future loses none.
     pub async fn pushes(&self) -> BTreeSet<Source> {
         while self.pushes.lock().pending.is_empty() {
             self.push_came.notified().await;
@@ -82,7 +80,7 @@ impl Triggers {
     }
 }
 
-/// When a pass for a push that came `now` begins.
+/// When the pass for a push that arrives `now` begins.
 fn begin_at(now: Instant, last_pass: Option<Instant>) -> Instant {
     let coalesced = now + COALESCE;
     last_pass.map_or(coalesced, |last| coalesced.max(last + LEAST_INTERVAL))

@@ -423,6 +423,6 @@ fn sigusr1_starts_a_full_pass_now() {
     world.sync("near/q", "main", "far/q", "main").unwrap();
     pass_now(&daemon);
     assert!(keys(&world).contains(&zip_key("far/q", "main", &other.head("main").unwrap())));
-    assert!(daemon.log().contains("a full pass is asked for"));
+    assert!(daemon.log().contains("a full pass was requested"));
     daemon.stop().succeeded();
 }

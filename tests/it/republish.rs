@@ -72,7 +72,7 @@ fn a_name_that_no_target_has_ends_the_pass_before_anything_is_uploaded() {
     for name in ["far/a@other", "far/nothing@main", "near/a@main"] {
         run(&world, &["-run-once", &format!("-republish=far/a@main,{name}")])
             .failed()
-            .logged(&format!("REPUBLISH names {name}, which no target does"));
+            .logged(&format!("REPUBLISH names {name}, not in the target list"));
     }
     assert_eq!(s3_writes(&world), [""; 0]);
     run(&world, &["-run-once", "-republish=a"]).refused().logged("REPUBLISH: \"a\" is not a destination");

@@ -203,7 +203,7 @@ fn uploads_and_mirrors_of_other_shards_are_left_alone() {
         world.sync("near/p", "main", far, "main").unwrap();
         world.s3().start_stale_upload(&zip_key(far, "main", OLD), long_ago)
     });
-    pass(&world, 0, 2).succeeded().logged("aborted uploads that somebody left unfinished");
+    pass(&world, 0, 2).succeeded().logged("aborted uploads that were left unfinished");
     let open: Vec<_> = world.s3().uploads().into_iter().map(|upload| upload.upload_id).collect();
     assert_eq!(open, uploads[1..]);
 }

@@ -18,23 +18,23 @@ use crate::model::target::{branch_problem, path_problem, project_problem};
 /// The longest name of a file or folder that common file systems take, in bytes.
 const MAX_FILE_NAME_BYTES: usize = 255;
 
-/// An object that was found good.
+/// A good object.
 #[derive(Debug)]
 pub struct Restored {
-    /// Where the repository is now, if it was to be kept.
+    /// Where the repository is now, if it is kept.
     pub repository: Option<PathBuf>,
     /// What was verified.
     pub verified: Verified,
 }
 
-/// Decrypts, unpacks and verifies the object `reader` brings.
+/// Decrypts, unpacks and verifies the object read from `reader`.
 ///
-/// With `into`, the repository is kept as `<into>/<group>/<project>@<branch>`, where it must not exist yet; until it is
-/// verified it is in a hidden folder of `into`. Otherwise it is unpacked in `scratch` and removed. Both folders are
-/// created if missing. A zip archive takes twice its size on the disk for a while.
+/// With `into`, the repository is kept as `<into>/<group>/<project>@<branch>`, which must not exist yet; until it is
+/// verified, it is in a hidden folder of `into`. Without, it is unpacked in `scratch` and removed. Both folders are created
+/// if missing. A zip archive takes twice its size on the disk for a while.
 ///
 /// # Errors
-/// [`RestoreError`]; nothing of the object is left on the disk then.
+/// [`RestoreError`]; nothing of the object stays on the disk.
 pub fn restore_object(
     reader: impl Read,
     format: ArchiveFormat,
@@ -68,8 +68,8 @@ pub fn restore_object(
 
 /// Where a destination's repository goes: one folder for each segment of its group, and one for project and branch.
 ///
-/// `@` separates these two, `/` does not end the folder's name: both are escaped where a name holds them, so that
-/// different destinations never get the same place or one inside the other.
+/// `@` separates these two. `@` and `/` inside a name are escaped, so no two destinations share a place, and none is inside
+/// another's.
 fn free_place(into: &Path, destination: &Destination) -> Result<PathBuf, RestoreError> {
     let Destination { group, project, branch } = destination;
     let escape = |name: &str| name.replace('%', "%25").replace('@', "%40").replace('/', "%2F");
@@ -92,7 +92,7 @@ fn move_to(place: &Path, repository: &Path) -> Result<(), RestoreError> {
     if let Some(parent) = place.parent() {
         fs::create_dir_all(parent).map_err(in_path(parent))?;
     }
-    // Renaming replaces no folder but an empty one; looking again only makes for a better message.
+    // Renaming replaces empty folders only; this check gives a better message.
     ensure_free(place)?;
     Ok(fs::rename(repository, place).map_err(in_path(place))?)
 }
@@ -105,28 +105,27 @@ fn ensure_free(place: &Path) -> Result<(), RestoreError> {
     }
 }
 
-/// Why an object was not restored. Each message goes on from "`<key>`: ".
+/// Why an object was not restored. Each message is printed after the object's name.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    /// The object itself.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
-    /// The name holds something else where the commit should be.
-    #[error("its name says {0:?} where 40 hexadecimal digits of a commit should be: it cannot be verified")]
+    /// The name holds something else instead of a commit.
+    #[error("its name says {0:?} instead of the 40 hexadecimal digits of a commit: it cannot be verified")]
     NotACommit(String),
-    /// The name cannot be made a path.
+    /// The name cannot become a path.
     #[error("its destination {0} is not a safe folder name: restore it without -into")]
     UnsafeName(Destination),
-    /// The name makes a path that file systems do not take.
+    /// The name is too long for file systems.
     #[error("its folder's name would be longer than {MAX_FILE_NAME_BYTES} bytes: restore it without -into ({0})")]
     LongName(String),
-    /// There is something already.
+    /// Something exists there already.
     #[error("{} exists already: move it away, or restore into another folder", .0.display())]
     Occupied(PathBuf),
 }
 
 impl RestoreError {
-    /// What to do, where the message does not say so.
+    /// What to do, if the message does not say it.
     pub(super) fn advice(&self) -> Option<&'static str> {
         const AGAIN: &str = "delete it from the bucket, and the next pass publishes it again";
         let Self::Artifact(error) = self else { return None };

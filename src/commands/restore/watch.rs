@@ -1,6 +1,6 @@
-//! How far a restore has come, for whoever looks while it goes on.
+//! Progress of a restore.
 //!
-//! Invariant: those at work hold its lock for moments only.
+//! Invariant: no lock is held while something else is waited for.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -11,20 +11,20 @@ use super::super::listing_scene;
 use crate::model::key::HeldObject;
 use crate::terminal::{AtWork, Scene};
 
-/// One restore under way.
+/// The state of one restore.
 #[derive(Debug, Default)]
 pub struct Watch {
-    /// Objects that the listing has brought so far.
+    /// Objects listed so far.
     pub(super) listed: AtomicUsize,
-    /// Objects that are wanted, once that is known, and how many of them are done.
+    /// How many objects are wanted, once that is known, and how many are done.
     wanted: Mutex<Option<usize>>,
     done: AtomicUsize,
     current: Mutex<Option<Current>>,
-    /// Bytes of the current object that are here.
+    /// Bytes downloaded of the current object.
     bytes: AtomicU64,
 }
 
-/// The object at work.
+/// The object that is being restored.
 #[derive(Debug)]
 struct Current {
     name: String,
@@ -33,30 +33,30 @@ struct Current {
 }
 
 impl Watch {
-    /// So many objects are to be restored.
+    /// The listing is complete, and this many objects will be restored.
     pub(super) fn wants(&self, count: usize) {
         *self.wanted.lock() = Some(count);
     }
 
-    /// An object begins.
+    /// Starts an object.
     pub(super) fn begins(&self, object: &HeldObject) {
         self.bytes.store(0, Ordering::Relaxed);
         let current = Current { name: object.name.destination.to_string(), size: object.bytes, begun: Instant::now() };
         *self.current.lock() = Some(current);
     }
 
-    /// Bytes of it are here.
+    /// Counts downloaded bytes of the current object.
     pub(super) fn downloaded(&self, bytes: usize) {
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// It has its verdict.
+    /// The current object has its verdict.
     pub(super) fn ends(&self) {
         self.done.fetch_add(1, Ordering::Relaxed);
         *self.current.lock() = None;
     }
 
-    /// How it stands now.
+    /// The state now.
     pub fn scene(&self) -> Scene {
         let Some(wanted) = *self.wanted.lock() else {
             return listing_scene(self.listed.load(Ordering::Relaxed));

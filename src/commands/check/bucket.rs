@@ -1,0 +1,74 @@
+//! The bucket: listing, uploading, deleting.
+
+use tokio_util::sync::CancellationToken;
+
+use super::finding::Check;
+use crate::bucket::{Bucket, BucketError, Listing};
+use crate::config;
+use crate::text::{error_chain, objects};
+
+/// The bucket's listing, and whether S3 answers at all.
+pub(super) async fn listing(bucket: &Bucket, settings: &config::Run) -> (Check, bool) {
+    const NAME: &str = "bucket: list";
+    let name = &settings.s3.bucket;
+    match bucket.list().await {
+        Ok(Listing { held, .. }) if let Err(error) = settings.archive_format.resolve(&held) => {
+            let check = Check::failed(NAME, format!("{name}: {error}"));
+            (check.advice("Set ARCHIVE_FORMAT to the format that the consumer reads."), true)
+        }
+        Ok(Listing { held, foreign }) => {
+            let foreign = match foreign.len() {
+                0 => String::new(),
+                count => format!(", and {} with foreign names, which are left alone", objects(count)),
+            };
+            let finding = format!("{name} has {}{foreign}", objects(held.len()));
+            (Check::passed(NAME, finding), true)
+        }
+        Err(error) => (failed(NAME, &error, "s3:ListBucket"), error.is_access_denied()),
+    }
+}
+
+/// What a pass does to the bucket, tried without leaving anything in it.
+pub(super) async fn writing(bucket: &Bucket, reached: bool, stop: &CancellationToken) -> Vec<Check> {
+    const UPLOAD: &str = "bucket: upload";
+    const DELETE: &str = "bucket: delete";
+    const UNFINISHED: &str = "bucket: uploads";
+    if !reached {
+        return [UPLOAD, DELETE].map(|name| Check::skipped(name, "before the bucket answers")).into();
+    }
+    let upload = match bucket.try_upload(stop).await {
+        Ok(()) => Check::passed(UPLOAD, "an upload was started and aborted; it left nothing in the bucket"),
+        Err(error) => failed(UPLOAD, &error, "s3:PutObject and s3:AbortMultipartUpload"),
+    };
+    let delete = match stop.run_until_cancelled(bucket.try_delete()).await.unwrap_or(Err(BucketError::Stopped)) {
+        Ok(()) => Check::passed(DELETE, "allowed; nothing was deleted"),
+        Err(error) => failed(DELETE, &error, "s3:DeleteObject"),
+    };
+    let listed = stop.run_until_cancelled(bucket.try_list_uploads()).await.unwrap_or(Err(BucketError::Stopped));
+    let unfinished = match listed {
+        Ok(()) => Check::passed(UNFINISHED, "uploads that a killed process leaves behind can be found"),
+        Err(error) => {
+            let right = "s3:ListBucketMultipartUploads";
+            Check::warning(UNFINISHED, error_chain(&error)).advice(advice(&error, right))
+        }
+    };
+    vec![upload, delete, unfinished]
+}
+
+fn failed(name: &'static str, error: &BucketError, right: &str) -> Check {
+    Check::failed(name, error_chain(error)).advice(advice(error, right))
+}
+
+fn advice(error: &BucketError, right: &str) -> String {
+    match error.advice() {
+        _ if error.is_access_denied() => {
+            format!("Allow {right} to these credentials: docs/contract.md has the whole policy.")
+        }
+        Some(advice) => advice.to_owned(),
+        None => {
+            "Check AWS_ENDPOINT_URL_S3 and AWS_REGION; then the AWS credentials, name resolution, network policies, \
+                 HTTPS_PROXY and NO_PROXY."
+                .to_owned()
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The source GitLab: the login, and every source branch.
+
+use reqwest::StatusCode;
+
+use super::finding::{Check, by_reason};
+use super::request_advice;
+use crate::config;
+use crate::git::wire::{GitServer, WireError};
+use crate::model::target::{Head, Target, Unknown};
+use crate::net::http::RequestError;
+use crate::plan::Cause;
+use crate::progress::Pulse;
+use crate::reconcile::Clients;
+use crate::text::error_chain;
+
+/// Asked for if there are no targets: with a valid login, GitLab answers that it does not exist.
+const NO_PROJECT: &str = concat!(env!("CARGO_PKG_NAME"), "/check");
+const GITLAB: &str = "GitLab";
+const BRANCHES: &str = "source branches";
+
+/// The login, and the source branches of all targets.
+pub(super) async fn gitlab(settings: &config::Run, clients: &Clients, mut targets: Vec<Target>) -> Vec<Check> {
+    let git = match clients.git() {
+        Ok(git) => git,
+        Err(error) => {
+            let check = Check::failed(GITLAB, error_chain(&error));
+            return vec![check.advice("Correct the file, or its path."), Check::skipped(BRANCHES, "without a login")];
+        }
+    };
+    let base = &settings.gitlab.base_url;
+    targets.sort_by(|a, b| a.source.cmp(&b.source));
+    targets.dedup_by(|a, b| a.source == b.source);
+    let heads = clients.heads(&git, targets, &Pulse::default()).await;
+    let unreadable: Vec<_> = heads.iter().filter_map(unreadable).collect();
+    let readable = heads.len() - unreadable.len();
+    if readable == 0 {
+        // One more request tells a wrong login from unreadable projects.
+        let project = heads.first().map_or(NO_PROJECT, |(target, _)| &target.source.project);
+        if let Some((why, advice)) = login_trouble(&git, project).await {
+            let check = Check::failed(GITLAB, format!("{base}: {why}")).advice(advice);
+            return vec![check, Check::skipped(BRANCHES, "before GitLab answers")];
+        }
+    }
+    let login = Check::passed(GITLAB, format!("{base} answers, and accepts the login"));
+    let branches = match (heads.len(), unreadable.is_empty()) {
+        (0, _) => Check::skipped(BRANCHES, "without a target"),
+        (1, true) => Check::passed(BRANCHES, "the only one is readable"),
+        (all, true) => Check::passed(BRANCHES, format!("all {all} are readable")),
+        (all, false) => {
+            let finding = format!("{} of {all} cannot be read", unreadable.len());
+            let check = Check::failed(BRANCHES, finding);
+            check.details(by_reason(unreadable)).advice(Cause::Unreadable.advice())
+        }
+    };
+    vec![login, branches]
+}
+
+/// An unreadable branch and why. The reason does not repeat the project's name, so that equal reasons can be grouped.
+fn unreadable((target, head): &(Target, Head)) -> Option<(String, String)> {
+    let reason = match head {
+        Head::At(_) => return None,
+        Head::Unknown(Unknown::Unreadable { why, .. }) => why.clone(),
+        Head::Unknown(Unknown::NoBranch(_)) => "there is no such branch".to_owned(),
+        Head::Unknown(unknown @ Unknown::NotTried) => unknown.to_string(),
+    };
+    Some((target.source.to_string(), reason))
+}
+
+/// Why the login fails; `None` if the server accepts it.
+async fn login_trouble(git: &GitServer, project: &str) -> Option<(String, String)> {
+    const LOGIN: &str = "GITLAB_USERNAME and GITLAB_TOKEN: the token must not have expired, and needs the scope \
+                         read_repository";
+    let error = git.ls_refs(project, &["HEAD"].into()).await.err()?;
+    let advice = match &error {
+        WireError::Request(RequestError::Status { status, .. }) if *status == StatusCode::NOT_FOUND => return None,
+        WireError::Request(error) => request_advice(error, "GITLAB_BASE_URL", LOGIN),
+        WireError::NotGit(_)
+        | WireError::Malformed(_)
+        | WireError::Truncated
+        | WireError::Empty
+        | WireError::NotVersion2 => "Check GITLAB_BASE_URL: it is what clone addresses begin with.".to_owned(),
+        // Git answered, so the login is accepted.
+        WireError::Remote(_) | WireError::NotOurRef(_) | WireError::Sha256 | WireError::Shallow => return None,
+    };
+    Some((error_chain(&error), advice))
+}

@@ -1,0 +1,69 @@
+//! The GraphQL server and the target list.
+
+use super::finding::{Check, by_reason, counted};
+use super::request_advice;
+use crate::graphql::TargetsError;
+use crate::model::target::Targets;
+use crate::plan::{Cause, Republish};
+use crate::reconcile::Clients;
+use crate::text::error_chain;
+
+pub(super) async fn graphql(clients: &Clients) -> (Check, Option<Targets>) {
+    const NAME: &str = "GraphQL";
+    let failed = |finding, advice: &str| (Check::failed(NAME, finding).advice(advice), None);
+    let (server, query) = match clients.graphql().and_then(|server| Ok((server, clients.query()?))) {
+        Ok(both) => both,
+        Err(error) => return failed(error_chain(&error), "Correct the file, or its path."),
+    };
+    match server.targets(&query).await {
+        Ok(targets) => {
+            let count = targets.accepted.len() + targets.refused.len();
+            let finding = format!("{} answers, and the query fits: {}", server.url, counted(count, "target"));
+            (Check::passed(NAME, finding), Some(targets))
+        }
+        Err(error) => failed(format!("{}: {}", server.url, error_chain(&error)), &graphql_advice(&error)),
+    }
+}
+
+fn graphql_advice(error: &TargetsError) -> String {
+    match error {
+        TargetsError::Request(error) => request_advice(
+            error,
+            "GRAPHQL_SERVER",
+            "GRAPHQL_USERNAME and GRAPHQL_PASSWORD (leave both out for no login)",
+        ),
+        TargetsError::Shape { .. } => {
+            "Check GRAPHQL_SERVER: it is the whole address, such as https://HOST/graphql. If it is right, check the \
+             query in GRAPHQL_QUERY_FILE: it must ask for what docs/contract.md shows."
+                .to_owned()
+        }
+        TargetsError::Reported(_) => {
+            "The server does not know what the query asks for: it has another schema, or the query in \
+             GRAPHQL_QUERY_FILE is wrong."
+                .to_owned()
+        }
+        TargetsError::NoList(_) => "Check the query in GRAPHQL_QUERY_FILE, and whether the server has data.".to_owned(),
+    }
+}
+
+pub(super) fn targets(targets: &Targets, republish: &Republish) -> Check {
+    const NAME: &str = "target list";
+    if let Err(error) = republish.among(targets.destinations()) {
+        return Check::failed(NAME, error.to_string()).advice("Correct REPUBLISH, or leave it out.");
+    }
+    let all = targets.accepted.len() + targets.refused.len();
+    if all == 0 {
+        return Check::warning(NAME, "empty: there is nothing to publish")
+            .advice("Define `gitlabSync` for the code components that should go to the far side.");
+    }
+    let refused: Vec<_> = targets
+        .refused
+        .iter()
+        .map(|refused| (refused.target.destination.to_string(), refused.problem.clone()))
+        .collect();
+    if refused.is_empty() {
+        return Check::passed(NAME, "each target can be used");
+    }
+    let finding = format!("{} of {} cannot be used", refused.len(), counted(all, "target"));
+    Check::failed(NAME, finding).details(by_reason(refused)).advice(Cause::Refused.advice())
+}

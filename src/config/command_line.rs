@@ -1,0 +1,74 @@
+//! The command line as clap sees it: commands, flags, and which of them take a value.
+//!
+//! Invariant: clap checks no values. The reader does, because it also sees the environment's.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Arg, ArgAction, value_parser};
+
+use super::help;
+use super::reference::{Kind, NAME, Setting, all_settings};
+
+/// Turns `-name` into `--name`. Go's `flag` package accepts both; clap reads the first as a bundle of short options, and
+/// the only short option here is `-h`.
+pub(super) fn double_dashed(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments = arguments.into_iter();
+    let mut words: Vec<OsString> = arguments.next().into_iter().collect();
+    for word in arguments.by_ref() {
+        match word.as_encoded_bytes() {
+            b"--" => {
+                words.push(word);
+                break;
+            }
+            [b'-', first, _, ..] if *first != b'-' => {
+                let mut dashed = OsString::from("-");
+                dashed.push(word);
+                words.push(dashed);
+            }
+            _ => words.push(word),
+        }
+    }
+    words.extend(arguments);
+    words
+}
+
+/// The program's command line.
+pub fn command_line() -> clap::Command {
+    let command = |name: &'static str, about: &'static str, usage, text: String| {
+        clap::Command::new(name).about(about).override_usage(help::usage(usage)).override_help(text)
+    };
+    let path = |name: &'static str, value: &'static str, meaning: &'static str| {
+        Arg::new(name).long(name).help(meaning).value_name(value).value_parser(value_parser!(PathBuf))
+    };
+    let check = command("check", "Tries everything that a pass needs", help::CHECK_USAGE, help::check_help());
+    let list = command("list", "Shows what the bucket holds", help::LIST_USAGE, help::list_help());
+    let restore =
+        command("restore", "Brings repositories back from the bucket", help::RESTORE_USAGE, help::restore_help())
+            .arg(path("identity", "FILE", "age identities"))
+            .arg(path("into", "DIR", "where to unpack to"))
+            .arg(Arg::new("wanted").action(ArgAction::Append).value_parser(value_parser!(OsString)));
+    clap::Command::new(NAME)
+        .version(env!("CARGO_PKG_VERSION"))
+        .disable_version_flag(true)
+        .arg(Arg::new("version").long("version").action(ArgAction::Version))
+        .args_override_self(true)
+        .args(all_settings().filter_map(argument))
+        .subcommands([check, list, restore])
+        .override_usage(help::usage(help::RUN_USAGE))
+        .override_help(help::help())
+}
+
+fn argument(setting: &Setting) -> Option<Arg> {
+    let flag = setting.flag?;
+    let argument = Arg::new(flag)
+        .long(flag)
+        .help(setting.meaning)
+        .global(true)
+        .value_name("VALUE")
+        .value_parser(value_parser!(OsString));
+    Some(match setting.kind {
+        Kind::Switch => argument.num_args(0..=1).require_equals(true).default_missing_value("true"),
+        Kind::Text | Kind::Secret | Kind::Library => argument,
+    })
+}

@@ -1,0 +1,260 @@
+//! What this program reads, setting by setting, and which settings must fit each other.
+//!
+//! Invariant: everything is read before the first `?`, so that one problem does not hide the next.
+
+use std::ffi::OsString;
+use std::fs;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use clap::ArgMatches;
+use secrecy::ExposeSecret;
+use url::Url;
+
+use super::reader::{Reader, Reported};
+use super::reference::*;
+use super::values::{
+    above_zero, base_url, boolean, bucket, bundle_sha, byte_size, choice, count, http_url, ip_address, is_loopback,
+    one_line, port, query_file, query_file_or_built_in, recipients, some_bytes, username,
+};
+use super::{Command, Gitlab, Graphql, List, OutputFormat, PrCheck, Restore, Run, Settings};
+use crate::bucket::S3;
+use crate::graphql::{self, QuerySource, pr_check};
+use crate::model::key::Wanted;
+use crate::net::Timeouts;
+use crate::plan::{OnRewrite, Republish};
+use crate::secret::Secret;
+use crate::telemetry::LogFormat;
+
+/// What a pass may take without visible progress, in addition to the time limit of one target: listing the bucket,
+/// asking for targets and heads, each with all its attempts.
+const STALL_MARGIN: Duration = Duration::from_secs(300);
+
+impl Reader<'_> {
+    /// The settings of the command that was given.
+    pub(super) fn settings(&mut self, matches: &ArgMatches) -> Result<Settings, Reported> {
+        let log_format = self.value(&LOG_FORMAT, choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]));
+        let progress = self.value(&PROGRESS, boolean);
+        let command = match matches.subcommand() {
+            Some(("check", _)) => self.run().map(Command::Check),
+            Some(("list", _)) => self.list().map(Command::List),
+            Some(("restore", matches)) => self.restore(matches).map(Command::Restore),
+            Some(_) | None => self.run().map(Command::Run),
+        };
+        Ok(Settings { command: command?, log_format: log_format?, progress: progress? })
+    }
+
+    fn run(&mut self) -> Result<Run, Reported> {
+        // If the switch itself is wrong, one message about it is enough.
+        let allow_http = self.value(&ALLOW_INSECURE_HTTP, boolean).unwrap_or(true);
+        let s3 = self.s3();
+        let gitlab = self.gitlab(allow_http);
+        let graphql = self.graphql(allow_http);
+        let pr_check = self.pr_check();
+        let recipients = self.value(&PUBLIC_KEY, recipients);
+        let workdir = self.value(&WORKDIR, one_line);
+        let sleep = self.value(&RECONCILE_SLEEP_TIME, above_zero);
+        let dry_run = self.value(&DRY_RUN, boolean);
+        let run_once = self.value(&RUN_ONCE, boolean);
+        let output = self.output();
+        let archive_format = self.value(&ARCHIVE_FORMAT, str::parse);
+        let max_retire = self.value(&MAX_RETIRE, str::parse);
+        let on_rewrite = choice(&[("publish", OnRewrite::Publish), ("hold", OnRewrite::Hold)]);
+        let on_rewrite = self.value(&ON_REWRITE, on_rewrite);
+        let republish = self.optional(&REPUBLISH, str::parse);
+        let sync_concurrency = self.optional(&SYNC_CONCURRENCY, count(1..=64));
+        let probe_concurrency = self.value(&PROBE_CONCURRENCY, count(1..=256));
+        let target_timeout = self.value(&TARGET_TIMEOUT, above_zero);
+        let timeouts = self.timeouts();
+        let mirror_cache_bytes = self.value(&MIRROR_CACHE_BYTES, byte_size);
+        let max_repository_bytes = self.value(&MAX_REPOSITORY_BYTES, some_bytes);
+        let share = self.share();
+        let instance = self.value(&INSTANCE_SHARD, one_line);
+        let metrics_port = self.value(&METRICS_SERVER_PORT, port);
+        let metrics_address = self.value(&METRICS_SERVER_ADDRESS, ip_address);
+        let stall_timeout = self.optional(&STALL_TIMEOUT, above_zero);
+        let webhook_secret = self.secret(&WEBHOOK_SECRET, &WEBHOOK_SECRET_FILE);
+        let target_timeout = target_timeout?;
+        Ok(Run {
+            gitlab: gitlab?,
+            graphql: graphql?,
+            pr_check: pr_check?,
+            s3: s3?,
+            recipients: recipients?,
+            workdir: workdir?.into(),
+            sleep: sleep?,
+            dry_run: dry_run?,
+            run_once: run_once?,
+            output: output?,
+            archive_format: archive_format?,
+            max_retire: max_retire?,
+            on_rewrite: on_rewrite?,
+            republish: republish?.unwrap_or(Republish::Named(vec![])),
+            sync_concurrency: sync_concurrency?.unwrap_or_else(default_sync_concurrency),
+            probe_concurrency: probe_concurrency?,
+            target_timeout,
+            timeouts: timeouts?,
+            mirror_cache_bytes: mirror_cache_bytes?,
+            max_repository_bytes: max_repository_bytes?,
+            share: share?,
+            instance: instance?,
+            metrics_port: metrics_port?,
+            metrics_address: metrics_address?,
+            stall_timeout: stall_timeout?.unwrap_or(target_timeout.saturating_add(STALL_MARGIN)),
+            webhook_secret: webhook_secret?,
+        })
+    }
+
+    fn list(&mut self) -> Result<List, Reported> {
+        let (s3, timeouts, output) = (self.s3(), self.timeouts(), self.output());
+        Ok(List { s3: s3?, timeouts: timeouts?, output: output? })
+    }
+
+    fn restore(&mut self, matches: &ArgMatches) -> Result<Restore, Reported> {
+        let (s3, timeouts, output) = (self.s3(), self.timeouts(), self.output());
+        let identity = match matches.get_one::<PathBuf>("identity") {
+            None => Err(self.missing("-identity")),
+            Some(path) => match fs::File::open(path) {
+                Ok(_) => Ok(path.clone()),
+                Err(why) => Err(self.problem("-identity", format_args!("cannot read {}: {why}", path.display()))),
+            },
+        };
+        let words = matches.get_many::<OsString>("wanted").unwrap_or_default();
+        let wanted: Vec<Result<Wanted, Reported>> = words
+            .map(|word| {
+                let wanted = word.to_str().ok_or_else(|| format!("{word:?} is not UTF-8 text")).and_then(str::parse);
+                wanted.map_err(|why| self.problem("restore", why))
+            })
+            .collect();
+        Ok(Restore {
+            s3: s3?,
+            timeouts: timeouts?,
+            identity: identity?,
+            into: matches.get_one::<PathBuf>("into").cloned(),
+            wanted: wanted.into_iter().collect::<Result<_, _>>()?,
+            output: output?,
+        })
+    }
+
+    fn timeouts(&mut self) -> Result<Timeouts, Reported> {
+        let (connect, idle) = (self.value(&CONNECT_TIMEOUT, above_zero), self.value(&IDLE_TIMEOUT, above_zero));
+        Ok(Timeouts { connect: connect?, idle: idle? })
+    }
+
+    fn output(&mut self) -> Result<OutputFormat, Reported> {
+        self.value(&OUTPUT, choice(&[("text", OutputFormat::Text), ("json", OutputFormat::Json)]))
+    }
+
+    fn s3(&mut self) -> Result<S3, Reported> {
+        let bucket = self.value(&AWS_S3_BUCKET, bucket);
+        let region = self.optional(&AWS_REGION, one_line);
+        let endpoint_url = self.optional(&AWS_ENDPOINT_URL, base_url);
+        let force_path_style = self.optional(&AWS_S3_FORCE_PATH_STYLE, boolean);
+        let sign_payload = self.optional(&AWS_S3_SIGN_PAYLOAD, boolean);
+        let use_fips = self.value(&AWS_USE_FIPS_ENDPOINT, boolean);
+        let use_fips = match (&endpoint_url, use_fips) {
+            (Ok(Some(_)), Ok(true)) => {
+                let why = "AWS has FIPS endpoints for its own servers alone, and an endpoint is set: keep one of the two \
+                           (the endpoint can be a FIPS server's address)";
+                Err(self.problem(AWS_USE_FIPS_ENDPOINT.variable, why))
+            }
+            (Ok(_) | Err(_), use_fips) => use_fips,
+        };
+        self.access_key()?;
+        let endpoint_url = endpoint_url?;
+        Ok(S3 {
+            bucket: bucket?,
+            region: region?,
+            force_path_style: force_path_style?.unwrap_or(endpoint_url.is_some()),
+            // Over TLS or loopback, signing the payload would add nothing.
+            sign_payload: sign_payload?
+                .unwrap_or(endpoint_url.as_ref().is_some_and(|url| url.scheme() == "http" && !is_loopback(url))),
+            endpoint_url,
+            use_fips: use_fips?,
+        })
+    }
+
+    /// The SDK reads the pair itself. With half a pair it would silently look for credentials elsewhere.
+    fn access_key(&mut self) -> Result<(), Reported> {
+        let (id, key) = (self.given(&AWS_ACCESS_KEY_ID), self.given(&AWS_SECRET_ACCESS_KEY));
+        let (alone, other) = match (id?, key?) {
+            (Some(id), None) => (id.name, AWS_SECRET_ACCESS_KEY.variable),
+            (None, Some(key)) => (key.name, AWS_ACCESS_KEY_ID.variable),
+            (Some(_), Some(_)) | (None, None) => return Ok(()),
+        };
+        Err(self.problem(alone, format_args!("set without {other}: set both, or none to use another AWS login")))
+    }
+
+    fn gitlab(&mut self, allow_http: bool) -> Result<Gitlab, Reported> {
+        let base_url = self.value(&GITLAB_BASE_URL, base_url);
+        let base_url = base_url.and_then(|url| self.confidential(&GITLAB_BASE_URL, url, allow_http));
+        let username = self.value(&GITLAB_USERNAME, username);
+        let token = self.secret(&GITLAB_TOKEN, &GITLAB_TOKEN_FILE);
+        let token = token.and_then(|token| token.ok_or_else(|| self.missing(GITLAB_TOKEN.variable)));
+        Ok(Gitlab { base_url: base_url?, username: username?, token: token? })
+    }
+
+    fn graphql(&mut self, allow_http: bool) -> Result<Graphql, Reported> {
+        let server = self.value(&GRAPHQL_SERVER, http_url);
+        let query = self.query(&GRAPHQL_QUERY_FILE, DEFAULT_QUERY_FILE, graphql::BUILT_IN_QUERY);
+        let login = self.graphql_login();
+        let sends_login = matches!(login, Ok(Some(_)));
+        let server = server.and_then(|url| self.confidential(&GRAPHQL_SERVER, url, allow_http || !sends_login));
+        Ok(Graphql { server: server?, query: query?, login: login? })
+    }
+
+    fn query(&mut self, setting: &Setting, default: &str, built_in: &'static str) -> Result<QuerySource, Reported> {
+        match self.optional(setting, |path| query_file(Path::new(path)))? {
+            Some(query) => Ok(query),
+            None => {
+                query_file_or_built_in(Path::new(default), built_in).map_err(|why| self.problem(setting.variable, why))
+            }
+        }
+    }
+
+    /// Settings that only the check needs are read only if it is asked for.
+    fn pr_check(&mut self) -> Result<Option<PrCheck>, Reported> {
+        let Some(previous) = self.optional(&PREVIOUS_BUNDLE_SHA, bundle_sha)? else { return Ok(None) };
+        let query = self.query(&GRAPHQL_PRCHECK_QUERY_FILE, DEFAULT_PRCHECK_QUERY_FILE, pr_check::BUILT_IN_QUERY);
+        let saas_file = self.value(&GIT_PARTITION_SAAS_NAME, one_line);
+        Ok(Some(PrCheck { previous, query: query?, saas_file: saas_file? }))
+    }
+
+    fn graphql_login(&mut self) -> Result<Option<(String, Secret)>, Reported> {
+        let username = self.optional(&GRAPHQL_USERNAME, username);
+        let password = self.secret(&GRAPHQL_PASSWORD, &GRAPHQL_PASSWORD_FILE);
+        let (alone, other) = match (username?, password?) {
+            (None, None) => return Ok(None),
+            (Some(username), Some(password)) => {
+                return Ok((!is_placeholder(&username, &password)).then_some((username, password)));
+            }
+            (Some(_), None) => (&GRAPHQL_USERNAME, &GRAPHQL_PASSWORD),
+            (None, Some(_)) => (&GRAPHQL_PASSWORD, &GRAPHQL_USERNAME),
+        };
+        let why = format!("set without {}: set both, or none for a server that wants no login", other.variable);
+        Err(self.problem(alone.variable, why))
+    }
+
+    /// The address, if credentials may be sent to it.
+    fn confidential(&mut self, setting: &Setting, url: Url, allow_http: bool) -> Result<Url, Reported> {
+        if url.scheme() == "https" || is_loopback(&url) || allow_http {
+            return Ok(url);
+        }
+        let why = "credentials would cross the network in the clear: use https://, or set ALLOW_INSECURE_HTTP=true";
+        Err(self.problem(setting.variable, why))
+    }
+}
+
+/// Qontract's development settings use this pair for servers without a login.
+fn is_placeholder(username: &str, password: &Secret) -> bool {
+    username == "dev" && password.read().is_ok_and(|password| password.expose_secret() == "dev")
+}
+
+fn default_sync_concurrency() -> NonZeroUsize {
+    // A target mostly waits for the network, so a few at a time make sense on a single core too.
+    const FEWEST: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
+    const MOST: NonZeroUsize = NonZeroUsize::MIN.saturating_add(7);
+    available_parallelism().unwrap_or(FEWEST).clamp(FEWEST, MOST)
+}
