@@ -46,6 +46,7 @@ impl Reader<'_> {
         Ok(Settings { command: command?, log_format: log_format?, progress: progress? })
     }
 
+    // Longer than a screen, because it reads one setting per line.
     fn run(&mut self) -> Result<Run, Reported> {
         // If the switch itself is wrong, one message about it is enough.
         let allow_http = self.value(&ALLOW_INSECURE_HTTP, boolean).unwrap_or(true);
