@@ -93,7 +93,7 @@ async fn dry_run(reconciler: &Reconciler, settings: &config::Run, board: &Board,
 /// Progress of a pass.
 fn pass_scene(status: &Status) -> Scene {
     let (actions, running) = status.at_work();
-    let Some((all, done)) = actions else { return Scene::new("looking at targets, branches and bucket") };
+    let Some((all, done)) = actions else { return Scene::new("reading targets, branches and bucket") };
     let done = Some((done as u64, all as u64));
     let at_work = running.into_iter().map(at_work).collect();
     Scene { title: "destinations".to_owned(), done, at_work }

@@ -98,7 +98,7 @@ fn a_pass_shows_how_far_it_is_and_leaves_log_lines_readable() {
     world.s3().set_latency(Duration::from_millis(400));
     let shown = on_a_terminal(&world, "-run-once", &[]);
     let screen = Screen::of(&shown);
-    screen.showed(&["looking at targets, branches and bucket"]);
+    screen.showed(&["reading targets, branches and bucket"]);
     screen.showed(&["of 2 destinations"]);
     screen.showed(&["far/large@main", "fetching"]);
     screen.showed(&["far/large@main", "uploading", "MiB of", "/s"]);
