@@ -52,6 +52,14 @@ struct Known {
     format: ArchiveFormat,
 }
 
+/// The concurrency that fits the limit on open files, with what the port and push passes need set aside.
+pub fn concurrency(settings: &config::Run) -> Concurrency {
+    let wanted = Concurrency { sync: settings.sync_concurrency, probe: settings.probe_concurrency };
+    let served = if settings.run_once { 0 } else { SERVER_DESCRIPTORS };
+    let pushes = usize::from(settings.webhook_secret.is_some()) * (DESCRIPTORS_PER_TARGET + push::MOST_PUSH_PASSES);
+    Concurrency::within_this_process(wanted, served + pushes)
+}
+
 /// What passes share and remember.
 pub struct Reconciler {
     settings: config::Run,
@@ -76,19 +84,16 @@ impl Reconciler {
     /// # Errors
     /// If certificates, proxies or the AWS configuration are unusable.
     pub async fn new(settings: config::Run, roots: &TrustRoots, triggers: Arc<Triggers>) -> anyhow::Result<Self> {
-        let wanted = Concurrency { sync: settings.sync_concurrency, probe: settings.probe_concurrency };
-        let served = if settings.run_once { 0 } else { SERVER_DESCRIPTORS };
-        // One extra slot, so that a push need not wait for a full pass that uses all of its own.
-        let beside = usize::from(settings.webhook_secret.is_some());
-        let for_pushes = beside * (DESCRIPTORS_PER_TARGET + push::MOST_PUSH_PASSES);
-        let concurrency = Concurrency::within_this_process(wanted, served + for_pushes);
+        let concurrency = concurrency(&settings);
+        // So that a push need not wait for a full pass that uses all its slots.
+        let push_slots = usize::from(settings.webhook_secret.is_some());
         Ok(Self {
             clients: Clients::new(&settings, roots, concurrency.probe).await?,
             concurrency,
             status: Arc::new(Status::new(&settings.instance, settings.stall_timeout, settings.dry_run)),
             claims: Claims::new(Arc::clone(&triggers)),
             triggers,
-            slots: Semaphore::new(concurrency.sync.get() + beside),
+            slots: Semaphore::new(concurrency.sync.get() + push_slots),
             known: Mutex::default(),
             foreign_seen: Mutex::default(),
             republish: Mutex::default(),

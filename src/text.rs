@@ -70,9 +70,11 @@ pub fn human_duration(duration: Duration) -> String {
     shown.map(|(_, (count, unit))| format!("{count} {unit}")).collect::<Vec<_>>().join(" ")
 }
 
-/// A time in RFC 3339, UTC, for programs; `None` outside of the years -9999 to 9999.
+/// A time in RFC 3339, UTC, for programs, to the microsecond: some readers refuse more digits. `None` outside of the
+/// years -9999 to 9999.
 pub fn timestamp(time: SystemTime) -> Option<String> {
-    jiff::Timestamp::try_from(time).ok().map(|time| time.to_string())
+    let micros = jiff::Timestamp::try_from(time).ok()?.as_microsecond();
+    jiff::Timestamp::from_microsecond(micros).ok().map(|time| time.to_string())
 }
 
 /// Time from `then` to `now`; zero if a clock went back.
@@ -128,6 +130,13 @@ mod tests {
     fn durations_have_two_units_at_most() {
         let shown = [0, 59, 60, 3_661, 90_000, 86_400].map(|seconds| human_duration(Duration::from_secs(seconds)));
         assert_eq!(shown, ["0 s", "59 s", "1 min", "1 h 1 min", "1 d 1 h", "1 d"]);
+    }
+
+    #[test]
+    fn times_have_six_digits_after_the_point_at_most() {
+        let shown = |nanos| timestamp(SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos));
+        assert_eq!(shown(1_700_000_000_123_456_789).as_deref(), Some("2023-11-14T22:13:20.123456Z"));
+        assert_eq!(shown(1_700_000_000_000_000_000).as_deref(), Some("2023-11-14T22:13:20Z"));
     }
 
     #[test]

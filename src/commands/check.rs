@@ -17,19 +17,16 @@ use tokio_util::sync::CancellationToken;
 use self::finding::{Check, is_good, json, summary};
 use super::{pretty, print, signals};
 use crate::config::{self, OutputFormat};
-use crate::descriptors::Concurrency;
 use crate::net::http::RequestError;
 use crate::net::tls::{self, TrustRoots};
-use crate::reconcile::Clients;
+use crate::reconcile::{Clients, concurrency};
 use crate::terminal::Paint;
 
 /// Tries everything that a pass needs, and prints each check when it is done.
 pub(super) async fn command(settings: config::Run, roots: &TrustRoots) -> anyhow::Result<ExitCode> {
     let stop = signals::stop_on_signals()?;
     let (output, paint) = (settings.output, Paint::on(&std::io::stdout()));
-    let wanted = Concurrency { sync: settings.sync_concurrency, probe: settings.probe_concurrency };
-    let concurrency = Concurrency::within_this_process(wanted, 0);
-    let clients = Clients::new(&settings, roots, concurrency.probe).await?;
+    let clients = Clients::new(&settings, roots, concurrency(&settings).probe).await?;
     let show = |check: &Check| {
         if output == OutputFormat::Text {
             print(&check.text(paint), true);

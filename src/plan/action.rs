@@ -53,17 +53,15 @@ pub struct Publish {
 }
 
 impl Publish {
-    /// How many objects the destination has before this action: the superseded ones, and the one at `key` if it is written
-    /// again.
-    pub fn objects_held(&self) -> usize {
-        let rewrites_key = match &self.reason {
+    /// Whether an object is at `key` already, and is overwritten.
+    pub fn overwrites_key(&self) -> bool {
+        match &self.reason {
             PublishReason::NotNewest { .. } | PublishReason::Requested => true,
             PublishReason::New
             | PublishReason::NewCommit { .. }
             | PublishReason::OtherFormat { .. }
             | PublishReason::OtherName => false,
-        };
-        self.supersedes.len() + usize::from(rewrites_key)
+        }
     }
 
     /// The commit in the name of the destination's newest object, if it is another one.

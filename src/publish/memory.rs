@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use super::error::PublishError;
 use crate::git::pack::PackError;
 use crate::model::key::{CommitId, Destination};
+use crate::model::target::Source;
 use crate::plan::outcome::Rewrite;
 use crate::plan::{OnRewrite, Publish};
 
@@ -16,13 +17,20 @@ const GAP_KNOWN_FOR: Duration = Duration::from_secs(3_600);
 
 /// Commits that cannot be published, at most one per destination.
 #[derive(Debug, Default)]
-pub(super) struct Memory(Mutex<HashMap<Destination, (CommitId, Known)>>);
+pub(super) struct Memory(Mutex<HashMap<Destination, Entry>>);
+
+#[derive(Debug, Clone)]
+struct Entry {
+    source: Source,
+    commit: CommitId,
+    known: Known,
+}
 
 #[derive(Debug, Clone)]
 enum Known {
     /// The commit does not descend from the published one.
     Rewrite(Rewrite),
-    /// The commit's history is incomplete.
+    /// The commit's history is incomplete. That is true for every destination of the branch.
     Gap { what: &'static str, id: String, found: Instant },
 }
 
@@ -35,18 +43,9 @@ impl Memory {
 
     /// The error that publishing this commit would end with again.
     pub(super) fn recall(&self, publish: &Publish, commit: CommitId) -> Option<PublishError> {
-        let (of, known) = self.0.lock().get(&publish.target.destination).cloned()?;
-        match known {
-            _ if of != commit => None,
-            Known::Rewrite(rewrite) => {
-                let holds =
-                    publish.on_rewrite == OnRewrite::Hold && publish.old_commit() == Some(&rewrite.from.to_string());
-                holds.then_some(PublishError::Held(rewrite))
-            }
-            Known::Gap { what, id, found } => {
-                (found.elapsed() < GAP_KNOWN_FOR).then_some(PackError::Incomplete { what, id }.into())
-            }
-        }
+        let entries = self.0.lock();
+        let of_commit = entries.iter().filter(|(_, it)| it.commit == commit && it.source == publish.target.source);
+        of_commit.filter_map(|(destination, it)| it.known.applies_to(publish, destination)).next()
     }
 
     /// Remembers an error, if the same commit would end with it again.
@@ -58,6 +57,25 @@ impl Memory {
             }
             _ => return,
         };
-        self.0.lock().insert(publish.target.destination.clone(), (commit, known));
+        let entry = Entry { source: publish.target.source.clone(), commit, known };
+        self.0.lock().insert(publish.target.destination.clone(), entry);
+    }
+}
+
+impl Known {
+    /// What is known of `destination` as an error of this publication, if it would end so.
+    fn applies_to(&self, publish: &Publish, destination: &Destination) -> Option<PublishError> {
+        match self {
+            Self::Rewrite(rewrite) => {
+                let holds = publish.target.destination == *destination
+                    && publish.on_rewrite == OnRewrite::Hold
+                    && publish.old_commit() == Some(&rewrite.from.to_string());
+                holds.then_some(PublishError::Held(*rewrite))
+            }
+            Self::Gap { what, id, found } => {
+                let incomplete = PackError::Incomplete { what, id: id.clone() };
+                (found.elapsed() < GAP_KNOWN_FOR).then(|| incomplete.into())
+            }
+        }
     }
 }

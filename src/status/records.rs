@@ -117,13 +117,14 @@ pub(super) fn objects_now(Seen { held, moved, .. }: &Seen<'_>, before: &BTreeMap
 
 /// Adds the objects that an action created, and subtracts those that it deleted.
 pub(super) fn count_objects(objects: &mut usize, Outcome { action, result }: &Outcome) {
-    if result.is_err() {
-        return;
-    }
-    let (came, gone) = match action {
-        Action::Publish(publish) => (1, publish.objects_held()),
-        Action::Retire(retire) => (0, retire.keys.len()),
-        Action::Sweep(sweep) => (0, sweep.keys.len()),
+    let (came, gone) = match (action, result) {
+        (Action::Publish(publish), Ok(Done::Published(published))) => {
+            let overwritten = publish.overwrites_key() && published.key == publish.key;
+            (1, publish.supersedes.len() + usize::from(overwritten))
+        }
+        (Action::Retire(retire), Ok(_)) => (0, retire.keys.len()),
+        (Action::Sweep(sweep), Ok(_)) => (0, sweep.keys.len()),
+        (Action::Publish(_), Ok(Done::Deleted)) | (_, Err(_)) => return,
     };
     *objects = (*objects + came).saturating_sub(gone);
 }

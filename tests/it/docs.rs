@@ -110,17 +110,21 @@ const MESSAGES: [(&str, &[&str]); 25] = [
     ("git", &["its repository is shallow"]),
 ];
 
-/// Everything that is in a module of the crate's root.
+/// Everything that is in a module of the crate's root, without its tests.
 fn source_of(module: &str) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(module);
-    let (mut text, mut folders) = (fs::read_to_string(root.with_extension("rs")).unwrap(), vec![root]);
+    let without_tests = |path: &Path| {
+        let text = fs::read_to_string(path).unwrap();
+        text.split("#[cfg(test)]\nmod tests {").next().unwrap().to_owned()
+    };
+    let (mut text, mut folders) = (without_tests(&root.with_extension("rs")), vec![root]);
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).into_iter().flatten() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
-            } else {
-                text += &fs::read_to_string(path).unwrap();
+            } else if !path.ends_with("tests.rs") {
+                text += &without_tests(&path);
             }
         }
     }
