@@ -6,8 +6,10 @@ mod client;
 mod error;
 mod list;
 mod parts;
+mod proof;
 mod trial;
 mod upload;
+mod xml;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +18,7 @@ use aws_config::BehaviorVersion;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_sdk_s3::Client;
+use aws_sdk_s3::error::ProvideErrorMetadata;
 use aws_sdk_s3::primitives::ByteStream;
 use tokio::sync::Semaphore;
 use url::Url;
@@ -23,7 +26,7 @@ use url::Url;
 use self::answer::WorthAnotherTry;
 pub use self::error::BucketError;
 use self::error::failed;
-pub use self::list::Listing;
+pub use self::list::{Foreign, Listing};
 pub use self::parts::{PartWriter, Parts};
 use crate::net::Timeouts;
 use crate::net::tls::TrustRoots;
@@ -81,6 +84,7 @@ impl Bucket {
         let mut builder = aws_sdk_s3::config::Builder::from(&shared)
             .force_path_style(settings.force_path_style)
             .interceptor(client::ShortAnswers)
+            .interceptor(proof::Proof)
             .retry_classifier(WorthAnotherTry);
         if let Some(endpoint) = &settings.endpoint_url {
             builder = builder.endpoint_url(endpoint.as_str());
@@ -99,8 +103,11 @@ impl Bucket {
 
     /// Deletes one object. It is not an error if the object is already gone.
     pub async fn delete(&self, key: &str) -> Result<(), BucketError> {
-        self.client.delete_object().bucket(&self.name).key(key).send().await.map_err(failed("delete an object"))?;
-        Ok(())
+        match self.client.delete_object().bucket(&self.name).key(key).send().await {
+            // S3 does not say so, some other servers do.
+            Err(error) if error.code() == Some("NoSuchKey") => Ok(()),
+            other => other.map(drop).map_err(failed("delete an object")),
+        }
     }
 
     /// An object's content.

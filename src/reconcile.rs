@@ -13,7 +13,7 @@ mod observe;
 mod push;
 mod triggers;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -29,6 +29,7 @@ pub use self::error::PassError;
 pub use self::log::failed_pass as log_failed_pass;
 use self::observe::{Observed, observe};
 pub use self::triggers::Triggers;
+use crate::bucket::Foreign;
 use crate::config;
 use crate::descriptors::{Concurrency, DESCRIPTORS_PER_TARGET, SERVER_DESCRIPTORS};
 use crate::git::wire::GitServer;
@@ -63,7 +64,8 @@ pub struct Reconciler {
     /// One permit for each running action, for all passes together.
     slots: Semaphore,
     known: Mutex<Option<Arc<Known>>>,
-    foreign_seen: Mutex<HashSet<String>>,
+    /// What the log said of foreign objects.
+    foreign_seen: Mutex<Foreign>,
     /// What is left to do of `REPUBLISH`; `None` before the first pass.
     republish: Mutex<Option<BTreeSet<Destination>>>,
     /// When unrecorded unfinished uploads were last searched for.
@@ -134,7 +136,7 @@ impl Reconciler {
             let observed = self.observe(stop).await?;
             let plan = self.plan(&observed);
             self.seen(pass, &observed, &plan, &BTreeSet::new());
-            Ok((plan, observed.foreign.len()))
+            Ok((plan, observed.foreign.count))
         };
         let previewed: Result<_, PassError> = previewed.await;
         let report = previewed.as_ref().map(|(plan, foreign)| Report::new(plan, &[], *foreign, begun.elapsed()));
@@ -157,7 +159,7 @@ impl Reconciler {
     fn seen(&self, pass: PassId, observed: &Observed, plan: &Plan, moved: &BTreeSet<Destination>) {
         let Observed { held, foreign, .. } = observed;
         let targets = &observed.wanted();
-        self.status.seen(pass, &Seen { plan, targets, held, foreign: Some(foreign.len()), moved });
+        self.status.seen(pass, &Seen { plan, targets, held, foreign: Some(foreign.count), moved });
     }
 
     fn pass_ends(&self, pass: PassId, result: Result<&Report, &PassError>) {
@@ -208,7 +210,7 @@ impl Reconciler {
         let claim = |action: &Action| self.claims.of_full_pass(action);
         let outcomes = apply(actions, &self.crew(publisher, &git, pass, &claim), stop).await;
         *self.republish.lock() = Some(still_to_republish(republish, &outcomes));
-        let report = Report::new(&plan, &outcomes, foreign.len(), begun.elapsed());
+        let report = Report::new(&plan, &outcomes, foreign.count, begun.elapsed());
         log::report(&report);
         if stop.is_cancelled() { Err(PassError::Stopped) } else { Ok(report) }
     }
@@ -257,19 +259,21 @@ impl Reconciler {
         }
     }
 
-    fn log_foreign(&self, foreign: &[String]) {
-        let mut seen = self.foreign_seen.lock();
-        let new: Vec<_> = foreign.iter().filter(|key| !seen.contains(*key)).collect();
-        if new.is_empty() {
+    /// Logs what is new since the last time. Only examples are remembered, so a bucket full of them takes no memory.
+    fn log_foreign(&self, foreign: &Foreign) {
+        let before = std::mem::replace(&mut *self.foreign_seen.lock(), foreign.clone());
+        let is_new = |key: &&String| !before.examples.contains(key);
+        let new: Vec<_> = foreign.examples.iter().filter(is_new).collect();
+        if foreign.count <= before.count && new.is_empty() {
             return;
         }
-        let shown: Vec<_> = new.iter().take(FOREIGN_SHOWN).map(|key| printable(key)).collect();
+        let examples = if new.is_empty() { foreign.examples.iter().collect() } else { new };
+        let shown: Vec<_> = examples.into_iter().take(FOREIGN_SHOWN).map(|key| printable(key)).collect();
         tracing::warn!(
-            count = new.len(),
+            count = foreign.count,
             examples = shown.join(" "),
             "the bucket holds objects with foreign names, which are left alone"
         );
-        *seen = foreign.iter().cloned().collect();
     }
 }
 

@@ -9,6 +9,7 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
 use super::answer::{NO_CREDENTIALS, credentials_error, why};
 use super::list::MAX_OBJECTS;
+use super::proof::{Unproven, unproven};
 use crate::text::remote_text;
 
 /// Why a request to S3 failed.
@@ -28,6 +29,11 @@ pub enum BucketError {
     /// The bucket is used for much else.
     #[error("the bucket holds more than {MAX_OBJECTS} objects: give this program a bucket of its own")]
     TooManyObjects,
+    #[error("S3 answered the request to {action} with {what} of more than {limit_bytes} bytes")]
+    TooLong { action: &'static str, what: &'static str, limit_bytes: usize },
+    /// What is stored is damaged.
+    #[error("S3 cannot {action}: {}: nothing is deleted for it", Unproven::OtherBytes)]
+    OtherBytes { action: &'static str },
     #[error("S3 took longer than {} s to {action}", limit.as_secs())]
     TooSlow { action: &'static str, limit: Duration },
     /// The archive's writer gave up; its own error says why.
@@ -98,6 +104,9 @@ where
     move |error| {
         if let Some(CredentialsError::CredentialsNotLoaded(_)) = credentials_error(&error) {
             return BucketError::NoCredentials { action };
+        }
+        if unproven(&error) == Some(&Unproven::OtherBytes) {
+            return BucketError::OtherBytes { action };
         }
         let code = error.code().map(|code| remote_text(code.as_bytes()));
         BucketError::Request { action, code, why: why(&error) }
