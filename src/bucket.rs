@@ -3,6 +3,7 @@
 mod abandoned;
 mod answer;
 mod client;
+mod credentials;
 mod error;
 mod list;
 mod parts;
@@ -14,6 +15,7 @@ mod xml;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use aws_config::BehaviorVersion;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
@@ -77,15 +79,23 @@ impl Bucket {
             loader = loader.region(aws_config::Region::new(region.clone()));
         }
         let shared = loader.load().await;
+        let region = shared.region().map(|region| region.as_ref().trim().to_owned());
+        let region =
+            region.context("missing: AWS_REGION (no other source of the AWS configuration names a region either)")?;
+        // It is part of each request's signature, which is a header.
         anyhow::ensure!(
-            shared.region().is_some(),
-            "missing: AWS_REGION (no other source of the AWS configuration names a region either)"
+            credentials::fits_header(&region),
+            "AWS_REGION: {region:?} is not a region: write its name, such as us-east-1"
         );
         let mut builder = aws_sdk_s3::config::Builder::from(&shared)
             .force_path_style(settings.force_path_style)
             .interceptor(client::ShortAnswers)
             .interceptor(proof::Proof)
             .retry_classifier(WorthAnotherTry);
+        builder.set_region(Some(aws_config::Region::new(region)));
+        if let Some(found) = shared.credentials_provider() {
+            builder = builder.credentials_provider(credentials::Clean(found));
+        }
         if let Some(endpoint) = &settings.endpoint_url {
             builder = builder.endpoint_url(endpoint.as_str());
         }

@@ -12,6 +12,7 @@ mod log;
 mod observe;
 mod push;
 mod triggers;
+mod uploads;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -29,6 +30,7 @@ pub use self::error::PassError;
 pub use self::log::failed_pass as log_failed_pass;
 use self::observe::{Observed, observe};
 pub use self::triggers::Triggers;
+use self::uploads::Uploads;
 use crate::bucket::Foreign;
 use crate::config;
 use crate::descriptors::{Concurrency, DESCRIPTORS_PER_TARGET, SERVER_DESCRIPTORS};
@@ -37,7 +39,7 @@ use crate::model::key::{ArchiveFormat, Destination};
 use crate::model::target::Target;
 use crate::net::tls::TrustRoots;
 use crate::plan::outcome::{Done, Outcome};
-use crate::plan::report::Report;
+use crate::plan::report::{Report, Trouble};
 use crate::plan::{Action, Plan, plan_share};
 use crate::publish::{Limits, Publisher};
 use crate::status::{PassId, Seen, Status, Trigger};
@@ -66,6 +68,8 @@ pub struct Reconciler {
     known: Mutex<Option<Arc<Known>>>,
     /// What the log said of foreign objects.
     foreign_seen: Mutex<Foreign>,
+    /// What the next listing must show.
+    uploads: Uploads,
     /// What is left to do of `REPUBLISH`; `None` before the first pass.
     republish: Mutex<Option<BTreeSet<Destination>>>,
     /// When unrecorded unfinished uploads were last searched for.
@@ -93,6 +97,7 @@ impl Reconciler {
             slots: Semaphore::new(concurrency.sync.get() + beside),
             known: Mutex::default(),
             foreign_seen: Mutex::default(),
+            uploads: Uploads::default(),
             republish: Mutex::default(),
             abandoned_checked: Mutex::default(),
             settings,
@@ -193,7 +198,10 @@ impl Reconciler {
         publisher.workdir.restore()?;
         stop.run_until_cancelled(self.abort_recorded(publisher)).await;
         self.claims.observing();
+        let uploaded = self.uploads.before_listing();
         let observed = self.observe(stop).await?;
+        let lost = self.uploads.missing_in(&observed.held, uploaded);
+        log::lost(&lost);
         let mut plan = self.plan(&observed);
         let moved = self.claims.moved();
         plan.blocked.retain(|blocked| !moved.contains(&blocked.destination));
@@ -210,7 +218,8 @@ impl Reconciler {
         let claim = |action: &Action| self.claims.of_full_pass(action);
         let outcomes = apply(actions, &self.crew(publisher, &git, pass, &claim), stop).await;
         *self.republish.lock() = Some(still_to_republish(republish, &outcomes));
-        let report = Report::new(&plan, &outcomes, foreign.count, begun.elapsed());
+        let mut report = Report::new(&plan, &outcomes, foreign.count, begun.elapsed());
+        report.lost = lost.into_iter().map(Trouble::from).collect();
         log::report(&report);
         if stop.is_cancelled() { Err(PassError::Stopped) } else { Ok(report) }
     }
@@ -223,7 +232,16 @@ impl Reconciler {
         claim: &'a dyn Fn(&Action) -> Option<Claim>,
     ) -> Crew<'a> {
         let concurrency = self.concurrency.sync;
-        Crew { publisher, git, concurrency, slots: &self.slots, status: &self.status, pass, claim }
+        Crew {
+            publisher,
+            git,
+            concurrency,
+            slots: &self.slots,
+            uploads: &self.uploads,
+            status: &self.status,
+            pass,
+            claim,
+        }
     }
 
     /// Runs full passes, when the interval is over or one is requested, and push passes beside them, until `stop`.

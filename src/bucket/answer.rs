@@ -3,6 +3,7 @@
 //! Invariant: no error shows a secret, or a text from outside that is not escaped.
 
 use std::error::Error;
+use std::io;
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::config::http::HttpResponse;
@@ -16,6 +17,10 @@ use crate::text::{error_chain, remote_text};
 
 /// The error if there are no AWS credentials at all.
 pub(super) const NO_CREDENTIALS: &str = "no AWS credentials were found";
+
+/// What to do about a server that does not know the checksums of uploads.
+pub(super) const CHECKSUMS: &str =
+    " (if it does not know checksums: set AWS_REQUEST_CHECKSUM_CALCULATION=when_required)";
 
 /// Retries requests that got a 429 or whose answer was not S3's; the SDK gives up on both.
 #[derive(Debug)]
@@ -56,7 +61,7 @@ where
         },
         SdkError::TimeoutError(_) => "no answer in time".to_owned(),
         SdkError::DispatchFailure(_) if let Some(lacking) = credentials_error(error) => {
-            format!("could not load the AWS credentials: {}", error_chain(lacking))
+            format!("could not load the AWS credentials: {}", why_no_credentials(lacking))
         }
         SdkError::DispatchFailure(failure) if failure.is_timeout() => "no answer in time".to_owned(),
         SdkError::DispatchFailure(failure) => {
@@ -64,6 +69,10 @@ where
             let cause = failure.as_connector_error().and_then(|error| error.source());
             let cause = cause.map_or_else(|| error_chain(error), error_chain);
             match tls::refusal(error) {
+                None if speaks_no_tls(error) => format!(
+                    "the connection failed: the server does not speak TLS at this port: check whether AWS_ENDPOINT_URL_S3 \
+                     should begin with http:// ({cause})"
+                ),
                 Some(refusal) => format!("{refusal}: {cause}"),
                 None => format!("the connection failed: {cause} (check AWS_ENDPOINT_URL_S3 and the network)"),
             }
@@ -78,8 +87,40 @@ pub(super) fn credentials_error<'a>(error: &'a (dyn Error + 'static)) -> Option<
     error.downcast_ref().or_else(|| error.source().and_then(credentials_error))
 }
 
+/// Whether the answer to the TLS handshake was something else than TLS.
+fn speaks_no_tls(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(rustls::Error::InvalidMessage(_)) = error.downcast_ref() {
+            return true;
+        }
+        // The source of an I/O error that wraps another error skips the wrapped one.
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        cause = wrapped.map(|inner| inner as &(dyn Error + 'static)).or_else(|| error.source());
+    }
+    false
+}
+
+/// The SDK names a feature of its own source code.
+fn why_no_credentials(error: &CredentialsError) -> String {
+    let chain = error_chain(error);
+    match chain.split_once("cargo feature(s) enabled: ") {
+        Some((_, feature)) if feature.starts_with("credentials-process") => {
+            "the AWS profile names a credential_process, and this program starts no other program: give the profile access \
+             keys or a role, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+                .to_owned()
+        }
+        Some(_) => "the AWS profile names a login with a browser (SSO), which no service can do: give the profile access keys \
+                    or a role, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            .to_owned(),
+        None => chain,
+    }
+}
+
 fn not_from_s3(status: u16) -> String {
-    if status == 429 || status >= 500 {
+    if status == 501 {
+        format!("the server answered 501: it does not know this request or one of its headers{CHECKSUMS}")
+    } else if status == 429 || status >= 500 {
         format!("the server answered {status}: it is overloaded or broken; the next pass tries again")
     } else {
         format!("the answer, of HTTP status {status}, is not S3's: check AWS_ENDPOINT_URL_S3")

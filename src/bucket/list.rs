@@ -131,7 +131,8 @@ fn next_page(page: &ListObjectsV2Output) -> Result<Option<String>, BucketError> 
     // A document can be well-formed and hold nothing. Each S3 server says whether this page is the last one.
     let truncated = page.is_truncated.ok_or(without("IsTruncated, which says whether the listing is complete"))?;
     let listed = page.contents().len() + page.common_prefixes().len();
-    if page.key_count.and_then(|announced| usize::try_from(announced).ok()).is_some_and(|announced| announced > listed) {
+    if page.key_count.and_then(|announced| usize::try_from(announced).ok()).is_some_and(|announced| announced > listed)
+    {
         return Err(without("all the objects that it counts in KeyCount"));
     }
     if !truncated {
@@ -230,8 +231,7 @@ mod tests {
     use crate::model::key::{ArchiveFormat, CommitId};
 
     fn key(branch: &str) -> String {
-        let destination =
-            Destination { group: "far".to_owned(), project: "app".to_owned(), branch: branch.to_owned() };
+        let destination = Destination { group: "far".to_owned(), project: "app".to_owned(), branch: branch.to_owned() };
         let commit: CommitId = "1111111111111111111111111111111111111111".parse().unwrap();
         key::encode(&destination, commit, ArchiveFormat::Zip).unwrap()
     }
@@ -245,7 +245,8 @@ mod tests {
 
     #[test]
     fn a_key_of_ours_is_read_however_it_is_encoded() {
-        let encode = |key: &str| percent_encoding::utf8_percent_encode(key, percent_encoding::NON_ALPHANUMERIC).to_string();
+        let encode =
+            |key: &str| percent_encoding::utf8_percent_encode(key, percent_encoding::NON_ALPHANUMERIC).to_string();
         for key in keys() {
             let (once, twice) = (encode(&key), encode(&encode(&key)));
             for (listed, encoded) in [(&key, true), (&once, true), (&twice, true), (&key, false), (&once, false)] {

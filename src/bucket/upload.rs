@@ -191,8 +191,6 @@ impl Multipart {
     }
 }
 
-fn finished(
-    joined: Option<Result<Result<SentPart, BucketError>, JoinError>>,
-) -> Result<Option<SentPart>, BucketError> {
+fn finished(joined: Option<Result<Result<SentPart, BucketError>, JoinError>>) -> Result<Option<SentPart>, BucketError> {
     joined.map(|joined| joined.unwrap_or(Err(BucketError::Stopped))).transpose()
 }

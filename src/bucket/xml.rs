@@ -178,7 +178,8 @@ mod tests {
 
     #[test]
     fn every_cut_of_a_document_is_cut_off() {
-        let document = "<?xml version=\"1.0\"?>\n<List x='y'><!-- c --><Name>ü</Name><C><Key><![CDATA[k]]></Key><E/></C></List>";
+        let document =
+            "<?xml version=\"1.0\"?>\n<List x='y'><!-- c --><Name>ü</Name><C><Key><![CDATA[k]]></Key><E/></C></List>";
         for length in 0..document.len() {
             assert_eq!(root(&document.as_bytes()[..length]), Err(Flaw::CutOff), "{length}");
         }

@@ -16,8 +16,8 @@ use url::Url;
 use super::reader::{Reader, Reported};
 use super::reference::*;
 use super::values::{
-    above_zero, base_url, boolean, bucket, bundle_sha, byte_size, choice, count, http_url, ip_address, is_loopback,
-    one_line, port, query_file, query_file_or_built_in, recipients, some_bytes, username,
+    above_zero, base_url, boolean, bucket, bundle_sha, byte_size, choice, count, credential, http_url, ip_address,
+    is_loopback, not_blank, one_line, port, query_file, query_file_or_built_in, recipients, some_bytes, username,
 };
 use super::{Command, Gitlab, Graphql, List, OutputFormat, PrCheck, Restore, Run, Settings};
 use crate::bucket::S3;
@@ -178,6 +178,9 @@ impl Reader<'_> {
 
     /// The SDK reads the pair itself. With half a pair it would silently look for credentials elsewhere.
     fn access_key(&mut self) -> Result<(), Reported> {
+        let fit = [AWS_ACCESS_KEY_ID, AWS_SESSION_TOKEN].map(|setting| self.optional(&setting, credential));
+        self.optional(&AWS_SECRET_ACCESS_KEY, not_blank)?;
+        fit.into_iter().try_for_each(|fit| fit.map(drop))?;
         let (id, key) = (self.given(&AWS_ACCESS_KEY_ID), self.given(&AWS_SECRET_ACCESS_KEY));
         let (alone, other) = match (id?, key?) {
             (Some(id), None) => (id.name, AWS_SECRET_ACCESS_KEY.variable),
