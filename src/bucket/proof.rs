@@ -61,7 +61,12 @@ impl Intercept for Proof {
             return Ok(());
         }
         let refuse = |why| Unproven::NotFromS3 { status: response.status().as_u16(), why };
-        let body = response.body().bytes().unwrap_or_default();
+        let body = match (response.body().bytes(), context.output_or_error()) {
+            (Some(body), _) => body,
+            (None, Ok(_)) => &[],
+            // The answer broke off: that is what to say.
+            (None, Err(_)) => return Ok(()),
+        };
         if is_page(body) && !is_content(settings) {
             return Err(refuse("it is a web page").into());
         }

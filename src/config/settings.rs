@@ -178,9 +178,12 @@ impl Reader<'_> {
 
     /// The SDK reads the pair itself. With half a pair it would silently look for credentials elsewhere.
     fn access_key(&mut self) -> Result<(), Reported> {
-        let fit = [AWS_ACCESS_KEY_ID, AWS_SESSION_TOKEN].map(|setting| self.optional(&setting, credential));
-        self.optional(&AWS_SECRET_ACCESS_KEY, not_blank)?;
-        fit.into_iter().try_for_each(|fit| fit.map(drop))?;
+        let (fit, there) =
+            (self.optional(&AWS_ACCESS_KEY_ID, credential), self.optional(&AWS_SECRET_ACCESS_KEY, not_blank));
+        // The SDK takes a blank token for none.
+        let blank_or_fit = |text: &str| not_blank(text).map_or(Ok(()), |()| credential(text));
+        let token = self.optional(&AWS_SESSION_TOKEN, blank_or_fit);
+        fit.and(there).and(token)?;
         let (id, key) = (self.given(&AWS_ACCESS_KEY_ID), self.given(&AWS_SECRET_ACCESS_KEY));
         let (alone, other) = match (id?, key?) {
             (Some(id), None) => (id.name, AWS_SECRET_ACCESS_KEY.variable),
