@@ -3,19 +3,24 @@
 mod abandoned;
 mod answer;
 mod client;
+mod credentials;
 mod error;
 mod list;
 mod parts;
+mod proof;
 mod trial;
 mod upload;
+mod xml;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use aws_config::BehaviorVersion;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_sdk_s3::Client;
+use aws_sdk_s3::error::ProvideErrorMetadata;
 use aws_sdk_s3::primitives::ByteStream;
 use tokio::sync::Semaphore;
 use url::Url;
@@ -23,7 +28,7 @@ use url::Url;
 use self::answer::WorthAnotherTry;
 pub use self::error::BucketError;
 use self::error::failed;
-pub use self::list::Listing;
+pub use self::list::{Foreign, Listing};
 pub use self::parts::{PartWriter, Parts};
 use crate::net::Timeouts;
 use crate::net::tls::TrustRoots;
@@ -74,14 +79,23 @@ impl Bucket {
             loader = loader.region(aws_config::Region::new(region.clone()));
         }
         let shared = loader.load().await;
+        let region = shared.region().map(|region| region.as_ref().trim().to_owned());
+        let region =
+            region.context("missing: AWS_REGION (no other source of the AWS configuration names a region either)")?;
+        // It is part of each request's signature, which is a header.
         anyhow::ensure!(
-            shared.region().is_some(),
-            "missing: AWS_REGION (no other source of the AWS configuration names a region either)"
+            credentials::fits_header(&region),
+            "AWS_REGION: {region:?} is not a region: write its name, such as us-east-1"
         );
         let mut builder = aws_sdk_s3::config::Builder::from(&shared)
             .force_path_style(settings.force_path_style)
             .interceptor(client::ShortAnswers)
+            .interceptor(proof::Proof)
             .retry_classifier(WorthAnotherTry);
+        builder.set_region(Some(aws_config::Region::new(region)));
+        if let Some(found) = shared.credentials_provider() {
+            builder = builder.credentials_provider(credentials::Clean(found));
+        }
         if let Some(endpoint) = &settings.endpoint_url {
             builder = builder.endpoint_url(endpoint.as_str());
         }
@@ -99,8 +113,11 @@ impl Bucket {
 
     /// Deletes one object. It is not an error if the object is already gone.
     pub async fn delete(&self, key: &str) -> Result<(), BucketError> {
-        self.client.delete_object().bucket(&self.name).key(key).send().await.map_err(failed("delete an object"))?;
-        Ok(())
+        match self.client.delete_object().bucket(&self.name).key(key).send().await {
+            // S3 does not say so, some other servers do.
+            Err(error) if error.code() == Some("NoSuchKey") => Ok(()),
+            other => other.map(drop).map_err(failed("delete an object")),
+        }
     }
 
     /// An object's content.

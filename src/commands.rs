@@ -25,7 +25,8 @@ pub async fn run(command: Command, board: &Board) -> anyhow::Result<ExitCode> {
     let extra = std::env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty());
     let roots = TrustRoots::load(extra.as_deref().map(Path::new))?;
     match command {
-        Command::Run(settings) => run::run(settings, &roots, board).await,
+        // Boxed, because the compiler limits how deeply futures are nested.
+        Command::Run(settings) => Box::pin(run::run(settings, &roots, board)).await,
         Command::Check(settings) => check::command(settings, &roots).await,
         Command::List(settings) => list::command(&settings, &roots, board).await,
         Command::Restore(settings) => restore::command(&settings, &roots, board).await,

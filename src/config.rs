@@ -199,6 +199,8 @@ pub enum OutputFormat {
     Json,
 }
 
+/// Exit status after a panic.
+pub const EXIT_INTERNAL: u8 = 70;
 /// Exit status if settings are missing or wrong.
 pub const EXIT_SETTINGS: u8 = 2;
 

@@ -12,8 +12,9 @@ mod log;
 mod observe;
 mod push;
 mod triggers;
+mod uploads;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -29,6 +30,8 @@ pub use self::error::PassError;
 pub use self::log::failed_pass as log_failed_pass;
 use self::observe::{Observed, observe};
 pub use self::triggers::Triggers;
+use self::uploads::Uploads;
+use crate::bucket::Foreign;
 use crate::config;
 use crate::descriptors::{Concurrency, DESCRIPTORS_PER_TARGET, SERVER_DESCRIPTORS};
 use crate::git::wire::GitServer;
@@ -36,7 +39,7 @@ use crate::model::key::{ArchiveFormat, Destination};
 use crate::model::target::Target;
 use crate::net::tls::TrustRoots;
 use crate::plan::outcome::{Done, Outcome};
-use crate::plan::report::Report;
+use crate::plan::report::{Report, Trouble};
 use crate::plan::{Action, Plan, plan_share};
 use crate::publish::{Limits, Publisher};
 use crate::status::{PassId, Seen, Status, Trigger};
@@ -71,7 +74,10 @@ pub struct Reconciler {
     /// One permit for each running action, for all passes together.
     slots: Semaphore,
     known: Mutex<Option<Arc<Known>>>,
-    foreign_seen: Mutex<HashSet<String>>,
+    /// What the log said of foreign objects.
+    foreign_seen: Mutex<Foreign>,
+    /// What the next listing must show.
+    uploads: Uploads,
     /// What is left to do of `REPUBLISH`; `None` before the first pass.
     republish: Mutex<Option<BTreeSet<Destination>>>,
     /// When unrecorded unfinished uploads were last searched for.
@@ -96,6 +102,7 @@ impl Reconciler {
             slots: Semaphore::new(concurrency.sync.get() + push_slots),
             known: Mutex::default(),
             foreign_seen: Mutex::default(),
+            uploads: Uploads::default(),
             republish: Mutex::default(),
             abandoned_checked: Mutex::default(),
             settings,
@@ -139,7 +146,7 @@ impl Reconciler {
             let observed = self.observe(stop).await?;
             let plan = self.plan(&observed);
             self.seen(pass, &observed, &plan, &BTreeSet::new());
-            Ok((plan, observed.foreign.len()))
+            Ok((plan, observed.foreign.count))
         };
         let previewed: Result<_, PassError> = previewed.await;
         let report = previewed.as_ref().map(|(plan, foreign)| Report::new(plan, &[], *foreign, begun.elapsed()));
@@ -162,7 +169,7 @@ impl Reconciler {
     fn seen(&self, pass: PassId, observed: &Observed, plan: &Plan, moved: &BTreeSet<Destination>) {
         let Observed { held, foreign, .. } = observed;
         let targets = &observed.wanted();
-        self.status.seen(pass, &Seen { plan, targets, held, foreign: Some(foreign.len()), moved });
+        self.status.seen(pass, &Seen { plan, targets, held, foreign: Some(foreign.count), moved });
     }
 
     fn pass_ends(&self, pass: PassId, result: Result<&Report, &PassError>) {
@@ -196,7 +203,10 @@ impl Reconciler {
         publisher.workdir.restore()?;
         stop.run_until_cancelled(self.abort_recorded(publisher)).await;
         self.claims.observing();
+        let uploaded = self.uploads.before_listing();
         let observed = self.observe(stop).await?;
+        let lost = self.uploads.missing_in(&observed.held, uploaded);
+        log::lost(&lost);
         let mut plan = self.plan(&observed);
         let moved = self.claims.moved();
         plan.blocked.retain(|blocked| !moved.contains(&blocked.destination));
@@ -213,7 +223,8 @@ impl Reconciler {
         let claim = |action: &Action| self.claims.of_full_pass(action);
         let outcomes = apply(actions, &self.crew(publisher, &git, pass, &claim), stop).await;
         *self.republish.lock() = Some(still_to_republish(republish, &outcomes));
-        let report = Report::new(&plan, &outcomes, foreign.len(), begun.elapsed());
+        let mut report = Report::new(&plan, &outcomes, foreign.count, begun.elapsed());
+        report.lost = lost.into_iter().map(Trouble::from).collect();
         log::report(&report);
         if stop.is_cancelled() { Err(PassError::Stopped) } else { Ok(report) }
     }
@@ -226,7 +237,16 @@ impl Reconciler {
         claim: &'a dyn Fn(&Action) -> Option<Claim>,
     ) -> Crew<'a> {
         let concurrency = self.concurrency.sync;
-        Crew { publisher, git, concurrency, slots: &self.slots, status: &self.status, pass, claim }
+        Crew {
+            publisher,
+            git,
+            concurrency,
+            slots: &self.slots,
+            uploads: &self.uploads,
+            status: &self.status,
+            pass,
+            claim,
+        }
     }
 
     /// Runs full passes, when the interval is over or one is requested, and push passes beside them, until `stop`.
@@ -262,19 +282,21 @@ impl Reconciler {
         }
     }
 
-    fn log_foreign(&self, foreign: &[String]) {
-        let mut seen = self.foreign_seen.lock();
-        let new: Vec<_> = foreign.iter().filter(|key| !seen.contains(*key)).collect();
-        if new.is_empty() {
+    /// Logs what is new since the last time. Only examples are remembered, so a bucket full of them takes no memory.
+    fn log_foreign(&self, foreign: &Foreign) {
+        let before = std::mem::replace(&mut *self.foreign_seen.lock(), foreign.clone());
+        let is_new = |key: &&String| !before.examples.contains(key);
+        let new: Vec<_> = foreign.examples.iter().filter(is_new).collect();
+        if foreign.count <= before.count && new.is_empty() {
             return;
         }
-        let shown: Vec<_> = new.iter().take(FOREIGN_SHOWN).map(|key| printable(key)).collect();
+        let examples = if new.is_empty() { foreign.examples.iter().collect() } else { new };
+        let shown: Vec<_> = examples.into_iter().take(FOREIGN_SHOWN).map(|key| printable(key)).collect();
         tracing::warn!(
-            count = new.len(),
+            count = foreign.count,
             examples = shown.join(" "),
             "the bucket holds objects with foreign names, which are left alone"
         );
-        *seen = foreign.iter().cloned().collect();
     }
 }
 

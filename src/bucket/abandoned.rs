@@ -7,9 +7,8 @@ use aws_sdk_s3::error::ProvideErrorMetadata;
 use aws_sdk_s3::types::MultipartUpload;
 use tokio::time::timeout;
 
-use super::answer::WholeDocument;
 use super::error::failed;
-use super::list::in_time;
+use super::list::{in_time, read_key};
 use super::{Bucket, BucketError};
 use crate::model::key::{self, Destination};
 use crate::workdir::{RecordedUpload, UploadRecord};
@@ -73,9 +72,10 @@ impl Bucket {
             loop {
                 let request = self.client.list_multipart_uploads().bucket(&self.name);
                 let request = request.set_key_marker(markers.0.clone()).set_upload_id_marker(markers.1.clone());
-                let page = request.customize().interceptor(WholeDocument).send().await.map_err(failed(LIST_UPLOADS))?;
+                let page = request.send().await.map_err(failed(LIST_UPLOADS))?;
                 for upload in page.uploads.unwrap_or_default() {
                     let (Some(key), Some(id)) = (&upload.key, &upload.upload_id) else { continue };
+                    let (key, id) = (&read_key(key.clone(), false).0, id);
                     if is_abandoned(&upload, key, id) {
                         match self.abort_upload(key, id).await {
                             Ok(()) => aborted += 1,

@@ -1,67 +1,28 @@
-//! Checks of S3's answers that the AWS SDK does not make, and plain words for its errors.
+//! Which failures are worth another try, and plain words for the SDK's errors.
 //!
-//! Invariant: a listing that was cut off is an error, even if HTTP did not notice the cut.
+//! Invariant: no error shows a secret, or a text from outside that is not escaped.
 
 use std::error::Error;
+use std::io;
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::config::http::HttpResponse;
-use aws_sdk_s3::config::interceptors::{AfterDeserializationInterceptorContextRef, InterceptorContext};
+use aws_sdk_s3::config::interceptors::InterceptorContext;
 use aws_sdk_s3::config::retry::{ClassifyRetry, RetryAction};
-use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
-use aws_sdk_s3::error::{BoxError, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
+use super::proof::{Unproven, unproven};
 use crate::net::tls;
 use crate::text::{error_chain, remote_text};
 
 /// The error if there are no AWS credentials at all.
 pub(super) const NO_CREDENTIALS: &str = "no AWS credentials were found";
 
-/// Refuses an XML document that is cut off. The SDK would accept it, and the objects behind the cut would count as absent.
-#[derive(Debug)]
-pub(super) struct WholeDocument;
+/// What to do about a server that does not know the checksums of uploads.
+pub(super) const CHECKSUMS: &str =
+    " (if it does not know checksums: set AWS_REQUEST_CHECKSUM_CALCULATION=when_required)";
 
-impl Intercept for WholeDocument {
-    fn name(&self) -> &'static str {
-        "WholeDocument"
-    }
-
-    fn read_after_deserialization(
-        &self,
-        context: &AfterDeserializationInterceptorContextRef<'_>,
-        _: &RuntimeComponents,
-        _: &mut ConfigBag,
-    ) -> Result<(), BoxError> {
-        let response = context.response();
-        match response.body().bytes() {
-            Some(document) if response.status().is_success() && !is_whole(document) => Err(CutOff.into()),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Whether the document ends with the end tag of the element it begins with.
-fn is_whole(document: &[u8]) -> bool {
-    let text = String::from_utf8_lossy(document);
-    let root = text.trim_start_matches('\u{feff}').trim_start();
-    let root = match root.strip_prefix("<?").and_then(|declaration| declaration.split_once("?>")) {
-        Some((_, rest)) => rest.trim_start(),
-        None => root,
-    };
-    let Some((tag, _)) = root.strip_prefix('<').and_then(|tag| tag.split_once('>')) else { return false };
-    if tag.ends_with('/') {
-        return true;
-    }
-    let name = tag.split_whitespace().next().unwrap_or_default();
-    let end = text.trim_end().strip_suffix('>').map(str::trim_end);
-    end.and_then(|end| end.strip_suffix(name)).is_some_and(|end| end.ends_with("</"))
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("the answer ended before it was complete")]
-struct CutOff;
-
-/// Retries requests that got a 429 or whose answer was cut off; the SDK gives up on both.
+/// Retries requests that got a 429 or whose answer was not S3's; the SDK gives up on both.
 #[derive(Debug)]
 pub(super) struct WorthAnotherTry;
 
@@ -71,7 +32,10 @@ impl ClassifyRetry for WorthAnotherTry {
             return RetryAction::throttling_error();
         }
         match context.output_or_error() {
-            Some(Err(error)) if is_cut_off(error) => RetryAction::transient_error(),
+            // Whatever stored other bytes may do so again, and a completed upload cannot be repeated.
+            Some(Err(error)) if unproven(error).is_some_and(|why| *why != Unproven::OtherBytes) => {
+                RetryAction::transient_error()
+            }
             _ => RetryAction::NoActionIndicated,
         }
     }
@@ -81,16 +45,13 @@ impl ClassifyRetry for WorthAnotherTry {
     }
 }
 
-fn is_cut_off(error: &(dyn Error + 'static)) -> bool {
-    error.is::<CutOff>() || error.source().is_some_and(is_cut_off)
-}
-
 /// What went wrong, in plain words.
 pub(super) fn why<E>(error: &SdkError<E, HttpResponse>) -> String
 where
     E: ProvideErrorMetadata + Error + 'static,
 {
     match error {
+        _ if let Some(unproven) = unproven(error) => unproven.to_string(),
         SdkError::ServiceError(refused) => match (error.code(), error.message()) {
             (Some(code), Some(message)) => {
                 format!("{}: {}", remote_text(code.as_bytes()), remote_text(message.as_bytes()))
@@ -100,7 +61,7 @@ where
         },
         SdkError::TimeoutError(_) => "no answer in time".to_owned(),
         SdkError::DispatchFailure(_) if let Some(lacking) = credentials_error(error) => {
-            format!("could not load the AWS credentials: {}", error_chain(lacking))
+            format!("could not load the AWS credentials: {}", why_no_credentials(lacking))
         }
         SdkError::DispatchFailure(failure) if failure.is_timeout() => "no answer in time".to_owned(),
         SdkError::DispatchFailure(failure) => {
@@ -108,11 +69,14 @@ where
             let cause = failure.as_connector_error().and_then(|error| error.source());
             let cause = cause.map_or_else(|| error_chain(error), error_chain);
             match tls::refusal(error) {
+                None if speaks_no_tls(error) => format!(
+                    "the connection failed: the server does not speak TLS at this port: check whether AWS_ENDPOINT_URL_S3 \
+                     should begin with http:// ({cause})"
+                ),
                 Some(refusal) => format!("{refusal}: {cause}"),
                 None => format!("the connection failed: {cause} (check AWS_ENDPOINT_URL_S3 and the network)"),
             }
         }
-        _ if is_cut_off(error) => CutOff.to_string(),
         SdkError::ResponseError(_) => format!("the connection broke off: {}", error_chain(error)),
         _ => error_chain(error),
     }
@@ -123,42 +87,42 @@ pub(super) fn credentials_error<'a>(error: &'a (dyn Error + 'static)) -> Option<
     error.downcast_ref().or_else(|| error.source().and_then(credentials_error))
 }
 
-fn not_from_s3(status: u16) -> String {
-    if status == 429 || status >= 500 {
-        format!("the server answered {status}: it is overloaded or broken; the next pass tries again")
-    } else {
-        format!("the answer, of HTTP status {status}, is not S3's: check AWS_ENDPOINT_URL_S3")
+/// Whether the answer to the TLS handshake was something else than TLS.
+fn speaks_no_tls(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(rustls::Error::InvalidMessage(_)) = error.downcast_ref() {
+            return true;
+        }
+        // The source of an I/O error that wraps another error skips the wrapped one.
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        cause = wrapped.map(|inner| inner as &(dyn Error + 'static)).or_else(|| error.source());
+    }
+    false
+}
+
+/// The SDK names a feature of its own source code.
+fn why_no_credentials(error: &CredentialsError) -> String {
+    let chain = error_chain(error);
+    match chain.split_once("cargo feature(s) enabled: ") {
+        Some((_, feature)) if feature.starts_with("credentials-process") => {
+            "the AWS profile names a credential_process, and this program starts no other program: give the profile access \
+             keys or a role, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+                .to_owned()
+        }
+        Some(_) => "the AWS profile names a login with a browser (SSO), which no service can do: give the profile access keys \
+                    or a role, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            .to_owned(),
+        None => chain,
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_document_is_whole_with_the_end_tag_of_its_root() {
-        for whole in [
-            "<a></a>",
-            "<?xml version=\"1.0\"?>\n<a x=\"1\"><b/></a>\n",
-            "\u{feff}<?xml version=\"1.0\"?><s3:a xmlns:s3=\"x\"><b></b></s3:a >",
-            "<a/>",
-            "<a x=\"1\" />",
-        ] {
-            assert!(is_whole(whole.as_bytes()), "{whole}");
-        }
-        for cut in
-            ["", "<", "<a", "<a>", "<a><b></b>", "<a><a", "<a></a", "<a></ba>", "<?xml version=\"1.0\"?>", "nothing"]
-        {
-            assert!(!is_whole(cut.as_bytes()), "{cut}");
-        }
-    }
-
-    #[test]
-    fn no_cut_of_a_document_is_whole() {
-        let document = "<?xml version=\"1.0\"?>\n<List><Name>n</Name><Contents><Key>k</Key></Contents></List>";
-        for length in 0..document.len() {
-            assert!(!is_whole(&document.as_bytes()[..length]), "{length}");
-        }
-        assert!(is_whole(document.as_bytes()));
+fn not_from_s3(status: u16) -> String {
+    if status == 501 {
+        format!("the server answered 501: it does not know this request or one of its headers{CHECKSUMS}")
+    } else if status == 429 || status >= 500 {
+        format!("the server answered {status}: it is overloaded or broken; the next pass tries again")
+    } else {
+        format!("the answer, of HTTP status {status}, is not S3's: check AWS_ENDPOINT_URL_S3")
     }
 }

@@ -19,10 +19,11 @@ use http_body_util::Limited;
 use crate::net::proxy::is_direct;
 use crate::net::tls::TrustRoots;
 
-/// Longest answer that is held in memory, in bytes. A page of 1,000 objects with the longest names takes 4 MB.
-const ANSWER_LIMIT_BYTES: usize = 16 << 20;
+/// Longest answer that is held in memory, in bytes. A page of 1,000 objects with the longest names takes 4 MB. Parsed, an
+/// answer can take 40 times its length.
+const ANSWER_LIMIT_BYTES: usize = 6 << 20;
 /// The operation whose answer is read as a stream.
-const STREAMED: &str = "GetObject";
+pub(super) const STREAMED: &str = "GetObject";
 
 /// Limits the length of answers. The SDK reads them whole, however long they are.
 #[derive(Debug)]

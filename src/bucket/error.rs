@@ -7,8 +7,9 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
-use super::answer::{NO_CREDENTIALS, credentials_error, why};
+use super::answer::{CHECKSUMS, NO_CREDENTIALS, credentials_error, why};
 use super::list::MAX_OBJECTS;
+use super::proof::{Unproven, unproven};
 use crate::text::remote_text;
 
 /// Why a request to S3 failed.
@@ -28,6 +29,11 @@ pub enum BucketError {
     /// The bucket is used for much else.
     #[error("the bucket holds more than {MAX_OBJECTS} objects: give this program a bucket of its own")]
     TooManyObjects,
+    #[error("S3 answered the request to {action} with {what} of more than {limit_bytes} bytes")]
+    TooLong { action: &'static str, what: &'static str, limit_bytes: usize },
+    /// What is stored is damaged.
+    #[error("S3 cannot {action}: {}: nothing is deleted for it", Unproven::OtherBytes)]
+    OtherBytes { action: &'static str },
     #[error("S3 took longer than {} s to {action}", limit.as_secs())]
     TooSlow { action: &'static str, limit: Duration },
     /// The archive's writer gave up; its own error says why.
@@ -83,12 +89,24 @@ fn about(code: &str) -> (&'static str, Option<&'static str>) {
         "SlowDown" | "ServiceUnavailable" => {
             (" (S3 is overloaded; the next pass tries again)", Some("S3 is overloaded: try again later."))
         }
+        "NotImplemented" | "XAmzContentSHA256Mismatch" => (
+            CHECKSUMS,
+            Some("If the server does not know checksums, set AWS_REQUEST_CHECKSUM_CALCULATION=when_required."),
+        ),
         _ => ("", None),
     }
 }
 
 fn hint(code: Option<&str>) -> &'static str {
     code.map_or("", |code| about(code).0)
+}
+
+/// What to do about an error whose code says little: old servers refuse checksums as a bad request of some kind.
+fn hint_of_message(code: Option<&str>, message: &str) -> &'static str {
+    let message = message.to_ascii_lowercase();
+    let is_known = code.is_some_and(|code| !about(code).0.is_empty());
+    let is_about_it = ["checksum", "trailer", "trailing", "aws-chunked", "streaming-unsigned"];
+    if !is_known && is_about_it.iter().any(|word| message.contains(word)) { CHECKSUMS } else { "" }
 }
 
 pub(super) fn failed<E>(action: &'static str) -> impl FnOnce(SdkError<E, HttpResponse>) -> BucketError
@@ -99,7 +117,12 @@ where
         if let Some(CredentialsError::CredentialsNotLoaded(_)) = credentials_error(&error) {
             return BucketError::NoCredentials { action };
         }
+        if unproven(&error) == Some(&Unproven::OtherBytes) {
+            return BucketError::OtherBytes { action };
+        }
         let code = error.code().map(|code| remote_text(code.as_bytes()));
-        BucketError::Request { action, code, why: why(&error) }
+        let mut why = why(&error);
+        why += hint_of_message(code.as_deref(), error.message().unwrap_or_default());
+        BucketError::Request { action, code, why }
     }
 }

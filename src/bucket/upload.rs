@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::failed;
 use super::parts::{Part, Parts};
+use super::proof::Sent;
 use super::{Bucket, BucketError, attempt_timeouts};
 use crate::progress::Progress;
 use crate::workdir::Workdir;
@@ -30,12 +31,22 @@ const ASSEMBLY_IDLE_TIMES: u32 = 10;
 /// How long to wait for the id of a new upload when the program is asked to stop.
 const CREATE_GRACE: Duration = Duration::from_secs(2);
 
+/// How long deleting an object that is damaged may take.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// A multipart upload that has begun.
 #[derive(Clone)]
 pub(super) struct Multipart {
     bucket: Bucket,
     key: String,
     pub(super) id: String,
+}
+
+/// A part that S3 has.
+pub(super) struct SentPart {
+    part: CompletedPart,
+    checksum: Sent,
+    bytes: u64,
 }
 
 impl Bucket {
@@ -56,7 +67,8 @@ impl Bucket {
         let first = stop.run_until_cancelled(parts.next()).await.ok_or(BucketError::Stopped)?;
         let first = first.ok_or(BucketError::WriterGone)?;
         if first.last {
-            let size = stop.run_until_cancelled(self.put(key, first)).await.ok_or(BucketError::Stopped)??;
+            let put = stop.run_until_cancelled(self.put(key, first)).await.unwrap_or(Err(BucketError::Stopped));
+            let size = self.without_other_bytes(key, put).await?;
             progress.uploaded(size);
             return Ok(size);
         }
@@ -74,13 +86,23 @@ impl Bucket {
         if let Some(record) = record.filter(|_| settled) {
             record.done();
         }
-        sent
+        self.without_other_bytes(key, sent).await
+    }
+
+    /// Deletes the object if S3 stored other bytes than were sent: the next pass would take it for a good one.
+    async fn without_other_bytes(&self, key: &str, stored: Result<u64, BucketError>) -> Result<u64, BucketError> {
+        if let Err(BucketError::OtherBytes { .. }) = &stored {
+            let removed = timeout(REMOVAL_TIMEOUT, self.delete(key)).await.is_ok_and(|removed| removed.is_ok());
+            tracing::warn!(key, removed, "S3 stored other bytes than were sent, and is asked to delete that object");
+        }
+        stored
     }
 
     async fn put(&self, key: &str, Part { bytes, _memory, .. }: Part) -> Result<u64, BucketError> {
         let size = bytes.len() as u64;
+        let sent = Sent::new(&bytes);
         let request = self.client.put_object().bucket(&self.name).key(key).body(ByteStream::from(bytes));
-        let request = request.customize().config_override(self.time_for(size));
+        let request = request.customize().config_override(self.time_for(size)).interceptor(sent);
         let request = if self.sign_payload { request } else { request.disable_payload_signing() };
         request.send().await.map_err(failed("store an object"))?;
         Ok(size)
@@ -144,30 +166,31 @@ impl Multipart {
         Ok(size)
     }
 
-    pub(super) async fn send_part(self, number: i32, part: Part) -> Result<CompletedPart, BucketError> {
+    pub(super) async fn send_part(self, number: i32, part: Part) -> Result<SentPart, BucketError> {
         let (Self { bucket, key, id }, Part { bytes, _memory, .. }) = (self, part);
-        let time_limit = bucket.time_for(bytes.len() as u64);
+        let (size, checksum) = (bytes.len() as u64, Sent::new(&bytes));
         let request = bucket.client.upload_part().bucket(&bucket.name).key(key).upload_id(id).part_number(number);
-        let request = request.body(ByteStream::from(bytes)).customize().config_override(time_limit);
+        let request = request.body(ByteStream::from(bytes)).customize().config_override(bucket.time_for(size));
+        let request = request.interceptor(checksum.clone());
         let request = if bucket.sign_payload { request } else { request.disable_payload_signing() };
         let sent = request.send().await.map_err(failed("store a part of an object"))?;
         let part = CompletedPart::builder().part_number(number).set_e_tag(sent.e_tag);
-        Ok(part.set_checksum_crc32(sent.checksum_crc32).build())
+        Ok(SentPart { part: part.set_checksum_crc32(sent.checksum_crc32).build(), checksum, bytes: size })
     }
 
-    async fn complete(&self, mut done: Vec<CompletedPart>) -> Result<(), BucketError> {
+    async fn complete(&self, mut done: Vec<SentPart>) -> Result<(), BucketError> {
         let Self { bucket, key, id } = self;
-        done.sort_by_key(|part| part.part_number);
-        let complete = CompletedMultipartUpload::builder().set_parts(Some(done)).build();
+        done.sort_by_key(|sent| sent.part.part_number);
+        let whole = Sent::joined(done.iter().map(|sent| (&sent.checksum, sent.bytes)));
+        let parts = done.into_iter().map(|sent| sent.part).collect();
+        let complete = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
         let request = bucket.client.complete_multipart_upload().bucket(&bucket.name).key(key).upload_id(id);
         let time_limit = bucket.time_of_attempt(bucket.timeouts.idle.saturating_mul(ASSEMBLY_IDLE_TIMES));
-        let request = request.multipart_upload(complete).customize().config_override(time_limit);
+        let request = request.multipart_upload(complete).customize().config_override(time_limit).interceptor(whole);
         request.send().await.map(drop).map_err(failed("complete an upload"))
     }
 }
 
-fn finished(
-    joined: Option<Result<Result<CompletedPart, BucketError>, JoinError>>,
-) -> Result<Option<CompletedPart>, BucketError> {
+fn finished(joined: Option<Result<Result<SentPart, BucketError>, JoinError>>) -> Result<Option<SentPart>, BucketError> {
     joined.map(|joined| joined.unwrap_or(Err(BucketError::Stopped))).transpose()
 }

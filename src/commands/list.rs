@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 
 use super::{failed, listing_scene, of_destination, pretty, print};
-use crate::bucket::{Bucket, Listing};
+use crate::bucket::{Bucket, Foreign, Listing};
 use crate::config::{self, OutputFormat};
 use crate::model::key::{Destination, HeldObject};
 use crate::net::tls::TrustRoots;
@@ -50,7 +50,7 @@ fn text(mut listing: Listing, now: SystemTime, paint: Paint) -> String {
     }));
     let total: u64 = listing.held.iter().map(|object| object.bytes).sum();
     let summary =
-        format!("{}, {}; {} foreign\n", objects(listing.held.len()), human_bytes(total), listing.foreign.len());
+        format!("{}, {}; {} foreign\n", objects(listing.held.len()), human_bytes(total), listing.foreign.count);
     if listing.held.is_empty() {
         return summary;
     }
@@ -72,7 +72,8 @@ fn as_json(mut listing: Listing) -> Value {
         });
         of_destination(&name.destination, fields)
     });
-    json!({ "objects": objects.collect::<Vec<_>>(), "foreign": listing.foreign })
+    let Foreign { count, examples } = listing.foreign;
+    json!({ "objects": objects.collect::<Vec<_>>(), "foreign": examples, "foreign_count": count })
 }
 
 fn sort(held: &mut [HeldObject]) {

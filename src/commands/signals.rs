@@ -17,6 +17,7 @@ pub(super) fn stop_on_signals() -> anyhow::Result<CancellationToken> {
         tokio::spawn(async move {
             signals.recv().await;
             stop.cancel();
+            tracing::debug!("asked to stop");
         });
     }
     Ok(stop)

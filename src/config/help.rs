@@ -23,10 +23,11 @@ pub const EXAMPLES: [(&str, &str); 4] = [
     ("One branch of one project, back from the bucket", "restore -identity key.txt -into restored platform/tools@main"),
 ];
 /// Exit statuses and their meaning.
-pub const EXIT_STATUSES: [(u8, &str); 3] = [
+pub const EXIT_STATUSES: [(u8, &str); 4] = [
     (0, "everything was done, or a signal stopped the daemon"),
     (1, "the pass of -run-once failed, entirely or for a target; check, list or restore failed"),
     (2, "settings are missing or wrong, and nothing was done"),
+    (70, "internal error: a bug in this program"),
 ];
 /// Width of the widest flag with its dash, and of the widest variable that has a flag.
 const FLAG_COLUMN: usize = 24;
@@ -41,7 +42,7 @@ pub(super) fn help() -> String {
     let sections: String = reference().iter().map(help_section).collect();
     let usages: String = USAGES.iter().map(|(usage, what)| format!("  {NAME} {usage}\n      {what}\n")).collect();
     let examples: String = EXAMPLES.iter().map(|(what, words)| format!("  {what}:\n      {NAME} {words}\n")).collect();
-    let statuses: String = EXIT_STATUSES.iter().map(|(status, what)| format!("  {status}  {what}\n")).collect();
+    let statuses: String = EXIT_STATUSES.iter().map(|(status, what)| format!("  {status:<2} {what}\n")).collect();
     format!(
         "\
 Copies GitLab projects, encrypted with age, into an S3 bucket, and keeps doing so.

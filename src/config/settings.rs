@@ -16,8 +16,8 @@ use url::Url;
 use super::reader::{Reader, Reported};
 use super::reference::*;
 use super::values::{
-    above_zero, base_url, boolean, bucket, bundle_sha, byte_size, choice, count, http_url, ip_address, is_loopback,
-    one_line, port, query_file, query_file_or_built_in, recipients, some_bytes, username,
+    above_zero, base_url, boolean, bucket, bundle_sha, byte_size, choice, count, credential, http_url, ip_address,
+    is_loopback, not_blank, one_line, port, query_file, query_file_or_built_in, recipients, some_bytes, username,
 };
 use super::{Command, Gitlab, Graphql, List, OutputFormat, PrCheck, Restore, Run, Settings};
 use crate::bucket::S3;
@@ -179,6 +179,12 @@ impl Reader<'_> {
 
     /// The SDK reads the pair itself. With half a pair it would silently look for credentials elsewhere.
     fn access_key(&mut self) -> Result<(), Reported> {
+        let (fit, there) =
+            (self.optional(&AWS_ACCESS_KEY_ID, credential), self.optional(&AWS_SECRET_ACCESS_KEY, not_blank));
+        // The SDK takes a blank token for none.
+        let blank_or_fit = |text: &str| not_blank(text).map_or(Ok(()), |()| credential(text));
+        let token = self.optional(&AWS_SESSION_TOKEN, blank_or_fit);
+        fit.and(there).and(token)?;
         let (id, key) = (self.given(&AWS_ACCESS_KEY_ID), self.given(&AWS_SECRET_ACCESS_KEY));
         let (alone, other) = match (id?, key?) {
             (Some(id), None) => (id.name, AWS_SECRET_ACCESS_KEY.variable),

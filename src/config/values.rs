@@ -94,6 +94,19 @@ pub(super) fn one_line(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// A part of an AWS login that is sent in a header. White space at its ends is cut off when the SDK has read it.
+pub(super) fn credential(text: &str) -> Result<(), String> {
+    not_blank(text)?;
+    if text.trim().contains(|c: char| !c.is_ascii_graphic()) {
+        return Err("holds a space, a line end or another character that no header can hold: set it again".to_owned());
+    }
+    Ok(())
+}
+
+pub(super) fn not_blank(text: &str) -> Result<(), String> {
+    if text.trim().is_empty() { Err("is blank".to_owned()) } else { Ok(()) }
+}
+
 /// A user name that HTTP Basic can carry. It is not repeated: people paste tokens into the wrong variable.
 pub(super) fn username(text: &str) -> Result<String, String> {
     if text.contains(':') {

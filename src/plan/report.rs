@@ -24,6 +24,8 @@ pub struct Report {
     pub blocked: Vec<Trouble>,
     /// Actions that failed, and why.
     pub failed: Vec<Trouble>,
+    /// Destinations whose object was uploaded before this pass and is not in its listing.
+    pub lost: Vec<Trouble>,
     /// Rewritten branches that were published.
     pub rewritten: Vec<Rewritten>,
     /// Rewritten branches that were held: what is published of them stays.
@@ -121,6 +123,8 @@ impl Report {
 
     /// Whether everything is in sync now.
     pub fn is_success(&self) -> bool {
-        self.blocked.is_empty() && self.failed.is_empty() && self.held.is_empty() && self.retire_guard.is_none()
+        let Self { blocked, failed, lost, held, .. } = self;
+        let listed = [blocked.len(), failed.len(), lost.len(), held.len()];
+        listed.iter().all(|count| *count == 0) && self.retire_guard.is_none()
     }
 }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::claims::Claim;
 use super::log;
+use super::uploads::Uploads;
 use crate::bucket::BucketError;
 use crate::git::wire::GitServer;
 use crate::model::stage::Stage;
@@ -33,6 +34,7 @@ pub struct Crew<'a> {
     pub concurrency: NonZeroUsize,
     /// The same for all passes together: each running action holds a permit.
     pub slots: &'a Semaphore,
+    pub uploads: &'a Uploads,
     pub status: &'a Status,
     pub pass: PassId,
     /// Claims the destination of an action that is about to begin. `None` skips the action.
@@ -94,6 +96,7 @@ async fn run(
         Action::Publish(publish) => {
             let published = publisher.publish(crew.git, publish, progress, stop).await;
             let published = published.map_err(|error| error.into_failure(progress.stage()))?;
+            crew.uploads.stored(&publish.target.destination, &published.key, &publish.supersedes);
             let _deleting = progress.enter(Stage::Deleting);
             let superseded = superseded(publish, &published.key);
             let deleted = publisher.delete(superseded, stop).await;
@@ -101,6 +104,7 @@ async fn run(
             Ok(Done::Published(published))
         }
         Action::Retire(Retire { keys, .. }) | Action::Sweep(Sweep { keys, .. }) => {
+            crew.uploads.deleting(action.destination(), keys);
             let _deleting = progress.enter(Stage::Deleting);
             publisher.delete(keys.iter(), stop).await.map_err(|error| not_deleted(&error, ""))?;
             Ok(Done::Deleted)

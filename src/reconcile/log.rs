@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::PassError;
+use super::uploads::{LOST, Lost};
 use crate::model::key::Destination;
 use crate::plan::outcome::{Done, Failure, Outcome, Published};
 use crate::plan::report::Report;
@@ -16,6 +17,14 @@ pub(super) fn blocked(plan: &Plan) {
     }
     if let Some(guard) = &plan.guard {
         tracing::error!(would_retire = guard.would_retire, held = guard.held, "retire guard: {guard}");
+    }
+}
+
+/// One line for each object that was uploaded and is not there.
+pub(super) fn lost(lost: &[Lost]) {
+    for Lost { destination, key } in lost {
+        let Destination { group, project, branch } = destination;
+        tracing::error!(group, project, branch, key, reason = LOST, "lost: {}", printable(&destination.to_string()));
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use super::PassError;
 use super::clients::Clients;
-use crate::bucket::Listing;
+use crate::bucket::{Foreign, Listing};
 use crate::config;
 use crate::git::wire::GitServer;
 use crate::model::key::{Destination, HeldObject};
@@ -21,8 +21,8 @@ pub(super) struct Observed {
     pub git: GitServer,
     pub desired: Desired,
     pub held: Vec<HeldObject>,
-    /// Keys that do not decode.
-    pub foreign: Vec<String>,
+    /// Objects whose keys do not decode.
+    pub foreign: Foreign,
     /// What is decided over the whole bucket, not only our share.
     pub whole: Whole,
     /// What is left to do of `REPUBLISH`.
@@ -72,7 +72,7 @@ pub(super) async fn observe(
     share.keep_own(&mut listing.held, |object| &object.name.destination);
     if !share.is_first() {
         // They belong to no share; the first replica reports them.
-        listing.foreign.clear();
+        listing.foreign = Foreign::default();
     }
     let Listing { held, foreign } = listing;
     let desired = Desired { targets: heads, refused: targets.refused };

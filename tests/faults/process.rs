@@ -142,10 +142,12 @@ fn an_upload_that_s3_begins_while_the_program_stops_is_aborted() {
     let before = invariants::held(&scene.world);
     scene.s3.on(any("CreateMultipartUpload"), ALWAYS, Fault::Hold(Moment::Unanswered));
     let mut command = program(&scene.world, &[]);
-    command.envs(scene.through_proxies());
+    command.envs(scene.through_proxies()).env("RUST_LOG", "git_partition_sync_producer=debug");
     let daemon = Daemon::spawn(command);
     wait_until("the upload is begun", || scene.s3.held() > 0);
     daemon.signal(Signal::TERM);
+    // Only from then on is the answer one that comes while stopping.
+    daemon.wait_until_logged("asked to stop", 1);
     scene.s3.release();
     let run = daemon.ends_within(STOP_LIMIT);
     assert_eq!(scene.world.s3().uploads(), [], "{}", run.log);

@@ -1,13 +1,15 @@
 //! What the bucket holds already, and what a pass makes of it.
 
+use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
+use testbed::fault::{ALWAYS, Fault, Proxy, Seen};
 use testbed::graphql::SyncTarget;
 use testbed::repo::Repo;
 use testbed::s3::S3Options;
 use testbed::world::World;
 
-use crate::support::{Daemon, assert_holds, count, keys, pass, wait_until, zip_key};
+use crate::support::{Daemon, Run, assert_holds, count, keys, pass, program, run, wait_until, zip_key};
 
 const OLD_COMMIT: &str = "1111111111111111111111111111111111111111";
 
@@ -169,4 +171,210 @@ fn destination_on_the_last_page_is_retired() {
     pass(&world).succeeded().logged("retired=1").logged("unchanged=24");
     assert_eq!(count(&world.s3().requests(), "ListObjectsV2"), 3);
     assert_eq!(keys(&world), expected);
+}
+
+/// Runs the program with this fault in all answers to such requests.
+fn with_habit(world: &World, arguments: &[&str], operation: &'static str, habit: Fault) -> Run {
+    let front = Proxy::start(&world.s3().url()).unwrap();
+    front.on(move |seen: &Seen| seen.operation() == operation, ALWAYS, habit);
+    let run = program(world, arguments).env("AWS_ENDPOINT_URL_S3", front.url()).output().unwrap().into();
+    assert!(front.hits() > 0, "{operation} was not asked for");
+    run
+}
+
+/// Changes the text of each listed key.
+fn keys_as(change: impl Fn(&str) -> String + Send + Sync + 'static) -> Fault {
+    Fault::alter(move |page| {
+        let page = String::from_utf8(page).unwrap();
+        let (before, keys) = page.split_once("<Key>").map(|(before, rest)| (before.to_owned(), rest)).unwrap();
+        let keys = keys.split("<Key>").map(|rest| {
+            let (key, rest) = rest.split_once("</Key>").unwrap();
+            format!("<Key>{}</Key>{rest}", change(key))
+        });
+        (before + &keys.collect::<String>()).into_bytes()
+    })
+}
+
+fn without_its_word(page: Fault) -> Fault {
+    let Fault::Alter(change) = page else { panic!("{page:?} alters nothing") };
+    Fault::alter(move |page| {
+        let page = String::from_utf8(change(page)).unwrap();
+        assert!(page.contains("<EncodingType>url</EncodingType>"), "{page}");
+        page.replace("<EncodingType>url</EncodingType>", "").into_bytes()
+    })
+}
+
+/// A world in sync, whose keys have every character of base64 that a URL encodes.
+fn with_odd_keys() -> (World, Vec<String>) {
+    let world = World::start().unwrap();
+    let source = world.project("near/app").unwrap();
+    let head = source.head("main").unwrap();
+    let names = (0..).map(|n| format!("~>?{}", "x".repeat(n)));
+    let mut lacking = vec!['+', '='];
+    let mut targets = vec![];
+    for name in names.take(9) {
+        // `?` is in no branch's name, and `~` neither; in a group both are fine.
+        let key = zip_key(&format!("far/{name}/app"), "main", &head);
+        lacking.retain(|c| !key.contains(*c));
+        targets.push(SyncTarget::new("near/app", "main", &format!("far/{name}/app"), "main"));
+    }
+    assert!(lacking.is_empty(), "no key has {lacking:?}");
+    world.graphql.set_targets(targets);
+    pass(&world).succeeded().logged("published=9");
+    let held = keys(&world);
+    world.s3().clear_requests();
+    (world, held)
+}
+
+#[test]
+fn keys_are_read_however_the_server_encodes_them() {
+    let (world, held) = with_odd_keys();
+    let again = |key: &str| key.replace('%', "%25");
+    for (name, habit) in [
+        ("a plus sign as it is, said to be encoded", keys_as(|key| key.replace("%2B", "+"))),
+        ("nothing encoded, said to be", keys_as(|key| key.replace("%2B", "+").replace("%3D", "=").replace("%2F", "/"))),
+        ("encoded, and not said so", without_its_word(keys_as(str::to_owned))),
+        ("encoded twice", keys_as(again)),
+    ] {
+        let run = with_habit(&world, &["-run-once"], "ListObjectsV2", habit).succeeded();
+        assert!(run.log.contains("unchanged=9") && run.log.contains("foreign=0"), "{name}\n{}", run.log);
+    }
+    assert_eq!(keys(&world), held);
+    assert_eq!(count(&world.s3().requests(), "PutObject"), 0);
+}
+
+#[test]
+fn an_object_that_is_listed_twice_counts_once() {
+    let (world, _, current, _) = in_sync();
+    let twice = || {
+        Fault::alter(|page| {
+            let page = String::from_utf8(page).unwrap();
+            let (start, end) =
+                (page.find("<Contents>").unwrap(), page.rfind("</Contents>").unwrap() + "</Contents>".len());
+            format!("{}{}", &page[..end], &page[start..]).into_bytes()
+        })
+    };
+    with_habit(&world, &["-run-once"], "ListObjectsV2", twice()).succeeded().logged("unchanged=1");
+    assert_eq!(count(&world.s3().requests(), "PutObject"), 0);
+    let listed = with_habit(&world, &["list", "-output=json"], "ListObjectsV2", twice()).succeeded().json();
+    assert_eq!(listed["objects"].as_array().unwrap().len(), 1);
+    assert_eq!(keys(&world), [current]);
+}
+
+#[test]
+fn an_upload_that_the_next_listing_lacks_is_an_error_that_says_so() {
+    let (world, source, ..) = in_sync();
+    let front = Proxy::start(&world.s3().url()).unwrap();
+    // A cache that never forgets.
+    let first = Mutex::new(None);
+    let stale = Fault::alter(move |page| first.lock().unwrap().get_or_insert(page).clone());
+    front.on(|seen: &Seen| seen.operation() == "ListObjectsV2", ALWAYS, stale);
+    let mut command = program(&world, &["-reconcile-sleep-time=10ms", "-metrics-server-port=0"]);
+    command.env("AWS_ENDPOINT_URL_S3", front.url());
+    let daemon = Daemon::spawn(command);
+    daemon.wait_until_logged("pass done", 2);
+    assert!(!daemon.log().contains("lost: "), "{}", daemon.log());
+    source.commits("main", 1).unwrap();
+    daemon.wait_until_logged("lost: far/app@main", 2);
+    // What the cache says is wrong once only, and then nothing is lost any more.
+    front.clear();
+    let done = daemon.log().matches("pass done published=0").count();
+    daemon.wait_until_logged("pass done published=0", done + 2);
+    let run = daemon.stop().succeeded();
+    let lost = run.lines_with("lost: far/app@main");
+    assert!(lost.iter().all(|line| line.contains("is not in the next listing of the bucket")), "{lost:?}");
+    assert!(run.log.contains("pass done, not everything is in sync"), "{}", run.log);
+    let last = run.log.lines().rfind(|line| line.contains("pass done")).unwrap();
+    assert!(last.contains("unchanged=1"), "{last}");
+}
+
+#[test]
+fn deleting_what_is_not_there_may_be_answered_by_404() {
+    let (world, ..) = in_sync();
+    let habit = |code| Fault::s3_error(404, code);
+    let run = with_habit(&world, &["check"], "DeleteObject", habit("NoSuchKey")).succeeded();
+    assert!(run.out.contains("allowed; nothing was deleted"), "{}", run.out);
+    let run = with_habit(&world, &["check"], "DeleteObject", habit("NoSuchBucket")).failed();
+    assert!(run.out.contains("NoSuchBucket"), "{}", run.out);
+}
+
+#[test]
+fn foreign_objects_are_counted_and_a_few_are_named() {
+    let (world, ..) = in_sync();
+    for n in 0..50 {
+        world.s3().put(&format!("foreign-{n:02}"), "somebody else's");
+    }
+    let listed = run(&world, &["list", "-output=json"]).succeeded().json();
+    assert_eq!(listed["foreign_count"], 50);
+    let named = listed["foreign"].as_array().unwrap();
+    assert_eq!((named.len(), &named[0]), (20, &serde_json::json!("foreign-00")));
+    assert!(run(&world, &["list"]).succeeded().out.contains("; 50 foreign"));
+}
+
+/// An AWS profile, in place of the environment's access key.
+fn with_profile(world: &World, arguments: &[&str], profile: &str) -> Run {
+    let file = world.scratch().unwrap().join("credentials");
+    std::fs::write(&file, format!("[default]\n{profile}\n")).unwrap();
+    let mut command = program(world, arguments);
+    for variable in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"] {
+        command.env_remove(variable);
+    }
+    command.env("AWS_SHARED_CREDENTIALS_FILE", &file).env("AWS_CONFIG_FILE", &file);
+    command.env("AWS_EC2_METADATA_DISABLED", "true").output().unwrap().into()
+}
+
+#[test]
+fn white_space_around_an_access_key_is_cut_off() {
+    let (world, ..) = in_sync();
+    let (id, key) = (world.s3().access_key().to_owned(), world.s3().secret_key().to_owned());
+    for (before, after) in [("", "\n"), ("", "\r\n"), (" ", " \t"), ("\n", "\u{a0}")] {
+        for arguments in [["list"].as_slice(), &["-run-once"], &["check"]] {
+            let wrap = |text: &str| format!("{before}{text}{after}");
+            let mut command = program(&world, arguments);
+            command.env("AWS_ACCESS_KEY_ID", wrap(&id)).env("AWS_SECRET_ACCESS_KEY", wrap(&key));
+            Run::from(command.output().unwrap()).succeeded();
+        }
+    }
+    for end in ["", " ", "\t", "\u{a0}"] {
+        let profile = format!("aws_access_key_id = {id}{end}\naws_secret_access_key = {key}{end}");
+        with_profile(&world, &["list"], &profile).succeeded();
+    }
+}
+
+#[test]
+fn what_no_header_can_hold_is_refused_before_a_request() {
+    let (world, ..) = in_sync();
+    for (variable, value) in [
+        ("AWS_ACCESS_KEY_ID", "AKIA\nEXAMPLE"),
+        ("AWS_ACCESS_KEY_ID", "AKIA EXAMPLE"),
+        ("AWS_ACCESS_KEY_ID", "AKIA\u{200b}"),
+        ("AWS_ACCESS_KEY_ID", "\n"),
+        ("AWS_SECRET_ACCESS_KEY", " \n"),
+        ("AWS_SESSION_TOKEN", "to\nken"),
+        ("AWS_SESSION_TOKEN", "tök"),
+        ("AWS_REGION", "us-öst-1"),
+        ("AWS_REGION", "us east 1"),
+    ] {
+        for arguments in [["list"].as_slice(), &["-run-once"], &["check"]] {
+            let mut command = program(&world, arguments);
+            let run = Run::from(command.env(variable, value).output().unwrap()).refused();
+            assert!(run.log.starts_with(&format!("{variable}: ")), "{}", run.log);
+            assert!(!run.log.contains("panicked") && !run.log.contains("EXAMPLE"), "{}", run.log);
+        }
+    }
+    let profile = "aws_access_key_id = AKIA\u{200b}EXAMPLE\naws_secret_access_key = x";
+    let run = with_profile(&world, &["list"], profile).failed().logged("the access key is blank, or holds a space");
+    assert!(!run.log.contains("EXAMPLE"), "{}", run.log);
+    assert!(count(&world.s3().requests(), "ListObjectsV2") == 0);
+}
+
+#[test]
+fn a_login_that_the_program_does_not_take_is_named_in_plain_words() {
+    let (world, ..) = in_sync();
+    let run = with_profile(&world, &["list"], "credential_process = /bin/true").failed();
+    assert!(run.log.contains("the AWS profile names a credential_process"), "{}", run.log);
+    let sso = "sso_start_url = https://sso.example.com\nsso_region = us-east-1\nsso_account_id = 1\nsso_role_name = r";
+    let run = with_profile(&world, &["list"], sso).failed();
+    assert!(run.log.contains("the AWS profile names a login with a browser"), "{}", run.log);
+    assert!(!run.log.contains("cargo"), "{}", run.log);
 }

@@ -33,7 +33,7 @@ fn the_readme_lists_every_setting_with_its_default() {
 }
 
 /// Of each kind of message a part that does not change, with the module that says it.
-const MESSAGES: [(&str, &[&str]); 25] = [
+const MESSAGES: [(&str, &[&str]); 30] = [
     ("net", &["SSL_CERT_FILE: cannot read", "holds no PEM certificate", "is not a bundle of PEM certificates"]),
     ("net", &["the server's certificate is not accepted", "the server's TLS is not accepted"]),
     (
@@ -54,6 +54,17 @@ const MESSAGES: [(&str, &[&str]); 25] = [
     ("reconcile", &["cannot look for unfinished uploads", "uploads were left unfinished"]),
     ("reconcile", &["stopped before the pass was complete"]),
     ("bucket", &["no AWS credentials were found", "could not load the AWS credentials: "]),
+    ("bucket", &["the AWS profile names a credential_process", "a login with a browser (SSO)"]),
+    (
+        "bucket",
+        &["it is a web page", "it has no ETag", "it has a body of another kind", "if it does not know checksums"],
+    ),
+    (
+        "bucket",
+        &["is not well-formed XML", "the checksum of what S3 stored", "the server does not speak TLS at this port"],
+    ),
+    ("reconcile", &["is not in the next listing of the bucket", "lost: "]),
+    ("config", &["holds a space, a line end or another character", "is blank"]),
     (
         "bucket",
         &["no answer in time", "the connection failed: ", "is not S3's", "the answer ended before it was complete"],

@@ -127,7 +127,7 @@ fn list_of_an_empty_bucket_says_so() {
     let list = run(&world, &["list"]).succeeded();
     assert!(list.out.contains("0 objects"), "{}", list.out);
     let list = run(&world, &["list", "-output=json"]).succeeded().json();
-    assert_eq!(list, serde_json::json!({"objects": [], "foreign": []}));
+    assert_eq!(list, serde_json::json!({"objects": [], "foreign": [], "foreign_count": 0}));
 }
 
 #[test]

@@ -17,7 +17,7 @@ pub(super) async fn listing(bucket: &Bucket, settings: &config::Run) -> (Check, 
             (check.advice("Set ARCHIVE_FORMAT to the format that the consumer reads."), true)
         }
         Ok(Listing { held, foreign }) => {
-            let foreign = match foreign.len() {
+            let foreign = match foreign.count {
                 0 => String::new(),
                 count => format!(", and {} with foreign names, which are left alone", objects(count)),
             };

@@ -1,0 +1,222 @@
+//! Proof that an answer of status 200 is S3's, and that S3 did what was asked.
+//!
+//! A page of a proxy has that status, too. The SDK takes it for success, and then the object that was to be replaced is
+//! deleted. Invariant: what is not proven counts as failed.
+
+use std::error::Error;
+
+use aws_sdk_s3::config::interceptors::AfterDeserializationInterceptorContextRef;
+use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_s3::error::BoxError;
+use aws_sdk_s3::operation::complete_multipart_upload::CompleteMultipartUploadOutput;
+use aws_sdk_s3::operation::put_object::PutObjectOutput;
+use aws_sdk_s3::operation::upload_part::UploadPartOutput;
+use aws_smithy_runtime_api::client::interceptors::context::Output;
+use aws_smithy_runtime_api::client::orchestrator::Metadata;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::client::STREAMED;
+use super::xml::{self, Flaw};
+
+/// Why an answer counts as a failure although its status is 200.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unproven {
+    #[error("the answer ended before it was complete")]
+    CutOff,
+    #[error("the answer is not well-formed XML: check AWS_ENDPOINT_URL_S3 and what is in front of it")]
+    Malformed,
+    #[error(
+        "the answer, of HTTP status {status}, is not S3's, as {why}, and counts as a failure: check AWS_ENDPOINT_URL_S3 \
+         and what is in front of it"
+    )]
+    NotFromS3 { status: u16, why: &'static str },
+    /// It was not stored as it was sent.
+    #[error("the checksum of what S3 stored is not that of what was sent")]
+    OtherBytes,
+}
+
+/// Why the answer is not proven, if that is the error.
+pub(super) fn unproven<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Unproven> {
+    error.downcast_ref().or_else(|| error.source().and_then(unproven))
+}
+
+/// Asks each answer for its proof.
+#[derive(Debug)]
+pub(super) struct Proof;
+
+impl Intercept for Proof {
+    fn name(&self) -> &'static str {
+        "Proof"
+    }
+
+    fn read_after_deserialization(
+        &self,
+        context: &AfterDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        settings: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let response = context.response();
+        if !response.status().is_success() {
+            return Ok(());
+        }
+        let refuse = |why| Unproven::NotFromS3 { status: response.status().as_u16(), why };
+        let body = match (response.body().bytes(), context.output_or_error()) {
+            (Some(body), _) => body,
+            (None, Ok(_)) => &[],
+            // The answer broke off: that is what to say.
+            (None, Err(_)) => return Ok(()),
+        };
+        if is_page(body) && !is_content(settings) {
+            return Err(refuse("it is a web page").into());
+        }
+        match proof_of(operation(settings), context.output_or_error().ok()) {
+            Needed::WholeDocument => match xml::root(body) {
+                Ok(_) => Ok(()),
+                Err(Flaw::CutOff) => Err(Unproven::CutOff.into()),
+                Err(Flaw::Malformed) => Err(Unproven::Malformed.into()),
+            },
+            Needed::ETag { is_there: false } => Err(refuse("it has no ETag").into()),
+            Needed::NoContent if !is_removal(body) => Err(refuse("it has a body of another kind").into()),
+            Needed::ETag { is_there: true } | Needed::NoContent | Needed::Nothing => Ok(()),
+        }
+    }
+}
+
+/// What an answer needs to be S3's.
+enum Needed {
+    WholeDocument,
+    ETag { is_there: bool },
+    NoContent,
+    Nothing,
+}
+
+/// `output` is what the SDK read, if it could read the answer. If not, its error stands.
+fn proof_of(operation: &str, output: Option<&Output>) -> Needed {
+    let has = |e_tag: Option<&str>| Needed::ETag { is_there: e_tag.is_some_and(|e_tag| !e_tag.trim().is_empty()) };
+    match (operation, output) {
+        ("ListObjectsV2" | "ListMultipartUploads", _) => Needed::WholeDocument,
+        ("DeleteObject" | "AbortMultipartUpload", Some(_)) => Needed::NoContent,
+        (_, Some(output)) if let Some(put) = output.downcast_ref::<PutObjectOutput>() => has(put.e_tag()),
+        (_, Some(output)) if let Some(part) = output.downcast_ref::<UploadPartOutput>() => has(part.e_tag()),
+        (_, Some(output)) if let Some(whole) = output.downcast_ref::<CompleteMultipartUploadOutput>() => {
+            has(whole.e_tag())
+        }
+        _ => Needed::Nothing,
+    }
+}
+
+/// The operation's name in S3's API.
+fn operation(settings: &ConfigBag) -> &str {
+    settings.load::<Metadata>().map_or("", Metadata::name)
+}
+
+/// Whether the answer is an object's content, which may be a web page.
+fn is_content(settings: &ConfigBag) -> bool {
+    operation(settings) == STREAMED
+}
+
+/// S3 answers a removal without a body. Some servers send an XML document.
+fn is_removal(body: &[u8]) -> bool {
+    body.trim_ascii().is_empty() || (!is_page(body) && xml::root(body).is_ok())
+}
+
+/// Whether it is HTML.
+fn is_page(body: &[u8]) -> bool {
+    let start = String::from_utf8_lossy(&body[..body.len().min(1024)]).to_ascii_lowercase();
+    let start = start.trim_start_matches('\u{feff}').trim_start();
+    let start = start.split_once("?>").filter(|_| start.starts_with("<?")).map_or(start, |(_, root)| root.trim_start());
+    ["<!doctype html", "<html", "<head", "<body"].iter().any(|tag| start.starts_with(tag))
+}
+
+/// The CRC-32 of what a request sends: if S3 says what it stored, the two must be equal.
+#[derive(Debug, Clone)]
+pub(super) struct Sent {
+    /// The checksum of the whole.
+    whole: u32,
+    /// The checksum of the checksums of its parts, which S3 may give for an upload in parts.
+    of_parts: Option<u32>,
+}
+
+impl Sent {
+    pub(super) fn new(bytes: &[u8]) -> Self {
+        Self { whole: crc32fast::hash(bytes), of_parts: None }
+    }
+
+    /// The whole of these parts, in their order, each with its length in bytes.
+    pub(super) fn joined<'a>(parts: impl Iterator<Item = (&'a Self, u64)>) -> Self {
+        let (mut whole, mut of_parts) = (crc32fast::Hasher::new(), crc32fast::Hasher::new());
+        for (part, bytes) in parts {
+            whole.combine(&crc32fast::Hasher::new_with_initial_len(part.whole, bytes));
+            of_parts.update(&part.whole.to_be_bytes());
+        }
+        Self { whole: whole.finalize(), of_parts: Some(of_parts.finalize()) }
+    }
+
+    /// Whether S3's checksum is this one. The one of the parts is followed by a hyphen and their number.
+    fn is(&self, stored: &str) -> bool {
+        let stored = stored.split_once('-').map_or(stored, |(stored, _)| stored);
+        let equals = |checksum: u32| STANDARD.encode(checksum.to_be_bytes()) == stored;
+        equals(self.whole) || self.of_parts.is_some_and(equals)
+    }
+}
+
+impl Intercept for Sent {
+    fn name(&self) -> &'static str {
+        "Sent"
+    }
+
+    fn read_after_deserialization(
+        &self,
+        context: &AfterDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let Ok(output) = context.output_or_error() else { return Ok(()) };
+        let stored = if let Some(output) = output.downcast_ref::<PutObjectOutput>() {
+            output.checksum_crc32()
+        } else if let Some(output) = output.downcast_ref::<UploadPartOutput>() {
+            output.checksum_crc32()
+        } else if let Some(output) = output.downcast_ref::<CompleteMultipartUploadOutput>() {
+            output.checksum_crc32()
+        } else {
+            None
+        };
+        if stored.is_some_and(|stored| !self.is(stored)) { Err(Unproven::OtherBytes.into()) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checksum_of_parts_is_that_of_the_whole_or_of_their_checksums() {
+        let parts = [b"first ".as_slice(), b"", b"second"];
+        let sent: Vec<_> = parts.iter().map(|part| (Sent::new(part), part.len() as u64)).collect();
+        let whole = Sent::joined(sent.iter().map(|(sent, bytes)| (sent, *bytes)));
+        assert!(whole.is(&STANDARD.encode(crc32fast::hash(b"first second").to_be_bytes())));
+        let checksums: Vec<u8> = parts.iter().flat_map(|part| crc32fast::hash(part).to_be_bytes()).collect();
+        assert!(whole.is(&format!("{}-3", STANDARD.encode(crc32fast::hash(&checksums).to_be_bytes()))));
+        for other in ["", "AAAAAA==", "AAAAAA==-3", "no checksum"] {
+            assert!(!whole.is(other), "{other}");
+        }
+        assert!(!Sent::new(b"first").is(&STANDARD.encode(crc32fast::hash(b"second").to_be_bytes())));
+    }
+
+    #[test]
+    fn a_removal_is_answered_by_nothing_or_by_xml() {
+        for good in ["", "\n", "<?xml version=\"1.0\"?><DeleteResult/>"] {
+            assert!(is_removal(good.as_bytes()), "{good}");
+        }
+        for other in [
+            "<html><body>Down</body></html>",
+            "<!DOCTYPE html>\n<HTML></HTML>",
+            "<?xml version=\"1.0\"?><html></html>",
+            "{\"error\":1}",
+            "<DeleteResult>",
+        ] {
+            assert!(!is_removal(other.as_bytes()), "{other}");
+        }
+    }
+}
