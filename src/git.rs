@@ -4,7 +4,9 @@
 pub(crate) mod fixture;
 pub mod heads;
 pub mod lfs;
+mod marks;
 pub mod pack;
 mod references;
+pub mod store;
 pub mod verify;
 pub mod wire;
