@@ -1,6 +1,8 @@
 //! Git: the wire protocol, branch heads, packs, verification.
 
 #[cfg(test)]
+mod agreement;
+#[cfg(test)]
 pub(crate) mod fixture;
 pub mod heads;
 pub mod lfs;

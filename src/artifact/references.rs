@@ -202,3 +202,132 @@ fn is_id(text: &str) -> bool {
 fn malformed(file: &str, problem: &'static str) -> ReferenceError {
     ReferenceError::Malformed { file: file.to_owned(), problem }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    const GOOD: &str = "11111111111111111111111111111111111111aa";
+    const EVIL: &str = "22222222222222222222222222222222222222bb";
+
+    fn references(files: &[(&str, String)]) -> References {
+        let mut references = References::default();
+        for (path, content) in files {
+            references.add((*path).to_owned(), &mut content.as_bytes(), content.len() as u64).unwrap();
+        }
+        references
+    }
+
+    fn check(format: ArchiveFormat, files: &[(&str, String)]) -> Result<usize, ReferenceError> {
+        references(files).check("main", GOOD.parse().unwrap(), format)
+    }
+
+    fn head() -> (&'static str, String) {
+        ("HEAD", "ref: refs/heads/main\n".to_owned())
+    }
+
+    fn branch() -> (&'static str, String) {
+        ("refs/heads/main", format!("{GOOD}\n"))
+    }
+
+    #[test]
+    fn a_zip_archive_has_its_branch_and_no_other_reference() {
+        assert_eq!(check(ArchiveFormat::Zip, &[head(), branch()]).unwrap(), 0);
+        let others = [
+            ("packed-refs", String::new()),
+            ("packed-refs", format!("{EVIL} refs/replace/{GOOD}\n")),
+            ("packed-refs", format!("{GOOD} refs/heads/main\n")),
+            ("refs/heads/evil", format!("{EVIL}\n")),
+            ("refs/heads/HEAD", format!("{EVIL}\n")),
+            ("refs/tags/main", format!("{EVIL}\n")),
+            ("refs/remotes/main", format!("{GOOD}\n")),
+            ("refs/remotes/origin/HEAD", "ref: refs/remotes/origin/main\n".to_owned()),
+            ("refs/replace/x", format!("{EVIL}\n")),
+        ];
+        for other in others {
+            let name = other.0;
+            let checked = check(ArchiveFormat::Zip, &[head(), branch(), other.clone()]);
+            assert!(matches!(&checked, Err(ReferenceError::Another(_))), "{other:?}: {checked:?}");
+            assert!(checked.unwrap_err().to_string().contains(name), "{name} is named");
+        }
+        for other_head in [format!("{GOOD}\n"), "ref: refs/heads/evil\n".to_owned()] {
+            let checked = check(ArchiveFormat::Zip, &[("HEAD", other_head), branch()]);
+            assert!(matches!(checked, Err(ReferenceError::Malformed { .. })), "{checked:?}");
+        }
+        assert!(matches!(check(ArchiveFormat::Zip, &[head()]), Err(ReferenceError::NoBranch(_))));
+        let evil = ("refs/heads/main", format!("{EVIL}\n"));
+        assert!(matches!(check(ArchiveFormat::Zip, &[head(), evil]), Err(ReferenceError::OtherCommit { .. })));
+    }
+
+    #[test]
+    fn an_archive_of_the_go_program_may_name_its_branch_otherwise_and_its_other_references_are_counted() {
+        let packed = format!(
+            "# pack-refs with: peeled fully-peeled sorted \n{GOOD} refs/remotes/origin/x\n{EVIL} refs/tags/v1\n^{GOOD}\n"
+        );
+        let files = [
+            ("HEAD", "ref: refs/heads/source\n".to_owned()),
+            ("refs/heads/source", format!("{GOOD}\n")),
+            ("refs/heads/other", format!("{EVIL}\n")),
+            ("refs/remotes/origin/HEAD", "ref: refs/remotes/origin/x\n".to_owned()),
+            ("packed-refs", packed),
+        ];
+        assert_eq!(check(ArchiveFormat::TarGz, &files).unwrap(), 5);
+        assert_eq!(check(ArchiveFormat::TarGz, &[head(), branch()]).unwrap(), 0);
+        // A line of packed-refs that a file hides is no reference to the commit.
+        let hidden =
+            [head(), ("refs/heads/main", format!("{EVIL}\n")), ("packed-refs", format!("{GOOD} refs/heads/main\n"))];
+        assert!(matches!(check(ArchiveFormat::TarGz, &hidden), Err(ReferenceError::OtherCommit { .. })));
+        let elsewhere = [head(), ("refs/heads/x", format!("{EVIL}\n"))];
+        assert!(matches!(check(ArchiveFormat::TarGz, &elsewhere), Err(ReferenceError::Nowhere(_))));
+    }
+
+    #[test]
+    fn references_that_git_would_not_write_are_refused() {
+        let lines = |lines: &[&str]| ("packed-refs", lines.concat());
+        let files = [
+            ("HEAD", "ref: refs/heads/main".to_owned()),
+            ("HEAD", "nonsense\n".to_owned()),
+            ("refs/heads/other", GOOD.to_owned()),
+            ("refs/heads/other", format!("{}\n", GOOD.to_uppercase())),
+            ("refs/heads/other", format!("{GOOD}\r\n")),
+            ("refs/heads/other", format!("{GOOD} \n")),
+            ("refs/heads/other", format!("{GOOD}\n{GOOD}\n")),
+            ("refs/heads/other", "ref: ../../etc/passwd\n".to_owned()),
+            ("refs/heads/a..b", format!("{GOOD}\n")),
+            lines(&[GOOD, " refs/heads/a"]),
+            lines(&[GOOD, " refs/heads/a\r\n"]),
+            lines(&[GOOD, " refs/heads/b\n", GOOD, " refs/heads/a\n"]),
+            lines(&[EVIL, " refs/heads/a\n", GOOD, " refs/heads/a\n"]),
+            lines(&[&GOOD.to_uppercase(), " refs/heads/a\n"]),
+            lines(&[GOOD, "  refs/heads/a\n"]),
+            lines(&[GOOD, " refs/heads/../../config\n"]),
+            lines(&[GOOD, " HEAD\n"]),
+            lines(&["^", GOOD, "\n"]),
+            lines(&[GOOD, " refs/heads/a\n^", EVIL, "\n^", EVIL, "\n"]),
+            lines(&[GOOD, " refs/heads/a\n# a comment\n"]),
+            lines(&[GOOD, " refs/heads/a\n\n"]),
+        ];
+        for (file, content) in files {
+            let mut all = vec![branch(), (file, content.clone())];
+            if file != "HEAD" {
+                all.push(head());
+            }
+            let checked = check(ArchiveFormat::TarGz, &all);
+            assert!(matches!(checked, Err(ReferenceError::Malformed { .. })), "{file} {content:?}: {checked:?}");
+        }
+        assert!(matches!(check(ArchiveFormat::TarGz, &[branch()]), Err(ReferenceError::Malformed { .. })), "no HEAD");
+        let shallow = [head(), branch(), ("shallow", format!("{GOOD}\n"))];
+        assert!(matches!(check(ArchiveFormat::Zip, &shallow), Err(ReferenceError::Shallow)));
+    }
+
+    #[test]
+    fn all_references_together_are_bounded() {
+        let mut references = References::default();
+        let half = vec![b'#'; 9 << 20];
+        references.add("packed-refs".to_owned(), &mut &half[..], half.len() as u64).unwrap();
+        let more = references.add("refs/heads/main".to_owned(), &mut &half[..], half.len() as u64);
+        assert!(matches!(more, Err(ArtifactError::TooLarge(_))));
+    }
+}

@@ -352,6 +352,8 @@ impl Pack {
             }
         }
         large.retain(|offset| !bases.contains(offset));
+        // gix-pack needs the first entry; Git puts a commit there.
+        large.remove(&(data::header::SIZE as u64));
         Ok(large)
     }
 
@@ -394,6 +396,8 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
+    use sha1::Digest;
+
     use crate::git::fixture::{Project, git, git_with_input, run};
 
     fn verified(project: &Project) -> Result<Verified, VerifyError> {
@@ -547,5 +551,75 @@ mod tests {
         git(dir.path(), &["clone", "-q", "--shared", project.dir.path().to_str().unwrap(), "."]);
         let result = verify(dir.path(), project.commit);
         assert!(matches!(result, Err(VerifyError::MissingObject { .. })));
+    }
+
+    /// A repository with a blob above the limits, and with a small one.
+    fn with_a_large_blob() -> (Project, String, Limits) {
+        let project = Project::new();
+        let dir = project.dir.path();
+        let large: Vec<u8> = (0..300_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+        fs::write(dir.join("large"), &large).unwrap();
+        git(dir, &["add", "large"]);
+        git(dir, &["commit", "-q", "-m", "large"]);
+        let blob = git(dir, &["rev-parse", "HEAD:large"]);
+        let commit = head(dir);
+        (Project { commit, ..project }, blob, Limits { large_blob_bytes: 100_000, object_bytes: 500_000 })
+    }
+
+    #[test]
+    fn a_blob_that_is_too_large_for_the_memory_is_verified_loose_and_packed() {
+        let (project, blob, limits) = with_a_large_blob();
+        let dir = project.dir.path();
+        let check = || verify_within(dir, project.commit, limits);
+        let expected = Verified { objects: objects(dir).len() as u64 };
+        assert_eq!(check().unwrap(), expected, "loose");
+        git(dir, &["repack", "-adfq"]);
+        assert_eq!(check().unwrap(), expected, "packed");
+        let held = Limits { large_blob_bytes: u64::MAX, ..limits };
+        assert!(verify_within(dir, project.commit, held).is_err(), "held in memory it is above the limit");
+
+        let path = &files_ending(dir, ".pack")[0];
+        let good = fs::read(path).unwrap();
+        let listed = git(dir, &["verify-pack", "-v", path.to_str().unwrap()]);
+        let row: Vec<_> = listed.lines().find(|line| line.starts_with(&blob)).unwrap().split_whitespace().collect();
+        let (size, offset): (usize, usize) = (row[3].parse().unwrap(), row[4].parse().unwrap());
+        for at in [offset + 10, offset + size / 2, offset + size - 1] {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            // With a right trailer, and the old index but for the checksum that names the pack.
+            let end = bad.len() - 20;
+            let sum: [u8; 20] = sha1::Sha1::digest(&bad[..end]).into();
+            bad[end..].copy_from_slice(&sum);
+            overwrite(path, &bad);
+            let index = path.with_extension("idx");
+            let good_index = fs::read(&index).unwrap();
+            let mut bad_index = good_index.clone();
+            let end = bad_index.len() - 20;
+            bad_index[end - 20..end].copy_from_slice(&sum);
+            let sum: [u8; 20] = sha1::Sha1::digest(&bad_index[..end]).into();
+            bad_index[end..].copy_from_slice(&sum);
+            overwrite(&index, &bad_index);
+            let error = check().unwrap_err();
+            assert!(matches!(&error, VerifyError::Pack { .. }), "{error}");
+            let chain = format!("{:#}", anyhow::Error::new(error));
+            assert!(chain.contains(&blob), "{at}: {chain}");
+            overwrite(&index, &good_index);
+        }
+    }
+
+    #[test]
+    fn a_large_blob_that_a_delta_is_based_on_is_verified_too() {
+        let (project, _, limits) = with_a_large_blob();
+        let dir = project.dir.path();
+        let limits = Limits { object_bytes: 2_000_000, ..limits };
+        let longer = [fs::read(dir.join("large")).unwrap(), b"more".to_vec()].concat();
+        fs::write(dir.join("large"), longer).unwrap();
+        git(dir, &["commit", "-qam", "longer"]);
+        for by_offset in ["true", "false"] {
+            git(dir, &["-c", &format!("repack.useDeltaBaseOffset={by_offset}"), "repack", "-adfq"]);
+            assert!(fs::metadata(&files_ending(dir, ".pack")[0]).unwrap().len() < 2_000_000, "one is a delta");
+            let found = verify_within(dir, head(dir), limits).unwrap();
+            assert_eq!(found, Verified { objects: objects(dir).len() as u64 });
+        }
     }
 }

@@ -130,9 +130,14 @@ pub(super) fn check(
     interrupt: &AtomicBool,
 ) -> Result<(), PackError> {
     let known = structure.resolve(index);
+    let data = data::File::at(pack, HASH).map_err(damaged)?;
+    let mut offsets = first_entry(&data, index);
+    offsets.retain(|first| known.binary_search_by_key(first, |known| known.offset()).is_err());
+    offsets.extend(known.iter().map(|known| known.offset()));
+    offsets.sort_unstable();
     let tree = Tree::from_offsets_in_pack(
         pack,
-        known.iter().map(|known| known.offset()),
+        offsets.into_iter(),
         &|offset| *offset,
         &|id| Ok(index.lookup(id).map(|entry| index.pack_offset_at_index(entry))),
         &mut Discard,
@@ -140,7 +145,6 @@ pub(super) fn check(
         HASH,
     )
     .map_err(damaged)?;
-    let data = data::File::at(pack, HASH).map_err(damaged)?;
     let older: Vec<_> = older.iter().filter_map(Older::open).collect();
     // By place in the index.
     let marks = Marks::none(index.num_objects());
@@ -205,6 +209,26 @@ fn check_kinds(index: &index::File, known: &[Known], marks: &[Marks]) -> Result<
     Ok(())
 }
 
+/// The offset of the pack's first entry, and of the chain it is based on. gix-pack reads the first offset that it is given
+/// from the pack's beginning, whatever that offset is; Git puts a commit there, other programs may not.
+fn first_entry(data: &data::File, index: &index::File) -> Vec<u64> {
+    let (mut offsets, mut next) = (vec![], Some(data::header::SIZE as u64));
+    while let Some(offset) = next.filter(|_| offsets.len() <= index.num_objects() as usize) {
+        offsets.push(offset);
+        next = base_of(data, index, offset);
+    }
+    offsets
+}
+
+/// The offset of what an entry is a delta on.
+fn base_of(data: &data::File, index: &index::File, offset: u64) -> Option<u64> {
+    match data.entry(offset).ok()?.header {
+        Header::OfsDelta { base_distance } => offset.checked_sub(base_distance),
+        Header::RefDelta { base_id } => index.lookup(base_id).map(|place| index.pack_offset_at_index(place)),
+        Header::Commit | Header::Tree | Header::Blob | Header::Tag => None,
+    }
+}
+
 /// A pack that passed before.
 struct Older<'a> {
     index: &'a index::File,
@@ -220,18 +244,15 @@ impl<'a> Older<'a> {
 
     /// The kind of one of its objects, by the headers of the delta chain.
     fn kind(&self, id: &oid) -> Option<Kind> {
-        let offset_of = |id: &oid| self.index.lookup(id).map(|place| self.index.pack_offset_at_index(place));
-        let mut offset = offset_of(id)?;
+        let mut offset = self.index.pack_offset_at_index(self.index.lookup(id)?);
         // No chain is longer than the pack has objects.
         for _ in 0..self.index.num_objects() {
-            let header = self.data.entry(offset).ok()?.header;
-            offset = match header {
-                Header::OfsDelta { base_distance } => offset.checked_sub(base_distance)?,
-                Header::RefDelta { base_id } => offset_of(&base_id)?,
-                Header::Commit | Header::Tree | Header::Blob | Header::Tag => return header.as_kind(),
-            };
+            match base_of(&self.data, self.index, offset) {
+                Some(base) => offset = base,
+                None => break,
+            }
         }
-        None
+        self.data.entry(offset).ok()?.header.as_kind()
     }
 }
 
