@@ -85,6 +85,11 @@ impl Store {
         Ok(format!("pack-{}", builder.name()?.unwrap_or_default()))
     }
 
+    /// Tries what [`Store::join`] needs.
+    pub fn try_packing(self) -> Result<(), git2::Error> {
+        self.repository()?.packbuilder().map(drop)
+    }
+
     /// All that libgit2's packbuilder needs: the objects, and an empty configuration in place of the user's.
     fn repository(self) -> Result<Repository, git2::Error> {
         let repository = Repository::from_odb(self.odb)?;
