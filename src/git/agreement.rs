@@ -122,49 +122,68 @@ fn history(wrong: Wrong, random: &mut Rng) -> (Vec<Vec<Object>>, CommitId) {
     (history, CommitId::from_bytes(parents[0].as_slice().try_into().unwrap()))
 }
 
-/// A pack of these objects in a random order, some of them as deltas on others, by offset or by id.
-fn pack(objects: &[Object], twice: bool, random: &mut Rng) -> Vec<u8> {
+/// How an entry is stored.
+#[derive(Debug, Clone, Copy)]
+enum Stored {
+    Whole,
+    /// As a delta on another object, by its distance. That one comes before it.
+    ByOffset(usize),
+    /// As a delta on another object, by its id. That one is before or after it.
+    ById(usize),
+}
+
+/// A pack of these objects in a random order, some of them as deltas on others.
+fn random_pack(objects: &[Object], twice: bool, random: &mut Rng) -> Vec<u8> {
     let mut order: Vec<usize> = (0..objects.len()).collect();
     random.shuffle(&mut order);
     if twice {
         order.push(random.usize(..objects.len()));
     }
-    let mut pack = [&b"PACK\0\0\0\x02"[..], &u32::try_from(order.len()).unwrap().to_be_bytes()].concat();
-    let mut offsets = vec![None; objects.len()];
-    for &at in &order {
-        let (kind, content) = &objects[at];
-        let offset = pack.len();
-        // A base comes before in the history, wherever it is in the pack: no circles.
-        let possible = |base: &usize| objects[*base].0 == *kind && (!twice || offsets[*base].is_some());
+    let mut written = vec![];
+    let entries = order.into_iter().map(|at| {
+        // A base comes before in the history, wherever it is in the pack: no circles. Git refuses a delta that names a
+        // base that is there twice.
+        let possible = |base: &usize| objects[*base].0 == objects[at].0 && (!twice || written.contains(base));
         let bases: Vec<_> = (0..at).filter(possible).collect();
-        match bases.get(random.usize(..2 * bases.len() + 1)) {
-            Some(&base) => {
-                let delta = delta(objects[base].1.len(), content);
-                match offsets[base] {
-                    // Git refuses a delta that names a base that is there twice.
-                    Some(base_offset) if twice || random.bool() => {
-                        head(&mut pack, 6, delta.len());
-                        pack.extend(distance(offset - base_offset));
-                    }
-                    _ => {
-                        head(&mut pack, 7, delta.len());
-                        pack.extend(id(&objects[base]).as_slice());
-                    }
-                }
-                deflate(&mut pack, &delta);
-            }
-            None => {
-                let number = match kind {
-                    Kind::Commit => 1,
-                    Kind::Tree => 2,
-                    Kind::Blob => 3,
-                    Kind::Tag => 4,
-                };
-                head(&mut pack, number, content.len());
-                deflate(&mut pack, content);
-            }
+        let stored = match bases.get(random.usize(..2 * bases.len() + 1)) {
+            Some(&base) if twice || written.contains(&base) && random.bool() => Stored::ByOffset(base),
+            Some(&base) => Stored::ById(base),
+            None => Stored::Whole,
+        };
+        written.push(at);
+        (at, stored)
+    });
+    let entries: Vec<_> = entries.collect();
+    pack(objects, &entries)
+}
+
+/// A pack of these entries, in this order.
+fn pack(objects: &[Object], entries: &[(usize, Stored)]) -> Vec<u8> {
+    let mut pack = [&b"PACK\0\0\0\x02"[..], &u32::try_from(entries.len()).unwrap().to_be_bytes()].concat();
+    let mut offsets = vec![None; objects.len()];
+    for (at, stored) in entries {
+        let (kind, content) = &objects[*at];
+        let offset = pack.len();
+        let number = match (stored, kind) {
+            (Stored::ByOffset(_), _) => 6,
+            (Stored::ById(_), _) => 7,
+            (Stored::Whole, Kind::Commit) => 1,
+            (Stored::Whole, Kind::Tree) => 2,
+            (Stored::Whole, Kind::Blob) => 3,
+            (Stored::Whole, Kind::Tag) => 4,
+        };
+        let stored_content = match stored {
+            Stored::Whole => content.clone(),
+            Stored::ByOffset(base) | Stored::ById(base) => delta(objects[*base].1.len(), content),
+        };
+        head(&mut pack, number, stored_content.len());
+        match stored {
+            Stored::Whole => {}
+            Stored::ByOffset(base) => pack.extend(distance(offset - offsets[*base].unwrap())),
+            Stored::ById(base) => pack.extend(id(&objects[*base]).as_slice()),
         }
-        offsets[at] = Some(offset);
+        deflate(&mut pack, &stored_content);
+        offsets[*at] = Some(offset);
     }
     let checksum = Sha1::digest(&pack);
     pack.extend(checksum);
@@ -245,11 +264,73 @@ proptest! {
         let packs: Vec<_> = [first, second]
             .iter()
             .filter(|versions| !versions.is_empty())
-            .map(|versions| pack(&versions.concat(), wrong == Wrong::Twice, &mut random))
+                .map(|versions| random_pack(&versions.concat(), wrong == Wrong::Twice, &mut random))
             .collect();
         let dir = tempfile::tempdir().unwrap();
         let verified = are_verified(&packs, commit, dir.path());
         let received = are_received(&packs, commit, &dir.path().join("mirror"));
         prop_assert_eq!((received, verified), (good, good), "{:?}", wrong);
+    }
+}
+
+/// Two commits; the second one's tree, or the second commit itself, refers to what is in no pack.
+fn with_a_gap(of_the_tree: bool) -> (Vec<Object>, CommitId) {
+    let gone = ObjectId::Sha1([7; 20]);
+    let blob = (Kind::Blob, b"blob".to_vec());
+    let first = (Kind::Tree, entry("100644", "a", id(&blob)));
+    let middle = (Kind::Tree, entry("100644", "b", id(&blob)));
+    let last = (Kind::Tree, entry("100644", "c", if of_the_tree { gone } else { id(&blob) }));
+    let root = commit(id(&first), &[], "root");
+    let next = commit(id(&middle), &[id(&root)], "next");
+    let parents = if of_the_tree { vec![id(&next)] } else { vec![id(&next), gone] };
+    let top = commit(id(&last), &parents, "top");
+    let head = CommitId::from_bytes(id(&top).as_slice().try_into().unwrap());
+    (vec![blob, first, middle, last, root, next, top], head)
+}
+
+#[test]
+fn a_gap_that_only_a_delta_names_is_found_however_the_delta_names_its_base() {
+    use Stored::{ById, ByOffset, Whole};
+    let (one, two, three) = (1, 2, 3);
+    // Trees are 1, 2 and 3, the last with the gap; commits 4, 5 and 6.
+    type Shape = [(usize, Stored); 3];
+    let shapes: [(&str, [Shape; 2]); 5] = [
+        (
+            "the base before it",
+            [[(one, Whole), (two, Whole), (three, ById(one))], [(4, Whole), (5, Whole), (6, ById(4))]],
+        ),
+        (
+            "the base after it",
+            [[(three, ById(one)), (two, Whole), (one, Whole)], [(6, ById(4)), (5, Whole), (4, Whole)]],
+        ),
+        (
+            "by offset on one that names a base before it",
+            [[(one, Whole), (two, ById(one)), (three, ByOffset(two))], [(4, Whole), (5, ById(4)), (6, ByOffset(5))]],
+        ),
+        (
+            "by offset on one that names a base after it",
+            [[(two, ById(one)), (three, ByOffset(two)), (one, Whole)], [(5, ById(4)), (6, ByOffset(5)), (4, Whole)]],
+        ),
+        (
+            "by id on one by id on a base after both",
+            [[(three, ById(two)), (two, ById(one)), (one, Whole)], [(6, ById(5)), (5, ById(4)), (4, Whole)]],
+        ),
+    ];
+    for (what, [trees, commits]) in shapes {
+        let entries = [&commits[..], &trees[..], &[(0, Whole)]].concat();
+        for of_the_tree in [true, false] {
+            let (objects, head) = with_a_gap(of_the_tree);
+            let dir = tempfile::tempdir().unwrap();
+            let packs = [pack(&objects, &entries)];
+            assert!(!are_received(&packs, head, &dir.path().join("mirror")), "{what}");
+            assert!(!are_verified(&packs, head, dir.path()), "{what}");
+        }
+        // The same without a gap.
+        let (mut objects, _) = with_a_gap(true);
+        objects[3].1 = entry("100644", "c", id(&objects[0]));
+        objects[6] = commit(id(&objects[3]), &[id(&objects[5])], "top");
+        let head = CommitId::from_bytes(id(&objects[6]).as_slice().try_into().unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        assert!(are_received(&[pack(&objects, &entries)], head, &dir.path().join("mirror")), "{what}");
     }
 }
