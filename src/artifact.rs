@@ -4,4 +4,5 @@ pub mod archive;
 pub mod encrypt;
 pub(crate) mod error;
 pub(crate) mod open;
+pub(crate) mod references;
 mod unpack;

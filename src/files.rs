@@ -83,6 +83,11 @@ pub fn create_private_dir(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
 
+/// Creates a file, for this user only, that must not be there yet.
+pub(crate) fn new_private_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
 /// Opens a file for writing, creating it for this user only, and keeping its content.
 pub fn private_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).read(true).create(true).truncate(false).mode(0o600).open(path)

@@ -1,10 +1,14 @@
 //! Git: the wire protocol, branch heads, packs, verification.
 
 #[cfg(test)]
+mod agreement;
+#[cfg(test)]
 pub(crate) mod fixture;
 pub mod heads;
 pub mod lfs;
+mod marks;
 pub mod pack;
 mod references;
+pub mod store;
 pub mod verify;
 pub mod wire;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use age::DecryptError;
 
+use super::references::ReferenceError;
 use crate::git::verify::VerifyError;
 
 /// What is wrong with an object, or with reading it.
@@ -28,6 +29,8 @@ pub enum ArtifactError {
     /// Its archive is above a limit of this program.
     #[error("refused, its archive has more than {0}")]
     TooLarge(String),
+    #[error(transparent)]
+    References(#[from] ReferenceError),
     #[error(transparent)]
     Repository(#[from] VerifyError),
 }

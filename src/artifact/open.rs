@@ -7,12 +7,22 @@ use std::path::Path;
 
 use super::encrypt::{self, Identities};
 use super::error::ArtifactError;
+use super::references;
 use super::unpack::{UnpackLimits, unpack};
 use crate::git::verify::{Verified, verify};
 use crate::model::key::{ArchiveFormat, CommitId};
 
+/// What was found good.
+#[derive(Debug)]
+pub struct Opened {
+    /// Git objects verified.
+    pub git_objects: u64,
+    /// References of the archive that are not in the repository.
+    pub other_references: usize,
+}
+
 /// Decrypts and unpacks the object that `reader` brings into `repository`, an empty directory, and verifies it: `branch`
-/// is at `commit`, and the history is complete and intact. A zip archive takes twice its size on the disk for a while.
+/// is at `commit`, and the history is complete and intact. The branch is the repository's only reference. A zip archive takes twice its size on the disk for a while.
 /// After an error, the directory may hold a part of the archive.
 pub(crate) fn open(
     reader: impl Read,
@@ -21,14 +31,17 @@ pub(crate) fn open(
     commit: CommitId,
     identities: &Identities,
     repository: &Path,
-) -> Result<Verified, ArtifactError> {
+) -> Result<Opened, ArtifactError> {
     let mut download = Download { reader, failure: None };
     let unpacked = encrypt::decrypting(identities, &mut download)
         .map_err(ArtifactError::from)
         .and_then(|plaintext| unpack(format, plaintext, repository, UnpackLimits::default()));
     // A failed download looks like a damaged object to its reader.
-    unpacked.map_err(|error| download.failure.take().map_or(error, ArtifactError::Download))?;
-    Ok(verify(repository, branch, commit, format)?)
+    let unpacked = unpacked.map_err(|error| download.failure.take().map_or(error, ArtifactError::Download))?;
+    let other_references = unpacked.references.check(branch, commit, format)?;
+    references::write(&repository.join(".git"), branch, commit)?;
+    let Verified { objects } = verify(repository, commit)?;
+    Ok(Opened { git_objects: objects, other_references })
 }
 
 /// Passes the object on, and keeps the error that ended it early.

@@ -1,22 +1,22 @@
 //! Unpacks an archive without trusting anything it says about itself.
 //!
-//! Invariant: all that is written are new regular files below the given directory, and only what a repository's history
-//! consists of: `HEAD`, references, packs and loose objects. Anything that makes git run or read something else
-//! (configuration, hooks, alternates) is left out.
+//! Invariant: all that is written are new regular files below the given directory, and only a history's objects: packs and
+//! loose objects. References are only read. Anything that makes git run or read something else (configuration, hooks,
+//! alternates) is left out.
 
 mod untar;
 mod unzip;
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use self::untar::untar;
 use self::unzip::unzip;
 use super::archive;
 use super::error::{ArtifactError, in_path};
-use crate::files::create_private_dir;
+use super::references::References;
+use crate::files::{create_private_dir, new_private_file};
 use crate::model::key::ArchiveFormat;
 
 /// The longest path of an entry, in bytes: Linux's `PATH_MAX`.
@@ -40,12 +40,14 @@ impl Default for UnpackLimits {
 }
 
 /// What an archive held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct Unpacked {
     /// Entries of any kind.
     pub(super) entries: usize,
     /// Content of all files together.
     pub(super) bytes: u64,
+    /// Not written to the disk.
+    pub(super) references: References,
 }
 
 /// Unpacks the repository in the archive `reader` brings into the empty directory `dir`, and reads `reader` to its end.
@@ -60,7 +62,7 @@ pub(super) fn unpack(
     dir: &Path,
     limits: UnpackLimits,
 ) -> Result<Unpacked, ArtifactError> {
-    let mut unpacker = Unpacker { format, dir, limits, unpacked: Unpacked { entries: 0, bytes: 0 } };
+    let mut unpacker = Unpacker { format, dir, limits, unpacked: Unpacked::default() };
     // Git recognises a repository by these two, and refs/ may be empty if references are packed.
     for needed in [".git/objects", ".git/refs"] {
         let needed = dir.join(needed);
@@ -103,12 +105,13 @@ impl Unpacker<'_> {
             (_, Role::Hook, _) => Err(refused("is a hook")),
             (_, Role::Other, ArchiveFormat::Zip) => Err(refused("does not belong in a repository's history")),
             (Kind::File, Role::Needed(path), _) => self.write(&path, content, size),
+            (Kind::File, Role::Reference(path), _) => self.unpacked.references.add(path, content, size),
             (Kind::File | Kind::Directory, _, _) => copy(content, &mut io::sink(), self.dir).map(drop),
         }
     }
 
     fn count(&mut self, size: u64) -> Result<(), ArtifactError> {
-        let Unpacked { entries, bytes } = &mut self.unpacked;
+        let Unpacked { entries, bytes, .. } = &mut self.unpacked;
         *entries += 1;
         *bytes = bytes.saturating_add(size);
         if *entries > self.limits.entries {
@@ -128,11 +131,12 @@ impl Unpacker<'_> {
             ArtifactError::Disk { source, .. } if is_in_the_way(source.kind()) => taken(),
             other => other,
         })?;
-        if copy(content, &mut out, &file)? == size {
-            return Ok(());
-        }
-        Err(ArtifactError::Damaged(io::Error::new(io::ErrorKind::UnexpectedEof, format!("{path} ends early"))))
+        if copy(content, &mut out, &file)? == size { Ok(()) } else { Err(ends_early(path)) }
     }
+}
+
+pub(super) fn ends_early(path: &str) -> ArtifactError {
+    ArtifactError::Damaged(io::Error::new(io::ErrorKind::UnexpectedEof, format!("{path} ends early")))
 }
 
 fn too_many_entries(limit: usize) -> ArtifactError {
@@ -147,6 +151,8 @@ fn too_many_bytes(limit: u64) -> ArtifactError {
 enum Role {
     /// A part of its history, at this path.
     Needed(String),
+    /// A file of references, at this path in `.git`.
+    Reference(String),
     /// Written by this program and not taken from an archive: directories, the configuration.
     Usual,
     Hook,
@@ -159,26 +165,24 @@ fn role_of(segments: &[&[u8]]) -> Role {
     };
     let is_pack_file =
         |name: &[u8]| name.starts_with(b"pack-") && (name.ends_with(b".pack") || name.ends_with(b".idx"));
-    let needed = match inside {
-        [b"HEAD" | b"packed-refs" | b"shallow"] => true,
-        [b"refs", b"heads" | b"tags" | b"remotes", _, ..] => true,
-        [b"objects", b"pack", name] => is_pack_file(name),
-        [b"objects", fan, name] => is_hex(fan, 2) && is_hex(name, 38),
-        _ => false,
-    };
+    let path = |segments: &[&[u8]]| String::from_utf8(segments.join(&b'/')).ok();
     match inside {
-        _ if needed => match String::from_utf8(segments.join(&b'/')) {
-            Ok(path) => Role::Needed(path),
-            Err(_) => Role::Other,
-        },
+        [b"HEAD" | b"packed-refs" | b"shallow"] | [b"refs", _, _, ..] => {
+            path(inside).map_or(Role::Other, Role::Reference)
+        }
+        [b"objects", b"pack", name] if is_pack_file(name) => path(segments).map_or(Role::Other, Role::Needed),
+        [b"objects", fan, name] if is_hex(fan, 2) && is_hex(name, 38) => {
+            path(segments).map_or(Role::Other, Role::Needed)
+        }
         [] | [b"config" | b"objects" | b"refs"] | [b"objects", b"pack"] | [b"refs", b"heads"] => Role::Usual,
         [b"hooks", name, ..] if !name.ends_with(b".sample") => Role::Hook,
         _ => Role::Other,
     }
 }
 
-fn is_hex(text: &[u8], digits: usize) -> bool {
-    text.len() == digits && text.iter().all(u8::is_ascii_hexdigit)
+/// As Git writes names: it would not find an object under a name in upper case.
+pub(super) fn is_hex(text: &[u8], digits: usize) -> bool {
+    text.len() == digits && text.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// The segments of a relative path that stays inside the directory. A leading `./` and a trailing `/` are usual in tar
@@ -209,7 +213,7 @@ fn create_new(path: &Path) -> Result<File, ArtifactError> {
     if let Some(parent) = path.parent() {
         create_private_dir(parent).map_err(in_path(parent))?;
     }
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(in_path(path))
+    new_private_file(path).map_err(in_path(path))
 }
 
 fn is_in_the_way(kind: io::ErrorKind) -> bool {
@@ -239,6 +243,7 @@ mod tests {
     use super::untar::MAX_TAR_HEADER_BYTES;
     use super::unzip::{MAX_ZIP_TABLE_BYTES, check_table};
     use super::*;
+    use crate::artifact::references;
     use crate::git::fixture::{Project, git, run};
     use std::fs;
     use std::io::{Seek, SeekFrom};
@@ -298,7 +303,7 @@ mod tests {
     fn assert_refused(format: ArchiveFormat, archive: &[u8]) {
         let (outcome, written) = unpacked(format, archive);
         assert!(matches!(outcome, Err(ArtifactError::Unsafe { .. })), "{format}: {outcome:?}");
-        assert!(written.iter().all(|path| path == ".git/HEAD"), "{format}: {written:?}");
+        assert!(written.is_empty(), "{format}: {written:?}");
     }
 
     const UNSAFE_PATHS: [&str; 12] = [
@@ -324,6 +329,8 @@ mod tests {
             let archive = project.archive(format, "release/1");
             let unpacked = unpack(format, &archive[..], parent.path(), UnpackLimits::default()).unwrap();
             assert_eq!(unpacked.entries, 13, "{format}");
+            assert_eq!(unpacked.references.check("release/1", project.commit, format).unwrap(), 0);
+            references::write(&parent.path().join(".git"), "release/1", project.commit).unwrap();
             assert_eq!(git(parent.path(), &["rev-parse", "release/1"]), project.commit.to_string());
             git(parent.path(), &["fsck", "--full", "--strict"]);
             assert_eq!(run(parent.path(), "find", &[".", "-type", "f", "-perm", "/077"]), "");
@@ -346,10 +353,7 @@ mod tests {
         outcome.unwrap();
         written.retain(|path| !path.starts_with(".git/objects/pack/"));
         written.sort();
-        assert_eq!(
-            written,
-            [".git/HEAD", ".git/config", ".git/packed-refs", ".git/refs/heads/source", ".git/refs/remotes/origin/HEAD"]
-        );
+        assert_eq!(written, [".git/config"], "references are only read");
     }
 
     #[test]
@@ -449,7 +453,7 @@ mod tests {
         let project = Project::new();
         for format in ArchiveFormat::ALL {
             let archive = project.archive(format, "main");
-            let Unpacked { entries, bytes } = unpacked(format, &archive).0.unwrap();
+            let Unpacked { entries, bytes, .. } = unpacked(format, &archive).0.unwrap();
             // A zip archive is bounded as a file first.
             let room = if format == ArchiveFormat::Zip { archive.len() as u64 } else { bytes };
             let within = |entries, bytes| unpack_within(format, &archive, UnpackLimits { entries, bytes }).0;
@@ -568,6 +572,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         unpack(ArchiveFormat::TarGz, &tar_gz(&[HEAD])[..], dir.path(), UnpackLimits::default()).unwrap();
         let mode = |path: &str| fs::metadata(dir.path().join(path)).unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode(".git"), mode(".git/HEAD")), (0o700, 0o600));
+        assert_eq!((mode(".git"), mode(".git/config")), (0o700, 0o600));
     }
 }

@@ -5,7 +5,7 @@ mod watch;
 
 use std::collections::HashSet;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tokio::task::spawn_blocking;
 use tokio_util::io::SyncIoBridge;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use self::place::{RestoreError, Restored, restore_object};
+use self::place::{Finding, RestoreError, Restored, restore_object};
 use self::watch::Watch;
 use super::{failed, pretty, print, signals};
 use crate::artifact::encrypt::Identities;
@@ -28,6 +28,9 @@ use crate::net::tls::TrustRoots;
 use crate::terminal::Board;
 use crate::text::{error_chain, printable, short_commit};
 
+/// If none of the first objects, this many, is encrypted to the given identities, the others are not downloaded.
+const STRANGERS: usize = 5;
+
 /// What `restore` found.
 #[derive(Debug, Default, Serialize)]
 pub struct Verdicts {
@@ -37,6 +40,10 @@ pub struct Verdicts {
     pub not_found: Vec<String>,
     /// Whether a signal ended it before all objects were checked.
     pub interrupted: bool,
+    /// How many objects were skipped, or not tried at all. Nothing is known about them.
+    pub skipped: usize,
+    /// Why the rest was not tried.
+    pub not_tried: Option<String>,
 }
 
 /// Whether one object is what its name says.
@@ -48,18 +55,23 @@ pub struct Verdict {
     format: ArchiveFormat,
     key: String,
     good: bool,
+    /// Whether nothing was found out about it.
+    skipped: bool,
     /// Git objects verified.
     git_objects: Option<u64>,
+    /// References of the archive that are not in the repository.
+    other_references: usize,
     /// Where the repository is now.
     repository: Option<PathBuf>,
-    /// What is wrong.
+    /// What is wrong, or why it was skipped.
     problem: Option<String>,
 }
 
 impl Verdicts {
     /// Whether everything asked for is there and good.
     pub fn are_good(&self) -> bool {
-        !self.interrupted && self.not_found.is_empty() && self.objects.iter().all(|verdict| verdict.good)
+        let all = self.objects.iter().all(|verdict| verdict.good);
+        !self.interrupted && self.not_tried.is_none() && self.not_found.is_empty() && all
     }
 
     /// A line for each, and a sum.
@@ -71,8 +83,13 @@ impl Verdicts {
         if self.interrupted {
             text += "STOPPED  by a signal; the rest was not checked\n";
         }
+        if let Some(reason) = &self.not_tried {
+            text += &format!("STOPPED  {}\n", printable(reason));
+        }
         let good = self.objects.iter().filter(|verdict| verdict.good).count();
-        text + &format!("{good} good, {} bad, {} missing\n", self.objects.len() - good, self.not_found.len())
+        let bad = self.objects.iter().filter(|verdict| !verdict.good && !verdict.skipped).count();
+        let skipped = if self.skipped == 0 { String::new() } else { format!(", {} skipped", self.skipped) };
+        text + &format!("{good} good, {bad} bad, {} missing{skipped}\n", self.not_found.len())
     }
 }
 
@@ -80,12 +97,17 @@ impl Verdict {
     fn line(&self) -> String {
         let name = format!("{}  {}", printable(&self.destination.to_string()), short_commit(&self.commit));
         match (&self.problem, &self.repository) {
+            (Some(problem), _) if self.skipped => format!("SKIPPED  {name}  {}", printable(problem)),
             (Some(problem), _) => format!("BAD   {name}  {}", printable(problem)),
             (None, place) => {
                 let place = place
                     .as_ref()
                     .map_or_else(String::new, |place| format!(" → {}", printable(&place.to_string_lossy())));
-                format!("good  {name}  {} Git objects{place}", self.git_objects.unwrap_or_default())
+                let others = match self.other_references {
+                    0 => String::new(),
+                    others => format!(", {others} other reference(s) left out"),
+                };
+                format!("good  {name}  {} Git objects{others}{place}", self.git_objects.unwrap_or_default())
             }
         }
     }
@@ -136,7 +158,7 @@ async fn run(
     });
 
     watch.wants(held.len());
-    let mut seen = HashSet::new();
+    let (mut seen, mut strangers, total) = (HashSet::new(), 0, held.len());
     for object in held {
         let is_newest = seen.insert(object.name.destination.clone());
         let into = settings.into.clone().filter(|_| is_newest);
@@ -147,9 +169,25 @@ async fn run(
             verdicts.interrupted = true;
             break;
         }
+        strangers += usize::from(matches!(&restored, Err((Finding::NotForUs, _))));
         verdicts.objects.push(verdict(object, restored));
+        let left = total - verdicts.objects.len();
+        if strangers == STRANGERS && strangers == verdicts.objects.len() && left > 0 {
+            verdicts.not_tried = Some(other_identity(&settings.identity, left));
+            verdicts.skipped = left;
+            break;
+        }
     }
+    verdicts.skipped += verdicts.objects.iter().filter(|verdict| verdict.skipped).count();
     Ok(verdicts)
+}
+
+fn other_identity(identity: &Path, left: usize) -> String {
+    let file = identity.display();
+    format!(
+        "none of the first {STRANGERS} objects is encrypted to an identity in {file}, so {left} more were not tried; \
+         give the identity of one of the recipients in PUBLIC_KEY"
+    )
 }
 
 async fn restore(
@@ -159,9 +197,11 @@ async fn restore(
     into: Option<PathBuf>,
     watch: &Arc<Watch>,
     stop: &CancellationToken,
-) -> Result<Restored, String> {
-    let download = stop.run_until_cancelled(bucket.download(&object.key)).await.ok_or("stopped")?;
-    let download = download.map_err(|error| error_chain(&error))?;
+) -> Result<Restored, (Finding, String)> {
+    let skipped = |reason: String| (Finding::Skipped, reason);
+    let download = stop.run_until_cancelled(bucket.download(&object.key)).await;
+    let download = download.ok_or_else(|| skipped("stopped".to_owned()))?;
+    let download = download.map_err(|error| skipped(error_chain(&error)))?;
     let stopped = Box::pin(stop.clone().cancelled_owned());
     let reader = SyncIoBridge::new(Watched { inner: download.into_async_read(), stopped, watch: Arc::clone(watch) });
     let (name, identities) = (object.name.clone(), Arc::clone(identities));
@@ -169,10 +209,10 @@ async fn restore(
         let scratch = std::env::temp_dir();
         restore_object(reader, name.format, &name.destination, &name.commit, &identities, into.as_deref(), &scratch)
     });
-    let restored: Result<Restored, RestoreError> = restored.await.map_err(|error| error_chain(&error))?;
+    let restored: Result<Restored, RestoreError> = restored.await.map_err(|error| skipped(error_chain(&error)))?;
     restored.map_err(|error| {
-        let advice = error.advice().map_or_else(String::new, |advice| format!("; {advice}"));
-        error_chain(&error) + &advice
+        let advice = error.advice(&object.name.destination).map_or_else(String::new, |advice| format!("; {advice}"));
+        (error.finding(), error_chain(&error) + &advice)
     })
 }
 
@@ -202,20 +242,29 @@ impl<R: AsyncRead + Unpin> AsyncRead for Watched<R> {
     }
 }
 
-fn verdict(HeldObject { key, name, .. }: HeldObject, restored: Result<Restored, String>) -> Verdict {
-    let (git_objects, repository, problem) = match restored {
-        Ok(restored) => (Some(restored.verified.objects), restored.repository, None),
-        Err(problem) => (None, None, Some(problem)),
-    };
-    let good = problem.is_none();
-    Verdict {
+fn verdict(HeldObject { key, name, .. }: HeldObject, restored: Result<Restored, (Finding, String)>) -> Verdict {
+    let mut verdict = Verdict {
         destination: name.destination,
         commit: name.commit,
         format: name.format,
         key,
-        good,
-        git_objects,
-        repository,
-        problem,
+        good: restored.is_ok(),
+        skipped: false,
+        git_objects: None,
+        other_references: 0,
+        repository: None,
+        problem: None,
+    };
+    match restored {
+        Ok(Restored { repository, opened }) => {
+            verdict.git_objects = Some(opened.git_objects);
+            verdict.other_references = opened.other_references;
+            verdict.repository = repository;
+        }
+        Err((finding, problem)) => {
+            verdict.skipped = finding != Finding::Bad;
+            verdict.problem = Some(problem);
+        }
     }
+    verdict
 }

@@ -5,8 +5,11 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use git2::{ObjectType, Odb, Oid, Repository};
+use git2::{ObjectType, Odb, Oid};
+use gix_object::Kind;
 
+use super::references::{tree_entries, tree_of};
+use super::store::{Store, oid, read};
 use crate::model::key::CommitId;
 
 /// Files and directories that are searched; a larger tree is searched in part.
@@ -36,24 +39,23 @@ pub struct LfsPaths {
 
 /// How many paths of the commit are Git LFS pointers. Without `filter=lfs` in any of its `.gitattributes` there are none,
 /// and no other blob is read.
-pub fn lfs_paths(repository: &Repository, commit: CommitId) -> Result<LfsPaths, git2::Error> {
-    lfs_paths_within(repository, commit, Budget::new(LFS_TIMEOUT, LFS_LIMIT_BYTES))
+pub fn lfs_paths(store: &Store, commit: CommitId) -> Result<LfsPaths, git2::Error> {
+    lfs_paths_within(&store.odb, commit, Budget::new(LFS_TIMEOUT, LFS_LIMIT_BYTES))
 }
 
-fn lfs_paths_within(repository: &Repository, commit: CommitId, mut budget: Budget) -> Result<LfsPaths, git2::Error> {
-    let odb = repository.odb()?;
-    let root = repository.find_commit(Oid::from_bytes(commit.as_bytes())?)?.tree_id();
+fn lfs_paths_within(odb: &Odb<'_>, commit: CommitId, mut budget: Budget) -> Result<LfsPaths, git2::Error> {
+    let root = Oid::from_bytes(&tree_of(read(odb, oid(commit)?, ObjectType::Commit)?.data())?)?;
     let mut uses_lfs = false;
-    folders(repository, &odb, root, &mut budget, |name, blob, budget| {
-        uses_lfs = uses_lfs || name == b".gitattributes" && asks_for_lfs(&odb, blob, budget)?;
+    folders(odb, root, &mut budget, |name, blob, budget| {
+        uses_lfs = uses_lfs || name == b".gitattributes" && asks_for_lfs(odb, blob, budget)?;
         Ok(())
     })?;
     if !uses_lfs {
         return Ok(LfsPaths { found: 0, all: !budget.is_spent() });
     }
     let mut pointers = HashSet::new();
-    let folders = folders(repository, &odb, root, &mut budget, |_, blob, budget| {
-        if is_pointer(&odb, blob, budget)? {
+    let folders = folders(odb, root, &mut budget, |_, blob, budget| {
+        if is_pointer(odb, blob, budget)? {
             pointers.insert(blob);
         }
         Ok(())
@@ -96,9 +98,8 @@ struct Folder {
 }
 
 /// Every distinct directory of a tree, within the bounds above; `visit` is called with the files. libgit2's own walk has no
-/// bounds, and recurses as deep as the tree.
+/// bounds, recurses as deep as the tree, and does not read all the trees that Git reads.
 fn folders(
-    repository: &Repository,
     odb: &Odb<'_>,
     root: Oid,
     budget: &mut Budget,
@@ -110,16 +111,18 @@ fn folders(
             continue;
         }
         let mut folder = Folder::default();
-        for entry in repository.find_tree(id)?.iter().take(left) {
+        for entry in tree_entries(read(odb, id, ObjectType::Tree)?.data()).take(left) {
             left -= 1;
-            match entry.kind() {
-                Some(ObjectType::Tree) => folder.folders.push(entry.id()),
-                Some(ObjectType::Blob) => {
-                    visit(entry.name_bytes(), entry.id(), budget)?;
-                    folder.files.push(entry.id());
+            let entry = entry?;
+            let id = Oid::from_bytes(entry.id)?;
+            match entry.kind {
+                Some(Kind::Tree) => folder.folders.push(id),
+                Some(_) => {
+                    visit(entry.name, id, budget)?;
+                    folder.files.push(id);
                 }
                 // A submodule's commit is in another repository.
-                Some(_) | None => {}
+                None => {}
             }
         }
         waiting.extend(&folder.folders);
@@ -171,7 +174,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
-    use git2::{Signature, Time};
+    use git2::{Repository, Signature, Time};
 
     const ATTRIBUTES: &[u8] = b"*.bin\tfilter=lfs diff=lfs\n";
     const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n";
@@ -211,7 +214,8 @@ mod tests {
     }
 
     fn all_of(it: &Fixture, commit: CommitId) -> usize {
-        let LfsPaths { found, all } = lfs_paths(&it.repository, commit).unwrap();
+        let budget = Budget::new(LFS_TIMEOUT, LFS_LIMIT_BYTES);
+        let LfsPaths { found, all } = lfs_paths_within(&it.repository.odb().unwrap(), commit, budget).unwrap();
         assert!(all);
         found
     }
@@ -268,7 +272,8 @@ mod tests {
         entries.push((".gitattributes", it.blob(ATTRIBUTES), FILE));
         let commit = it.commit(it.tree(&entries));
         assert_eq!(all_of(&it, commit), 100);
-        let within = |time, bytes| lfs_paths_within(&it.repository, commit, Budget::new(time, bytes)).unwrap();
+        let within =
+            |time, bytes| lfs_paths_within(&it.repository.odb().unwrap(), commit, Budget::new(time, bytes)).unwrap();
         assert_eq!(within(Duration::ZERO, u64::MAX), LfsPaths { found: 0, all: false });
         let long = Duration::from_secs(60);
         assert_eq!(within(long, 1), LfsPaths { found: 0, all: false });

@@ -29,7 +29,7 @@ use self::index::INCOMING_INDEX;
 use crate::files::{Checked, CheckedFile, private_file};
 
 /// Blobs of at least this size that are stored whole are hashed while they stream by, and never held in memory.
-const LARGE_BLOB_BYTES: u64 = 16 << 20;
+pub(super) const LARGE_BLOB_BYTES: u64 = 16 << 20;
 /// The largest object that is held in memory.
 pub(super) const OBJECT_LIMIT_BYTES: usize = 2 << 30;
 /// A pack with fewer objects is indexed on one thread: starting more costs more than it saves.

@@ -4,36 +4,80 @@
 //! repositories.
 
 use gix_hash::ObjectId;
-use gix_object::{Kind, TreeRefIter};
+use gix_object::Kind;
+
+const ID_BYTES: usize = 20;
 
 /// An object of this kind does not parse.
 #[derive(Debug)]
 pub(super) struct Malformed(pub(super) Kind);
 
-/// Calls `visit` with each object that this one refers to, and the kind it is expected to be, if that is known.
+/// An entry of a tree.
+pub(super) struct TreeEntry<'a> {
+    /// `None` for a submodule's commit.
+    pub(super) kind: Option<Kind>,
+    pub(super) name: &'a [u8],
+    pub(super) id: &'a [u8; ID_BYTES],
+}
+
+/// A tree's entries, read as Git reads them (`decode_tree_entry` and `canon_mode`).
+pub(super) fn tree_entries(mut content: &[u8]) -> impl Iterator<Item = Result<TreeEntry<'_>, Malformed>> {
+    std::iter::from_fn(move || {
+        if content.is_empty() {
+            return None;
+        }
+        let entry = first_entry(content);
+        content = entry.as_ref().map_or(&[], |(_, rest)| rest);
+        Some(entry.map(|(entry, _)| entry).ok_or(Malformed(Kind::Tree)))
+    })
+}
+
+fn first_entry(content: &[u8]) -> Option<(TreeEntry<'_>, &[u8])> {
+    const TYPE: u16 = 0o170_000;
+    let digits = content.iter().position(|&byte| byte == b' ').filter(|&digits| digits > 0)?;
+    let mut mode = 0_u16;
+    for digit in &content[..digits] {
+        // Git keeps the last 16 bits, too.
+        mode = mode << 3 | u16::from(digit.checked_sub(b'0').filter(|digit| *digit < 8)?);
+    }
+    let rest = &content[digits + 1..];
+    let (name, rest) = rest.split_at(rest.iter().position(|&byte| byte == 0).filter(|&end| end > 0)?);
+    let (id, rest) = rest[1..].split_first_chunk()?;
+    let kind = match mode & TYPE {
+        0o100_000 | 0o120_000 => Some(Kind::Blob),
+        0o040_000 => Some(Kind::Tree),
+        // Every other type, also an unknown one, is a submodule to Git.
+        _ => None,
+    };
+    Some((TreeEntry { kind, name, id }, rest))
+}
+
+/// The tree of a commit.
+pub(super) fn tree_of(commit: &[u8]) -> Result<[u8; ID_BYTES], Malformed> {
+    id_line(commit, b"tree ").map(|(tree, _)| tree).ok_or(Malformed(Kind::Commit))
+}
+
+/// Calls `visit` with each object that this one refers to, and the kind it is expected to be.
 pub(super) fn each_reference<E: From<Malformed>>(
     kind: Kind,
     content: &[u8],
-    mut visit: impl FnMut(Option<Kind>, &[u8; 20]) -> Result<(), E>,
+    mut visit: impl FnMut(Kind, &[u8; ID_BYTES]) -> Result<(), E>,
 ) -> Result<(), E> {
     let malformed = || Malformed(kind);
     match kind {
         Kind::Blob => Ok(()),
         Kind::Tree => {
-            for entry in TreeRefIter::from_bytes(content, gix_hash::Kind::Sha1) {
-                let entry = entry.map_err(|_| malformed())?;
-                if !entry.mode.is_commit() {
-                    let kind = if entry.mode.is_tree() { Kind::Tree } else { Kind::Blob };
-                    visit(Some(kind), entry.oid.as_bytes().try_into().map_err(|_| malformed())?)?;
-                }
+            for entry in tree_entries(content) {
+                let TreeEntry { kind, id, .. } = entry?;
+                kind.map_or(Ok(()), |kind| visit(kind, id))?;
             }
             Ok(())
         }
         Kind::Commit => {
             let (tree, mut rest) = id_line(content, b"tree ").ok_or_else(malformed)?;
-            visit(Some(Kind::Tree), &tree)?;
+            visit(Kind::Tree, &tree)?;
             while let Some((parent, after)) = id_line(rest, b"parent ") {
-                visit(Some(Kind::Commit), &parent)?;
+                visit(Kind::Commit, &parent)?;
                 rest = after;
             }
             // A malformed parent line would hide a parent.
@@ -42,14 +86,14 @@ pub(super) fn each_reference<E: From<Malformed>>(
         Kind::Tag => {
             let (object, rest) = id_line(content, b"object ").ok_or_else(malformed)?;
             let line = rest.strip_prefix(b"type ").and_then(|rest| rest.split(|&byte| byte == b'\n').next());
-            visit(line.and_then(|kind| Kind::from_bytes(kind).ok()), &object)
+            visit(line.and_then(|kind| Kind::from_bytes(kind).ok()).ok_or_else(malformed)?, &object)
         }
     }
 }
 
 /// The id in the line that `content` begins with, and what follows the line.
-fn id_line<'a>(content: &'a [u8], word: &[u8]) -> Option<([u8; 20], &'a [u8])> {
-    let (digits, rest) = content.strip_prefix(word)?.split_at_checked(2 * 20)?;
+fn id_line<'a>(content: &'a [u8], word: &[u8]) -> Option<([u8; ID_BYTES], &'a [u8])> {
+    let (digits, rest) = content.strip_prefix(word)?.split_at_checked(2 * ID_BYTES)?;
     let id = ObjectId::from_hex(digits).ok()?.as_slice().try_into().ok()?;
     Some((id, rest.strip_prefix(b"\n")?))
 }
@@ -62,7 +106,7 @@ mod tests {
     use proptest::prelude::*;
 
     /// What an object refers to, in its order.
-    fn named(kind: Kind, content: &[u8]) -> Result<Vec<(Option<Kind>, u8)>, Kind> {
+    fn named(kind: Kind, content: &[u8]) -> Result<Vec<(Kind, u8)>, Kind> {
         let mut names = vec![];
         let outcome = each_reference(kind, content, |expected, id| {
             names.push((expected, id[0]));
@@ -86,14 +130,24 @@ mod tests {
             // As some old programs wrote them.
             entry("040000", "f", 6),
             entry("100664", "g", 7),
+            entry("0000100644", "h", 8),
+            // Git takes every type that it does not know for a submodule's.
+            entry("0", "i", 9),
+            entry("755", "j", 10),
+            entry("20000", "k", 11),
+            entry("60000", "l", 12),
+            entry("140000", "m", 13),
+            entry("170000", "n", 14),
+            entry("10644", "o", 15),
         ];
         let expected = [
-            (Some(Kind::Blob), 1),
-            (Some(Kind::Blob), 2),
-            (Some(Kind::Blob), 3),
-            (Some(Kind::Tree), 5),
-            (Some(Kind::Tree), 6),
-            (Some(Kind::Blob), 7),
+            (Kind::Blob, 1),
+            (Kind::Blob, 2),
+            (Kind::Blob, 3),
+            (Kind::Tree, 5),
+            (Kind::Tree, 6),
+            (Kind::Blob, 7),
+            (Kind::Blob, 8),
         ];
         assert_eq!(named(Kind::Tree, &tree.concat()).unwrap(), expected);
         assert_eq!(named(Kind::Tree, b"").unwrap(), []);
@@ -105,12 +159,11 @@ mod tests {
         let commit = format!("tree {a}\nparent {b}\nparent {c}\nauthor parent <p> 0 +0000\n\nparent {a}\n");
         assert_eq!(
             named(Kind::Commit, commit.as_bytes()).unwrap(),
-            [(Some(Kind::Tree), 10), (Some(Kind::Commit), 11), (Some(Kind::Commit), 12)]
+            [(Kind::Tree, 10), (Kind::Commit, 11), (Kind::Commit, 12)]
         );
-        assert_eq!(named(Kind::Commit, format!("tree {a}\n").as_bytes()).unwrap(), [(Some(Kind::Tree), 10)]);
+        assert_eq!(named(Kind::Commit, format!("tree {a}\n").as_bytes()).unwrap(), [(Kind::Tree, 10)]);
         let tag = format!("object {c}\ntype commit\ntag v1\n");
-        assert_eq!(named(Kind::Tag, tag.as_bytes()).unwrap(), [(Some(Kind::Commit), 12)]);
-        assert_eq!(named(Kind::Tag, format!("object {c}\n").as_bytes()).unwrap(), [(None, 12)]);
+        assert_eq!(named(Kind::Tag, tag.as_bytes()).unwrap(), [(Kind::Commit, 12)]);
         assert_eq!(named(Kind::Blob, commit.as_bytes()).unwrap(), []);
     }
 
@@ -127,7 +180,13 @@ mod tests {
         }
         let tree = entry("100644", "a", 1);
         assert!(named(Kind::Tree, &tree[..tree.len() - 1]).unwrap_err() == Kind::Tree);
-        assert!(named(Kind::Tag, b"").unwrap_err() == Kind::Tag);
+        for mode in ["", "8", "-100644", "10064a"] {
+            assert!(named(Kind::Tree, &entry(mode, "a", 1)).unwrap_err() == Kind::Tree, "{mode}");
+        }
+        assert!(named(Kind::Tree, &entry("100644", "", 1)).unwrap_err() == Kind::Tree, "no name");
+        for tag in [String::new(), format!("object {id}\n"), format!("object {id}\ntype nothing\n")] {
+            assert!(named(Kind::Tag, tag.as_bytes()).unwrap_err() == Kind::Tag, "{tag}");
+        }
     }
 
     proptest! {

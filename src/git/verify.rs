@@ -1,33 +1,39 @@
-//! Verifies a repository: every object's bytes hash to its name, and everything an object refers to is there.
+//! Verifies a repository's objects: the bytes of each hash to its name, and everything that it refers to is there.
 //!
 //! Invariant: only what is in the directory counts. No git program runs, no configuration is read, and alternates,
 //! replacements and grafts are not followed.
 //!
 //! One pass over each pack decodes every object once, on all cores. Each reference to an object marks it with the kind it
 //! is expected to be, one bit for each kind; marks are compared with the real kinds once all objects are decoded. So memory
-//! is one byte for each object, plus what decoding a delta chain takes.
+//! is one byte for each object and 24 for each of the pack being decoded, plus what decoding a delta chain takes. Large
+//! blobs are hashed as they are inflated, unless a delta is based on one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use flate2::read::ZlibDecoder;
+use gix_error::{ErrorExt, ResultExt, message};
 use gix_hash::{ObjectId, oid};
 use gix_object::Kind;
-use gix_pack::index::traverse;
-use gix_pack::{cache, data, index};
+use gix_pack::cache::delta::{Tree, traverse};
+use gix_pack::data::{self, entry::Header};
+use gix_pack::index;
 use gix_utils::progress::Discard;
 use parking_lot::Mutex;
 
-use super::pack::{HASH, OBJECT_LIMIT_BYTES};
+use super::marks::{Marks, WRONG_KIND};
+use super::pack::{HASH, LARGE_BLOB_BYTES, OBJECT_LIMIT_BYTES};
 use super::references::{Malformed, each_reference};
-use crate::model::key::{ArchiveFormat, CommitId};
+use crate::model::key::CommitId;
 
-/// The longest file of references read, in bytes.
-const REFERENCES_LIMIT_BYTES: u64 = 64 << 20;
+/// Holds back a file's or an entry's content while it is hashed.
+const BUFFER_BYTES: usize = 64 << 10;
+/// The longest header of a loose object, in bytes, as Git has it.
+const LOOSE_HEADER_LIMIT_BYTES: usize = 32;
 
 /// What was found good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,15 +46,9 @@ pub struct Verified {
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     #[error("cannot read {}", path.display())]
-    Disk { path: PathBuf, source: std::io::Error },
+    Disk { path: PathBuf, source: io::Error },
     #[error("its repository cannot be used: {problem}")]
     Unusable { problem: String },
-    #[error("its repository is shallow and cannot be pushed")]
-    Shallow,
-    #[error("its repository has no branch {0:?}")]
-    NoBranch(String),
-    #[error("its name says commit {named}, but its branch is at {found}")]
-    OtherCommit { named: CommitId, found: ObjectId },
     #[error("its {pack} is damaged")]
     Pack { pack: String, source: gix_error::Error },
     #[error("its object {object} is missing ({needed_by} refers to it)")]
@@ -57,106 +57,40 @@ pub enum VerifyError {
     BadObject { object: String, problem: &'static str },
 }
 
-/// Verifies the repository in `dir/.git`: `branch` is at `commit`, its history is complete, and all objects are intact.
-/// Objects outside of that history are verified too. The error is the first problem found.
-///
-/// In an archive of the Go program (tar.gz) the branch may have another name, the source's: any reference to the commit
-/// is accepted there.
-pub fn verify(dir: &Path, branch: &str, commit: CommitId, format: ArchiveFormat) -> Result<Verified, VerifyError> {
-    let git_dir = dir.join(".git");
-    if git_dir.join("shallow").exists() {
-        return Err(VerifyError::Shallow);
-    }
-    let references = read_references(&git_dir)?;
-    check_branch(&references, branch, commit, format)?;
-    let objects = Objects::open(&git_dir.join("objects"))?;
-    objects.require(&ObjectId::Sha1(*commit.as_bytes()), Some(Kind::Commit), &"the branch");
-    for (name, id) in &references {
-        objects.require(id, None, name);
-    }
+/// Bounds on what is held in memory.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// Blobs from this size on are hashed as they are inflated.
+    large_blob_bytes: u64,
+    /// The largest object that is held.
+    object_bytes: usize,
+}
+
+/// Verifies all objects in `dir/.git`, and that `commit` and its history are among them. The error is the first problem
+/// found.
+pub fn verify(dir: &Path, commit: CommitId) -> Result<Verified, VerifyError> {
+    verify_within(dir, commit, Limits { large_blob_bytes: LARGE_BLOB_BYTES, object_bytes: OBJECT_LIMIT_BYTES })
+}
+
+fn verify_within(dir: &Path, commit: CommitId, limits: Limits) -> Result<Verified, VerifyError> {
+    let objects = Objects::open(&dir.join(".git/objects"), limits)?;
+    objects.require(&ObjectId::Sha1(*commit.as_bytes()), Kind::Commit, &"the branch");
     objects.verify()
 }
 
-/// All references by their full names, and `HEAD`.
-fn read_references(git_dir: &Path) -> Result<BTreeMap<String, ObjectId>, VerifyError> {
-    let mut references = BTreeMap::new();
-    if let Some(packed) = read_text(&git_dir.join("packed-refs"))? {
-        // `#` begins a comment, and `^` the target of the tag above.
-        for line in packed.lines().filter(|line| !line.starts_with(['#', '^'])) {
-            let (id, name) = line.split_once(' ').ok_or_else(|| unusable(format!("packed-refs says {line:?}")))?;
-            references.insert(name.to_owned(), parse_id(id, name)?);
-        }
-    }
-    let mut directories = vec!["refs".to_owned()];
-    while let Some(directory) = directories.pop() {
-        for (name, path) in list(&git_dir.join(&directory))? {
-            let name = format!("{directory}/{name}");
-            if path.is_dir() {
-                directories.push(name);
-                continue;
-            }
-            let content = read_text(&path)?.unwrap_or_default();
-            // A symbolic one, like refs/remotes/origin/HEAD, refers to no object itself.
-            if !content.starts_with("ref: ") {
-                references.insert(name.clone(), parse_id(content.trim_end(), &name)?);
-            }
-        }
-    }
-    let head = read_text(&git_dir.join("HEAD"))?.ok_or_else(|| unusable("it has no HEAD".to_owned()))?;
-    let head = match head.trim_end().strip_prefix("ref: ") {
-        Some(target) => *references
-            .get(target)
-            .ok_or_else(|| unusable(format!("HEAD points to {target:?}, which does not exist")))?,
-        None => parse_id(head.trim_end(), "HEAD")?,
-    };
-    references.insert("HEAD".to_owned(), head);
-    Ok(references)
-}
-
-fn check_branch(
-    references: &BTreeMap<String, ObjectId>,
-    branch: &str,
-    commit: CommitId,
-    format: ArchiveFormat,
-) -> Result<(), VerifyError> {
-    let named = ObjectId::Sha1(*commit.as_bytes());
-    let found = match (references.get(&format!("refs/heads/{branch}")), format) {
-        (Some(&id), _) if id == named => return Ok(()),
-        (_, ArchiveFormat::TarGz) if references.values().any(|&id| id == named) => return Ok(()),
-        (Some(id), _) => id,
-        (None, ArchiveFormat::TarGz) => &references["HEAD"],
-        (None, ArchiveFormat::Zip) => return Err(VerifyError::NoBranch(branch.to_owned())),
-    };
-    Err(VerifyError::OtherCommit { named: commit, found: *found })
-}
-
-fn in_path(path: &Path) -> impl FnOnce(std::io::Error) -> VerifyError {
+fn in_path(path: &Path) -> impl FnOnce(io::Error) -> VerifyError {
     let path = path.to_owned();
     move |source| VerifyError::Disk { path, source }
-}
-
-fn parse_id(text: &str, reference: &str) -> Result<ObjectId, VerifyError> {
-    ObjectId::from_hex(text.as_bytes()).map_err(|_| unusable(format!("{reference} holds no object id")))
 }
 
 fn unusable(problem: String) -> VerifyError {
     VerifyError::Unusable { problem }
 }
 
-/// A file's text, or `None` if there is no such file.
-fn read_text(path: &Path) -> Result<Option<String>, VerifyError> {
-    let mut text = String::new();
-    match File::open(path).and_then(|file| file.take(REFERENCES_LIMIT_BYTES).read_to_string(&mut text)) {
-        Ok(_) => Ok(Some(text)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(in_path(path)(error)),
-    }
-}
-
 /// Names and paths in a directory, sorted; none if there is no such directory.
 fn list(directory: &Path) -> Result<BTreeMap<String, PathBuf>, VerifyError> {
     let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
         entries => entries.map_err(in_path(directory))?,
     };
     let named = |entry: fs::DirEntry| (entry.file_name().to_string_lossy().into_owned(), entry.path());
@@ -165,6 +99,7 @@ fn list(directory: &Path) -> Result<BTreeMap<String, PathBuf>, VerifyError> {
 
 /// All objects of a repository, and what is known about each.
 struct Objects {
+    limits: Limits,
     packs: Vec<Pack>,
     loose: BTreeMap<ObjectId, Loose>,
     /// The first problem found.
@@ -184,44 +119,8 @@ struct Loose {
     marks: Marks,
 }
 
-/// An object's kind, and the kinds that references expect.
-#[derive(Default)]
-struct Marks(AtomicU8);
-
-impl Marks {
-    fn found(&self, kind: Kind) {
-        self.0.fetch_or(bit(kind), Ordering::Relaxed);
-    }
-
-    fn required(&self, kind: Option<Kind>) {
-        self.0.fetch_or(kind.map_or(0, bit) << 4, Ordering::Relaxed);
-    }
-
-    /// What is wrong with the object, if anything is.
-    fn problem(&self) -> Option<&'static str> {
-        let marks = self.0.load(Ordering::Relaxed);
-        let (found, required) = (marks & 0xf, marks >> 4);
-        if found == 0 {
-            Some("is not where its index says")
-        } else if required & !found != 0 {
-            Some("is not of the kind that references to it expect")
-        } else {
-            None
-        }
-    }
-}
-
-fn bit(kind: Kind) -> u8 {
-    match kind {
-        Kind::Commit => 1,
-        Kind::Tree => 2,
-        Kind::Blob => 4,
-        Kind::Tag => 8,
-    }
-}
-
 impl Objects {
-    fn open(objects: &Path) -> Result<Self, VerifyError> {
+    fn open(objects: &Path, limits: Limits) -> Result<Self, VerifyError> {
         let mut packs = vec![];
         let mut loose = BTreeMap::new();
         for (directory, path) in list(objects)?.into_iter().filter(|(_, path)| path.is_dir()) {
@@ -230,13 +129,14 @@ impl Objects {
                     "pack" if name.ends_with(".pack") => packs.push(Pack::open(name, &path)?),
                     "pack" | "info" => {}
                     fan => {
-                        let id = parse_id(&format!("{fan}{name}"), &format!("objects/{fan}/{name}"))?;
+                        let id = ObjectId::from_hex(format!("{fan}{name}").as_bytes())
+                            .map_err(|_| unusable(format!("objects/{fan}/{name} is not named like an object")))?;
                         loose.insert(id, Loose { path, marks: Marks::default() });
                     }
                 }
             }
         }
-        Ok(Self { packs, loose, fault: Mutex::new(None) })
+        Ok(Self { limits, packs, loose, fault: Mutex::new(None) })
     }
 
     fn marks(&self, id: &oid) -> Option<&Marks> {
@@ -244,7 +144,7 @@ impl Objects {
     }
 
     /// Notes that `needed_by` refers to an object, as one of this kind.
-    fn require(&self, id: &oid, kind: Option<Kind>, needed_by: &dyn Display) {
+    fn require(&self, id: &oid, kind: Kind, needed_by: &dyn Display) {
         match self.marks(id) {
             Some(marks) => marks.required(kind),
             None => {
@@ -260,40 +160,93 @@ impl Objects {
     /// Notes what an object refers to; its bytes hash to its name.
     fn visit(&self, id: &oid, kind: Kind, bytes: &[u8]) {
         let visited = each_reference(kind, bytes, |expected, referred| {
-            if kind == Kind::Tag && expected.is_none() {
-                return Err(Malformed(kind));
-            }
             self.require(referred.into(), expected, &format_args!("{kind} {id}"));
             Ok(())
         });
-        if visited.is_err() {
+        if let Err(Malformed(_)) = visited {
             self.fault(|| VerifyError::BadObject { object: id.to_string(), problem: "is malformed" });
         }
     }
 
     fn verify(self) -> Result<Verified, VerifyError> {
         for pack in &self.packs {
-            pack.verify(&self)?;
+            pack.verify(&self).map_err(|source| VerifyError::Pack { pack: pack.name.clone(), source })?;
         }
         for (id, loose) in &self.loose {
-            let (kind, bytes) = read_loose(id, &loose.path)?;
+            let kind = self.verify_loose(id, &loose.path)?;
             loose.marks.found(kind);
-            self.visit(id, kind, &bytes);
         }
         if let Some(fault) = self.fault.into_inner() {
             return Err(fault);
         }
-        let packed = self.packs.iter().flat_map(|pack| pack.index.iter().map(|entry| entry.oid).zip(&pack.marks));
-        let loose = self.loose.iter().map(|(id, loose)| (*id, &loose.marks));
+        let packed = self.packs.iter().flat_map(Pack::marked);
+        let loose = self.loose.iter().map(|(id, loose)| (*id, Some(&loose.marks)));
         let mut objects = 0;
         for (id, marks) in packed.chain(loose) {
             objects += 1;
-            if let Some(problem) = marks.problem() {
-                return Err(VerifyError::BadObject { object: id.to_string(), problem });
-            }
+            let problem = match marks.filter(|marks| marks.is_found()) {
+                None => "is not where its index says",
+                Some(marks) if !marks.agree() => WRONG_KIND,
+                Some(_) => continue,
+            };
+            return Err(VerifyError::BadObject { object: id.to_string(), problem });
         }
         Ok(Verified { objects })
     }
+
+    /// Reads a loose object, which must hash to its name.
+    fn verify_loose(&self, id: &oid, path: &Path) -> Result<Kind, VerifyError> {
+        let bad = |problem| VerifyError::BadObject { object: id.to_string(), problem };
+        let file = File::open(path).map_err(in_path(path))?;
+        let mut content = BufReader::with_capacity(BUFFER_BYTES, ZlibDecoder::new(file));
+        let mut header = vec![];
+        let read = content.by_ref().take(LOOSE_HEADER_LIMIT_BYTES as u64).read_until(0, &mut header);
+        read.map_err(|_| bad("cannot be inflated"))?;
+        let (kind, len, _) = gix_object::decode::loose_header(&header).map_err(|_| bad("is malformed"))?;
+        if kind == Kind::Blob {
+            let hashed = hash_blob(len, &mut content).map_err(|_| bad("cannot be inflated"))?;
+            return if hashed.as_deref() == Some(id) { Ok(kind) } else { Err(bad("does not hash to its name")) };
+        }
+        let mut bytes = vec![];
+        let limited = content.take(self.limits.object_bytes as u64).read_to_end(&mut bytes);
+        limited.map_err(|_| bad("cannot be inflated"))?;
+        let intact = gix_object::Data::new(&bytes, kind, HASH).verify_checksum(id).is_ok();
+        if bytes.len() as u64 != len || !intact {
+            return Err(bad("does not hash to its name"));
+        }
+        self.visit(id, kind, &bytes);
+        Ok(kind)
+    }
+}
+
+/// The id of a blob that is read to its end; `None` if it has another length than this.
+fn hash_blob(len: u64, content: &mut impl Read) -> io::Result<Option<ObjectId>> {
+    let mut hash = gix_hash::hasher(HASH);
+    hash.update(format!("blob {len}\0").as_bytes());
+    let (mut buffer, mut read) = (vec![0; BUFFER_BYTES], 0_u64);
+    loop {
+        match content.read(&mut buffer)? {
+            0 => break,
+            n => {
+                hash.update(&buffer[..n]);
+                read += n as u64;
+            }
+        }
+        if read > len {
+            return Ok(None);
+        }
+    }
+    let id = hash.try_finalize().map_err(io::Error::other)?;
+    Ok((read == len).then_some(id))
+}
+
+/// An object of a pack: where it is in the pack, and in the index.
+#[derive(Clone, Copy)]
+struct Place {
+    offset: u64,
+    /// The offset of what follows.
+    end: u64,
+    in_index: u32,
 }
 
 impl Pack {
@@ -304,51 +257,138 @@ impl Pack {
         if data.num_objects() != index.num_objects() {
             return Err(unusable(format!("{name} and its index hold different numbers of objects")));
         }
-        let marks = (0..index.num_objects()).map(|_| Marks::default()).collect();
+        let marks = Marks::none(index.num_objects());
         Ok(Self { name, data, index, marks })
     }
 
+    /// Looked up as git does: an object that git would not find stays unmarked.
     fn marks(&self, id: &oid) -> Option<&Marks> {
         self.marks.get(self.index.lookup(id)? as usize)
     }
 
-    fn verify(&self, objects: &Objects) -> Result<(), VerifyError> {
-        if self.marks.is_empty() {
+    /// Each object and its marks. One that is in the pack twice has those of the one that git finds.
+    fn marked(&self) -> impl Iterator<Item = (ObjectId, Option<&Marks>)> {
+        let entries = (0..).zip(&self.marks).map(|(place, marks)| (self.index.oid_at_index(place), marks));
+        entries.map(|(id, marks)| (id.to_owned(), if marks.is_found() { Some(marks) } else { self.marks(id) }))
+    }
+
+    fn verify(&self, objects: &Objects) -> gix_error::Result<()> {
+        let go_on = AtomicBool::new(false);
+        self.data.verify_checksum(&mut Discard, &go_on)?;
+        self.index.verify_checksum(&mut Discard, &go_on)?;
+        if self.data.checksum() != self.index.pack_checksum() {
+            return Err(message("its index belongs to another pack").raise());
+        }
+        let mut places = self.places();
+        let large = self.large_blobs(&places, objects.limits.large_blob_bytes)?;
+        for place in places.extract_if(.., |place| large.contains(&place.offset)) {
+            self.verify_large_blob(place)?;
+        }
+        if places.is_empty() {
             return Ok(());
         }
-        let options = traverse::Options {
-            traversal: traverse::Algorithm::DeltaTreeLookup,
-            check: traverse::SafetyCheck::All,
-            thread_limit: None,
-            alloc_limit_bytes: Some(OBJECT_LIMIT_BYTES),
-            make_pack_lookup_cache: || cache::Never,
-        };
-        let visit = |kind, bytes: &[u8], entry: &index::Entry, _: &dyn gix_utils::progress::Progress| {
-            // Looked up as git does: an object that git would not find stays unmarked.
-            if let Some(marks) = self.marks(&entry.oid) {
-                marks.found(kind);
-            }
-            objects.visit(&entry.oid, kind, bytes);
+        let offset_of = |id: &oid| self.index.lookup(id).map(|place| self.index.pack_offset_at_index(place));
+        let tree = Tree::from_offsets_in_pack(
+            self.data.path(),
+            places.into_iter(),
+            &|place| place.offset,
+            &|id| Ok(offset_of(id)),
+            &mut Discard,
+            &go_on,
+            HASH,
+        )?;
+        let inspect = |place: &mut Place, _: &dyn gix_utils::progress::Progress, context: traverse::Context<'_>| {
+            let kind = context.entry.header.as_kind().unwrap_or(Kind::Blob);
+            let id = self.index.oid_at_index(place.in_index);
+            gix_object::Data::new(context.decompressed, kind, HASH).verify_checksum(id).or_raise(|| not_intact(id))?;
+            self.verify_crc32(*place)?;
+            self.found(id, kind);
+            objects.visit(id, kind, context.decompressed);
             Ok(())
         };
-        match self.index.traverse(&self.data, &mut Discard, &AtomicBool::new(false), visit, options) {
-            Ok(_) => Ok(()),
-            Err(source) => Err(VerifyError::Pack { pack: self.name.clone(), source }),
+        let options = traverse::Options {
+            object_progress: Box::new(Discard),
+            size_progress: &mut Discard,
+            thread_limit: None,
+            should_interrupt: &go_on,
+            object_hash: HASH,
+            alloc_limit_bytes: Some(objects.limits.object_bytes),
+        };
+        let end = self.data.pack_end() as u64;
+        tree.traverse(|range, pack| pack.entry_slice(range), &self.data, end, inspect, options).map(drop)
+    }
+
+    /// All objects, by ascending offset.
+    fn places(&self) -> Vec<Place> {
+        let place = |in_index| Place { offset: self.index.pack_offset_at_index(in_index), end: 0, in_index };
+        let mut places: Vec<_> = (0..self.index.num_objects()).map(place).collect();
+        places.sort_unstable_by_key(|place| place.offset);
+        let mut end = self.data.pack_end() as u64;
+        for place in places.iter_mut().rev() {
+            place.end = std::mem::replace(&mut end, place.offset);
+        }
+        places
+    }
+
+    /// Where blobs of at least `from` bytes are that are stored whole, and that no delta is based on.
+    fn large_blobs(&self, places: &[Place], from: u64) -> gix_error::Result<BTreeSet<u64>> {
+        let (mut large, mut bases) = (BTreeSet::new(), BTreeSet::new());
+        for place in places {
+            let entry = self.data.entry(place.offset)?;
+            match entry.header {
+                Header::Blob if entry.decompressed_size >= from => drop(large.insert(place.offset)),
+                Header::OfsDelta { base_distance } => {
+                    bases.extend(place.offset.checked_sub(base_distance).filter(|base| large.contains(base)))
+                }
+                _ => {}
+            }
+        }
+        if large.is_empty() {
+            return Ok(large);
+        }
+        for place in places {
+            if let Header::RefDelta { base_id } = self.data.entry(place.offset)?.header {
+                bases.extend(self.index.lookup(base_id).map(|base| self.index.pack_offset_at_index(base)));
+            }
+        }
+        large.retain(|offset| !bases.contains(offset));
+        // gix-pack needs the first entry; Git puts a commit there.
+        large.remove(&(data::header::SIZE as u64));
+        Ok(large)
+    }
+
+    fn verify_large_blob(&self, place: Place) -> gix_error::Result<()> {
+        let id = self.index.oid_at_index(place.in_index);
+        let entry = self.data.entry(place.offset)?;
+        let compressed = self.data.entry_slice(entry.data_offset..place.end).unwrap_or_default();
+        let hashed = hash_blob(entry.decompressed_size, &mut ZlibDecoder::new(compressed));
+        if hashed.or_raise(|| not_intact(id))?.as_deref() != Some(id) {
+            return Err(not_intact(id).raise());
+        }
+        self.verify_crc32(place)?;
+        self.found(id, Kind::Blob);
+        Ok(())
+    }
+
+    fn verify_crc32(&self, place: Place) -> gix_error::Result<()> {
+        let bytes = self.data.entry_slice(place.offset..place.end).unwrap_or_default();
+        match self.index.crc32_at_index(place.in_index) {
+            Some(announced) if announced != crc32fast::hash(bytes) => {
+                Err(message("an object is not what its CRC-32 in the index says").raise())
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn found(&self, id: &oid, kind: Kind) {
+        if let Some(marks) = self.marks(id) {
+            marks.found(kind);
         }
     }
 }
 
-/// Reads a loose object, which must hash to its name.
-fn read_loose(id: &oid, path: &Path) -> Result<(Kind, Vec<u8>), VerifyError> {
-    let bad = |problem| VerifyError::BadObject { object: id.to_string(), problem };
-    let mut bytes = vec![];
-    let file = File::open(path).map_err(in_path(path))?;
-    let limit = OBJECT_LIMIT_BYTES as u64;
-    ZlibDecoder::new(file).take(limit).read_to_end(&mut bytes).map_err(|_| bad("cannot be inflated"))?;
-    let (kind, len, header_len) = gix_object::decode::loose_header(&bytes).map_err(|_| bad("is malformed"))?;
-    let content = bytes.split_off(header_len.min(bytes.len()));
-    let intact = gix_object::Data::new(&content, kind, HASH).verify_checksum(id).is_ok();
-    if content.len() as u64 == len && intact { Ok((kind, content)) } else { Err(bad("does not hash to its name")) }
+fn not_intact(id: &oid) -> gix_error::Message {
+    gix_error::message!("object {id} does not hash to its name")
 }
 
 #[cfg(test)]
@@ -356,12 +396,12 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
+    use sha1::Digest;
+
     use crate::git::fixture::{Project, git, git_with_input, run};
 
-    const BRANCH: &str = "source";
-
     fn verified(project: &Project) -> Result<Verified, VerifyError> {
-        verify(project.dir.path(), BRANCH, project.commit, ArchiveFormat::Zip)
+        verify(project.dir.path(), project.commit)
     }
 
     fn head(dir: &Path) -> CommitId {
@@ -405,7 +445,7 @@ mod tests {
         git(dir, &["update-index", "--add", "--cacheinfo", &format!("160000,{},submodule", "5".repeat(40))]);
         git(dir, &["commit", "-q", "-m", "a submodule, whose commit is elsewhere"]);
         let expected = Verified { objects: objects(dir).len() as u64 };
-        let check = || verify(dir, BRANCH, head(dir), ArchiveFormat::Zip).unwrap();
+        let check = || verify(dir, head(dir)).unwrap();
 
         assert_eq!(check(), expected, "two packs and loose objects");
         git(dir, &["pack-refs", "--all"]);
@@ -496,15 +536,12 @@ mod tests {
     }
 
     #[test]
-    fn a_shallow_repository_is_refused_and_without_its_mark_incomplete() {
+    fn a_shallow_history_is_incomplete() {
         let project = Project::new();
         let dir = tempfile::tempdir().unwrap();
         let url = format!("file://{}", project.dir.path().display());
         git(dir.path(), &["clone", "-q", "--depth=1", &url, "."]);
-        let check = || verify(dir.path(), BRANCH, project.commit, ArchiveFormat::Zip);
-        assert!(matches!(check(), Err(VerifyError::Shallow)));
-        fs::remove_file(dir.path().join(".git/shallow")).unwrap();
-        assert!(matches!(check(), Err(VerifyError::MissingObject { .. })));
+        assert!(matches!(verify(dir.path(), project.commit), Err(VerifyError::MissingObject { .. })));
     }
 
     #[test]
@@ -512,51 +549,77 @@ mod tests {
         let project = Project::new();
         let dir = tempfile::tempdir().unwrap();
         git(dir.path(), &["clone", "-q", "--shared", project.dir.path().to_str().unwrap(), "."]);
-        let result = verify(dir.path(), BRANCH, project.commit, ArchiveFormat::Zip);
+        let result = verify(dir.path(), project.commit);
         assert!(matches!(result, Err(VerifyError::MissingObject { .. })));
     }
 
-    #[test]
-    fn the_branch_must_be_at_the_commit_named() {
+    /// A repository with a blob above the limits, and with a small one.
+    fn with_a_large_blob() -> (Project, String, Limits) {
         let project = Project::new();
-        let (dir, at) =
-            (project.dir.path(), |revision: &str| git(project.dir.path(), &["rev-parse", revision]).parse().unwrap());
-        for format in ArchiveFormat::ALL {
-            let result = verify(dir, BRANCH, at("source~1"), format);
-            assert!(matches!(result, Err(VerifyError::OtherCommit { .. })), "{format}");
-            let result = verify(dir, BRANCH, CommitId::from_bytes([7; 20]), format);
-            assert!(matches!(result, Err(VerifyError::OtherCommit { .. })), "{format}");
+        let dir = project.dir.path();
+        let large: Vec<u8> = (0..300_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+        fs::write(dir.join("large"), &large).unwrap();
+        git(dir, &["add", "large"]);
+        git(dir, &["commit", "-q", "-m", "large"]);
+        let blob = git(dir, &["rev-parse", "HEAD:large"]);
+        let commit = head(dir);
+        (Project { commit, ..project }, blob, Limits { large_blob_bytes: 100_000, object_bytes: 500_000 })
+    }
+
+    #[test]
+    fn a_blob_that_is_too_large_for_the_memory_is_verified_loose_and_packed() {
+        let (project, blob, limits) = with_a_large_blob();
+        let dir = project.dir.path();
+        let check = || verify_within(dir, project.commit, limits);
+        let expected = Verified { objects: objects(dir).len() as u64 };
+        assert_eq!(check().unwrap(), expected, "loose");
+        git(dir, &["repack", "-adfq"]);
+        assert_eq!(check().unwrap(), expected, "packed");
+        let held = Limits { large_blob_bytes: u64::MAX, ..limits };
+        assert!(verify_within(dir, project.commit, held).is_err(), "held in memory it is above the limit");
+
+        let path = &files_ending(dir, ".pack")[0];
+        let good = fs::read(path).unwrap();
+        let listed = git(dir, &["verify-pack", "-v", path.to_str().unwrap()]);
+        let row: Vec<_> = listed.lines().find(|line| line.starts_with(&blob)).unwrap().split_whitespace().collect();
+        let (size, offset): (usize, usize) = (row[3].parse().unwrap(), row[4].parse().unwrap());
+        for at in [offset + 10, offset + size / 2, offset + size - 1] {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            // With a right trailer, and the old index but for the checksum that names the pack.
+            let end = bad.len() - 20;
+            let sum: [u8; 20] = sha1::Sha1::digest(&bad[..end]).into();
+            bad[end..].copy_from_slice(&sum);
+            overwrite(path, &bad);
+            let index = path.with_extension("idx");
+            let good_index = fs::read(&index).unwrap();
+            let mut bad_index = good_index.clone();
+            let end = bad_index.len() - 20;
+            bad_index[end - 20..end].copy_from_slice(&sum);
+            let sum: [u8; 20] = sha1::Sha1::digest(&bad_index[..end]).into();
+            bad_index[end..].copy_from_slice(&sum);
+            overwrite(&index, &bad_index);
+            let error = check().unwrap_err();
+            assert!(matches!(&error, VerifyError::Pack { .. }), "{error}");
+            let chain = format!("{:#}", anyhow::Error::new(error));
+            assert!(chain.contains(&blob), "{at}: {chain}");
+            overwrite(&index, &good_index);
         }
     }
 
     #[test]
-    fn only_an_archive_of_the_go_program_may_name_its_branch_otherwise() {
-        let project = Project::new();
-        let check = |format| verify(project.dir.path(), "destination", project.commit, format);
-        assert!(matches!(check(ArchiveFormat::Zip), Err(VerifyError::NoBranch(_))));
-        check(ArchiveFormat::TarGz).unwrap();
-    }
-
-    #[test]
-    fn references_that_git_could_not_read_are_an_error() {
-        let files = [
-            ("HEAD", "ref: refs/heads/nowhere"),
-            ("HEAD", "nonsense"),
-            ("refs/heads/other", "nonsense"),
-            ("packed-refs", "nonsense"),
-            ("packed-refs", "nonsense refs/heads/packed"),
-        ];
-        for (file, content) in files {
-            let project = Project::new();
-            fs::write(project.dir.path().join(".git").join(file), content).unwrap();
-            assert!(matches!(verified(&project), Err(VerifyError::Unusable { .. })), "{file}: {content}");
+    fn a_large_blob_that_a_delta_is_based_on_is_verified_too() {
+        let (project, _, limits) = with_a_large_blob();
+        let dir = project.dir.path();
+        let limits = Limits { object_bytes: 2_000_000, ..limits };
+        let longer = [fs::read(dir.join("large")).unwrap(), b"more".to_vec()].concat();
+        fs::write(dir.join("large"), longer).unwrap();
+        git(dir, &["commit", "-qam", "longer"]);
+        for by_offset in ["true", "false"] {
+            git(dir, &["-c", &format!("repack.useDeltaBaseOffset={by_offset}"), "repack", "-adfq"]);
+            assert!(fs::metadata(&files_ending(dir, ".pack")[0]).unwrap().len() < 2_000_000, "one is a delta");
+            let found = verify_within(dir, head(dir), limits).unwrap();
+            assert_eq!(found, Verified { objects: objects(dir).len() as u64 });
         }
-    }
-
-    #[test]
-    fn a_reference_to_a_missing_object_is_an_error() {
-        let project = Project::new();
-        fs::write(project.dir.path().join(".git/refs/heads/other"), "7".repeat(40)).unwrap();
-        assert!(matches!(verified(&project), Err(VerifyError::MissingObject { .. })));
     }
 }

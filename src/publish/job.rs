@@ -17,6 +17,7 @@ use crate::artifact::encrypt;
 use crate::bucket::BucketError;
 use crate::git::lfs;
 use crate::git::pack::{self, PackError, ReceiveLimits, ReceivedPack};
+use crate::git::store::Store;
 use crate::git::wire::{GitServer, PackStream};
 use crate::model::key::CommitId;
 use crate::model::stage::Stage;
@@ -147,8 +148,7 @@ impl Job<'_> {
     /// How many paths are Git LFS pointers. A failure counts as none: it does not affect the object.
     async fn lfs_paths(&self, mirror: &Mirror) -> usize {
         let (path, commit) = (mirror.path().to_owned(), self.commit);
-        let counting =
-            spawn_blocking(move || git2::Repository::open_bare(path).and_then(|it| lfs::lfs_paths(&it, commit)));
+        let counting = spawn_blocking(move || Store::open(&path).and_then(|store| lfs::lfs_paths(&store, commit)));
         match counting.await {
             Ok(Ok(paths)) => {
                 if !paths.all {

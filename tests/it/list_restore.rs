@@ -237,13 +237,14 @@ fn restore_replaces_nothing() {
     fs::create_dir_all(&occupied).unwrap();
     fs::write(occupied.join("mine.txt"), "mine").unwrap();
     let restore = scene.restore(&["-into", &into]).failed();
-    line(&restore.out, &["BAD", "far/tool@main", "exists already"]);
-    line(&restore.out, &["2 good, 1 bad, 0 missing"]);
+    line(&restore.out, &["SKIPPED", "far/tool@main", "exists already"]);
+    line(&restore.out, &["2 good, 0 bad, 0 missing, 1 skipped"]);
     assert_eq!(fs::read_dir(&occupied).unwrap().count(), 1);
     assert_eq!(fs::read_to_string(occupied.join("mine.txt")).unwrap(), "mine");
 
     let again = scene.restore(&["-into", &into, "far/sub/app"]).failed();
-    line(&again.out, &["0 good, 2 bad, 0 missing"]);
+    line(&again.out, &["0 good, 0 bad, 0 missing, 2 skipped"]);
+    assert!(!again.out.contains("BAD"), "{}", again.out);
     judge::git_fsck(&Path::new(&into).join("far/sub/app@main")).unwrap();
 }
 
@@ -252,9 +253,52 @@ fn restore_with_another_identity_says_that_it_is_another() {
     let (scene, stranger) = (scene("zip"), World::start().unwrap());
     let into = scene.folder();
     let restore = scene.restore_with(stranger.identity_file(), &["-into", &into, "far/tool"]).failed();
-    line(&restore.out, &["BAD", "far/tool@main", "none of the given identities decrypts it"]);
+    line(&restore.out, &["SKIPPED", "far/tool@main", "none of the given identities decrypts it"]);
+    line(&restore.out, &["0 good, 0 bad, 0 missing, 1 skipped"]);
     assert!(!Path::new(&into).join("far/tool@main").exists());
     scene.assert_nothing_left();
+}
+
+#[test]
+fn restore_with_another_identity_stops_after_the_first_objects() {
+    let (scene, stranger) = (scene("zip"), World::start().unwrap());
+    let object = scene.world.s3().get(&scene.app_key()).unwrap().unwrap();
+    for n in 0..6 {
+        scene.world.s3().put(&zip_key(&format!("far/copy{n}"), "main", OTHER_COMMIT), object.clone());
+    }
+    scene.world.s3().clear_requests();
+    let restore = scene.restore_with(stranger.identity_file(), &[]).failed();
+    let file = stranger.identity_file().to_string_lossy().into_owned();
+    line(&restore.out, &["STOPPED", "none of the first 5 objects", &file, "4 more were not tried"]);
+    line(&restore.out, &["0 good, 0 bad, 0 missing, 9 skipped"]);
+    assert_eq!(restore.out.lines().count(), 7, "{}", restore.out);
+    assert_eq!(crate::support::count(&scene.world.s3().requests(), "GetObject"), 5);
+    let json = scene.restore_with(stranger.identity_file(), &["-output=json"]).failed().json();
+    assert_eq!((&json["skipped"], &json["objects"][0]["skipped"]), (&9.into(), &true.into()));
+    assert!(json["not_tried"].as_str().unwrap().contains(&file), "{json}");
+
+    // One that fits is enough to go on.
+    scene.world.s3().put(&zip_key("aa/first", "main", OTHER_COMMIT), "not encrypted at all");
+    let restore = scene.restore_with(stranger.identity_file(), &[]).failed();
+    line(&restore.out, &["0 good, 1 bad, 0 missing, 9 skipped"]);
+}
+
+#[test]
+fn a_damaged_object_s_advice_is_the_command_that_publishes_it_again() {
+    let scene = scene("zip");
+    let key = scene.app_key();
+    scene.world.s3().put(&key, "damaged");
+    let restore = scene.restore(&["far/sub/app@main"]).failed();
+    let line = line(&restore.out, &["BAD", "far/sub/app@main"]);
+    let (_, command) = line.rsplit_once("on the producer, run ").unwrap();
+    assert_eq!(command, "REPUBLISH=far/sub/app@main git-partition-sync-producer -run-once");
+    assert!(!restore.out.contains("delete"), "{}", restore.out);
+    program(&scene.world, &["-run-once"]).env("REPUBLISH", "far/sub/app@main").output().unwrap();
+    line_of_good(&scene.restore(&["far/sub/app@main"]).succeeded());
+}
+
+fn line_of_good(run: &Run) {
+    line(&run.out, &["1 good, 0 bad, 0 missing"]);
 }
 
 #[test]
@@ -381,7 +425,8 @@ fn restore_as_json_says_the_same() {
         *good,
         serde_json::json!({
             "group": "far", "project": "tool", "branch": "main", "commit": commit, "format": "zip",
-            "key": zip_key("far/tool", "main", &commit), "good": true, "git_objects": objects,
+            "key": zip_key("far/tool", "main", &commit), "good": true, "skipped": false, "git_objects": objects,
+            "other_references": 0,
             "repository": Path::new(&into).join("far/tool@main"), "problem": null,
         })
     );
@@ -398,4 +443,78 @@ fn restore_that_is_stopped_leaves_nothing_and_fails() {
     let run = restore.stop().failed();
     assert!(run.out.contains("STOPPED"), "{}", run.out);
     scene.assert_nothing_left();
+}
+
+#[test]
+fn git_sees_what_was_verified_whatever_references_an_archive_holds() {
+    let scene = scene("zip");
+    let (good, evil) = (scene.app.head("main").unwrap(), scene.app.head("next").unwrap());
+    let plant = |clone: &Path, file: &str, content: String| {
+        let path = clone.join(".git").join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    };
+    // What each plants, and how many references that leaves out: the clone has three of the remote already.
+    type Plant<'a> = Box<dyn Fn(&Path) + 'a>;
+    let cases: [(Plant<'_>, usize); 5] = [
+        (Box::new(|clone| plant(clone, "packed-refs", format!("{evil} refs/replace/{good}\n"))), 1),
+        (Box::new(|clone| plant(clone, &format!("refs/replace/{good}"), format!("{evil}\n"))), 1),
+        (Box::new(|clone| plant(clone, "refs/tags/main", format!("{evil}\n"))), 1),
+        (Box::new(|clone| plant(clone, "refs/heads/HEAD", format!("{evil}\n"))), 1),
+        (
+            Box::new(|clone| {
+                plant(clone, "refs/heads/evil", format!("{evil}\n"));
+                plant(clone, "HEAD", "ref: refs/heads/evil\n".to_owned());
+            }),
+            1,
+        ),
+    ];
+    for (plant, planted) in cases {
+        let (restore, repository) = restored_clone(&scene, &good, plant);
+        let words = format!("{} other reference(s) left out", planted + 1);
+        line(&restore.succeeded().out, &["good", "far/go@main", &words]);
+        assert_eq!(
+            git(&repository, &["for-each-ref", "--format=%(refname) %(objectname)"]),
+            format!("refs/heads/main {good}\n")
+        );
+        assert_eq!(
+            git(&repository, &["log", "-1", "--format=%H %s", "main"]),
+            scene.app.git(&["log", "-1", "--format=%H %s", &good]).unwrap() + "\n"
+        );
+        git(&repository, &["checkout", "-q", "main"]);
+        assert_eq!(git(&repository, &["rev-parse", "HEAD", "main", "HEAD^{tree}"]).lines().next(), Some(&*good));
+    }
+    for content in [
+        format!("{evil} refs/heads/main\n{good} refs/heads/main\n"),
+        format!("{good} refs/heads/main\r\n"),
+        format!("{good} refs/heads/x\n{good} refs/heads/a\n"),
+    ] {
+        let (restore, repository) = restored_clone(&scene, &good, |clone| {
+            drop(fs::remove_file(clone.join(".git/refs/heads/main")));
+            plant(clone, "packed-refs", content.clone());
+        });
+        line(&restore.failed().out, &["BAD", "far/go@main", "packed-refs cannot be used"]);
+        assert!(!repository.exists());
+    }
+}
+
+/// Replaces an object by a tar.gz archive of a clone with one branch, in which something is planted, and restores it.
+fn restored_clone(scene: &Scene, head: &str, plant: impl Fn(&Path)) -> (Run, PathBuf) {
+    let clone = scene.world.scratch().unwrap().join("clone");
+    drop(fs::remove_dir_all(&clone));
+    fs::create_dir_all(&clone).unwrap();
+    git(&clone, &["init", "-q", "-b", "main"]);
+    let origin = format!("file://{}", scene.app.path().display());
+    git(&clone, &["fetch", "-q", "--no-tags", &origin, "main", "next"]);
+    git(&clone, &["update-ref", "refs/heads/main", head]);
+    git(&clone, &["update-ref", "refs/remotes/origin/main", head]);
+    plant(&clone);
+    let archive = "tar cz -C \"$0\" . | age -r \"$1\"";
+    let sealed =
+        Command::new("sh").args(["-c", archive]).arg(&clone).arg(scene.world.recipients()[0]).output().unwrap();
+    assert!(sealed.status.success(), "{sealed:?}");
+    scene.world.s3().put(&tar_key("far/go", "main", head), sealed.stdout);
+    let into = scene.folder();
+    drop(fs::remove_dir_all(&into));
+    (scene.restore(&["-into", &into, "far/go"]), Path::new(&into).join("far/go@main"))
 }

@@ -1,13 +1,20 @@
 //! Repositories kept between passes: what is built on them equals a fresh clone, whatever happened in between.
 
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 
-use testbed::git::GitFault;
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
+use testbed::fault::{ALWAYS, Fault, Proxy};
+use testbed::git::{GitFault, fetch_answer};
 use testbed::repo::Repo;
 use testbed::world::World;
 
-use crate::support::{assert_holds, count, keys, operations, pass, pass_with, workdir_files, zip_key};
+use crate::support::{
+    Daemon, assert_holds, count, files_below, keys, operations, pass, pass_with, program, wait_until, workdir_files,
+    zip_key,
+};
 
 /// A world with one project, published once.
 fn published() -> (World, Repo) {
@@ -280,11 +287,69 @@ fn state_that_names_another_commit_heals() {
     });
 }
 
+/// Puts a pack with its index, a loose object, an alternate, a configuration and a mark of a shallow history into the only
+/// mirror. The pack, the loose object and the alternate hold `blob` of this repository.
+fn plant(world: &World, of: &Repo, blob: &str) {
+    let mirror = kept(world, "json")[0].parent().unwrap().to_owned();
+    let pack = mirror.join("objects/pack/pack-1111111111111111111111111111111111111111.pack");
+    fs::write(&pack, of.pack_of(&[blob.to_owned()], true).unwrap()).unwrap();
+    of.git(&["index-pack", &pack.to_string_lossy()]).unwrap();
+    let mut zlib = ZlibEncoder::new(vec![], Compression::fast());
+    zlib.write_all(&[b"blob 8\0", &b"planted\n"[..]].concat()).unwrap();
+    let files = [
+        (format!("objects/{}/{}", &blob[..2], &blob[2..]), zlib.finish().unwrap()),
+        ("objects/info/alternates".to_owned(), format!("{}/objects\n", of.path().display()).into_bytes()),
+        ("config".to_owned(), b"[core\n".to_vec()),
+        ("shallow".to_owned(), format!("{blob}\n").into_bytes()),
+    ];
+    for (file, content) in files {
+        fs::create_dir_all(mirror.join(&file).parent().unwrap()).unwrap();
+        fs::write(mirror.join(&file), content).unwrap();
+    }
+}
+
 #[test]
-fn lost_reference_in_a_kept_repository_heals() {
-    heals(|world| {
-        for path in workdir_files(world).iter().filter(|path| path.ends_with("HEAD")) {
-            fs::write(path, "").unwrap();
-        }
-    });
+fn files_planted_beside_a_kept_pack_between_two_passes_are_not_believed() {
+    let world = World::start().unwrap();
+    let source = world.project("near/app").unwrap();
+    world.sync("near/app", "main", "far/app", "main").unwrap();
+    let proxy = Proxy::start(&world.source.url()).unwrap();
+    let mut command = program(&world, &["-reconcile-sleep-time=10ms"]);
+    command.env("GITLAB_BASE_URL", proxy.url());
+    // One process, so that no start removes what is planted.
+    let daemon = Daemon::spawn(command);
+    let key = || zip_key("far/app", "main", &source.head("main").unwrap());
+    wait_until("it is published", || keys(&world) == [key()]);
+    let elsewhere = world.source.repo("near/elsewhere").unwrap();
+    elsewhere.commit("main", &[("planted.txt", "planted\n")], "Elsewhere").unwrap();
+    let blob = elsewhere.git(&["rev-parse", "main:planted.txt"]).unwrap();
+
+    plant(&world, &elsewhere, &blob);
+    source.commits("main", 1).unwrap();
+    wait_until("the new commit is published", || keys(&world) == [key()]);
+    daemon.wait_until_logged("pass done", daemon.log().matches("pass done").count() + 1);
+    let mirror = kept(&world, "json")[0].parent().unwrap().to_owned();
+    let mut names: Vec<_> = files_below(&mirror).into_iter().map(|file| file.extension().unwrap().to_owned()).collect();
+    names.sort();
+    assert_eq!(names, ["idx", "idx", "json", "pack", "pack"]);
+
+    // The next commit needs the planted blob, and the server does not send it.
+    let before = keys(&world);
+    let old = source.branch_from("next", "main").unwrap();
+    source.commit("next", &[("planted.txt", "planted\n")], "Needs it").unwrap();
+    let range = format!("{old}..next");
+    let new = source.git(&["rev-list", "--objects", "--no-object-names", &range]).unwrap();
+    let sent: Vec<_> = new.lines().filter(|id| *id != blob).map(str::to_owned).collect();
+    assert_eq!(sent.len() + 1, new.lines().count());
+    let answer = fetch_answer(&source.pack_of(&sent, true).unwrap());
+    proxy.on(|seen| seen.operation() == "fetch", ALWAYS, Fault::alter(move |_| answer.clone()));
+    plant(&world, &elsewhere, &blob);
+    source.branch_from("main", "next").unwrap();
+    wait_until("a pass has tried it", || daemon.log().contains("is missing") || keys(&world) != before);
+    assert_eq!(keys(&world), before, "{}", daemon.log());
+    proxy.clear();
+    source.commits("main", 1).unwrap();
+    wait_until("the next commit is published", || keys(&world) == [key()]);
+    daemon.stop().succeeded();
+    assert_current(&world, &source);
 }

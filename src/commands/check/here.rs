@@ -1,5 +1,6 @@
 //! What needs no server: the recipients and WORKDIR.
 
+use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -8,7 +9,9 @@ use age::x25519::Recipient;
 use super::finding::{Check, NAMES_SHOWN};
 use crate::artifact::encrypt::encrypting;
 use crate::files::available_bytes;
+use crate::git::store::Store;
 use crate::text::{error_chain, human_bytes};
+use crate::workdir::mirrors::MirrorError;
 use crate::workdir::{Workdir, WorkdirError};
 
 /// Less free space than this is a warning, in bytes.
@@ -58,6 +61,10 @@ pub(super) fn workdir(path: &Path) -> Check {
         let finding = format!("{}: cannot write a file: {error}", path.display());
         return Check::failed(NAME, finding).advice("Free space on this file system, or give it more.");
     }
+    if let Err(error) = open_trial_repository(&workdir) {
+        let finding = format!("{}: cannot open a repository in it: {}", path.display(), error_chain(&error));
+        return Check::failed(NAME, finding).advice("Nothing can be published like this. Set another WORKDIR.");
+    }
     let free = available_bytes(path);
     let finding = format!("{}: writable, {} free", path.display(), human_bytes(free));
     if free < LITTLE_SPACE_BYTES {
@@ -71,4 +78,11 @@ fn write_trial_file(workdir: &Workdir) -> io::Result<()> {
     let mut file = tempfile::tempfile_in(workdir.mirrors())?;
     file.write_all(&[0; TRIAL_FILE_BYTES])?;
     file.sync_all()
+}
+
+/// Opens and packs an empty repository as publishing does.
+fn open_trial_repository(workdir: &Workdir) -> Result<(), MirrorError> {
+    let folder = tempfile::tempdir_in(workdir.mirrors())?;
+    fs::create_dir_all(folder.path().join("objects/pack"))?;
+    Ok(Store::open(folder.path())?.try_packing()?)
 }

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use crate::artifact::encrypt::Identities;
 use crate::artifact::error::{ArtifactError, in_path};
-use crate::artifact::open::open;
-use crate::git::verify::{Verified, VerifyError};
+use crate::artifact::open::{Opened, open};
+use crate::git::verify::VerifyError;
 use crate::model::key::{ArchiveFormat, Destination};
 use crate::model::target::{branch_problem, path_problem, project_problem};
 
@@ -23,8 +23,8 @@ const MAX_FILE_NAME_BYTES: usize = 255;
 pub struct Restored {
     /// Where the repository is now, if it is kept.
     pub repository: Option<PathBuf>,
-    /// What was verified.
-    pub verified: Verified,
+    /// What was found in the object.
+    pub opened: Opened,
 }
 
 /// Decrypts, unpacks and verifies the object read from `reader`.
@@ -56,14 +56,14 @@ pub fn restore_object(
     let repository = staging.path().join("repository");
     DirBuilder::new().mode(0o700).create(&repository).map_err(in_path(&repository))?;
 
-    let verified = open(reader, format, &destination.branch, commit, identities, &repository)?;
+    let opened = open(reader, format, &destination.branch, commit, identities, &repository)?;
 
     if let Some(place) = &place {
         move_to(place, &repository)?;
     }
     let path = staging.path().to_owned();
     staging.close().map_err(in_path(&path))?;
-    Ok(Restored { repository: place, verified })
+    Ok(Restored { repository: place, opened })
 }
 
 /// Where a destination's repository goes: one folder for each segment of its group, and one for project and branch.
@@ -124,22 +124,57 @@ pub enum RestoreError {
     Occupied(PathBuf),
 }
 
+/// What a failure says about the object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Finding {
+    /// It is not what it should be.
+    Bad,
+    /// Nothing: the reason is outside of it.
+    Skipped,
+    /// Nothing: it is encrypted to others.
+    NotForUs,
+}
+
 impl RestoreError {
-    /// What to do, if the message does not say it.
-    pub(super) fn advice(&self) -> Option<&'static str> {
-        const AGAIN: &str = "delete it from the bucket, and the next pass publishes it again";
-        let Self::Artifact(error) = self else { return None };
-        match error {
-            ArtifactError::Download(_) => Some("try again"),
-            ArtifactError::Unsafe { .. } => Some("find out who made it"),
-            ArtifactError::NotEncrypted(_) | ArtifactError::Damaged(_) => Some(AGAIN),
-            ArtifactError::Repository(VerifyError::Disk { .. })
-            | ArtifactError::Disk { .. }
-            | ArtifactError::OtherRecipients
-            | ArtifactError::TooLarge(_) => None,
-            ArtifactError::Repository(_) => Some(AGAIN),
+    pub(super) fn finding(&self) -> Finding {
+        match self {
+            Self::UnsafeName(_) | Self::LongName(_) | Self::Occupied(_) => Finding::Skipped,
+            Self::NotACommit(_) => Finding::Bad,
+            Self::Artifact(error) => match error {
+                ArtifactError::OtherRecipients => Finding::NotForUs,
+                ArtifactError::Download(_)
+                | ArtifactError::Disk { .. }
+                | ArtifactError::Repository(VerifyError::Disk { .. }) => Finding::Skipped,
+                ArtifactError::NotEncrypted(_)
+                | ArtifactError::Damaged(_)
+                | ArtifactError::Unsafe { .. }
+                | ArtifactError::TooLarge(_)
+                | ArtifactError::References(_)
+                | ArtifactError::Repository(_) => Finding::Bad,
+            },
         }
     }
+
+    /// What to do, if the message does not say it. Nobody should delete an object: a consumer may still need it.
+    pub(super) fn advice(&self, destination: &Destination) -> Option<String> {
+        let again = || {
+            let name = env!("CARGO_PKG_NAME");
+            format!("publish it again: on the producer, run REPUBLISH={} {name} -run-once", quoted(destination))
+        };
+        match (self, self.finding()) {
+            (Self::Artifact(ArtifactError::Download(_)), _) => Some("try again".to_owned()),
+            (Self::Artifact(ArtifactError::Unsafe { .. }), _) => Some(format!("find out who made it, and {}", again())),
+            (Self::Artifact(ArtifactError::TooLarge(_)), _) | (_, Finding::Skipped | Finding::NotForUs) => None,
+            (_, Finding::Bad) => Some(again()),
+        }
+    }
+}
+
+/// A destination as a word of a shell command.
+fn quoted(destination: &Destination) -> String {
+    let name = destination.to_string();
+    let is_plain = name.chars().all(|c| c.is_ascii_alphanumeric() || "/@._-+=".contains(c));
+    if is_plain { name } else { format!("'{}'", name.replace('\'', r"'\''")) }
 }
 
 #[cfg(test)]
@@ -148,6 +183,7 @@ mod tests {
 
     use super::*;
     use crate::artifact::encrypt;
+    use crate::artifact::references::ReferenceError;
     use crate::git::fixture::{Project, git, run};
     use age::x25519::Identity;
     use std::io::Write;
@@ -208,7 +244,7 @@ mod tests {
             let restored = case.restore(format, &case.object(format)[..]).unwrap();
             let repository = case.folder.path().join("group/sub/project@release%2F1");
             assert_eq!(restored.repository.as_deref(), Some(&*repository));
-            assert!(restored.verified.objects > 10);
+            assert!(restored.opened.git_objects > 10);
             git(&repository, &["fsck", "--full", "--strict"]);
             git(&repository, &["checkout", "-q", "release/1"]);
             assert_eq!(git(&repository, &["rev-parse", "HEAD"]), case.project.commit.to_string());
@@ -247,7 +283,9 @@ mod tests {
         let restored = case.restore(ArchiveFormat::TarGz, &object[..]).unwrap();
         let repository = restored.repository.unwrap();
         git(&repository, &["fsck", "--full"]);
-        assert_eq!(git(&repository, &["rev-parse", "source"]), case.project.commit.to_string());
+        assert_eq!(git(&repository, &["for-each-ref", "--format=%(refname)"]), "refs/heads/release/1");
+        assert_eq!(git(&repository, &["rev-parse", "release/1"]), case.project.commit.to_string());
+        assert_eq!(restored.opened.other_references, 4, "the source's branch, and three of the remote's");
         assert_eq!(git(&repository, &["remote"]), "", "its remote, and a credential in its URL, stay behind");
     }
 
@@ -259,7 +297,9 @@ mod tests {
             assert!(
                 matches!(
                     result,
-                    Err(RestoreError::Artifact(ArtifactError::Repository(VerifyError::OtherCommit { .. })))
+                    Err(RestoreError::Artifact(ArtifactError::References(
+                        ReferenceError::OtherCommit { .. } | ReferenceError::Nowhere(_)
+                    )))
                 ),
                 "{result:?}"
             );
@@ -275,7 +315,7 @@ mod tests {
         let object = case.encrypted(&case.project.archive(ArchiveFormat::Zip, "other"));
         assert!(matches!(
             case.restore(ArchiveFormat::Zip, &object[..]),
-            Err(RestoreError::Artifact(ArtifactError::Repository(VerifyError::NoBranch(_))))
+            Err(RestoreError::Artifact(ArtifactError::References(ReferenceError::NoBranch(_))))
         ));
         case.assert_nothing_left();
     }
@@ -289,7 +329,10 @@ mod tests {
                 let error = case.restore(format, damaged).unwrap_err();
                 let damage =
                     matches!(error, RestoreError::Artifact(ArtifactError::Damaged(_) | ArtifactError::NotEncrypted(_)));
-                assert!(damage && error.advice().unwrap().contains("publishes it again"), "{format}: {error}");
+                let advice = error.advice(&case.destination).unwrap();
+                assert!(damage && error.finding() == Finding::Bad, "{format}: {error}");
+                let command = "REPUBLISH=group/sub/project@release/1 git-partition-sync-producer -run-once";
+                assert!(advice.contains(command) && !advice.contains("delete"), "{advice}");
             };
             for len in [0, 10, 300, object.len() / 2, object.len() - 1] {
                 assert_bad(&object[..len]);

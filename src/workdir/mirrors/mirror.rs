@@ -4,18 +4,18 @@
 //! afresh.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use git2::{Oid, Repository};
 use tokio::sync::OwnedMutexGuard;
 
 use super::state::{STATE_FORMAT, State, StoredPack, pack_dir};
 use super::{Known, MirrorError, MirrorStore, remove};
-use crate::files::{Checked, CheckedFile, create_private_dir, private_file};
+use crate::files::{Checked, CheckedFile, create_private_dir};
 use crate::git::pack::ReceivedPack;
+use crate::git::store::{Indexes, Store};
 use crate::model::key::CommitId;
 use crate::model::target::Source;
 
@@ -49,42 +49,34 @@ impl Mirror {
         packs.map(|pack| (pack.name.clone(), pack.files(&self.pack_dir()))).collect()
     }
 
-    /// Starts over with an empty repository.
+    /// Starts over without any objects. Nothing but packs is kept: no reference, no configuration, no hook.
     pub fn start_afresh(&mut self) -> Result<(), MirrorError> {
         self.discard()?;
-        // All that a bare repository needs. libgit2 would add hooks, a description and a configuration: three times as many
-        // files, on which a pass over hundreds of small projects would spend most of its time.
-        for dir in ["objects/pack", "refs/heads"] {
-            create_private_dir(&self.path.join(dir))?;
-        }
-        let head = format!("ref: refs/heads/{}\n", self.source.branch);
-        Ok(private_file(&self.path.join("HEAD"))?.write_all(head.as_bytes())?)
+        Ok(create_private_dir(&self.pack_dir())?)
     }
 
     /// Completes a fresh mirror with its only pack, which must hold the commit.
     pub fn finish_fresh(&mut self, commit: CommitId, pack: StoredPack) -> Result<(), MirrorError> {
-        let state = State {
+        self.store()?.require_commit(commit)?;
+        self.finish(State {
             format: STATE_FORMAT,
             project: self.source.project.clone(),
             branch: self.source.branch.clone(),
             commit: commit.to_string(),
-            base: commit.to_string(),
             packs: vec![pack],
-        };
-        self.finish(&self.repository()?, commit, state)
+        })
     }
 
     /// Adds an increment's pack. `false`: the branch was rewritten, and the mirror cannot be used for the new commit.
     pub fn finish_increment(&mut self, commit: CommitId, pack: StoredPack) -> Result<bool, MirrorError> {
-        let mut state = self.state.clone().ok_or_else(|| io::Error::other("the mirror is not complete"))?;
-        let repository = self.repository()?;
-        if !repository.graph_descendant_of(oid(commit)?, Oid::from_str(&state.commit)?)? {
+        let (state, base) = self.state.clone().zip(self.commit()).ok_or_else(incomplete)?;
+        if !self.store()?.descends(commit, base, &self.indexes(&state.packs)?)? {
             return Ok(false);
         }
+        let mut state = State { commit: commit.to_string(), ..state };
         state.packs.push(pack);
-        state.commit = commit.to_string();
-        let joined = self.join_increments(&repository, &mut state)?;
-        self.finish(&repository, commit, state)?;
+        let joined = self.join_increments(&mut state)?;
+        self.finish(state)?;
         for increment in joined {
             for file in increment.files(&self.pack_dir()) {
                 fs::remove_file(&file.path)?;
@@ -99,24 +91,29 @@ impl Mirror {
         remove(&self.path)
     }
 
-    /// `published`, if the mirror's commit does not descend from it.
+    /// `published`, if the mirror's commit does not descend from it. The names that older programs wrote in place of a commit
+    /// say nothing.
     pub fn rewritten_from(&self, published: Option<&str>) -> Result<Option<CommitId>, MirrorError> {
-        Ok(rewritten_from(&self.repository()?, published)?)
+        let Some(published) = published.and_then(|commit| commit.parse::<CommitId>().ok()) else { return Ok(None) };
+        let state = self.state.as_ref().ok_or_else(incomplete)?;
+        let kept = self.indexes(&state.packs)?.hold_commit(published);
+        Ok((!kept).then_some(published))
     }
 
-    /// The bare repository.
+    /// Where its objects are.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    fn repository(&self) -> Result<Repository, git2::Error> {
-        Repository::open_bare(&self.path)
+    fn store(&self) -> Result<Store, git2::Error> {
+        Store::open(&self.path)
     }
 
-    fn finish(&mut self, repository: &Repository, commit: CommitId, state: State) -> Result<(), MirrorError> {
-        let id = oid(commit)?;
-        repository.find_commit(id)?.tree()?;
-        repository.reference(&format!("refs/heads/{}", self.source.branch), id, true, "")?;
+    fn indexes(&self, packs: &[StoredPack]) -> Result<Indexes, git2::Error> {
+        Indexes::open(packs.iter().map(|pack| pack.files(&self.pack_dir())).map(|[_, index]| index.path))
+    }
+
+    fn finish(&mut self, state: State) -> Result<(), MirrorError> {
         state.write(&self.path)?;
         self.state = Some(state);
         Ok(())
@@ -124,24 +121,23 @@ impl Mirror {
 
     /// If there are too many packs, replaces those of increments by one, in `state`, and returns those that are no longer
     /// needed. The first pack, usually by far the largest, stays as it is.
-    fn join_increments(&self, repository: &Repository, state: &mut State) -> Result<Vec<StoredPack>, MirrorError> {
+    fn join_increments(&self, state: &mut State) -> Result<Vec<StoredPack>, MirrorError> {
         if state.packs.len() <= MAX_PACKS {
             return Ok(vec![]);
         }
-        let mut walk = repository.revwalk()?;
-        walk.push(Oid::from_str(&state.commit)?)?;
-        walk.hide(Oid::from_str(&state.base)?)?;
-        let mut builder = repository.packbuilder()?;
-        builder.insert_walk(&mut walk)?;
         let dir = self.pack_dir();
-        builder.write(&dir, 0o600)?;
-        let name = format!("pack-{}", builder.name().ok().flatten().unwrap_or_default());
+        let (first, increments) = state.packs.split_at(1);
+        let name = self.store()?.join(&self.indexes(first)?, &self.indexes(increments)?, &dir)?;
         let [pack, index] = ["pack", "idx"].map(|extension| checked(&dir.join(&name).with_extension(extension)));
         let (pack, index) = (pack?, index?);
         let joined = state.packs.drain(1..).filter(|increment| increment.name != name).collect();
         state.packs.push(StoredPack::new(&ReceivedPack { name, file: pack }, &index));
         Ok(joined)
     }
+}
+
+fn incomplete() -> io::Error {
+    io::Error::other("the mirror is not complete")
 }
 
 impl Drop for Mirror {
@@ -170,41 +166,9 @@ impl Drop for Mirror {
     }
 }
 
-/// `published`, if it is not in the history that the repository holds. The names that older programs wrote in place of a
-/// commit say nothing.
-fn rewritten_from(repository: &Repository, published: Option<&str>) -> Result<Option<CommitId>, git2::Error> {
-    let Some(published) = published.and_then(|commit| commit.parse::<CommitId>().ok()) else { return Ok(None) };
-    let kept = repository.odb()?.exists(oid(published)?);
-    Ok((!kept).then_some(published))
-}
-
 /// Reads a file for its length and checksum.
 fn checked(path: &Path) -> io::Result<CheckedFile> {
     let mut sum = Checked::new(io::sink());
     io::copy(&mut File::open(path)?, &mut sum)?;
     Ok(sum.finish(path.to_owned()))
-}
-
-fn oid(commit: CommitId) -> Result<Oid, git2::Error> {
-    Oid::from_bytes(commit.as_bytes())
-}
-
-#[cfg(test)]
-mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-    use super::*;
-    use crate::git::fixture::{Project, git};
-
-    #[test]
-    fn a_commit_that_is_not_in_the_history_was_rewritten() {
-        let project = Project::new();
-        let repository = Repository::open(project.dir.path()).unwrap();
-        let published = |commit: &str| rewritten_from(&repository, Some(commit)).unwrap();
-        assert_eq!(published(&git(project.dir.path(), &["rev-parse", "HEAD~1"])), None);
-        let gone = CommitId::from_bytes([9; 20]);
-        assert_eq!(published(&gone.to_string()), Some(gone));
-        assert_eq!(published("v1.2"), None, "an older program's name says nothing");
-        assert_eq!(rewritten_from(&repository, None).unwrap(), None);
-    }
 }

@@ -16,8 +16,8 @@ use crate::git::pack::ReceivedPack;
 
 const STATE_FILE: &str = "state.json";
 /// What a mirror's state promises. A mirror of another format is fetched afresh; format 1 did not promise that the
-/// history is complete.
-pub(super) const STATE_FORMAT: u32 = 2;
+/// history is complete, and format 2 did not promise that its objects are of the kinds that references to them expect.
+pub(super) const STATE_FORMAT: u32 = 3;
 
 /// The state of a complete mirror.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -27,8 +27,7 @@ pub(super) struct State {
     pub(super) branch: String,
     /// The branch's head.
     pub(super) commit: String,
-    /// What the first pack was fetched for; the others are increments on top of it.
-    pub(super) base: String,
+    /// The first is of a whole history; the others are increments on top of it.
     pub(super) packs: Vec<StoredPack>,
 }
 
@@ -37,8 +36,8 @@ impl State {
         mirror.join(STATE_FILE)
     }
 
-    /// The state of the mirror at `path`, if it is complete: all of its packs are there, at their full length. What a
-    /// killed run left among them is removed.
+    /// The state of the mirror at `path`, if it is complete: all of its packs are there, at their full length. Everything
+    /// else is removed: what a killed run left, and what another program put there.
     pub(super) fn read(path: &Path) -> Option<Self> {
         if !is_private_dir(path) {
             return None;
@@ -67,11 +66,18 @@ pub(super) fn pack_dir(mirror: &Path) -> PathBuf {
     mirror.join("objects/pack")
 }
 
-fn remove_strays(path: &Path, files: &[CheckedFile]) -> io::Result<()> {
+fn remove_strays(mirror: &Path, files: &[CheckedFile]) -> io::Result<()> {
+    let packs = pack_dir(mirror);
     let named: HashSet<_> = files.iter().map(|file| &file.path).collect();
-    for entry in fs::read_dir(pack_dir(path))? {
+    remove_all_but(mirror, |path| *path == State::file(mirror) || packs.starts_with(path))?;
+    remove_all_but(&mirror.join("objects"), |path| *path == packs)?;
+    remove_all_but(&packs, |path| named.contains(path))
+}
+
+fn remove_all_but(directory: &Path, keep: impl Fn(&PathBuf) -> bool) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
         let path = entry?.path();
-        if !named.contains(&path) {
+        if !keep(&path) {
             remove(&path)?;
         }
     }
