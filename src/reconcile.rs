@@ -43,7 +43,7 @@ use crate::plan::report::{Report, Trouble};
 use crate::plan::{Action, Plan, plan_share};
 use crate::publish::{Limits, Publisher};
 use crate::status::{PassId, Seen, Status, Trigger};
-use crate::text::{error_chain, printable};
+use crate::text::{error_chain, remote_text};
 
 /// How many foreign keys the log names; the rest are only counted.
 const FOREIGN_SHOWN: usize = 5;
@@ -291,7 +291,7 @@ impl Reconciler {
             return;
         }
         let examples = if new.is_empty() { foreign.examples.iter().collect() } else { new };
-        let shown: Vec<_> = examples.into_iter().take(FOREIGN_SHOWN).map(|key| printable(key)).collect();
+        let shown: Vec<_> = examples.into_iter().take(FOREIGN_SHOWN).map(|key| remote_text(key.as_bytes())).collect();
         tracing::warn!(
             count = foreign.count,
             examples = shown.join(" "),
