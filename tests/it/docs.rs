@@ -33,7 +33,7 @@ fn the_readme_lists_every_setting_with_its_default() {
 }
 
 /// Of each kind of message a part that does not change, with the module that says it.
-const MESSAGES: [(&str, &[&str]); 25] = [
+const MESSAGES: [(&str, &[&str]); 26] = [
     ("net", &["SSL_CERT_FILE: cannot read", "holds no PEM certificate", "is not a bundle of PEM certificates"]),
     ("net", &["the server's certificate is not accepted", "the server's TLS is not accepted"]),
     (
@@ -105,9 +105,12 @@ const MESSAGES: [(&str, &[&str]); 25] = [
             "none of the given identities decrypts it",
             "it is damaged or incomplete",
             "refused, its archive holds an entry",
+            "refused, its archive holds the reference",
+            "its repository is shallow",
         ],
     ),
-    ("git", &["its repository is shallow"]),
+    ("commands", &["is encrypted to an identity in", "exists already: move it away", "is not a safe folder name"]),
+    ("git", &["is not of the kind that references to it expect"]),
 ];
 
 /// Everything that is in a module of the crate's root.
