@@ -6,7 +6,7 @@ use graphql_client::GraphQLQuery;
 use serde::{Deserialize, Deserializer};
 
 use super::{TargetsError, each};
-use crate::model::target::Target;
+use crate::model::target::{Apps, Target};
 
 /// The types of the answer, made from our query.
 #[derive(GraphQLQuery)]
@@ -21,11 +21,11 @@ struct GitlabSync;
 /// The data of an answer to our query.
 #[derive(Deserialize)]
 pub(super) struct Data {
-    apps_v1: Option<Apps>,
+    apps_v1: Option<AllApps>,
 }
 
 /// The targets of all apps, as written.
-struct Apps(Vec<Target>);
+struct AllApps(Vec<Target>, Apps);
 
 #[derive(Deserialize)]
 struct App {
@@ -36,15 +36,17 @@ struct App {
 /// The targets of an app, as written.
 struct CodeComponents(Vec<Target>);
 
-impl<'de> Deserialize<'de> for Apps {
+impl<'de> Deserialize<'de> for AllApps {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut targets = vec![];
-        each(deserializer, |app: App| {
-            if let Some(CodeComponents(of_app)) = app.code_components {
+        let (mut targets, mut apps) = (vec![], Apps::default());
+        each(deserializer, |app: App| match app.code_components {
+            Some(CodeComponents(of_app)) => {
+                apps.listed += 1;
                 targets.extend(of_app);
             }
+            None => apps.unlisted += 1,
         })?;
-        Ok(Self(targets))
+        Ok(Self(targets, apps))
     }
 }
 
@@ -61,9 +63,9 @@ impl<'de> Deserialize<'de> for CodeComponents {
     }
 }
 
-/// The targets of an answer, as written.
-pub(super) fn list(answer: Data) -> Result<Vec<Target>, TargetsError> {
-    answer.apps_v1.map(|Apps(targets)| targets).ok_or(TargetsError::NoList("apps_v1"))
+/// The targets of an answer, as written, and the apps they come from.
+pub(super) fn list(answer: Data) -> Result<(Vec<Target>, Apps), TargetsError> {
+    answer.apps_v1.map(|AllApps(targets, apps)| (targets, apps)).ok_or(TargetsError::NoList("apps_v1"))
 }
 
 #[cfg(test)]
@@ -88,7 +90,7 @@ mod tests {
     }
 
     fn parse(json: &str) -> Result<Vec<Target>, TargetsError> {
-        data(json.as_bytes(), "application/json".to_owned()).and_then(list)
+        data(json.as_bytes(), "application/json".to_owned()).and_then(list).map(|(targets, _)| targets)
     }
 
     #[test]
@@ -99,6 +101,14 @@ mod tests {
                 "destinationProject":{"name":"q","group":"h","branch":"master"}}}]}]},"extensions":{"x":1}}"#,
         );
         assert_eq!(found.unwrap(), [target("g/s/p", "main", ("h", "q", "master"))]);
+    }
+
+    #[test]
+    fn an_app_with_null_for_its_components_is_told_from_one_with_an_empty_list() {
+        let answer =
+            r#"{"data":{"apps_v1":[{"codeComponents":null},{"codeComponents":[]},{},{"codeComponents":[{}]}]}}"#;
+        let (targets, apps) = data(answer.as_bytes(), String::new()).and_then(list).unwrap();
+        assert_eq!((targets, apps), (vec![], Apps { listed: 2, unlisted: 2 }));
     }
 
     #[test]
@@ -161,7 +171,7 @@ mod tests {
         #[test]
         fn damaged_answers_give_errors_or_targets_with_harmless_names(seed: u64) {
             let body = testbed::mutate::mutated(ANSWER.as_bytes(), seed);
-            let Ok(list) = data(&body, String::new()).and_then(list) else { return Ok(()) };
+            let Ok((list, _)) = data(&body, String::new()).and_then(list) else { return Ok(()) };
             for Target { source, destination } in Targets::validate(list).accepted {
                 for name in [&source.project, &source.branch, &destination.group, &destination.project, &destination.branch] {
                     prop_assert!(is_harmless(name), "{name:?}");
