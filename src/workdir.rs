@@ -172,3 +172,50 @@ fn lock(root: &Path) -> Result<File, WorkdirError> {
         Err(fs::TryLockError::Error(error)) => Err(failed("lock", &path)(error)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    #[track_caller]
+    fn assert_in_use(result: Result<Workdir, WorkdirError>) {
+        assert!(matches!(result, Err(WorkdirError::InUse(_))), "{result:?}");
+    }
+
+    #[test]
+    fn a_folder_that_was_removed_and_made_again_is_locked_again() {
+        let place = tempfile::tempdir().unwrap();
+        let ours = Workdir::open(place.path()).unwrap();
+        assert_in_use(Workdir::open(place.path()));
+        for removed in [place.path().join(OURS), place.path().join(OURS).join(LOCK_FILE)] {
+            if removed.is_dir() {
+                fs::remove_dir_all(&removed).unwrap()
+            } else {
+                fs::remove_file(&removed).unwrap()
+            }
+            ours.restore().unwrap();
+            assert_in_use(Workdir::open(place.path()));
+            // Restoring what is there changes nothing.
+            ours.restore().unwrap();
+            assert_in_use(Workdir::open(place.path()));
+        }
+        drop(ours);
+        Workdir::open(place.path()).unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_another_process_made_and_locked_meanwhile_is_in_use() {
+        let place = tempfile::tempdir().unwrap();
+        let ours = Workdir::open(place.path()).unwrap();
+        fs::remove_dir_all(place.path().join(OURS)).unwrap();
+        let theirs = Workdir::open(place.path()).unwrap();
+        for _ in 0..2 {
+            assert!(matches!(ours.restore(), Err(WorkdirError::InUse(_))), "a lock file of the same name is not ours");
+        }
+        drop(theirs);
+        ours.restore().unwrap();
+        assert_in_use(Workdir::open(place.path()));
+    }
+}

@@ -225,6 +225,7 @@ pub fn path_problem(path: &str) -> Option<String> {
             "." | ".." => "has a segment of dots only",
             _ if segment.starts_with('-') => "has a segment that begins with a dash",
             _ if segment.chars().any(char::is_control) => "holds a control character",
+            _ if segment.trim() != segment => "has a segment that begins or ends with a space",
             _ => return None,
         };
         Some(why.to_owned())
@@ -352,7 +353,7 @@ mod tests {
     #[test]
     fn unusable_names_are_refused_and_the_rest_goes_on() {
         let good = target("g/p", "feature/é", ("h/i", "q", "main"));
-        for bad in ["", ".", "..", "a//b", "/a", "-a", "a/-b", "a/../b", "a\nb", "a\0b", "a\u{7f}"] {
+        for bad in ["", ".", "..", "a//b", "/a", "-a", "a/-b", "a/../b", "a\nb", "a\0b", "a\u{7f}", " a", "a /b"] {
             for broken in [
                 target(&format!("{bad}/p"), "main", ("h", "q", "x")),
                 target("g/p", "main", (bad, "q", "x")),
