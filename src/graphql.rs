@@ -89,8 +89,8 @@ impl GraphqlServer {
     /// # Errors
     /// [`TargetsError`]: nothing is known, so nothing may change.
     pub async fn targets(&self, query: &str) -> Result<Targets, TargetsError> {
-        let (list, apps) = targets::list(self.answer(query).await?)?;
-        Ok(Targets { apps, ..Targets::validate(list) })
+        let (list, unlisted_apps) = targets::list(self.answer(query).await?)?;
+        Ok(Targets { unlisted_apps, ..Targets::validate(list) })
     }
 
     /// Sends a query and returns the data of the answer.

@@ -22,7 +22,7 @@ pub use self::policy::{FormatChoice, MaxRetire, OnRewrite, PlanError, Policy, Re
 use self::waiting::Claimants;
 pub use self::waiting::{HeldRetirement, HoldReason};
 use crate::model::key::{self, ArchiveFormat, CommitId, Destination, HeldObject, KeyTooLong};
-use crate::model::target::{Apps, Head, RefusedTarget, Target};
+use crate::model::target::{Head, RefusedTarget, Target};
 
 /// What should be in the bucket.
 #[derive(Debug, Clone, Default)]
@@ -77,8 +77,8 @@ pub struct Whole {
     pub format: ArchiveFormat,
     /// Whether the target list is empty.
     pub no_targets: bool,
-    /// The apps that the target list comes from.
-    pub apps: Apps,
+    /// How many apps of the target list have no list of components.
+    pub unlisted_apps: usize,
     /// What other shares want and do not have.
     pub elsewhere: Elsewhere,
 }
@@ -108,7 +108,7 @@ pub struct Remembered<'a> {
 pub fn plan(desired: &Desired, held: &[HeldObject], policy: Policy<'_>) -> Result<Plan, PlanError> {
     let format = policy.format.resolve(held)?;
     let no_targets = desired.targets.is_empty() && desired.refused.is_empty();
-    let whole = Whole { format, no_targets, apps: Apps::default(), elsewhere: Elsewhere::default() };
+    let whole = Whole { format, no_targets, unlisted_apps: 0, elsewhere: Elsewhere::default() };
     let remembered = Remembered { budget: GuardBudget::default(), memory: &Memory::default() };
     Ok(plan_share(desired, held, policy, &whole, remembered))
 }

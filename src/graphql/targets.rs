@@ -6,7 +6,7 @@ use graphql_client::GraphQLQuery;
 use serde::{Deserialize, Deserializer};
 
 use super::{TargetsError, each};
-use crate::model::target::{Apps, Target};
+use crate::model::target::Target;
 
 /// The types of the answer, made from our query.
 #[derive(GraphQLQuery)]
@@ -21,11 +21,15 @@ struct GitlabSync;
 /// The data of an answer to our query.
 #[derive(Deserialize)]
 pub(super) struct Data {
-    apps_v1: Option<AllApps>,
+    apps_v1: Option<Apps>,
 }
 
 /// The targets of all apps, as written.
-struct AllApps(Vec<Target>, Apps);
+struct Apps {
+    targets: Vec<Target>,
+    /// How many apps have no list of components.
+    unlisted: usize,
+}
 
 #[derive(Deserialize)]
 struct App {
@@ -36,17 +40,14 @@ struct App {
 /// The targets of an app, as written.
 struct CodeComponents(Vec<Target>);
 
-impl<'de> Deserialize<'de> for AllApps {
+impl<'de> Deserialize<'de> for Apps {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (mut targets, mut apps) = (vec![], Apps::default());
+        let (mut targets, mut unlisted) = (vec![], 0);
         each(deserializer, |app: App| match app.code_components {
-            Some(CodeComponents(of_app)) => {
-                apps.listed += 1;
-                targets.extend(of_app);
-            }
-            None => apps.unlisted += 1,
+            Some(CodeComponents(of_app)) => targets.extend(of_app),
+            None => unlisted += 1,
         })?;
-        Ok(Self(targets, apps))
+        Ok(Self { targets, unlisted })
     }
 }
 
@@ -63,9 +64,9 @@ impl<'de> Deserialize<'de> for CodeComponents {
     }
 }
 
-/// The targets of an answer, as written, and the apps they come from.
-pub(super) fn list(answer: Data) -> Result<(Vec<Target>, Apps), TargetsError> {
-    answer.apps_v1.map(|AllApps(targets, apps)| (targets, apps)).ok_or(TargetsError::NoList("apps_v1"))
+/// The targets of an answer, as written, and how many apps have no list of components.
+pub(super) fn list(answer: Data) -> Result<(Vec<Target>, usize), TargetsError> {
+    answer.apps_v1.map(|Apps { targets, unlisted }| (targets, unlisted)).ok_or(TargetsError::NoList("apps_v1"))
 }
 
 #[cfg(test)]
@@ -107,8 +108,8 @@ mod tests {
     fn an_app_with_null_for_its_components_is_told_from_one_with_an_empty_list() {
         let answer =
             r#"{"data":{"apps_v1":[{"codeComponents":null},{"codeComponents":[]},{},{"codeComponents":[{}]}]}}"#;
-        let (targets, apps) = data(answer.as_bytes(), String::new()).and_then(list).unwrap();
-        assert_eq!((targets, apps), (vec![], Apps { listed: 2, unlisted: 2 }));
+        let (targets, unlisted) = data(answer.as_bytes(), String::new()).and_then(list).unwrap();
+        assert_eq!((targets, unlisted), (vec![], 2));
     }
 
     #[test]

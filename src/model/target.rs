@@ -85,18 +85,9 @@ pub struct Targets {
     pub accepted: Vec<Target>,
     /// Targets to report.
     pub refused: Vec<RefusedTarget>,
-    /// The apps that the targets come from.
-    pub apps: Apps,
-}
-
-/// How many apps of the target list have a list of components, even an empty one, and how many have null in its place.
-/// An app without components has null; so has one whose components could not be read by a server that does not say so.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Apps {
-    /// With a list.
-    pub listed: usize,
-    /// Without.
-    pub unlisted: usize,
+    /// How many apps of the list have null for their components: those without any, and those whose components a server
+    /// could not read without saying so.
+    pub unlisted_apps: usize,
 }
 
 impl Targets {

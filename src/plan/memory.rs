@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::waiting::folded;
 use crate::model::key::Destination;
-use crate::model::target::{Apps, Source, Target};
+use crate::model::target::{Source, Target};
 
 /// How long what was retired counts, in hours.
 pub const WINDOW_HOURS: u64 = 24;
@@ -27,8 +27,8 @@ pub struct GuardBudget {
     pub most_held: usize,
     /// How many destinations were retired.
     pub retired_before: usize,
-    /// The most apps with a list of components, and the fewest without; `None` if no earlier pass is known.
-    pub apps: Option<Apps>,
+    /// The fewest apps of the target list without a list of components; `None` if no earlier pass is known.
+    pub fewest_unlisted: Option<usize>,
 }
 
 /// The memory itself.
@@ -48,8 +48,7 @@ struct Period {
     began: u64,
     most_held: usize,
     retired: usize,
-    most_listed: usize,
-    fewest_unlisted: usize,
+    fewest_unlisted: Option<usize>,
 }
 
 impl Period {
@@ -75,17 +74,14 @@ impl Memory {
         for period in self.periods.iter().filter(|period| period.counts(now)) {
             budget.most_held = budget.most_held.max(period.most_held);
             budget.retired_before = budget.retired_before.saturating_add(period.retired);
-            let apps = Apps { listed: period.most_listed, unlisted: period.fewest_unlisted };
-            let before = budget.apps.unwrap_or(apps);
-            let (listed, unlisted) = (before.listed.max(apps.listed), before.unlisted.min(apps.unlisted));
-            budget.apps = Some(Apps { listed, unlisted });
+            budget.fewest_unlisted = fewer(budget.fewest_unlisted, period.fewest_unlisted);
         }
         budget
     }
 
     /// A pass holds this many destinations and is about to retire some of them. They count before they are deleted, so
-    /// that a process that is killed meanwhile has counted them.
-    pub fn count(&mut self, now: SystemTime, held: usize, retiring: usize, apps: Apps) {
+    /// that a process that is killed meanwhile has counted them. `unlisted_apps` is `None` if the list is in doubt.
+    pub fn count(&mut self, now: SystemTime, held: usize, retiring: usize, unlisted_apps: Option<usize>) {
         let now = seconds(now);
         self.periods.retain(|period| period.counts(now));
         for period in &mut self.periods {
@@ -95,15 +91,13 @@ impl Memory {
             Some(last) if last.began + PERIOD.as_secs() > now => {
                 last.most_held = last.most_held.max(held);
                 last.retired = last.retired.saturating_add(retiring);
-                last.most_listed = last.most_listed.max(apps.listed);
-                last.fewest_unlisted = last.fewest_unlisted.min(apps.unlisted);
+                last.fewest_unlisted = fewer(last.fewest_unlisted, unlisted_apps);
             }
             _ => self.periods.push(Period {
                 began: now,
                 most_held: held,
                 retired: retiring,
-                most_listed: apps.listed,
-                fewest_unlisted: apps.unlisted,
+                fewest_unlisted: unlisted_apps,
             }),
         }
         let surplus = self.periods.len().saturating_sub(MOST_PERIODS);
@@ -139,6 +133,11 @@ impl Memory {
     }
 }
 
+/// The smaller of those that are known.
+fn fewer(one: Option<usize>, other: Option<usize>) -> Option<usize> {
+    one.into_iter().chain(other).min()
+}
+
 /// Stands for a source project, however it is spelled.
 pub(super) fn mark(source: &Source) -> u64 {
     first_bytes(&[&folded(&source.project)])
@@ -161,8 +160,6 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const APPS: Apps = Apps { listed: 1, unlisted: 0 };
-
     fn at(hours: u64) -> SystemTime {
         UNIX_EPOCH + Duration::from_secs(1_700_000_000 + hours * 3_600)
     }
@@ -170,17 +167,18 @@ mod tests {
     #[test]
     fn what_was_retired_counts_for_a_day() {
         let mut memory = Memory::default();
-        memory.count(at(0), 200, 40, APPS);
-        memory.count(at(1), 160, 10, APPS);
+        memory.count(at(0), 200, 40, Some(3));
+        memory.count(at(1), 160, 10, None);
         assert_eq!((memory.budget(at(2)).most_held, memory.budget(at(2)).retired_before), (200, 50));
         assert_eq!((memory.budget(at(25)).most_held, memory.budget(at(25)).retired_before), (160, 10));
+        assert_eq!(memory.budget(at(2)).fewest_unlisted, Some(3));
         assert_eq!(memory.budget(at(27)), GuardBudget::default());
     }
 
     #[test]
     fn what_was_not_retired_after_all_does_not_count() {
         let mut memory = Memory::default();
-        memory.count(at(0), 200, 40, APPS);
+        memory.count(at(0), 200, 40, Some(3));
         memory.discount(15);
         assert_eq!(memory.budget(at(0)).retired_before, 25);
     }
@@ -188,9 +186,9 @@ mod tests {
     #[test]
     fn a_clock_set_back_keeps_nothing_for_longer_than_a_day_from_then() {
         let mut memory = Memory::default();
-        memory.count(at(1_000), 200, 40, APPS);
+        memory.count(at(1_000), 200, 40, Some(3));
         assert_eq!(memory.budget(at(0)).retired_before, 40);
-        memory.count(at(0), 160, 0, APPS);
+        memory.count(at(0), 160, 0, Some(3));
         assert_eq!(memory.budget(at(23)).retired_before, 40);
         assert_eq!(memory.budget(at(26)).retired_before, 0);
     }
@@ -218,7 +216,7 @@ mod tests {
             let (mut memory, mut now, mut all) = (Memory::default(), at(0), vec![]);
             for (wait, retired) in steps {
                 now += Duration::from_secs(wait);
-                memory.count(now, 10, retired, APPS);
+                memory.count(now, 10, retired, Some(3));
                 all.push((now, retired));
                 prop_assert!(memory.periods.len() <= MOST_PERIODS);
                 let within = |window: Duration| -> usize {

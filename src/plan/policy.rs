@@ -141,7 +141,7 @@ pub struct RetireGuard {
     pub used: usize,
     /// Whether the target list was empty.
     pub no_targets: bool,
-    /// How many apps of the target list had components within 24 hours, and have null now.
+    /// How many more apps of the target list have null for their components than at some time within 24 hours.
     pub lost_lists: usize,
 }
 
@@ -158,7 +158,7 @@ impl fmt::Display for RetireGuard {
         if *lost_lists > 0 {
             return write!(
                 f,
-                "{lost_lists} app(s) of the target list have lost their components (codeComponents is null), and \
+                "{lost_lists} more app(s) of the target list than before have no components (codeComponents is null), and \
                  {would_retire} of the {held} destinations held are no longer wanted: nothing is retired. Check the \
                  GraphQL server's bundle; if it is right, this ends after {WINDOW_HOURS} h, or with one pass with \
                  MAX_RETIRE=100%"
@@ -230,7 +230,7 @@ impl MaxRetire {
         whole: &Whole,
         budget: GuardBudget,
     ) -> (RetireBudget, Option<RetireGuard>) {
-        let GuardBudget { most_held, retired_before: used, apps } = budget;
+        let GuardBudget { most_held, retired_before: used, fewest_unlisted } = budget;
         // What disappeared by other means does not make room for retirements.
         let most_held = most_held.max(held).min(held.saturating_add(used));
         let limit = match self {
@@ -240,11 +240,8 @@ impl MaxRetire {
             Self::Count(count) => count,
             Self::Percent(percent) => (most_held * usize::from(percent) / 100).max(1),
         };
-        // An app without components has null, too. Only one that had a list is suspect.
-        let lost_lists = apps.map_or(0, |before| {
-            let (gone, more) = (before.listed.saturating_sub(whole.apps.listed), whole.apps.unlisted);
-            gone.min(more.saturating_sub(before.unlisted))
-        });
+        // An app without components has null, too, so null alone says nothing. More of it than before may.
+        let lost_lists = fewest_unlisted.map_or(0, |fewest| whole.unlisted_apps.saturating_sub(fewest));
         let no_targets = whole.no_targets;
         let too_many = used.saturating_add(would_retire) > limit;
         let no_limit = self == Self::Percent(100);

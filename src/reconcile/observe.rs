@@ -68,7 +68,7 @@ pub(super) async fn observe(
     let share = settings.share;
     let mut listing = clients.bucket.list().await?;
     let mut targets = graphql.targets(&query).await?;
-    let (no_targets, apps) = (targets.destinations().next().is_none(), targets.apps);
+    let (no_targets, unlisted_apps) = (targets.destinations().next().is_none(), targets.unlisted_apps);
     let mut republish = republish.map_or_else(|| settings.republish.among(targets.destinations()), Ok)?;
     republish.retain(|destination| share.owns(destination));
     let elsewhere = elsewhere(share, &targets, &listing.held);
@@ -76,7 +76,7 @@ pub(super) async fn observe(
     share.keep_own(&mut targets.refused, |refused| &refused.target.destination);
     let heads = clients.heads(&git, targets.accepted, pulse).await;
     let format = settings.archive_format.resolve(&listing.held)?;
-    let whole = Whole { format, no_targets, apps, elsewhere };
+    let whole = Whole { format, no_targets, unlisted_apps, elsewhere };
     share.keep_own(&mut listing.held, |object| &object.name.destination);
     if !share.is_first() {
         // They belong to no share; the first replica reports them.

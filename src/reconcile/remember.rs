@@ -57,7 +57,9 @@ impl Recall {
         let held: HashSet<_> = observed.held.iter().map(|object| &object.name.destination).collect();
         let mut known = self.0.lock();
         let memory = known.get_or_insert_default();
-        memory.count(SystemTime::now(), plan.budget.held, plan.retiring(), observed.whole.apps);
+        // What an empty or a shortened list says about apps is not to be compared with.
+        let unlisted_apps = (!observed.is_doubtful(plan)).then_some(observed.whole.unlisted_apps);
+        memory.count(SystemTime::now(), plan.budget.held, plan.retiring(), unlisted_apps);
         memory.learn(targets.chain(refused), held.into_iter());
         keep(workdir, memory);
     }
@@ -83,17 +85,22 @@ fn keep(workdir: &Workdir, memory: &Memory) {
     }
 }
 
-/// One line for all retirements that wait, and one for how much may still be retired.
+/// One line for all retirements that wait, and one for how much of the day's limit is used.
 pub(super) fn log(plan: &Plan) {
     let held = &plan.held_retirements;
-    if let Some(first) = held.first() {
-        let names: Vec<_> = held.iter().take(HELD_SHOWN).map(|held| printable(&held.destination.to_string())).collect();
-        tracing::warn!(
-            count = held.len(),
-            examples = names.join(" "),
-            reason = printable(&first.reason.to_string()),
-            "destinations without a target are kept for now"
-        );
+    let names: Vec<_> = held.iter().take(HELD_SHOWN).map(|held| printable(&held.destination.to_string())).collect();
+    let (count, examples) = (held.len(), names.join(" "));
+    let trouble = held.iter().find(|held| held.reason.is_trouble());
+    let reason = trouble.or(held.first()).map(|held| printable(&held.reason.to_string()));
+    macro_rules! log {
+        ($level:ident) => {
+            tracing::$level!(count, examples, reason, "destinations without a target are kept for now")
+        };
+    }
+    if trouble.is_some() {
+        log!(warn);
+    } else if count > 0 {
+        log!(info);
     }
     if plan.retiring() > 0 {
         tracing::info!("retire guard: with this pass, {}", plan.budget);

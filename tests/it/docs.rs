@@ -33,7 +33,7 @@ fn the_readme_lists_every_setting_with_its_default() {
 }
 
 /// Of each kind of message a part that does not change, with the module that says it.
-const MESSAGES: [(&str, &[&str]); 25] = [
+const MESSAGES: [(&str, &[&str]); 26] = [
     ("net", &["SSL_CERT_FILE: cannot read", "holds no PEM certificate", "is not a bundle of PEM certificates"]),
     ("net", &["the server's certificate is not accepted", "the server's TLS is not accepted"]),
     (
@@ -53,6 +53,16 @@ const MESSAGES: [(&str, &[&str]); 25] = [
     ("reconcile", &["no target list from GRAPHQL_SERVER", "cannot read the query in", "cannot read a secret"]),
     ("reconcile", &["cannot look for unfinished uploads", "uploads were left unfinished"]),
     ("reconcile", &["stopped before the pass was complete"]),
+    (
+        "reconcile",
+        &[
+            "destinations without a target are kept for now",
+            "retire guard: with this pass, ",
+            "no record of earlier retirements under WORKDIR",
+            "cannot read the record of earlier retirements",
+            "cannot record under WORKDIR what was retired",
+        ],
+    ),
     ("bucket", &["no AWS credentials were found", "could not load the AWS credentials: "]),
     (
         "bucket",

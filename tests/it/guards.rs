@@ -219,7 +219,8 @@ fn an_app_that_loses_its_components_without_an_error_retires_nothing() {
     answer(components(4..6));
     pass(&world).succeeded();
     answer(serde_json::Value::Null);
-    let lost = "1 app(s) of the target list have lost their components (codeComponents is null), and 2 of the 6";
+    let lost =
+        "1 more app(s) of the target list than before have no components (codeComponents is null), and 2 of the 6";
     for _ in 0..2 {
         pass(&world).failed().logged(lost);
         assert_eq!(keys(&world).len(), 6);

@@ -179,7 +179,7 @@ fn retire_guard_counts_what_a_shard_holds() {
 #[test]
 fn rivals_in_different_case_are_refused_by_the_shards_of_both() {
     let world = World::start().unwrap();
-    let head = world.project("near/p").unwrap().head("main").unwrap();
+    world.project("near/p").unwrap();
     let name = (0..)
         .map(|n| format!("twin{n}"))
         .find(|name| [owner_of(&format!("far/{name}"), 2), owner_of(&format!("FAR/{name}"), 2)] == [0, 1]);
