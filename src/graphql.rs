@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
+use reqwest::StatusCode;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
 use serde::de::{DeserializeOwned, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -88,7 +89,8 @@ impl GraphqlServer {
     /// # Errors
     /// [`TargetsError`]: nothing is known, so nothing may change.
     pub async fn targets(&self, query: &str) -> Result<Targets, TargetsError> {
-        Ok(Targets::validate(targets::list(self.answer(query).await?)?))
+        let (list, unlisted_apps) = targets::list(self.answer(query).await?)?;
+        Ok(Targets { unlisted_apps, ..Targets::validate(list) })
     }
 
     /// Sends a query and returns the data of the answer.
@@ -110,6 +112,10 @@ impl GraphqlServer {
         let json = HeaderValue::from_static("application/json");
         let headers = HeaderMap::from_iter([(CONTENT_TYPE, json.clone()), (ACCEPT, json)]);
         let response = http::post(&self.client, &self.url, self.login.as_ref(), &headers, request).await?;
+        // Any other status of success is a part of an answer, or a proxy's.
+        if response.status() != StatusCode::OK {
+            return Err(RequestError::Status { status: response.status(), retry_after: None }.into());
+        }
         let content_type = response
             .headers()
             .get(CONTENT_TYPE)

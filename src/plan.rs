@@ -5,9 +5,11 @@
 
 mod action;
 mod cause;
+mod memory;
 pub mod outcome;
 mod policy;
 pub mod report;
+mod waiting;
 
 use std::collections::HashMap;
 
@@ -15,7 +17,10 @@ pub use self::action::{
     Action, Blocked, Blocker, Publish, PublishReason, Retire, RetireReason, Sweep, SweepReason, Unchanged,
 };
 pub use self::cause::Cause;
-pub use self::policy::{FormatChoice, MaxRetire, OnRewrite, PlanError, Policy, Republish, RetireGuard};
+pub use self::memory::{GuardBudget, Memory};
+pub use self::policy::{FormatChoice, MaxRetire, OnRewrite, PlanError, Policy, Republish, RetireBudget, RetireGuard};
+use self::waiting::Claimants;
+pub use self::waiting::{HeldRetirement, HoldReason};
 use crate::model::key::{self, ArchiveFormat, CommitId, Destination, HeldObject, KeyTooLong};
 use crate::model::target::{Head, RefusedTarget, Target};
 
@@ -39,6 +44,10 @@ pub struct Plan {
     pub blocked: Vec<Blocked>,
     /// Targets whose current object is there, alone.
     pub unchanged: Vec<Unchanged>,
+    /// Destinations that no target names, but that stay for now.
+    pub held_retirements: Vec<HeldRetirement>,
+    /// How many destinations may be retired in a day, and how many that leaves.
+    pub budget: RetireBudget,
     /// Set if the retire guard held back every [`Action::Retire`].
     pub guard: Option<RetireGuard>,
 }
@@ -48,31 +57,71 @@ impl Plan {
     pub fn is_clean(&self) -> bool {
         self.blocked.is_empty() && self.guard.is_none()
     }
+
+    /// How many destinations it retires.
+    pub fn retiring(&self) -> usize {
+        self.actions.iter().filter(|action| matches!(action, Action::Retire(_))).count()
+    }
+
+    /// Whether something that is no longer wanted stays because the target list may be wrong.
+    pub fn doubts_the_list(&self) -> bool {
+        self.guard.is_some() || self.held_retirements.iter().any(|held| held.reason.is_trouble())
+    }
 }
 
 /// Facts about the whole bucket and the whole target list, even in a plan for one shard's share. Otherwise shards could
 /// disagree on the format, and an empty share would look like an empty list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Whole {
     /// The format to publish in.
     pub format: ArchiveFormat,
     /// Whether the target list is empty.
     pub no_targets: bool,
+    /// How many apps of the target list have no list of components.
+    pub unlisted_apps: usize,
+    /// What other shares want and do not have.
+    pub elsewhere: Elsewhere,
 }
 
-/// Decides what one pass does.
+/// Targets of other shares: a destination of this share could be the one that they mean.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// Those that are accepted and have no object.
+    pub unpublished: Vec<Target>,
+    /// Those that are refused.
+    pub refused: Vec<RefusedTarget>,
+}
+
+/// What earlier passes left to know.
+#[derive(Debug, Clone, Copy)]
+pub struct Remembered<'a> {
+    /// What the retire guard counts.
+    pub budget: GuardBudget,
+    /// Where destinations came from.
+    pub memory: &'a Memory,
+}
+
+/// Decides what one pass does that remembers nothing.
 ///
 /// # Errors
 /// [`PlanError`] if the policy does not fit the bucket.
 pub fn plan(desired: &Desired, held: &[HeldObject], policy: Policy<'_>) -> Result<Plan, PlanError> {
     let format = policy.format.resolve(held)?;
     let no_targets = desired.targets.is_empty() && desired.refused.is_empty();
-    Ok(plan_share(desired, held, policy, Whole { format, no_targets }))
+    let whole = Whole { format, no_targets, unlisted_apps: 0, elsewhere: Elsewhere::default() };
+    let remembered = Remembered { budget: GuardBudget::default(), memory: &Memory::default() };
+    Ok(plan_share(desired, held, policy, &whole, remembered))
 }
 
 /// Decides what one pass does about a share: `desired` and `held` are only that share.
-pub fn plan_share(desired: &Desired, held: &[HeldObject], policy: Policy<'_>, whole: Whole) -> Plan {
-    let Whole { format, no_targets } = whole;
+pub fn plan_share(
+    desired: &Desired,
+    held: &[HeldObject],
+    policy: Policy<'_>,
+    whole: &Whole,
+    Remembered { budget, memory }: Remembered<'_>,
+) -> Plan {
+    let format = whole.format;
     let mut slots: HashMap<&Destination, Slot<'_>> = HashMap::with_capacity(held.len());
     for object in held {
         slots.entry(&object.name.destination).or_default().held.push(object);
@@ -87,8 +136,7 @@ pub fn plan_share(desired: &Desired, held: &[HeldObject], policy: Policy<'_>, wh
     slots.sort_unstable_by_key(|(destination, _)| *destination);
     let destinations_held = slots.iter().filter(|(_, slot)| !slot.held.is_empty()).count();
 
-    let mut plan = Plan { format, actions: vec![], blocked: vec![], unchanged: vec![], guard: None };
-    let mut retire = vec![];
+    let (mut plan, mut unwanted) = (Plan::empty(format), vec![]);
     for (destination, mut slot) in slots {
         slot.held.sort_by_key(|object| (object.last_modified, &object.key));
         let (wish, held) = slot.against(format);
@@ -98,21 +146,54 @@ pub fn plan_share(desired: &Desired, held: &[HeldObject], policy: Policy<'_>, wh
             Decision::Block(blockers) => plan
                 .blocked
                 .extend(blockers.into_iter().map(|blocker| Blocked { destination: destination.clone(), blocker })),
-            Decision::Retire => retire.push(Retire {
-                destination: destination.clone(),
-                keys: keys_of(&held),
-                reason: RetireReason::NoTarget,
-            }),
+            Decision::Retire => unwanted.push((destination, held)),
         }
     }
     plan.blocked.sort();
+    // Many targets for one destination have one problem.
+    plan.blocked.dedup();
 
-    plan.guard = policy.max_retire.guard(retire.len(), destinations_held, no_targets);
+    let retire = plan.hold(unwanted, |blocked| {
+        let held = held.iter().map(|object| &object.name.destination).collect();
+        Claimants::new(desired, &whole.elsewhere, &held, blocked, memory)
+    });
+    (plan.budget, plan.guard) = policy.max_retire.guard(retire.len(), destinations_held, whole, budget);
     if plan.guard.is_none() {
         plan.actions.extend(retire.into_iter().map(Action::Retire));
     }
     plan.actions.sort_by(|a, b| a.destination().cmp(b.destination()));
     plan
+}
+
+impl Plan {
+    fn empty(format: ArchiveFormat) -> Self {
+        let (actions, blocked, unchanged, held_retirements) = Default::default();
+        Self { format, actions, blocked, unchanged, held_retirements, budget: RetireBudget::default(), guard: None }
+    }
+
+    /// Holds what could belong to a target after all, and returns the rest, to be retired.
+    fn hold<'a>(
+        &mut self,
+        unwanted: Vec<(&Destination, Vec<&HeldObject>)>,
+        claimants: impl FnOnce(&[Blocked]) -> Claimants<'a>,
+    ) -> Vec<Retire> {
+        if unwanted.is_empty() {
+            return vec![];
+        }
+        let (claimants, mut retire) = (claimants(&self.blocked), vec![]);
+        for (destination, objects) in unwanted {
+            let destination = destination.clone();
+            match claimants.keep(&destination, &objects) {
+                Some(reason) => {
+                    self.held_retirements.push(HeldRetirement { destination, objects: objects.len(), reason });
+                }
+                None => {
+                    retire.push(Retire { destination, keys: keys_of(&objects), reason: RetireReason::NoTarget });
+                }
+            }
+        }
+        retire
+    }
 }
 
 /// What is known about one destination.

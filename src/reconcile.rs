@@ -11,12 +11,13 @@ mod leftovers;
 mod log;
 mod observe;
 mod push;
+mod remember;
 mod triggers;
 mod uploads;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -29,6 +30,7 @@ pub use self::concern::is_concerned;
 pub use self::error::PassError;
 pub use self::log::failed_pass as log_failed_pass;
 use self::observe::{Observed, observe};
+use self::remember::Recall;
 pub use self::triggers::Triggers;
 use self::uploads::Uploads;
 use crate::bucket::Foreign;
@@ -40,7 +42,7 @@ use crate::model::target::Target;
 use crate::net::tls::TrustRoots;
 use crate::plan::outcome::{Done, Outcome};
 use crate::plan::report::{Report, Trouble};
-use crate::plan::{Action, Plan, plan_share};
+use crate::plan::{Action, Plan, Remembered, plan_share};
 use crate::publish::{Limits, Publisher};
 use crate::status::{PassId, Seen, Status, Trigger};
 use crate::text::{error_chain, remote_text};
@@ -74,6 +76,7 @@ pub struct Reconciler {
     /// One permit for each running action, for all passes together.
     slots: Semaphore,
     known: Mutex<Option<Arc<Known>>>,
+    recall: Recall,
     /// What the log said of foreign objects.
     foreign_seen: Mutex<Foreign>,
     /// What the next listing must show.
@@ -101,6 +104,7 @@ impl Reconciler {
             triggers,
             slots: Semaphore::new(concurrency.sync.get() + push_slots),
             known: Mutex::default(),
+            recall: Recall::default(),
             foreign_seen: Mutex::default(),
             uploads: Uploads::default(),
             republish: Mutex::default(),
@@ -163,7 +167,10 @@ impl Reconciler {
     }
 
     fn plan(&self, observed: &Observed) -> Plan {
-        plan_share(&observed.desired, &observed.held, observed.policy(&self.settings), observed.whole)
+        let memory = &self.recall.get(&self.settings.workdir, self.settings.dry_run);
+        let remembered = Remembered { budget: memory.budget(SystemTime::now()), memory };
+        let policy = observed.policy(&self.settings);
+        plan_share(&observed.desired, &observed.held, policy, &observed.whole, remembered)
     }
 
     fn seen(&self, pass: PassId, observed: &Observed, plan: &Plan, moved: &BTreeSet<Destination>) {
@@ -213,15 +220,23 @@ impl Reconciler {
         self.seen(pass, &observed, &plan, &moved);
         self.keep_since(publisher);
         let (targets, wanted) = (observed.accepted().cloned().collect::<Vec<_>>(), observed.wanted());
+        self.recall.count(&publisher.workdir, &observed, &plan);
+        let list_is_doubtful = observed.is_doubtful(&plan);
         let Observed { git, foreign, republish, .. } = observed;
         self.triggers.accept(targets.iter().map(|target| target.source.clone()));
         *self.known.lock() = Some(Arc::new(Known { targets, format: plan.format }));
         log::blocked(&plan);
+        remember::log(&plan);
         stop.run_until_cancelled(self.abort_abandoned(publisher, &wanted)).await;
-        publisher.keep_only(&wanted);
+        // A list that may be wrong costs no mirror either.
+        if !list_is_doubtful {
+            publisher.keep_only(&wanted);
+        }
+        let retiring = plan.retiring();
         let actions = std::mem::take(&mut plan.actions);
         let claim = |action: &Action| self.claims.of_full_pass(action);
         let outcomes = apply(actions, &self.crew(publisher, &git, pass, &claim), stop).await;
+        self.recall.settle(&publisher.workdir, retiring, &outcomes);
         *self.republish.lock() = Some(still_to_republish(republish, &outcomes));
         let mut report = Report::new(&plan, &outcomes, foreign.count, begun.elapsed());
         report.lost = lost.into_iter().map(Trouble::from).collect();

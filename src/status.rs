@@ -23,7 +23,7 @@ use crate::model::stage::Stage;
 use crate::model::target::Target;
 use crate::plan::outcome::Outcome;
 use crate::plan::report::Report;
-use crate::plan::{Action, Plan};
+use crate::plan::{Action, Plan, RetireBudget};
 use crate::progress::{Progress, ProgressView, Pulse};
 use crate::workdir::OutOfSync;
 use crate::workdir::mirrors::MirrorStore;
@@ -71,6 +71,7 @@ struct State {
     last_success: Option<SystemTime>,
     planned_once: bool,
     guard: Option<String>,
+    budget: Option<RetireBudget>,
     bucket: Option<BucketCount>,
 }
 
@@ -135,6 +136,7 @@ impl Status {
             last_success: state.last_success,
             stalled: self.stalled(&state),
             guard: state.guard.clone(),
+            budget: state.budget,
             bucket: state.bucket,
             disk,
         }
@@ -231,6 +233,7 @@ impl Status {
         let mut targets = records(&state.targets, &state.remembered, seen);
         if let Some(foreign) = seen.foreign {
             state.bucket = Some(BucketCount { objects: objects_now(seen, &state.targets), foreign });
+            state.budget = Some(seen.plan.budget);
             state.guard = seen.plan.guard.map(|guard| guard.to_string());
             state.targets = targets;
             state.remembered.clear();

@@ -6,7 +6,7 @@ pub mod mirrors;
 mod uploads;
 
 use std::fs::{self, DirBuilder, File};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -15,13 +15,17 @@ use serde::{Deserialize, Serialize};
 
 use self::uploads::UnderWay;
 pub use self::uploads::{RecordedUpload, UploadRecord};
-use crate::files::{not_ours, private_file};
+use crate::files::{is_private_dir, not_ours, private_file};
 use crate::model::key::Destination;
+use crate::plan::Memory;
 
 /// Our folder under WORKDIR.
 const OURS: &str = env!("CARGO_PKG_NAME");
 const LOCK_FILE: &str = "lock";
 const OUT_OF_SYNC_FILE: &str = "out-of-sync.json";
+const MEMORY_FILE: &str = "retirements.json";
+/// Longest memory that is read, in bytes: about 40 for each of a million destinations.
+const MEMORY_LIMIT_BYTES: u64 = 64 << 20;
 
 /// The locked folder. Dropping it releases the lock.
 #[derive(Debug)]
@@ -88,10 +92,13 @@ impl Workdir {
         if kept.is_ok_and(|kept| kept == text) {
             return Ok(());
         }
-        // Whole or not at all; leftovers of a killed run are overwritten.
-        let new = path.with_extension("new");
-        fs::write(&new, text)?;
-        fs::rename(new, path)
+        replace(&path, &text)
+    }
+
+    /// Stores what passes remember. After an error, what was stored before is still there.
+    pub fn keep_memory(&self, memory: &Memory) -> io::Result<()> {
+        let (path, text) = (self.root.join(MEMORY_FILE), serde_json::to_vec(memory)?);
+        if fs::read(&path).is_ok_and(|kept| kept == text) { Ok(()) } else { replace(&path, &text) }
     }
 
     /// What [`Self::keep_since`] stored last. It is only shown to people, so an unreadable file is ignored.
@@ -99,6 +106,28 @@ impl Workdir {
         let kept = fs::read(self.root.join(OUT_OF_SYNC_FILE)).ok();
         kept.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
     }
+}
+
+/// What passes of an earlier process remembered; `None` if there is nothing. It needs neither the lock nor a right to write.
+pub fn kept_memory(workdir: &Path) -> io::Result<Option<Memory>> {
+    let root = workdir.join(OURS);
+    if !is_private_dir(&root) {
+        return Ok(None);
+    }
+    let file = match File::open(root.join(MEMORY_FILE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    let mut text = vec![];
+    file.take(MEMORY_LIMIT_BYTES).read_to_end(&mut text)?;
+    Ok(Some(serde_json::from_slice(&text)?))
+}
+
+/// Writes a file whole or not at all. What a killed run left of it is overwritten.
+fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("new");
+    fs::write(&new, text)?;
+    fs::rename(new, path)
 }
 
 /// A target that is out of sync.
@@ -141,5 +170,52 @@ fn lock(root: &Path) -> Result<File, WorkdirError> {
         Ok(()) => Ok(lock),
         Err(fs::TryLockError::WouldBlock) => Err(WorkdirError::InUse(root.to_owned())),
         Err(fs::TryLockError::Error(error)) => Err(failed("lock", &path)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    #[track_caller]
+    fn assert_in_use(result: Result<Workdir, WorkdirError>) {
+        assert!(matches!(result, Err(WorkdirError::InUse(_))), "{result:?}");
+    }
+
+    #[test]
+    fn a_folder_that_was_removed_and_made_again_is_locked_again() {
+        let place = tempfile::tempdir().unwrap();
+        let ours = Workdir::open(place.path()).unwrap();
+        assert_in_use(Workdir::open(place.path()));
+        for removed in [place.path().join(OURS), place.path().join(OURS).join(LOCK_FILE)] {
+            if removed.is_dir() {
+                fs::remove_dir_all(&removed).unwrap()
+            } else {
+                fs::remove_file(&removed).unwrap()
+            }
+            ours.restore().unwrap();
+            assert_in_use(Workdir::open(place.path()));
+            // Restoring what is there changes nothing.
+            ours.restore().unwrap();
+            assert_in_use(Workdir::open(place.path()));
+        }
+        drop(ours);
+        Workdir::open(place.path()).unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_another_process_made_and_locked_meanwhile_is_in_use() {
+        let place = tempfile::tempdir().unwrap();
+        let ours = Workdir::open(place.path()).unwrap();
+        fs::remove_dir_all(place.path().join(OURS)).unwrap();
+        let theirs = Workdir::open(place.path()).unwrap();
+        for _ in 0..2 {
+            assert!(matches!(ours.restore(), Err(WorkdirError::InUse(_))), "a lock file of the same name is not ours");
+        }
+        drop(theirs);
+        ours.restore().unwrap();
+        assert_in_use(Workdir::open(place.path()));
     }
 }

@@ -6,14 +6,15 @@ use serde_json::{Value, json};
 
 use super::of_destination;
 use crate::model::key::Destination;
+use crate::plan::report::Waiting;
 use crate::plan::{Action, Plan};
 use crate::terminal::{Paint, Style};
 use crate::text::{objects, short_commit, table};
 
 /// A plan for people.
 pub fn plan_text(plan: &Plan, foreign: usize, paint: Paint) -> String {
-    let mut sections: [(&str, Vec<Vec<String>>); 4] =
-        [("Will publish", vec![]), ("Will retire", vec![]), ("Will sweep", vec![]), ("Blocked", vec![])];
+    let titles = ["Will publish", "Will retire", "Will sweep", "Blocked", "Kept for now"];
+    let mut sections: [(&str, Vec<Vec<String>>); 5] = titles.map(|title| (title, vec![]));
     for action in &plan.actions {
         let Destination { branch, .. } = action.destination();
         let mut row = vec![action.destination().path(), branch.clone()];
@@ -40,9 +41,14 @@ pub fn plan_text(plan: &Plan, foreign: usize, paint: Paint) -> String {
         vec![blocked.destination.path(), blocked.destination.branch.clone(), blocked.blocker.to_string()]
     });
     sections[3].1.extend(blocked);
+    let held = plan.held_retirements.iter().map(|held| {
+        let Destination { branch, .. } = &held.destination;
+        vec![held.destination.path(), branch.clone(), objects(held.objects), held.reason.to_string()]
+    });
+    sections[4].1.extend(held);
 
     let mut text = String::new();
-    let styles = [Style::Green, Style::Yellow, Style::Dim, Style::Red];
+    let styles = [Style::Green, Style::Yellow, Style::Dim, Style::Red, Style::Yellow];
     for ((title, rows), style) in sections.iter().zip(styles).filter(|((_, rows), _)| !rows.is_empty()) {
         let title = paint.text(style, &format!("{title} ({}):", rows.len()));
         text += &format!("{title}\n{}\n", table("  ", rows));
@@ -50,7 +56,10 @@ pub fn plan_text(plan: &Plan, foreign: usize, paint: Paint) -> String {
     if let Some(guard) = &plan.guard {
         text += &format!("{} {guard}.\n\n", paint.text(Style::Red, "Retire guard:"));
     }
-    let [publish, retire, sweep, blocked] = sections.map(|(_, rows)| rows.len());
+    if retire_is_counted(plan) {
+        text += &format!("{} {}.\n\n", paint.text(Style::Yellow, "Retire guard: with this pass,"), plan.budget);
+    }
+    let [publish, retire, sweep, blocked, _] = sections.map(|(_, rows)| rows.len());
     let unchanged = plan.unchanged.len();
     // Writing to a String cannot fail.
     let _ = writeln!(
@@ -62,6 +71,11 @@ pub fn plan_text(plan: &Plan, foreign: usize, paint: Paint) -> String {
         let _ = writeln!(text, "{} with foreign names left alone", objects(foreign));
     }
     text
+}
+
+/// Whether the plan uses some of what a day may retire.
+fn retire_is_counted(plan: &Plan) -> bool {
+    plan.guard.is_none() && plan.budget.limit.is_some() && plan.budget.retired > 0
 }
 
 /// A plan as JSON; `docs/contract.md` describes the object.
@@ -96,5 +110,8 @@ pub fn plan_json(plan: &Plan, foreign: usize) -> Value {
         "unchanged": plan.unchanged.len(),
         "foreign": foreign,
         "retire_guard": plan.guard.map(|guard| guard.to_string()),
+        "held_retirements": Waiting::all(plan),
+        "retired_24h": plan.budget.retired,
+        "retire_limit_24h": plan.budget.limit,
     })
 }

@@ -148,7 +148,7 @@ pub(super) const AWS_USE_FIPS_ENDPOINT: Setting =
 pub(super) const ARCHIVE_FORMAT: Setting =
     text("archive-format", "ARCHIVE_FORMAT", Value("auto"), "zip, tar.gz, or auto: as the bucket has");
 pub(super) const MAX_RETIRE: Setting =
-    text("max-retire", "MAX_RETIRE", Value("50%"), "most to retire per pass: N, or N% of all");
+    text("max-retire", "MAX_RETIRE", Value("50%"), "most to retire in 24 h: N, or N% of all");
 pub(super) const ON_REWRITE: Setting =
     text("on-rewrite", "ON_REWRITE", Value("publish"), "publish or hold rewritten branches");
 pub(super) const REPUBLISH: Setting =

@@ -25,7 +25,11 @@ pub(super) struct Data {
 }
 
 /// The targets of all apps, as written.
-struct Apps(Vec<Target>);
+struct Apps {
+    targets: Vec<Target>,
+    /// How many apps have no list of components.
+    unlisted: usize,
+}
 
 #[derive(Deserialize)]
 struct App {
@@ -38,13 +42,12 @@ struct CodeComponents(Vec<Target>);
 
 impl<'de> Deserialize<'de> for Apps {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut targets = vec![];
-        each(deserializer, |app: App| {
-            if let Some(CodeComponents(of_app)) = app.code_components {
-                targets.extend(of_app);
-            }
+        let (mut targets, mut unlisted) = (vec![], 0);
+        each(deserializer, |app: App| match app.code_components {
+            Some(CodeComponents(of_app)) => targets.extend(of_app),
+            None => unlisted += 1,
         })?;
-        Ok(Self(targets))
+        Ok(Self { targets, unlisted })
     }
 }
 
@@ -61,9 +64,9 @@ impl<'de> Deserialize<'de> for CodeComponents {
     }
 }
 
-/// The targets of an answer, as written.
-pub(super) fn list(answer: Data) -> Result<Vec<Target>, TargetsError> {
-    answer.apps_v1.map(|Apps(targets)| targets).ok_or(TargetsError::NoList("apps_v1"))
+/// The targets of an answer, as written, and how many apps have no list of components.
+pub(super) fn list(answer: Data) -> Result<(Vec<Target>, usize), TargetsError> {
+    answer.apps_v1.map(|Apps { targets, unlisted }| (targets, unlisted)).ok_or(TargetsError::NoList("apps_v1"))
 }
 
 #[cfg(test)]
@@ -88,7 +91,7 @@ mod tests {
     }
 
     fn parse(json: &str) -> Result<Vec<Target>, TargetsError> {
-        data(json.as_bytes(), "application/json".to_owned()).and_then(list)
+        data(json.as_bytes(), "application/json".to_owned()).and_then(list).map(|(targets, _)| targets)
     }
 
     #[test]
@@ -99,6 +102,14 @@ mod tests {
                 "destinationProject":{"name":"q","group":"h","branch":"master"}}}]}]},"extensions":{"x":1}}"#,
         );
         assert_eq!(found.unwrap(), [target("g/s/p", "main", ("h", "q", "master"))]);
+    }
+
+    #[test]
+    fn an_app_with_null_for_its_components_is_told_from_one_with_an_empty_list() {
+        let answer =
+            r#"{"data":{"apps_v1":[{"codeComponents":null},{"codeComponents":[]},{},{"codeComponents":[{}]}]}}"#;
+        let (targets, unlisted) = data(answer.as_bytes(), String::new()).and_then(list).unwrap();
+        assert_eq!((targets, unlisted), (vec![], 2));
     }
 
     #[test]
@@ -161,7 +172,7 @@ mod tests {
         #[test]
         fn damaged_answers_give_errors_or_targets_with_harmless_names(seed: u64) {
             let body = testbed::mutate::mutated(ANSWER.as_bytes(), seed);
-            let Ok(list) = data(&body, String::new()).and_then(list) else { return Ok(()) };
+            let Ok((list, _)) = data(&body, String::new()).and_then(list) else { return Ok(()) };
             for Target { source, destination } in Targets::validate(list).accepted {
                 for name in [&source.project, &source.branch, &destination.group, &destination.project, &destination.branch] {
                     prop_assert!(is_harmless(name), "{name:?}");

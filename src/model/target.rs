@@ -2,15 +2,20 @@
 //!
 //! Invariant: the names of an accepted target are safe in a URL, in a path and as a Git branch.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::key::{CommitId, Destination};
 
 /// Longest segment of a branch name, in bytes: Git also creates `<segment>.lock`, and file systems allow 255.
 const SEGMENT_LIMIT_BYTES: usize = 250;
-/// Longest branch name, in bytes; a longer one would not fit into an object name.
-const BRANCH_LIMIT_BYTES: usize = 1_024;
+/// Longest branch name and longest path, in bytes; a longer one would not fit into an object name. Of a refused target no
+/// more than this is kept of each name.
+const NAME_LIMIT_BYTES: usize = 1_024;
+/// How much of a name a problem's text quotes, in bytes.
+const QUOTED_BYTES: usize = 200;
+/// How many of the targets that contradict each other are named.
+const SHOWN_RIVALS: usize = 3;
 
 /// A branch of a project of the source GitLab.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -67,7 +72,7 @@ pub struct Target {
 /// A target that is not acted on.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RefusedTarget {
-    /// The target as written.
+    /// The target as written, except that names that are too long are cut.
     pub target: Target,
     /// What is wrong with it and what to do.
     pub problem: String,
@@ -80,6 +85,9 @@ pub struct Targets {
     pub accepted: Vec<Target>,
     /// Targets to report.
     pub refused: Vec<RefusedTarget>,
+    /// How many apps of the list have null for their components: those without any, and those whose components a server
+    /// could not read without saying so.
+    pub unlisted_apps: usize,
 }
 
 impl Targets {
@@ -93,10 +101,11 @@ impl Targets {
     pub fn validate(mut list: Vec<Target>) -> Self {
         list.sort();
         list.dedup();
-        // By path: `a` + `b/c` and `a/b` + `c` are the same repository on the far side.
+        // By path: `a` + `b/c` and `a/b` + `c` are the same repository on the far side. GitLab ignores case in paths; Git
+        // does not in branches.
         let mut by_place: BTreeMap<(String, String), Vec<Target>> = BTreeMap::new();
         for target in list {
-            let place = (target.destination.path(), target.destination.branch.clone());
+            let place = (target.destination.path().to_lowercase(), target.destination.branch.clone());
             by_place.entry(place).or_default().push(target);
         }
         let mut targets = Self::default();
@@ -105,7 +114,7 @@ impl Targets {
             for target in rivals {
                 match contradiction.clone().or_else(|| target.problem()) {
                     None => targets.accepted.push(target),
-                    Some(problem) => targets.refused.push(RefusedTarget { target, problem }),
+                    Some(problem) => targets.refused.push(RefusedTarget { target: target.with_short_names(), problem }),
                 }
             }
         }
@@ -117,14 +126,31 @@ impl Targets {
 
 /// The problem of several targets with one destination.
 fn contradiction(rivals: &[Target]) -> Option<String> {
-    (rivals.len() > 1).then(|| {
-        let sources: Vec<_> = rivals.iter().map(|rival| format!("{:?}", rival.source.to_string())).collect();
+    let [first, _, ..] = rivals else { return None };
+    let alike = rivals.iter().all(|rival| rival.destination.path() == first.destination.path());
+    let named: BTreeSet<_> = rivals.iter().take(SHOWN_RIVALS).map(|rival| rival.named(alike)).collect();
+    let mut named = named.into_iter().collect::<Vec<_>>().join(" and ");
+    if let Some(more @ 1..) = rivals.len().checked_sub(SHOWN_RIVALS) {
+        named += &format!(" and {more} more");
+    }
+    let count = rivals.len();
+    Some(if alike {
+        format!("{count} targets name this destination, from {named}: keep one of them in the target list")
+    } else {
         format!(
-            "{} targets name this destination, from {}: keep one of them in the target list",
-            rivals.len(),
-            sources.join(" and ")
+            "{count} targets name this destination, because GitLab ignores case in paths, {named}: keep one of them in \
+             the target list"
         )
     })
+}
+
+/// The beginning of a name, at most so many bytes, marked if something is missing.
+fn cut(name: &str, limit_bytes: usize) -> String {
+    if name.len() <= limit_bytes {
+        return name.to_owned();
+    }
+    let at = (0..=limit_bytes).rev().find(|at| name.is_char_boundary(*at)).unwrap_or_default();
+    format!("{}…", &name[..at])
 }
 
 impl Target {
@@ -136,11 +162,33 @@ impl Target {
         }
     }
 
+    /// A rival as a contradiction shows it.
+    fn named(&self, by_source_alone: bool) -> String {
+        let Self { source, destination } = self;
+        let source = cut(&source.to_string(), QUOTED_BYTES);
+        if by_source_alone {
+            format!("{source:?}")
+        } else {
+            format!("{source:?} to {:?}", cut(&destination.path(), QUOTED_BYTES))
+        }
+    }
+
+    /// The target with names that take little memory, of which many can be shown.
+    fn with_short_names(mut self) -> Self {
+        let Self { source, destination } = &mut self;
+        let names = [&mut source.project, &mut source.branch, &mut destination.group, &mut destination.project];
+        for name in names.into_iter().chain([&mut destination.branch]) {
+            *name = cut(name, NAME_LIMIT_BYTES);
+        }
+        self
+    }
+
     /// The first problem that makes the target unusable.
     fn problem(&self) -> Option<String> {
         let Self { source, destination } = self;
-        let problem =
-            |what: &str, value: &str, why: String| format!("the {what} {value:?} {why}: correct it in the target list");
+        let problem = |what: &str, value: &str, why: String| {
+            format!("the {what} {:?} {why}: correct it in the target list", cut(value, QUOTED_BYTES))
+        };
         path_problem(&source.project)
             .map(|why| problem("source project", &source.project, why))
             .or_else(|| branch_problem(&source.branch).map(|why| problem("source branch", &source.branch, why)))
@@ -159,12 +207,16 @@ impl Target {
 
 /// Why a path of groups and projects is unusable. `restore` also checks names from the bucket with this.
 pub fn path_problem(path: &str) -> Option<String> {
+    if path.len() > NAME_LIMIT_BYTES {
+        return Some(format!("is longer than {NAME_LIMIT_BYTES} bytes"));
+    }
     path.split('/').find_map(|segment| {
         let why = match segment {
             "" => "has an empty segment",
             "." | ".." => "has a segment of dots only",
             _ if segment.starts_with('-') => "has a segment that begins with a dash",
             _ if segment.chars().any(char::is_control) => "holds a control character",
+            _ if segment.trim() != segment => "has a segment that begins or ends with a space",
             _ => return None,
         };
         Some(why.to_owned())
@@ -180,8 +232,8 @@ pub fn project_problem(name: &str) -> Option<String> {
 pub fn branch_problem(branch: &str) -> Option<String> {
     let why = if branch.is_empty() {
         "is empty"
-    } else if branch.len() > BRANCH_LIMIT_BYTES {
-        return Some(format!("is longer than {BRANCH_LIMIT_BYTES} bytes"));
+    } else if branch.len() > NAME_LIMIT_BYTES {
+        return Some(format!("is longer than {NAME_LIMIT_BYTES} bytes"));
     } else if branch.contains(char::is_control) {
         "holds a control character"
     } else if branch == "HEAD"
@@ -217,7 +269,7 @@ mod tests {
     fn identical_targets_are_one() {
         let one = target("g/p", "main", ("h", "q", "main"));
         let targets = Targets::validate(vec![one.clone(), one.clone()]);
-        assert_eq!(targets, Targets { accepted: vec![one], refused: vec![] });
+        assert_eq!(targets, Targets { accepted: vec![one], ..Targets::default() });
     }
 
     #[test]
@@ -237,9 +289,62 @@ mod tests {
     }
 
     #[test]
+    fn destinations_that_differ_only_in_the_case_of_their_path_are_rivals() {
+        let (a, b) = (target("g/a", "main", ("h", "q", "main")), target("g/b", "main", ("H", "Q", "main")));
+        let branch = target("g/c", "main", ("h", "q", "Main"));
+        let targets = Targets::validate(vec![a.clone(), b.clone(), branch.clone()]);
+        assert_eq!(targets.accepted, [branch], "Git tells branches by case");
+        assert_eq!(targets.refused.len(), 2);
+        let problem = &targets.refused[0].problem;
+        for part in ["GitLab ignores case", r#""g/a@main" to "h/q""#, r#""g/b@main" to "H/Q""#] {
+            assert!(problem.contains(part), "{problem}");
+        }
+        // One source alone changes nothing: two objects would replace each other on the far side.
+        let twin = Target { source: a.source.clone(), ..b };
+        assert_eq!(Targets::validate(vec![a, twin]).refused.len(), 2);
+    }
+
+    #[test]
+    fn of_many_rivals_three_are_named() {
+        let rivals = (0..1_000).map(|n| target(&format!("g/{n:04}"), "main", ("h", "q", "main"))).collect();
+        let targets = Targets::validate(rivals);
+        assert_eq!(targets.refused.len(), 1_000);
+        assert_eq!(
+            targets.refused[999].problem,
+            "1000 targets name this destination, from \"g/0000@main\" and \"g/0001@main\" and \"g/0002@main\" and 997 \
+             more: keep one of them in the target list"
+        );
+    }
+
+    #[test]
+    fn names_of_any_length_make_short_texts() {
+        let long = "ü".repeat(1 << 20);
+        for broken in [
+            target(&format!("{long}/p"), "main", ("h", "q", "main")),
+            target("g/p", &long, ("h", "q", "main")),
+            target("g/p", "main", (&long, "q", "main")),
+            target("g/p", "main", ("h", &long, "main")),
+            target("g/p", "main", ("h", "q", &long)),
+        ] {
+            let rival =
+                Target { source: Source { project: "g/rival".into(), branch: "main".into() }, ..broken.clone() };
+            for list in [vec![broken.clone()], vec![broken, rival]] {
+                let targets = Targets::validate(list.clone());
+                assert_eq!((targets.accepted.len(), targets.refused.len()), (0, list.len()));
+                for RefusedTarget { target, problem } in targets.refused {
+                    assert!(problem.len() < 1_500, "{} bytes", problem.len());
+                    assert!(format!("{target:?}").len() < 3_000, "{target:?}");
+                }
+            }
+        }
+        assert_eq!(path_problem(&"h".repeat(NAME_LIMIT_BYTES)), None);
+        assert!(path_problem(&"h".repeat(NAME_LIMIT_BYTES + 1)).is_some());
+    }
+
+    #[test]
     fn unusable_names_are_refused_and_the_rest_goes_on() {
         let good = target("g/p", "feature/é", ("h/i", "q", "main"));
-        for bad in ["", ".", "..", "a//b", "/a", "-a", "a/-b", "a/../b", "a\nb", "a\0b", "a\u{7f}"] {
+        for bad in ["", ".", "..", "a//b", "/a", "-a", "a/-b", "a/../b", "a\nb", "a\0b", "a\u{7f}", " a", "a /b"] {
             for broken in [
                 target(&format!("{bad}/p"), "main", ("h", "q", "x")),
                 target("g/p", "main", (bad, "q", "x")),

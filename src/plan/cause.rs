@@ -11,6 +11,8 @@ pub enum Cause {
     Unreadable,
     /// The object's name would be too long.
     NameTooLong,
+    /// No target names the destination, but one in trouble could mean it.
+    Kept,
     /// Fetching failed.
     Fetch,
     /// The branch disappeared between probing and fetching.
@@ -35,10 +37,11 @@ pub enum Cause {
 
 impl Cause {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Refused,
         Self::Unreadable,
         Self::NameTooLong,
+        Self::Kept,
         Self::Fetch,
         Self::BranchGone,
         Self::Repository,
@@ -54,7 +57,7 @@ impl Cause {
     /// Whether an action ran into it, so that only another action can tell whether it is over.
     pub const fn is_of_an_action(self) -> bool {
         // Planning can find a name that is too long as well; it is then a blocker in each plan.
-        !matches!(self, Self::Refused | Self::Unreadable)
+        !matches!(self, Self::Refused | Self::Unreadable | Self::Kept)
     }
 
     /// The cause that a blocker counts as.
@@ -72,6 +75,7 @@ impl Cause {
             Self::Refused => "refused",
             Self::Unreadable => "unreadable",
             Self::NameTooLong => "name_too_long",
+            Self::Kept => "kept",
             Self::Fetch => "fetch",
             Self::BranchGone => "branch_gone",
             Self::Repository => "repository",
@@ -91,6 +95,7 @@ impl Cause {
             Self::Refused => "Invalid entry in the target list",
             Self::Unreadable => "Source branch cannot be read",
             Self::NameTooLong => "Name too long for S3",
+            Self::Kept => "Without a target, kept for now",
             Self::Fetch => "Fetching from GitLab fails",
             Self::BranchGone => "Branch disappeared",
             Self::Repository => "Repository cannot be used",
@@ -112,6 +117,9 @@ impl Cause {
                 "Does the project still exist under this name, with this branch, and is the token's user a member with \
                  the role Reporter? Correct the target list or the membership. If it is every target, check the token \
                  and GitLab itself. The objects stay."
+            }
+            Self::Kept => {
+                "Correct the target that the reason names. If it means another destination, this one is then retired."
             }
             Self::NameTooLong => "Use a shorter group, project or branch name at the destination.",
             Self::Fetch => {

@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
+use super::Whole;
+use super::memory::{GuardBudget, WINDOW_HOURS};
 use crate::model::key::{ArchiveFormat, Destination, HeldObject, Wanted};
 
 /// Why there is no plan.
@@ -106,6 +108,26 @@ pub enum OnRewrite {
     Hold,
 }
 
+/// How much of what a day may retire is used, this pass included.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RetireBudget {
+    /// Destinations that the bucket holds.
+    pub held: usize,
+    /// Destinations retired within 24 hours.
+    pub retired: usize,
+    /// How many that may be; `None` if all of them.
+    pub limit: Option<usize>,
+}
+
+impl fmt::Display for RetireBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.limit {
+            Some(limit) => write!(f, "retired {} of at most {limit} in {WINDOW_HOURS} h", self.retired),
+            None => write!(f, "retired {} in {WINDOW_HOURS} h, without a limit", self.retired),
+        }
+    }
+}
+
 /// The retire guard's verdict: a pass would delete more than it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetireGuard {
@@ -113,15 +135,19 @@ pub struct RetireGuard {
     pub would_retire: usize,
     /// Destinations that the bucket holds.
     pub held: usize,
-    /// How many may be retired in one pass.
+    /// How many may be retired in 24 hours.
     pub limit: usize,
+    /// How many of them were retired before this pass.
+    pub used: usize,
     /// Whether the target list was empty.
     pub no_targets: bool,
+    /// How many more apps of the target list have null for their components than at some time within 24 hours.
+    pub lost_lists: usize,
 }
 
 impl fmt::Display for RetireGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { would_retire, held, limit, no_targets } = self;
+        let Self { would_retire, held, limit, used, no_targets, lost_lists } = self;
         if *no_targets {
             return write!(
                 f,
@@ -129,10 +155,21 @@ impl fmt::Display for RetireGuard {
                  delete them all, set MAX_RETIRE=100%"
             );
         }
+        if *lost_lists > 0 {
+            return write!(
+                f,
+                "{lost_lists} more app(s) of the target list than before have no components (codeComponents is null), and \
+                 {would_retire} of the {held} destinations held are no longer wanted: nothing is retired. Check the \
+                 GraphQL server's bundle; if it is right, this ends after {WINDOW_HOURS} h, or with one pass with \
+                 MAX_RETIRE=100%"
+            );
+        }
+        let used = if *used > 0 { format!(", of which {used} are used") } else { String::new() };
         write!(
             f,
-            "{would_retire} of the {held} destinations held are no longer wanted and MAX_RETIRE allows {limit}: nothing \
-             is retired. Check the target list; if it is right, raise MAX_RETIRE (a number or a percentage)"
+            "{would_retire} of the {held} destinations held are no longer wanted and MAX_RETIRE allows {limit} in \
+             {WINDOW_HOURS} h{used}: nothing is retired. Check the target list; if it is right, raise MAX_RETIRE (a \
+             number or a percentage)"
         )
     }
 }
@@ -175,30 +212,44 @@ impl FromStr for FormatChoice {
     }
 }
 
-/// `MAX_RETIRE`: how many of the held destinations one pass may retire.
+/// `MAX_RETIRE`: how many of the held destinations may be retired in 24 hours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MaxRetire {
     /// This many destinations.
     Count(usize),
-    /// This share of the destinations held, 0 to 100, rounded down.
+    /// This share of the most destinations held in that time, 0 to 100, rounded down.
     Percent(u8),
 }
 
 impl MaxRetire {
     /// The guard's verdict on retiring `would_retire` of `held` destinations; `None` allows it.
-    pub(super) fn guard(self, would_retire: usize, held: usize, no_targets: bool) -> Option<RetireGuard> {
+    pub(super) fn guard(
+        self,
+        would_retire: usize,
+        held: usize,
+        whole: &Whole,
+        budget: GuardBudget,
+    ) -> (RetireBudget, Option<RetireGuard>) {
+        let GuardBudget { most_held, retired_before: used, fewest_unlisted } = budget;
+        // What disappeared by other means does not make room for retirements.
+        let most_held = most_held.max(held).min(held.saturating_add(used));
         let limit = match self {
             // Zero means that nothing is retired. Any other percentage allows one, or a small bucket could never lose its
             // last destination.
             Self::Count(0) | Self::Percent(0) => 0,
             Self::Count(count) => count,
-            Self::Percent(percent) => (held * usize::from(percent) / 100).max(1),
+            Self::Percent(percent) => (most_held * usize::from(percent) / 100).max(1),
         };
-        let refused = match self {
-            Self::Percent(100) => false,
-            Self::Count(_) | Self::Percent(_) => no_targets || would_retire > limit,
-        };
-        (refused && would_retire > 0).then_some(RetireGuard { would_retire, held, limit, no_targets })
+        // An app without components has null, too, so null alone says nothing. More of it than before may.
+        let lost_lists = fewest_unlisted.map_or(0, |fewest| whole.unlisted_apps.saturating_sub(fewest));
+        let no_targets = whole.no_targets;
+        let too_many = used.saturating_add(would_retire) > limit;
+        let no_limit = self == Self::Percent(100);
+        let refused = would_retire > 0 && !no_limit && (no_targets || lost_lists > 0 || too_many);
+        let guard = RetireGuard { would_retire, held, limit, used, no_targets, lost_lists };
+        let retired = used.saturating_add(if refused { 0 } else { would_retire });
+        let budget = RetireBudget { held, retired, limit: (!no_limit).then_some(limit) };
+        (budget, refused.then_some(guard))
     }
 }
 

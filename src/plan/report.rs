@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Plan;
 use super::outcome::{Done, Failure, Outcome, Rewrite};
+use super::{HeldRetirement, Plan};
 use crate::model::key::{CommitId, Destination};
 use crate::plan::Action;
 
@@ -38,6 +38,12 @@ pub struct Report {
     pub uploaded_bytes: u64,
     /// The retire guard's message, if it held something back.
     pub retire_guard: Option<String>,
+    /// Destinations that no target names, but that stay for now, and why.
+    pub held_retirements: Vec<Waiting>,
+    /// How many destinations were retired within 24 hours, this pass included.
+    pub retired_24h: usize,
+    /// How many that may be; `None` if all of them.
+    pub retire_limit_24h: Option<usize>,
     /// How long the pass took, in seconds.
     pub seconds: f64,
 }
@@ -50,6 +56,30 @@ pub struct Trouble {
     pub destination: Destination,
     /// Why, in words.
     pub reason: String,
+}
+
+/// A destination that is not retired yet.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Waiting {
+    /// The destination.
+    #[serde(flatten)]
+    pub destination: Destination,
+    /// How many objects it has.
+    pub objects: usize,
+    /// Why, in words.
+    pub reason: String,
+}
+
+impl Waiting {
+    /// All of a plan.
+    pub fn all(plan: &Plan) -> Vec<Self> {
+        let waiting = |held: &HeldRetirement| Self {
+            destination: held.destination.clone(),
+            objects: held.objects,
+            reason: held.reason.to_string(),
+        };
+        plan.held_retirements.iter().map(waiting).collect()
+    }
 }
 
 /// A branch whose head does not descend from the published commit.
@@ -88,11 +118,17 @@ impl Report {
             blocked: blocked.collect(),
             foreign,
             retire_guard: plan.guard.map(|guard| guard.to_string()),
+            held_retirements: Waiting::all(plan),
+            retired_24h: plan.budget.retired,
+            retire_limit_24h: plan.budget.limit,
             seconds: took.as_secs_f64(),
             ..Self::default()
         };
         for Outcome { action, result } in outcomes {
             let destination = action.destination().clone();
+            if matches!((action, result), (Action::Retire(_), Err(_))) {
+                report.retired_24h = report.retired_24h.saturating_sub(1);
+            }
             match (action, result) {
                 (_, Ok(Done::Published(published))) => {
                     report.published += 1;

@@ -9,6 +9,7 @@ use base64::prelude::BASE64_STANDARD;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use super::waiting::folded;
 use super::*;
 use crate::model::target::{Source, Unknown};
 
@@ -235,7 +236,7 @@ fn a_destination_without_a_target_is_retired_with_all_its_objects() {
 fn with_gone(gone: usize, max_retire: &str) -> Plan {
     let names: Vec<_> = (0..10).map(|n| format!("p{n}")).collect();
     let objects: Vec<_> = names.iter().map(|name| held(name, 1, 10)).collect();
-    let targets = names.iter().skip(gone).map(|name| at(name, 1)).chain([at("new", 1)]).collect();
+    let targets = names.iter().skip(gone).map(|name| at(name, 1)).chain([at("new", 9)]).collect();
     let policy = Policy { max_retire: max_retire.parse().unwrap(), ..POLICY };
     plan(&Desired { targets, refused: vec![] }, &objects, policy).unwrap()
 }
@@ -254,7 +255,14 @@ fn exactly_the_limit_may_be_retired_and_one_more_retires_none() {
             assert_eq!(retired(&held_back), 0, "{limit}");
             assert_eq!(
                 held_back.guard,
-                Some(RetireGuard { would_retire: max + 1, held: 10, limit: max, no_targets: false })
+                Some(RetireGuard {
+                    would_retire: max + 1,
+                    held: 10,
+                    limit: max,
+                    used: 0,
+                    no_targets: false,
+                    lost_lists: 0
+                })
             );
             assert!(held_back.guard.unwrap().to_string().contains("MAX_RETIRE"));
             assert!(held_back.actions.iter().any(|action| matches!(action, Action::Publish(_))), "publishing goes on");
@@ -282,6 +290,169 @@ fn an_empty_target_list_retires_nothing_unless_all_may_go() {
     }
     let empty = plan(&Desired::default(), &[], POLICY).unwrap();
     assert!(empty.is_clean() && empty.actions.is_empty());
+}
+
+/// What a pass does that remembers something, and knows what other shares want.
+fn plan_with(desired: &Desired, held: &[HeldObject], whole: Whole, budget: GuardBudget, memory: &Memory) -> Plan {
+    plan_share(desired, held, POLICY, &whole, Remembered { budget, memory })
+}
+
+fn whole() -> Whole {
+    let elsewhere = Elsewhere::default();
+    Whole { format: ArchiveFormat::Zip, no_targets: false, unlisted_apps: 0, elsewhere }
+}
+
+/// The memory after a pass with this target, whose destination is held.
+fn memory_of(target: &Target) -> Memory {
+    let mut memory = Memory::default();
+    memory.learn(std::iter::once(target), std::iter::empty());
+    memory
+}
+
+/// A refused target with this destination.
+fn refused_at(group: &str, project: &str, branch: &str) -> RefusedTarget {
+    let destination = Destination { group: group.into(), project: project.into(), branch: branch.into() };
+    RefusedTarget { target: Target { destination, ..target("other") }, problem: "bad".into() }
+}
+
+fn kept(plan: &Plan) -> Vec<(&str, bool)> {
+    plan.held_retirements.iter().map(|held| (held.destination.project.as_str(), held.reason.is_trouble())).collect()
+}
+
+#[test]
+fn what_a_refused_target_could_mean_is_not_retired() {
+    for (group, project, branch) in [
+        ("far/", "a", "main"),
+        (" far", "a ", "main"),
+        ("far", "/a", "main"),
+        ("", "far/a", "main"),
+        ("FAR", "A", "main"),
+        ("far", "a", "main "),
+        ("far", "a", "no such branch"),
+    ] {
+        let refused = vec![refused_at(group, project, branch)];
+        let desired = Desired { targets: vec![at("b", 1)], refused: refused.clone() };
+        let objects = [held("a", 1, 10), held("b", 1, 10), held("c", 2, 10)];
+        let own = plan(&desired, &objects, POLICY).unwrap();
+        assert_eq!((kept(&own), retired(&own)), (vec![("a", true)], 1), "{group}/{project}@{branch}");
+        assert!(own.doubts_the_list());
+        // The same if the refused target belongs to another shard.
+        let desired = Desired { targets: vec![at("b", 1)], refused: vec![] };
+        let elsewhere = Elsewhere { refused, ..Elsewhere::default() };
+        let whole = Whole { elsewhere, ..whole() };
+        let share = plan_with(&desired, &objects, whole, GuardBudget::default(), &Memory::default());
+        assert_eq!(kept(&share), [("a", true)], "{group}/{project}@{branch}");
+    }
+}
+
+#[test]
+fn another_branch_of_a_project_whose_new_target_cannot_be_read_is_not_retired() {
+    let mut typo = target("a");
+    (typo.source.branch, typo.destination.branch) = ("mian".into(), "mian".into());
+    let unknown = (typo.clone(), Head::Unknown(Unknown::NoBranch(typo.source.clone())));
+    let plan = decide_all(vec![unknown], &[held("a", 1, 10)]);
+    assert_eq!((kept(&plan), retired(&plan)), (vec![("a", true)], 0));
+    let reason = plan.held_retirements[0].reason.to_string();
+    assert!(reason.contains("far/a@mian"), "{reason}");
+}
+
+#[test]
+fn a_target_with_an_object_of_its_own_holds_no_other_branch() {
+    let mut release = target("a");
+    release.destination.branch = "release".into();
+    let unknown = (release.clone(), Head::Unknown(Unknown::NotTried));
+    let own = held_under(key::encode(&release.destination, commit(3), ArchiveFormat::Zip).unwrap(), 10);
+    let plan = decide_all(vec![unknown], &[own, held("a", 1, 10)]);
+    assert_eq!((kept(&plan), retired(&plan)), (vec![], 1));
+}
+
+#[test]
+fn a_renamed_destination_is_retired_only_after_its_successor_is_up() {
+    let memory = memory_of(&target("a"));
+    let mut renamed = target("a");
+    renamed.destination.project = "renamed".into();
+    let unread = Head::Unknown(Unknown::NotTried);
+    for (head, trouble) in [(Head::At(commit(5)), false), (unread, true)] {
+        let desired = Desired { targets: vec![(renamed.clone(), head)], refused: vec![] };
+        let plan = plan_with(&desired, &[held("a", 1, 10)], whole(), GuardBudget::default(), &memory);
+        assert_eq!((kept(&plan), retired(&plan)), (vec![("a", trouble)], 0));
+        assert_eq!((plan.is_clean(), plan.doubts_the_list()), (!trouble, trouble));
+    }
+    let desired = Desired { targets: vec![(renamed.clone(), Head::At(commit(5)))], refused: vec![] };
+    let up = held_under(key::encode(&renamed.destination, commit(5), ArchiveFormat::Zip).unwrap(), 20);
+    let plan = plan_with(&desired, &[held("a", 1, 10), up], whole(), GuardBudget::default(), &memory);
+    assert_eq!((kept(&plan), retired(&plan)), (vec![], 1));
+    // Of another shard's target it is known only whether it has an object.
+    let elsewhere = Elsewhere { unpublished: vec![renamed], ..Elsewhere::default() };
+    let whole = Whole { elsewhere, ..whole() };
+    let plan = plan_with(&Desired::default(), &[held("a", 1, 10)], whole, GuardBudget::default(), &memory);
+    assert_eq!((kept(&plan), retired(&plan)), (vec![("a", false)], 0));
+}
+
+#[test]
+fn without_a_memory_a_renamed_destination_is_known_by_its_commit() {
+    let plan = decide_all(vec![at("renamed", 1)], &[held("a", 1, 10), held("b", 2, 10)]);
+    assert_eq!((kept(&plan), retired(&plan)), (vec![("a", false)], 1));
+}
+
+#[test]
+fn what_a_day_has_retired_counts_against_the_limit() {
+    // Of 200 destinations half may go: 60 have gone, and 40 more may.
+    let names: Vec<_> = (0..140).map(|n| format!("p{n}")).collect();
+    let objects: Vec<_> = names.iter().map(|name| held(name, 1, 10)).collect();
+    let budget = GuardBudget { most_held: 200, retired_before: 60, fewest_unlisted: None };
+    for (gone, goes) in [(40, true), (41, false)] {
+        let desired = Desired { targets: names.iter().skip(gone).map(|name| at(name, 1)).collect(), refused: vec![] };
+        let plan = plan_with(&desired, &objects, whole(), budget, &Memory::default());
+        assert_eq!((retired(&plan), plan.guard.is_none()), (if goes { gone } else { 0 }, goes), "{gone}");
+        let (retired, limit) = (if goes { 100 } else { 60 }, Some(100));
+        assert_eq!(plan.budget, RetireBudget { held: 140, retired, limit });
+        assert_eq!(plan.budget.to_string(), format!("retired {retired} of at most 100 in 24 h"));
+        if let Some(guard) = plan.guard {
+            assert!(guard.to_string().contains("MAX_RETIRE allows 100 in 24 h, of which 60 are used"), "{guard}");
+        }
+    }
+}
+
+#[test]
+fn what_disappeared_by_other_means_makes_no_room() {
+    let names: Vec<_> = (0..10).map(|n| format!("p{n}")).collect();
+    let objects: Vec<_> = names.iter().map(|name| held(name, 1, 10)).collect();
+    let budget = GuardBudget { most_held: 200, retired_before: 0, fewest_unlisted: None };
+    let desired = Desired { targets: names.iter().skip(6).map(|name| at(name, 1)).collect(), refused: vec![] };
+    let plan = plan_with(&desired, &objects, whole(), budget, &Memory::default());
+    assert_eq!((retired(&plan), plan.guard.map(|guard| guard.limit)), (0, Some(5)));
+}
+
+#[test]
+fn an_app_that_loses_its_list_retires_nothing() {
+    let objects = [held("a", 1, 10), held("b", 1, 10), held("c", 1, 10)];
+    let desired = Desired { targets: vec![at("a", 1), at("b", 1)], refused: vec![] };
+    let planned = |fewest_unlisted, unlisted_apps| {
+        let budget = GuardBudget { fewest_unlisted, ..GuardBudget::default() };
+        plan_with(&desired, &objects, Whole { unlisted_apps, ..whole() }, budget, &Memory::default())
+    };
+    // An app without components has null, too.
+    for (before, now) in [(None, 7), (Some(2), 2), (Some(2), 0)] {
+        assert_eq!(retired(&planned(before, now)), 1, "{before:?} {now:?}");
+    }
+    let lost = planned(Some(2), 4);
+    assert_eq!((retired(&lost), lost.guard.map(|guard| guard.lost_lists)), (0, Some(2)));
+    assert!(
+        lost.guard.unwrap().to_string().contains("2 more app(s) of the target list than before have no components")
+    );
+}
+
+#[test]
+fn rivals_are_one_blocked_destination() {
+    let rivals: Vec<_> = (0..1_000)
+        .map(|n| Target { source: Source { project: format!("near/{n}"), branch: "main".into() }, ..target("a") })
+        .collect();
+    let refused = crate::model::target::Targets::validate(rivals).refused;
+    assert_eq!(refused.len(), 1_000);
+    let plan = plan(&Desired { targets: vec![], refused }, &[held("a", 1, 10)], POLICY).unwrap();
+    assert_eq!((plan.blocked.len(), retired(&plan)), (1, 0));
+    assert!(plan.blocked[0].blocker.to_string().starts_with("1000 targets name this destination"));
 }
 
 #[test]
@@ -347,6 +518,19 @@ fn any_policy() -> impl Strategy<Value = Policy<'static>> {
     })
 }
 
+/// Names that differ in what people overlook, and one that differs.
+const SPELLED: [&str; 6] = ["a", "A", " a", "a/", "/a", "b"];
+
+/// A target as somebody may have written it, refused or with a head, from one of two sources.
+fn any_written() -> impl Strategy<Value = (Target, Option<Head>)> {
+    let parts = (select(&SPELLED[..]), select(&["main", "main ", "mian"][..]), select(&SPELLED[..]));
+    (parts, proptest::option::of(any_head())).prop_map(|((project, branch, source), head)| {
+        let destination = Destination { group: "far".into(), project: project.into(), branch: branch.into() };
+        let source = Source { project: format!("near/{source}"), branch: "main".into() };
+        (Target { source, destination }, head)
+    })
+}
+
 /// The bucket after the plan was carried out, at a time later than anything in it.
 fn applied(plan: &Plan, held: &[HeldObject]) -> Vec<HeldObject> {
     let mut after = held.to_vec();
@@ -370,8 +554,9 @@ proptest! {
         let first = plan(&desired, &held, policy).unwrap();
         let policy = Policy { republish: &NOTHING, ..policy };
         let second = plan(&desired, &applied(&first, &held), policy).unwrap();
-        // Where the guard held retirements back, what was published since counts as held and can let them go.
-        let held_back = first.guard.is_some();
+        // If the guard held retirements back, what was published since counts as held and can allow them. What a target
+        // without an object held goes once that is published.
+        let held_back = first.guard.is_some() || !first.held_retirements.is_empty();
         let left: Vec<_> = second.actions.iter().filter(|action| !(held_back && matches!(action, Action::Retire(_)))).collect();
         prop_assert!(left.is_empty(), "{left:?}");
         prop_assert_eq!(&second.blocked, &first.blocked);
@@ -386,6 +571,39 @@ proptest! {
         for target in unclear {
             prop_assert!(held.iter().filter(|object| object.name.destination == target.destination).all(|object| after.contains(&object.key)));
         }
+    }
+
+    #[test]
+    fn nothing_is_retired_that_a_target_in_trouble_could_mean(
+        written in proptest::collection::vec(any_written(), 0..4), from in select(&SPELLED[..]), has_memory: bool
+    ) {
+        let mut desired = Desired::default();
+        for (target, head) in written {
+            match head {
+                Some(head) if desired.targets.iter().all(|(other, _)| other.destination != target.destination) => desired.targets.push((target, head)),
+                Some(_) | None => desired.refused.push(RefusedTarget { target, problem: "bad".into() }),
+            }
+        }
+        // What is held, and where it came from.
+        let origin = Target { source: Source { project: format!("near/{from}"), branch: "main".into() }, ..target("a") };
+        let memory = if has_memory { memory_of(&origin) } else { Memory::default() };
+        let objects = [held("a", 7, 10)];
+        let plan = plan_with(&desired, &objects, whole(), GuardBudget::default(), &memory);
+        let trouble = desired.targets.iter().filter(|(_, head)| matches!(head, Head::Unknown(_))).map(|(target, _)| target)
+            .chain(desired.refused.iter().map(|refused| &refused.target));
+        let means = |target: &Target| folded(&target.destination.path()) == "far/a"
+            || has_memory && folded(&target.source.project) == folded(&origin.source.project);
+        if retired(&plan) > 0 {
+            for target in trouble {
+                prop_assert!(!means(target), "{target:?}");
+            }
+            for (target, _) in &desired.targets {
+                prop_assert!(!means(target), "its successor is not up: {target:?}");
+            }
+        }
+        let named = desired.targets.iter().map(|(target, _)| target).chain(desired.refused.iter().map(|refused| &refused.target));
+        let named = named.into_iter().any(|target| target.destination == destination("a"));
+        prop_assert_eq!(retired(&plan) + plan.held_retirements.len(), usize::from(!named));
     }
 
     #[test]

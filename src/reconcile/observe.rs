@@ -3,7 +3,7 @@
 //! Invariant: everything or an error. The bucket is listed first, so every listed object rests on an older read of the
 //! branches than ours; nothing newer is deleted.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::PassError;
 use super::clients::Clients;
@@ -11,8 +11,9 @@ use crate::bucket::{Foreign, Listing};
 use crate::config;
 use crate::git::wire::GitServer;
 use crate::model::key::{Destination, HeldObject};
-use crate::model::target::Target;
-use crate::plan::{Desired, Policy, Whole};
+use crate::model::shard::Shard;
+use crate::model::target::{Target, Targets};
+use crate::plan::{Desired, Elsewhere, Plan, Policy, Whole};
 use crate::progress::Pulse;
 
 /// The desired and the observed state of this replica's share.
@@ -39,6 +40,11 @@ impl Observed {
         }
     }
 
+    /// Whether the target list may be wrong: it is empty, or lacks what is held. `MAX_RETIRE=100%` trusts an empty one.
+    pub fn is_doubtful(&self, plan: &Plan) -> bool {
+        plan.doubts_the_list() || (self.whole.no_targets && plan.budget.limit.is_some())
+    }
+
     /// The targets that can be acted on.
     pub fn accepted(&self) -> impl Iterator<Item = &Target> {
         self.desired.targets.iter().map(|(target, _)| target)
@@ -62,13 +68,15 @@ pub(super) async fn observe(
     let share = settings.share;
     let mut listing = clients.bucket.list().await?;
     let mut targets = graphql.targets(&query).await?;
-    let no_targets = targets.destinations().next().is_none();
+    let (no_targets, unlisted_apps) = (targets.destinations().next().is_none(), targets.unlisted_apps);
     let mut republish = republish.map_or_else(|| settings.republish.among(targets.destinations()), Ok)?;
     republish.retain(|destination| share.owns(destination));
+    let elsewhere = elsewhere(share, &targets, &listing.held);
     share.keep_own(&mut targets.accepted, |target| &target.destination);
     share.keep_own(&mut targets.refused, |refused| &refused.target.destination);
     let heads = clients.heads(&git, targets.accepted, pulse).await;
-    let whole = Whole { format: settings.archive_format.resolve(&listing.held)?, no_targets };
+    let format = settings.archive_format.resolve(&listing.held)?;
+    let whole = Whole { format, no_targets, unlisted_apps, elsewhere };
     share.keep_own(&mut listing.held, |object| &object.name.destination);
     if !share.is_first() {
         // They belong to no share; the first replica reports them.
@@ -77,4 +85,17 @@ pub(super) async fn observe(
     let Listing { held, foreign } = listing;
     let desired = Desired { targets: heads, refused: targets.refused };
     Ok(Observed { git, desired, held, foreign, whole, republish })
+}
+
+/// What other shares want and do not have.
+fn elsewhere(share: Shard, targets: &Targets, held: &[HeldObject]) -> Elsewhere {
+    if share == Shard::WHOLE {
+        return Elsewhere::default();
+    }
+    let held: HashSet<_> = held.iter().map(|object| &object.name.destination).collect();
+    let unpublished = |target: &&Target| !share.owns(&target.destination) && !held.contains(&target.destination);
+    Elsewhere {
+        unpublished: targets.accepted.iter().filter(unpublished).cloned().collect(),
+        refused: targets.refused.iter().filter(|refused| !share.owns(&refused.target.destination)).cloned().collect(),
+    }
 }

@@ -40,6 +40,8 @@ pub(super) fn status(now: &Snapshot, shard: &str) -> Value {
         "last_success": now.last_success.and_then(timestamp),
         "stalled": now.stalled,
         "retire_guard": now.guard,
+        "retired_24h": now.budget.map(|budget| budget.retired),
+        "retire_limit_24h": now.budget.and_then(|budget| budget.limit),
         "bucket": now.bucket.map(|bucket| json!({ "objects": bucket.objects, "foreign": bucket.foreign })),
         "disk": now.disk.map(|disk| json!({
             "mirror_bytes": disk.mirror_bytes,

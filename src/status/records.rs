@@ -101,6 +101,17 @@ pub(super) fn records(
             None => target.trouble = Some(TargetTrouble { cause, error, seen: facts.now }),
         }
     }
+    for held in &plan.held_retirements {
+        let trouble = held.reason.is_trouble();
+        let state = if trouble { TargetState::Blocked } else { TargetState::Behind };
+        let reason = held.reason.to_string();
+        let record = records.entry(held.destination.clone()).or_insert_with(|| facts.record(&held.destination, state));
+        if trouble {
+            record.trouble = Some(TargetTrouble { cause: Cause::Kept, error: reason, seen: facts.now });
+        } else {
+            record.pending = Some(reason);
+        }
+    }
     let moved = seen.moved.iter().filter_map(|destination| before.get_key_value(destination));
     records.extend(moved.map(|(destination, known)| (destination.clone(), known.clone())));
     records

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::{PassId, PassOutcome, TargetState, Trigger};
 use crate::model::key::Destination;
 use crate::model::target::Source;
-use crate::plan::Cause;
+use crate::plan::{Cause, RetireBudget};
 use crate::progress::ProgressView;
 use crate::text::since;
 use crate::workdir::mirrors::Disk;
@@ -29,6 +29,8 @@ pub struct Snapshot {
     pub stalled: Option<String>,
     /// The retire guard's message, if it held something back.
     pub guard: Option<String>,
+    /// How much of what a day may retire was used by the last plan.
+    pub budget: Option<RetireBudget>,
     pub bucket: Option<BucketCount>,
     pub disk: Option<Disk>,
 }

@@ -214,6 +214,18 @@ fn one_workdir_serves_one_process() {
 }
 
 #[test]
+fn a_workdir_that_is_removed_and_made_again_still_serves_one_process() {
+    let world = one_project("1h");
+    let daemon = Daemon::spawn(program(&world, &[]));
+    daemon.wait_until_logged("pass done", 1);
+    fs::remove_dir_all(world.workdir().join(OURS)).unwrap();
+    daemon.signal(Signal::USR1);
+    daemon.wait_until_logged("pass done", 2);
+    run(&world, &["-run-once"]).refused().logged("WORKDIR: another process is using");
+    daemon.stop().succeeded();
+}
+
+#[test]
 fn workdir_is_made_where_it_is_missing_and_what_is_ours_is_private() {
     let world = one_project("1h");
     let deep = world.scratch().unwrap().join("not/there/yet");

@@ -53,6 +53,16 @@ const MESSAGES: &[(&str, &[&str])] = &[
     ("reconcile", &["no target list from GRAPHQL_SERVER", "cannot read the query in", "cannot read a secret"]),
     ("reconcile", &["cannot look for unfinished uploads", "uploads were left unfinished"]),
     ("reconcile", &["stopped before the pass was complete"]),
+    (
+        "reconcile",
+        &[
+            "destinations without a target are kept for now",
+            "retire guard: with this pass, ",
+            "no record of earlier retirements under WORKDIR",
+            "cannot read the record of earlier retirements",
+            "cannot record under WORKDIR what was retired",
+        ],
+    ),
     ("bucket", &["no AWS credentials were found", "could not load the AWS credentials: "]),
     ("bucket", &["the AWS profile names a credential_process", "a login with a browser (SSO)"]),
     (

@@ -6,7 +6,7 @@ use testbed::http::RequestRecord;
 use testbed::repo::Repo;
 use testbed::world::World;
 
-use crate::support::{Daemon, keys, operations, pass, run, wait_until, zip_key};
+use crate::support::{Daemon, OURS, keys, operations, pass, run, wait_until, zip_key};
 
 const OLD_COMMIT: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const STALE_COMMIT: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
@@ -160,6 +160,9 @@ fn json_plan_has_the_documented_shape() {
             "unchanged": 1,
             "foreign": 1,
             "retire_guard": null,
+            "held_retirements": [],
+            "retired_24h": 1,
+            "retire_limit_24h": 2,
         })
     );
     assert_untouched(&world);
@@ -188,6 +191,45 @@ fn retire_guard_fails_the_dry_run_and_names_the_setting() {
     let plan = run(&world, &["-dry-run", "-run-once", "-output=json"]).failed().json();
     assert!(plan["retire_guard"].as_str().unwrap().contains("MAX_RETIRE"), "{plan}");
     assert_eq!(plan["retire"], serde_json::json!([]));
+}
+
+#[test]
+fn what_is_kept_for_now_is_shown_with_the_target_that_could_mean_it() {
+    let Scene { world, .. } = scene();
+    // Somebody wrote a slash too many.
+    world.sync("near/same", "main", "far/deep/gone/", "trunk").unwrap();
+    let dry = run(&world, &["-dry-run", "-run-once"]).failed();
+    let kept = dry.out.split_once("Kept for now (1):").unwrap().1;
+    let reason = "not retired: the target for far/deep/gone/@trunk, which is refused or cannot be read, could mean it";
+    assert!(line(kept, "far/deep/gone").contains("1 object"), "{kept}");
+    assert!(line(kept, "far/deep/gone").contains(reason), "{kept}");
+    assert!(line(&dry.out, "Plan (zip)").contains("0 to retire"), "{}", dry.out);
+    let plan = run(&world, &["-dry-run", "-run-once", "-output=json"]).failed().json();
+    assert_eq!(
+        plan["held_retirements"],
+        serde_json::json!([{
+            "group": "far/deep", "project": "gone", "branch": "trunk", "objects": 1, "reason": reason
+        }])
+    );
+    assert_untouched(&world);
+}
+
+#[test]
+fn a_dry_run_counts_what_passes_of_the_day_have_retired_and_leaves_the_record_alone() {
+    let Scene { world, .. } = scene();
+    pass(&world).succeeded().logged("retired=1");
+    world.s3().put(&zip_key("far/deep/late", "trunk", OLD_COMMIT), "also unwanted");
+    let record = world.workdir().join(OURS).join("retirements.json");
+    let before = std::fs::read(&record).unwrap();
+    let plan = run(&world, &["-dry-run", "-run-once", "-output=json", "-max-retire=1"]).failed().json();
+    assert_eq!((&plan["retired_24h"], &plan["retire_limit_24h"]), (&1.into(), &1.into()));
+    assert!(
+        plan["retire_guard"].as_str().unwrap().contains("MAX_RETIRE allows 1 in 24 h, of which 1 are used"),
+        "{plan}"
+    );
+    let text = run(&world, &["-dry-run", "-run-once", "-max-retire=2"]).succeeded().out;
+    assert!(text.contains("Retire guard: with this pass, retired 2 of at most 2 in 24 h."), "{text}");
+    assert_eq!(std::fs::read(&record).unwrap(), before);
 }
 
 #[test]

@@ -12,8 +12,8 @@ use testbed::repo::Repo;
 use testbed::world::World;
 
 use crate::support::{
-    Daemon, assert_holds, count, files_below, keys, operations, pass, pass_with, program, wait_until, workdir_files,
-    zip_key,
+    Daemon, PATIENCE, assert_holds, count, files_below, keys, operations, pass, pass_with, program, wait_until,
+    workdir_files, zip_key,
 };
 
 /// A world with one project, published once.
@@ -237,6 +237,31 @@ fn truncate(world: &World, extension: &str) {
         fs::remove_file(&path).unwrap();
         fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
     }
+}
+
+#[test]
+fn mirrors_in_use_stay_under_a_budget_of_zero_while_other_targets_finish() {
+    let world = World::builder().setting("MIRROR_CACHE_BYTES", "0").setting("SYNC_CONCURRENCY", "2").start().unwrap();
+    let large = world.project("near/large").unwrap();
+    large.delete_branch("main").unwrap();
+    large.fill_incompressible(20, 7).unwrap();
+    world.sync("near/large", "main", "far/large", "main").unwrap();
+    for n in 0..4 {
+        world.project(&format!("near/{n}")).unwrap();
+        world.sync(&format!("near/{n}"), "main", &format!("far/{n}"), "main").unwrap();
+    }
+    // The large one waits in the middle of its upload, until all the others have ended.
+    world.s3().hold("UploadPart");
+    let daemon = Daemon::start(&world, &[]);
+    world.s3().wait_until_held(PATIENCE).unwrap();
+    daemon.wait_until_logged("published far/", 4);
+    world.s3().release();
+    daemon.wait_until_logged("published far/large@main", 1);
+    let run = daemon.stop().succeeded();
+    assert_eq!(count(&world.source.requests(), "fetch"), 5, "each is fetched once\n{}", run.log);
+    let key = zip_key("far/large", "main", &large.head("main").unwrap());
+    assert_holds(&world, &key, &large, &large.head("main").unwrap(), "main");
+    assert_eq!(kept(&world, "pack"), [""; 0].map(PathBuf::from));
 }
 
 #[test]

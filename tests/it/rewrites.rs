@@ -84,6 +84,27 @@ fn a_branch_that_moved_back_is_rewritten_too() {
 }
 
 #[test]
+fn a_branch_set_back_to_a_commit_whose_object_still_lies_there_is_held() {
+    let (world, source, old) = published(&[HOLD]);
+    let (old_key, content) = (zip_key("far/app", "main", &old), world.s3().get(&keys(&world)[0]).unwrap().unwrap());
+    let new = source.commits("main", 2).unwrap();
+    pass(&world).succeeded();
+    // An earlier pass could not delete it.
+    world.s3().put_at(&old_key, content, std::time::SystemTime::UNIX_EPOCH);
+    world.s3().clear_requests();
+    source.git(&["update-ref", "refs/heads/main", &old]).unwrap();
+    for _ in 0..2 {
+        let run = pass(&world).failed();
+        let lines = run.lines_with("held: far/app@main");
+        assert!(lines.len() == 1 && lines[0].contains(&format!("{old} does not descend from {new}")), "{}", run.log);
+        let mut both = [old_key.clone(), zip_key("far/app", "main", &new)];
+        both.sort();
+        assert_eq!(keys(&world), both);
+        assert_eq!(s3_writes(&world), [""; 0]);
+    }
+}
+
+#[test]
 fn a_held_branch_keeps_its_object_at_every_pass_and_is_not_fetched_again() {
     let (world, source, old) = published(&[HOLD]);
     let new = rewrite(&source);

@@ -177,6 +177,54 @@ fn retire_guard_counts_what_a_shard_holds() {
 }
 
 #[test]
+fn rivals_in_different_case_are_refused_by_the_shards_of_both() {
+    let world = World::start().unwrap();
+    world.project("near/p").unwrap();
+    let name = (0..)
+        .map(|n| format!("twin{n}"))
+        .find(|name| [owner_of(&format!("far/{name}"), 2), owner_of(&format!("FAR/{name}"), 2)] == [0, 1]);
+    let twins = ["far", "FAR"].map(|group| format!("{group}/{}", name.as_deref().unwrap()));
+    for twin in &twins {
+        world.sync("near/p", "main", twin, "main").unwrap();
+        world.s3().put(&zip_key(twin, "main", OLD), "older");
+    }
+    let before = keys(&world);
+    for (index, twin) in (0..).zip(&twins) {
+        let run = pass(&world, index, 2).failed();
+        assert_eq!(run.lines_with("blocked: ").len(), 1, "{}", run.log);
+        assert!(run.log.contains(&format!("blocked: {twin}@main")), "{}", run.log);
+    }
+    assert_eq!(keys(&world), before);
+}
+
+#[test]
+fn what_a_target_of_another_shard_could_mean_is_not_retired() {
+    let world = World::builder().setting("MAX_RETIRE", "100%").start().unwrap();
+    let head = world.project("near/p").unwrap().head("main").unwrap();
+    // The destination is the first shard's, and the two ways to misspell or rename it are the second's.
+    let name = (0..).map(|n| format!("p{n}")).find(|name| {
+        let owners = ["far/", "far//", "FAR/"].map(|group| owner_of(&format!("{group}{name}"), 2));
+        owners == [0, 1, 1]
+    });
+    let name = name.unwrap();
+    let (good, typo, renamed) = (format!("far/{name}"), format!("far//{name}"), format!("FAR/{name}"));
+    let old = zip_key(&good, "main", OLD);
+    world.s3().put(&old, "older");
+    world.s3().put(&zip_key(&owned_by(0, 2, "gone"), "main", OLD), "unwanted");
+
+    world.sync("near/p", "main", &typo, "main").unwrap();
+    pass(&world, 0, 2).succeeded().logged("retired=1").logged("are kept for now");
+    assert_eq!(keys(&world), [&*old]);
+
+    world.graphql.set_targets(vec![]);
+    world.sync("near/p", "main", &renamed, "main").unwrap();
+    pass(&world, 0, 2).succeeded().logged("retired=0").logged("are kept for now");
+    pass(&world, 1, 2).succeeded().logged("published=1");
+    pass(&world, 0, 2).succeeded();
+    assert_eq!(keys(&world), [zip_key(&renamed, "main", &head)]);
+}
+
+#[test]
 fn empty_share_of_a_list_is_no_empty_list() {
     let world = World::start().unwrap();
     world.project("near/p").unwrap();

@@ -1,10 +1,11 @@
 //! What a pass does for a target list: what appears in the bucket, what goes, and what reaches the far side.
 
+use testbed::git::GitOperation;
 use testbed::judge;
 use testbed::repo::Repo;
 use testbed::world::World;
 
-use crate::support::{assert_holds, count, keys, operations, pass, zip_key};
+use crate::support::{assert_holds, count, keys, operations, pass, run, zip_key};
 
 #[test]
 fn first_sync_of_many_publishes_every_head() {
@@ -180,11 +181,13 @@ fn changed_destination_branch_moves_the_same_commit() {
     world.sync("near/app", "main", "far/app", "trunk").unwrap();
     world.source.clear_requests();
 
-    pass(&world).succeeded().logged("published=1").logged("retired=1");
+    pass(&world).succeeded().logged("published=1").logged("retired=0");
     let head = source.head("main").unwrap();
+    assert_eq!(keys(&world).len(), 2, "the old one stays until the new one is up");
+    pass(&world).succeeded().logged("published=0").logged("retired=1");
     assert_eq!(keys(&world), [zip_key("far/app", "trunk", &head)]);
     assert_holds(&world, &keys(&world)[0], &source, &head, "trunk");
-    assert_eq!(operations(&world.source.requests()), ["ls-refs"], "the kept repository serves, nothing is fetched");
+    assert_eq!(operations(&world.source.requests()), ["ls-refs"; 2], "the kept repository serves, nothing is fetched");
 }
 
 #[test]
@@ -262,4 +265,65 @@ fn one_source_can_feed_several_destinations() {
         assert_holds(&world, &zip_key(destination, "main", &head), &source, &head, "main");
     }
     assert_eq!(operations(&world.source.requests()), ["fetch", "ls-refs"], "one fetch serves all three");
+}
+
+#[test]
+fn a_renamed_destination_stays_as_long_as_its_successor_cannot_be_published() {
+    let world = World::start().unwrap();
+    let source = world.project("near/app").unwrap();
+    world.sync("near/app", "main", "far/app", "main").unwrap();
+    pass(&world).succeeded();
+    let old = keys(&world);
+    world.unsync("far/app", "main");
+    world.sync("near/app", "main", "mirror/renamed", "main").unwrap();
+    // Another commit and another name: only the record under WORKDIR knows that it is the same project.
+    source.commits("main", 1).unwrap();
+    for _ in 0..2 {
+        world.s3().fail("PutObject", "AccessDenied", 1);
+        pass(&world).failed().logged("destinations without a target are kept for now").logged("mirror/renamed@main");
+        assert_eq!(keys(&world), old);
+    }
+    pass(&world).succeeded().logged("published mirror/renamed@main");
+    pass(&world).succeeded().logged("retired far/app@main");
+    assert_eq!(keys(&world), [zip_key("mirror/renamed", "main", &source.head("main").unwrap())]);
+}
+
+#[test]
+fn a_renamed_destination_whose_source_cannot_be_read_is_not_retired() {
+    let world = World::start().unwrap();
+    world.project("near/app").unwrap();
+    world.sync("near/app", "main", "far/app", "main").unwrap();
+    pass(&world).succeeded();
+    let old = keys(&world);
+    world.unsync("far/app", "main");
+    world.sync("near/app", "mian", "mirror/renamed", "main").unwrap();
+    let run = run(&world, &["-run-once", "-output=json"]).failed().logged("blocked: mirror/renamed@main");
+    assert_eq!(keys(&world), old);
+    let kept = &run.json()["held_retirements"][0];
+    assert_eq!((&kept["project"], &kept["objects"]), (&"app".into(), &1.into()));
+    // The typo is corrected: the successor comes first.
+    world.unsync("mirror/renamed", "main");
+    world.sync("near/app", "main", "mirror/renamed", "main").unwrap();
+    pass(&world).succeeded().logged("published mirror/renamed@main").logged("retired=0");
+    pass(&world).succeeded().logged("retired far/app@main");
+}
+
+#[test]
+fn an_object_published_again_because_its_branch_moved_back_is_not_deleted_as_superseded() {
+    let world = World::start().unwrap();
+    let source = world.project("near/app").unwrap();
+    world.sync("near/app", "main", "far/app", "main").unwrap();
+    pass(&world).succeeded();
+    let old = source.head("main").unwrap();
+    source.commits("main", 1).unwrap();
+    let (back, to) = (source.clone(), old.clone());
+    // Between probe and fetch: the planned commit is gone, and the branch is where the held object is.
+    world.source.before("near/app", GitOperation::Fetch, move || {
+        back.git(&["update-ref", "refs/heads/main", &to]).unwrap();
+        back.prune().unwrap();
+    });
+    pass(&world).succeeded().logged("published far/app@main");
+    let key = zip_key("far/app", "main", &old);
+    assert_eq!(keys(&world), [key.as_str()]);
+    assert_holds(&world, &key, &source, &old, "main");
 }

@@ -8,8 +8,10 @@ use std::time::Duration;
 use testbed::graphql::{Canned, GraphqlOptions, GraphqlServer, ProjectRef, SyncTarget};
 use testbed::world::World;
 
-use crate::support::{Run, keys, pass, pass_with, program, s3_writes, zip_key};
+use crate::support::{Run, keys, pass, pass_with, program, run, s3_writes, zip_key};
 
+/// A good answer, if it is a whole one.
+const EMPTY: &str = r#"{"data": {"apps_v1": []}}"#;
 const OLD_COMMIT: &str = "00000000000000000000000000000000000000aa";
 
 /// A world with something to publish and something to retire, with nothing that would hold a pass back.
@@ -220,6 +222,90 @@ fn two_sources_for_one_destination_are_both_reported_and_nothing_happens_to_it()
 }
 
 #[test]
+fn destinations_that_differ_only_in_case_are_rivals_and_both_objects_stay() {
+    let world = world_with_work();
+    world.project("near/rival").unwrap();
+    world.sync("near/p", "main", "far/Contested", "main").unwrap();
+    world.sync("near/rival", "main", "FAR/contested", "main").unwrap();
+    let old = ["far/Contested", "FAR/contested", "far/contested"].map(|name| zip_key(name, "main", OLD_COMMIT));
+    old.iter().for_each(|key| world.s3().put(key, "older"));
+
+    let run = pass(&world).failed();
+
+    let mut expected = vec![zip_key("far/p", "main", &world.source.repo("near/p").unwrap().head("main").unwrap())];
+    expected.extend(old);
+    expected.sort();
+    assert_eq!(keys(&world), expected, "and what is spelled in a third way could be either");
+    for name in ["far/Contested@main", "FAR/contested@main"] {
+        let lines = run.lines_with(&format!("blocked: {name}"));
+        assert_eq!(lines.len(), 1, "{}", run.log);
+        assert!(lines[0].contains("GitLab ignores case in paths"), "{}", lines[0]);
+    }
+}
+
+#[test]
+fn many_rivals_with_long_names_are_one_short_line() {
+    let world = world_with_work();
+    let mut targets = world.graphql.targets();
+    for n in 0..2_000 {
+        targets.push(SyncTarget::new(&format!("near/{}{n}", "p".repeat(300)), "main", "far/contested", "main"));
+    }
+    world.graphql.set_targets(targets);
+    let run = run(&world, &["-run-once", "-output=json"]).failed();
+    assert_eq!(run.lines_with("blocked: far/contested@main").len(), 1);
+    assert!(run.log.contains("2000 targets name this destination") && run.log.contains("and 1997 more"), "{}", run.log);
+    assert!(run.log.len() < 10_000 && run.out.len() < 10_000, "{} and {} bytes", run.log.len(), run.out.len());
+}
+
+#[test]
+fn a_name_of_a_megabyte_is_refused_in_few_words() {
+    let world = world_with_work();
+    let mut targets = world.graphql.targets();
+    targets.push(SyncTarget::new("near/p", "main", &format!("far/{}", "x".repeat(1 << 20)), "main"));
+    world.graphql.set_targets(targets);
+    let run = run(&world, &["-run-once", "-output=json"]).failed().logged("is longer than 1024 bytes");
+    assert!(run.log.len() < 10_000 && run.out.len() < 10_000, "{} and {} bytes", run.log.len(), run.out.len());
+    assert_served(&world);
+}
+
+/// What was in the bucket stays although a target is written wrongly, and goes once the list says what it means.
+#[test]
+fn what_a_target_with_a_typo_could_mean_stays() {
+    let part = |group: &str, name: &str, branch: &str| ProjectRef {
+        group: group.to_owned(),
+        name: name.to_owned(),
+        branch: branch.to_owned(),
+    };
+    let typos = [
+        part("far/", "p", "main"),
+        part("far", "/p", "main"),
+        part("", "far/p", "main"),
+        part("far", "p", "main "),
+        part("far ", "p", "main"),
+        part("far", "p", "-main"),
+    ];
+    let world = World::builder().setting("MAX_RETIRE", "100%").start().unwrap();
+    let repo = world.project("near/p").unwrap();
+    let good = SyncTarget::new("near/p", "main", "far/p", "main");
+    world.graphql.set_targets(vec![good.clone()]);
+    pass(&world).succeeded();
+    let old = keys(&world);
+    for typo in typos {
+        world.graphql.set_targets(vec![SyncTarget { destination: typo.clone(), ..good.clone() }]);
+        pass(&world).failed().logged("destinations without a target are kept for now");
+        assert_eq!(keys(&world), old, "{typo:?}");
+    }
+    // The branch is another one on both sides, and does not exist.
+    world.graphql.set_targets(vec![SyncTarget::new("near/p", "mian", "far/p", "mian")]);
+    pass(&world).failed().logged("near/p has no branch mian");
+    assert_eq!(keys(&world), old);
+    repo.branch_from("mian", "main").unwrap();
+    pass(&world).succeeded().logged("published far/p@mian");
+    pass(&world).succeeded().logged("retired far/p@main");
+    assert_eq!(keys(&world), [zip_key("far/p", "mian", &repo.head("mian").unwrap())]);
+}
+
+#[test]
 fn an_answer_that_is_no_target_list_fails_the_pass_and_changes_nothing() {
     let world = world_with_work();
     let html = Canned::html;
@@ -237,7 +323,11 @@ fn an_answer_that_is_no_target_list_fails_the_pass_and_changes_nothing() {
         (Canned::json(r#"{"data": {"apps_v1": [{"codeComponents": 5}]}}"#), "is not what the query asks for"),
         (Canned::json(""), "is not what the query asks for"),
         (html(200), "the answer (text/html) is not what the query asks for"),
-        (Canned { status: 204, ..Canned::json("") }, "is not what the query asks for"),
+        (Canned { status: 204, ..Canned::json("") }, "the server answered 204 No Content"),
+        // A part of a list, a proxy's idea of one, and one that is promised for later.
+        (Canned { status: 206, ..Canned::json(EMPTY) }, "the server answered 206 Partial Content"),
+        (Canned { status: 203, ..Canned::json(EMPTY) }, "the server answered 203 Non Authoritative Information"),
+        (Canned { status: 202, ..Canned::json(EMPTY) }, "the server answered 202 Accepted"),
         (html(400), "the server answered 400 Bad Request"),
         (html(403), "the server answered 403 Forbidden"),
         (html(404), "the server answered 404 Not Found"),

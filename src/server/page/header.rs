@@ -94,6 +94,9 @@ pub(super) fn facts(now: &Snapshot) -> Vec<(&'static str, String)> {
         let foreign = if bucket.foreign > 0 { format!(", {} foreign", grouped(bucket.foreign)) } else { String::new() };
         facts.push(("In the bucket", format!("{}{foreign}", count(bucket.objects, "object"))));
     }
+    if let Some(budget) = now.budget.filter(|budget| budget.retired > 0) {
+        facts.push(("Retire guard", budget.to_string()));
+    }
     if let Some(disk) = now.disk {
         let (mirrors, free) = (human_bytes(disk.mirror_bytes), human_bytes(disk.available_bytes));
         facts.push(("Mirrors", format!("{mirrors}, {free} free")));
