@@ -9,6 +9,7 @@ use super::encrypt::{self, Identities};
 use super::error::ArtifactError;
 use super::unpack::{UnpackLimits, unpack};
 use crate::git::verify::{Verified, verify};
+use crate::memory::MemoryBudget;
 use crate::model::key::{ArchiveFormat, CommitId};
 
 /// Decrypts and unpacks the object that `reader` brings into `repository`, an empty directory, and verifies it: `branch`
@@ -21,6 +22,7 @@ pub(crate) fn open(
     commit: CommitId,
     identities: &Identities,
     repository: &Path,
+    memory: &MemoryBudget,
 ) -> Result<Verified, ArtifactError> {
     let mut download = Download { reader, failure: None };
     let unpacked = encrypt::decrypting(identities, &mut download)
@@ -28,7 +30,7 @@ pub(crate) fn open(
         .and_then(|plaintext| unpack(format, plaintext, repository, UnpackLimits::default()));
     // A failed download looks like a damaged object to its reader.
     unpacked.map_err(|error| download.failure.take().map_or(error, ArtifactError::Download))?;
-    Ok(verify(repository, branch, commit, format)?)
+    Ok(verify(repository, branch, commit, format, memory)?)
 }
 
 /// Passes the object on, and keeps the error that ended it early.

@@ -5,29 +5,31 @@
 //!
 //! One pass over each pack decodes every object once, on all cores. Each reference to an object marks it with the kind it
 //! is expected to be, one bit for each kind; marks are compared with the real kinds once all objects are decoded. So memory
-//! is one byte for each object, plus what decoding a delta chain takes.
+//! is one byte for each object, plus what decoding takes, within the memory budget.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use flate2::read::ZlibDecoder;
 use gix_hash::{ObjectId, oid};
 use gix_object::Kind;
-use gix_pack::index::traverse;
-use gix_pack::{cache, data, index};
-use gix_utils::progress::Discard;
+use gix_pack::{data, index};
 use parking_lot::Mutex;
 
-use super::pack::{HASH, OBJECT_LIMIT_BYTES};
+use super::pack::{self, HASH, OBJECT_LIMIT_BYTES, Shortage, WalkError};
 use super::references::{Malformed, each_reference};
+use crate::memory::MemoryBudget;
 use crate::model::key::{ArchiveFormat, CommitId};
 
 /// The longest file of references read, in bytes.
 const REFERENCES_LIMIT_BYTES: u64 = 64 << 20;
+
+/// How often a loose object is in memory: its buffer may have twice its size, and the content is copied out of it.
+const LOOSE_COPIES: u64 = 3;
 
 /// What was found good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +52,9 @@ pub enum VerifyError {
     #[error("its name says commit {named}, but its branch is at {found}")]
     OtherCommit { named: CommitId, found: ObjectId },
     #[error("its {pack} is damaged")]
-    Pack { pack: String, source: gix_error::Error },
+    Pack { pack: String, source: WalkError },
+    #[error(transparent)]
+    Memory(#[from] Shortage),
     #[error("its object {object} is missing ({needed_by} refers to it)")]
     MissingObject { object: String, needed_by: String },
     #[error("its object {object} {problem}")]
@@ -62,7 +66,13 @@ pub enum VerifyError {
 ///
 /// In an archive of the Go program (tar.gz) the branch may have another name, the source's: any reference to the commit
 /// is accepted there.
-pub fn verify(dir: &Path, branch: &str, commit: CommitId, format: ArchiveFormat) -> Result<Verified, VerifyError> {
+pub(crate) fn verify(
+    dir: &Path,
+    branch: &str,
+    commit: CommitId,
+    format: ArchiveFormat,
+    memory: &MemoryBudget,
+) -> Result<Verified, VerifyError> {
     let git_dir = dir.join(".git");
     if git_dir.join("shallow").exists() {
         return Err(VerifyError::Shallow);
@@ -74,7 +84,7 @@ pub fn verify(dir: &Path, branch: &str, commit: CommitId, format: ArchiveFormat)
     for (name, id) in &references {
         objects.require(id, None, name);
     }
-    objects.verify()
+    objects.verify(memory)
 }
 
 /// All references by their full names, and `HEAD`.
@@ -271,12 +281,12 @@ impl Objects {
         }
     }
 
-    fn verify(self) -> Result<Verified, VerifyError> {
+    fn verify(self, memory: &MemoryBudget) -> Result<Verified, VerifyError> {
         for pack in &self.packs {
-            pack.verify(&self)?;
+            pack.verify(&self, memory)?;
         }
         for (id, loose) in &self.loose {
-            let (kind, bytes) = read_loose(id, &loose.path)?;
+            let (kind, bytes) = read_loose(id, &loose.path, memory)?;
             loose.marks.found(kind);
             self.visit(id, kind, &bytes);
         }
@@ -298,7 +308,7 @@ impl Objects {
 
 impl Pack {
     fn open(name: String, path: &Path) -> Result<Self, VerifyError> {
-        let damaged = |source| VerifyError::Pack { pack: name.clone(), source };
+        let damaged = |error: gix_error::Error| VerifyError::Pack { pack: name.clone(), source: error.into() };
         let data = data::File::at(path, HASH).map_err(damaged)?;
         let index = index::File::at(path.with_extension("idx"), HASH).map_err(damaged)?;
         if data.num_objects() != index.num_objects() {
@@ -312,39 +322,34 @@ impl Pack {
         self.marks.get(self.index.lookup(id)? as usize)
     }
 
-    fn verify(&self, objects: &Objects) -> Result<(), VerifyError> {
+    fn verify(&self, objects: &Objects, memory: &MemoryBudget) -> Result<(), VerifyError> {
         if self.marks.is_empty() {
             return Ok(());
         }
-        let options = traverse::Options {
-            traversal: traverse::Algorithm::DeltaTreeLookup,
-            check: traverse::SafetyCheck::All,
-            thread_limit: None,
-            alloc_limit_bytes: Some(OBJECT_LIMIT_BYTES),
-            make_pack_lookup_cache: || cache::Never,
-        };
-        let visit = |kind, bytes: &[u8], entry: &index::Entry, _: &dyn gix_utils::progress::Progress| {
+        let visited = pack::visit_all(&self.data, &self.index, memory, |id: &oid, kind, bytes: &[u8]| {
             // Looked up as git does: an object that git would not find stays unmarked.
-            if let Some(marks) = self.marks(&entry.oid) {
+            if let Some(marks) = self.marks(id) {
                 marks.found(kind);
             }
-            objects.visit(&entry.oid, kind, bytes);
-            Ok(())
-        };
-        match self.index.traverse(&self.data, &mut Discard, &AtomicBool::new(false), visit, options) {
-            Ok(_) => Ok(()),
-            Err(source) => Err(VerifyError::Pack { pack: self.name.clone(), source }),
-        }
+            objects.visit(id, kind, bytes);
+        });
+        visited.map_err(|error| match error {
+            WalkError::Memory(shortage) => shortage.into(),
+            source => VerifyError::Pack { pack: self.name.clone(), source },
+        })
     }
 }
 
 /// Reads a loose object, which must hash to its name.
-fn read_loose(id: &oid, path: &Path) -> Result<(Kind, Vec<u8>), VerifyError> {
+fn read_loose(id: &oid, path: &Path, memory: &MemoryBudget) -> Result<(Kind, Vec<u8>), VerifyError> {
     let bad = |problem| VerifyError::BadObject { object: id.to_string(), problem };
     let mut bytes = vec![];
     let file = File::open(path).map_err(in_path(path))?;
-    let limit = OBJECT_LIMIT_BYTES as u64;
-    ZlibDecoder::new(file).take(limit).read_to_end(&mut bytes).map_err(|_| bad("cannot be inflated"))?;
+    let limit = (memory.bytes() / LOOSE_COPIES).min(OBJECT_LIMIT_BYTES as u64);
+    let len = ZlibDecoder::new(file).take(limit).read_to_end(&mut bytes).map_err(|_| bad("cannot be inflated"))?;
+    if len as u64 == limit {
+        return Err(Shortage::Object { limit }.into());
+    }
     let (kind, len, header_len) = gix_object::decode::loose_header(&bytes).map_err(|_| bad("is malformed"))?;
     let content = bytes.split_off(header_len.min(bytes.len()));
     let intact = gix_object::Data::new(&content, kind, HASH).verify_checksum(id).is_ok();
@@ -360,8 +365,12 @@ mod tests {
 
     const BRANCH: &str = "source";
 
+    fn verify_in(dir: &Path, branch: &str, commit: CommitId, format: ArchiveFormat) -> Result<Verified, VerifyError> {
+        verify(dir, branch, commit, format, &MemoryBudget::new(None))
+    }
+
     fn verified(project: &Project) -> Result<Verified, VerifyError> {
-        verify(project.dir.path(), BRANCH, project.commit, ArchiveFormat::Zip)
+        verify_in(project.dir.path(), BRANCH, project.commit, ArchiveFormat::Zip)
     }
 
     fn head(dir: &Path) -> CommitId {
@@ -405,7 +414,7 @@ mod tests {
         git(dir, &["update-index", "--add", "--cacheinfo", &format!("160000,{},submodule", "5".repeat(40))]);
         git(dir, &["commit", "-q", "-m", "a submodule, whose commit is elsewhere"]);
         let expected = Verified { objects: objects(dir).len() as u64 };
-        let check = || verify(dir, BRANCH, head(dir), ArchiveFormat::Zip).unwrap();
+        let check = || verify_in(dir, BRANCH, head(dir), ArchiveFormat::Zip).unwrap();
 
         assert_eq!(check(), expected, "two packs and loose objects");
         git(dir, &["pack-refs", "--all"]);
@@ -501,7 +510,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let url = format!("file://{}", project.dir.path().display());
         git(dir.path(), &["clone", "-q", "--depth=1", &url, "."]);
-        let check = || verify(dir.path(), BRANCH, project.commit, ArchiveFormat::Zip);
+        let check = || verify_in(dir.path(), BRANCH, project.commit, ArchiveFormat::Zip);
         assert!(matches!(check(), Err(VerifyError::Shallow)));
         fs::remove_file(dir.path().join(".git/shallow")).unwrap();
         assert!(matches!(check(), Err(VerifyError::MissingObject { .. })));
@@ -512,7 +521,7 @@ mod tests {
         let project = Project::new();
         let dir = tempfile::tempdir().unwrap();
         git(dir.path(), &["clone", "-q", "--shared", project.dir.path().to_str().unwrap(), "."]);
-        let result = verify(dir.path(), BRANCH, project.commit, ArchiveFormat::Zip);
+        let result = verify_in(dir.path(), BRANCH, project.commit, ArchiveFormat::Zip);
         assert!(matches!(result, Err(VerifyError::MissingObject { .. })));
     }
 
@@ -522,9 +531,9 @@ mod tests {
         let (dir, at) =
             (project.dir.path(), |revision: &str| git(project.dir.path(), &["rev-parse", revision]).parse().unwrap());
         for format in ArchiveFormat::ALL {
-            let result = verify(dir, BRANCH, at("source~1"), format);
+            let result = verify_in(dir, BRANCH, at("source~1"), format);
             assert!(matches!(result, Err(VerifyError::OtherCommit { .. })), "{format}");
-            let result = verify(dir, BRANCH, CommitId::from_bytes([7; 20]), format);
+            let result = verify_in(dir, BRANCH, CommitId::from_bytes([7; 20]), format);
             assert!(matches!(result, Err(VerifyError::OtherCommit { .. })), "{format}");
         }
     }
@@ -532,7 +541,7 @@ mod tests {
     #[test]
     fn only_an_archive_of_the_go_program_may_name_its_branch_otherwise() {
         let project = Project::new();
-        let check = |format| verify(project.dir.path(), "destination", project.commit, format);
+        let check = |format| verify_in(project.dir.path(), "destination", project.commit, format);
         assert!(matches!(check(ArchiveFormat::Zip), Err(VerifyError::NoBranch(_))));
         check(ArchiveFormat::TarGz).unwrap();
     }
