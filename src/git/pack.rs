@@ -168,3 +168,6 @@ impl<R: Read> Read for Tee<R> {
         Ok(read)
     }
 }
+
+#[cfg(test)]
+mod tests;
