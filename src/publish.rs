@@ -28,8 +28,8 @@ use crate::net::http;
 use crate::plan::Publish;
 use crate::plan::outcome::Published;
 use crate::progress::Progress;
-use crate::workdir::Workdir;
 use crate::workdir::mirrors::MirrorStore;
+use crate::workdir::{CrashRecord, Workdir};
 
 /// Limit for probing a branch again, if its commit is gone.
 const REPROBE_BUDGET: Duration = Duration::from_secs(60);
@@ -82,6 +82,10 @@ impl Publisher {
         })
     }
 
+    fn crash_record(&self, publish: &Publish) -> CrashRecord {
+        self.workdir.crash_record(&publish.target.destination)
+    }
+
     /// Publishes one target within the time limit.
     ///
     /// # Errors
@@ -106,6 +110,7 @@ impl Publisher {
                 timeout(STOP_GRACE, work).await.ok().and_then(Result::ok).ok_or(why)
             }
         };
+        self.workdir.tried(&publish.target.destination);
         let (commit, key, Shipped { bytes, rewritten_from, lfs_paths }) = match done {
             Err(_) if stop.is_cancelled() => return Err(PublishError::Stopped),
             other => other?,

@@ -120,6 +120,7 @@ impl Reconciler {
             time_limit: *target_timeout,
         };
         let publisher = Publisher::open(workdir, self.clients.bucket.clone(), recipients, &limits)?;
+        log::crashed(&publisher.workdir.crashed());
         self.status.remembers(publisher.workdir.kept_since());
         self.status.watches(Arc::clone(&publisher.mirrors));
         Ok(publisher)

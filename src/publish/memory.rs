@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::error::PublishError;
-use crate::git::pack::PackError;
+use crate::git::pack::{PackError, Shortage};
 use crate::model::key::{CommitId, Destination};
 use crate::plan::outcome::Rewrite;
 use crate::plan::{OnRewrite, Publish};
 
-/// After this long, an incomplete history is fetched again: it may be repaired.
+/// After this long, an incomplete history, or one that takes too much memory, is fetched again: it may be repaired, or packed
+/// in another way.
 const GAP_KNOWN_FOR: Duration = Duration::from_secs(3_600);
 
 /// Commits that cannot be published, at most one per destination.
@@ -24,6 +25,8 @@ enum Known {
     Rewrite(Rewrite),
     /// The commit's history is incomplete.
     Gap { what: &'static str, id: String, found: Instant },
+    /// Its objects take more memory than there is.
+    TooLarge { shortage: Shortage, found: Instant },
 }
 
 impl Memory {
@@ -46,6 +49,9 @@ impl Memory {
             Known::Gap { what, id, found } => {
                 (found.elapsed() < GAP_KNOWN_FOR).then_some(PackError::Incomplete { what, id }.into())
             }
+            Known::TooLarge { shortage, found } => {
+                (found.elapsed() < GAP_KNOWN_FOR).then_some(PackError::Memory(shortage).into())
+            }
         }
     }
 
@@ -55,6 +61,9 @@ impl Memory {
             PublishError::Held(rewrite) => Known::Rewrite(*rewrite),
             PublishError::Pack(PackError::Incomplete { what, id }) => {
                 Known::Gap { what, id: id.clone(), found: Instant::now() }
+            }
+            PublishError::Pack(PackError::Memory(shortage)) if shortage.is_of_the_pack() => {
+                Known::TooLarge { shortage: *shortage, found: Instant::now() }
             }
             _ => return,
         };

@@ -1,5 +1,6 @@
 //! What a pass writes to the log: one line for each blocked target, for each action, and for the pass.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::PassError;
@@ -16,6 +17,15 @@ pub(super) fn blocked(plan: &Plan) {
     }
     if let Some(guard) = &plan.guard {
         tracing::error!(would_retire = guard.would_retire, held = guard.held, "retire guard: {guard}");
+    }
+}
+
+/// One line for everything that an earlier process did not survive. They are few: each was being published.
+pub(super) fn crashed(destinations: &BTreeSet<Destination>) {
+    let names: Vec<_> = destinations.iter().map(|destination| printable(&destination.to_string())).collect();
+    if !names.is_empty() {
+        let destinations = names.join(", ");
+        tracing::warn!("an earlier process ended while it decoded what is for {destinations}: tried last");
     }
 }
 

@@ -50,6 +50,13 @@ pub enum Shortage {
     Exhausted,
 }
 
+impl Shortage {
+    /// Whether the same pack would be refused again.
+    pub fn is_of_the_pack(&self) -> bool {
+        matches!(self, Self::Objects { .. } | Self::Deltas { .. } | Self::Object { .. })
+    }
+}
+
 impl From<WalkError> for PackError {
     fn from(error: WalkError) -> Self {
         match error {
