@@ -115,6 +115,9 @@ pub struct Run {
     pub mirror_cache_bytes: u64,
     /// `MAX_REPOSITORY_BYTES`: a larger repository is refused; above zero.
     pub max_repository_bytes: u64,
+    /// `MEMORY_BUDGET_BYTES`: what the objects of repositories may take in memory; above zero. Without it, it is found from
+    /// the memory limit.
+    pub memory_budget_bytes: Option<u64>,
     /// `SHARD_COUNT` and `SHARD_INDEX`: this replica's share of all destinations.
     pub share: Shard,
     /// `INSTANCE_SHARD`: the label `shard` of every metric.
@@ -184,6 +187,8 @@ pub struct Restore {
     pub identity: PathBuf,
     /// Where to unpack to.
     pub into: Option<PathBuf>,
+    /// `MEMORY_BUDGET_BYTES`, as in [`Run`].
+    pub memory_budget_bytes: Option<u64>,
     /// What to restore; empty means everything.
     pub wanted: Vec<Wanted>,
     /// `OUTPUT`.

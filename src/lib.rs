@@ -13,7 +13,8 @@
 //! git                                  the wire, heads, packs, verification
 //! plan  graphql  progress  telemetry   decisions · targets · progress · logs
 //! model  net  terminal                 keys and targets · HTTP and TLS · colour
-//! text  files  secret  descriptors     small things that all of them share
+//! text  files  secret  descriptors      small things that all of them share
+//! memory                               what the objects of repositories may take
 //! ```
 //!
 //! Only what `main`, the tests and the benches use is public.
@@ -26,6 +27,7 @@ mod descriptors;
 pub mod files;
 mod git;
 pub mod graphql;
+mod memory;
 pub mod model;
 mod net;
 pub mod plan;

@@ -21,14 +21,15 @@ use self::memory::Memory;
 use crate::bucket::{Bucket, BucketError};
 use crate::git::pack::IndexGate;
 use crate::git::wire::{GitServer, WireError};
+use crate::memory::MemoryBudget;
 use crate::model::key::{self, CommitId};
 use crate::model::target::{Source, Target};
 use crate::net::http;
 use crate::plan::Publish;
 use crate::plan::outcome::Published;
 use crate::progress::Progress;
-use crate::workdir::Workdir;
 use crate::workdir::mirrors::MirrorStore;
+use crate::workdir::{CrashRecord, Workdir};
 
 /// Limit for probing a branch again, if its commit is gone.
 const REPROBE_BUDGET: Duration = Duration::from_secs(60);
@@ -45,9 +46,10 @@ pub struct Publisher {
     /// Longest pack accepted, in bytes.
     max_repository_bytes: u64,
     time_limit: Duration,
+    memory: Arc<MemoryBudget>,
     /// Limits how many packs are indexed at the same time.
     gate: Arc<IndexGate>,
-    memory: Memory,
+    failures: Memory,
 }
 
 /// Limits for publishing.
@@ -55,6 +57,7 @@ pub struct Publisher {
 pub struct Limits {
     pub mirror_cache_bytes: u64,
     pub max_repository_bytes: u64,
+    pub memory_budget_bytes: Option<u64>,
     pub time_limit: Duration,
 }
 
@@ -73,9 +76,14 @@ impl Publisher {
             recipients: recipients.into(),
             max_repository_bytes: limits.max_repository_bytes,
             time_limit: limits.time_limit,
+            memory: Arc::new(MemoryBudget::new(limits.memory_budget_bytes)),
             gate: Arc::default(),
-            memory: Memory::default(),
+            failures: Memory::default(),
         })
+    }
+
+    fn crash_record(&self, publish: &Publish) -> CrashRecord {
+        self.workdir.crash_record(&publish.target.destination)
     }
 
     /// Publishes one target within the time limit.
@@ -102,6 +110,7 @@ impl Publisher {
                 timeout(STOP_GRACE, work).await.ok().and_then(Result::ok).ok_or(why)
             }
         };
+        self.workdir.tried(&publish.target.destination);
         let (commit, key, Shipped { bytes, rewritten_from, lfs_paths }) = match done {
             Err(_) if stop.is_cancelled() => return Err(PublishError::Stopped),
             other => other?,
@@ -138,7 +147,7 @@ impl Publisher {
 
     /// Publishes one commit. Tries again if the connection to the source breaks.
     async fn publish_commit(&self, job: &Job<'_>) -> Result<Shipped, PublishError> {
-        if let Some(known) = self.memory.recall(job.publish, job.commit) {
+        if let Some(known) = self.failures.recall(job.publish, job.commit) {
             return Err(known);
         }
         let published = http::retrying_until(job.stop, self.time_limit, async || match job.run().await {
@@ -150,7 +159,7 @@ impl Publisher {
         })
         .await;
         if let Err(error) = &published {
-            self.memory.note(job.publish, job.commit, error);
+            self.failures.note(job.publish, job.commit, error);
         }
         published
     }
@@ -178,7 +187,7 @@ impl Publisher {
     /// Removes the mirrors of all other targets, and forgets what earlier attempts found out about them.
     pub fn keep_only(&self, wanted: &[Target]) {
         self.mirrors.keep_only(wanted.iter().map(|target| &target.source));
-        self.memory.keep_only(wanted.iter().map(|target| &target.destination));
+        self.failures.keep_only(wanted.iter().map(|target| &target.destination));
     }
 }
 

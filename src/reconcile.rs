@@ -132,9 +132,11 @@ impl Reconciler {
         let limits = Limits {
             mirror_cache_bytes: *mirror_cache_bytes,
             max_repository_bytes: *max_repository_bytes,
+            memory_budget_bytes: self.settings.memory_budget_bytes,
             time_limit: *target_timeout,
         };
         let publisher = Publisher::open(workdir, self.clients.bucket.clone(), recipients, &limits)?;
+        log::crashed(&publisher.workdir.crashed());
         self.status.remembers(publisher.workdir.kept_since());
         self.status.watches(Arc::clone(&publisher.mirrors));
         Ok(publisher)

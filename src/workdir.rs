@@ -2,6 +2,7 @@
 //!
 //! Invariant: everything here is ours and disposable. Nothing else in WORKDIR is read, changed or removed.
 
+mod crashes;
 pub mod mirrors;
 mod uploads;
 
@@ -13,6 +14,8 @@ use std::path::{Path, PathBuf};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+pub use self::crashes::CrashRecord;
+use self::crashes::Crashed;
 use self::uploads::UnderWay;
 pub use self::uploads::{RecordedUpload, UploadRecord};
 use crate::files::{is_private_dir, not_ours, private_file};
@@ -33,6 +36,7 @@ pub struct Workdir {
     root: PathBuf,
     lock: Mutex<File>,
     under_way: UnderWay,
+    crashed: Crashed,
 }
 
 /// Why WORKDIR cannot be used.
@@ -55,16 +59,17 @@ impl Workdir {
         fs::create_dir_all(workdir).map_err(failed("create", workdir))?;
         own_dir(&root)?;
         let lock = Mutex::new(lock(&root)?);
-        let workdir = Self { root, lock, under_way: UnderWay::default() };
-        for dir in [workdir.mirrors(), workdir.uploads()] {
+        let mut workdir = Self { root, lock, under_way: UnderWay::default(), crashed: Crashed::default() };
+        for dir in [workdir.mirrors(), workdir.uploads(), workdir.decoding()] {
             own_dir(&dir)?;
         }
+        workdir.crashed = crashes::left(&workdir.decoding());
         Ok(workdir)
     }
 
     /// Creates and locks again what was removed since. What still exists must be ours.
     pub fn restore(&self) -> Result<(), WorkdirError> {
-        for dir in [self.root.clone(), self.mirrors(), self.uploads()] {
+        for dir in [self.root.clone(), self.mirrors(), self.uploads(), self.decoding()] {
             own_dir(&dir)?;
         }
         let mut held = self.lock.lock();

@@ -10,6 +10,7 @@ use super::error::ArtifactError;
 use super::references;
 use super::unpack::{UnpackLimits, unpack};
 use crate::git::verify::{Verified, verify};
+use crate::memory::MemoryBudget;
 use crate::model::key::{ArchiveFormat, CommitId};
 
 /// What was found good.
@@ -31,6 +32,7 @@ pub(crate) fn open(
     commit: CommitId,
     identities: &Identities,
     repository: &Path,
+    memory: &MemoryBudget,
 ) -> Result<Opened, ArtifactError> {
     let mut download = Download { reader, failure: None };
     let unpacked = encrypt::decrypting(identities, &mut download)
@@ -40,7 +42,7 @@ pub(crate) fn open(
     let unpacked = unpacked.map_err(|error| download.failure.take().map_or(error, ArtifactError::Download))?;
     let other_references = unpacked.references.check(branch, commit, format)?;
     references::write(&repository.join(".git"), branch, commit)?;
-    let Verified { objects } = verify(repository, commit)?;
+    let Verified { objects } = verify(repository, commit, memory)?;
     Ok(Opened { git_objects: objects, other_references })
 }
 

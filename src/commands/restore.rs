@@ -23,6 +23,7 @@ use super::{failed, pretty, print, signals};
 use crate::artifact::encrypt::Identities;
 use crate::bucket::{Bucket, BucketError};
 use crate::config::{self, OutputFormat};
+use crate::memory::MemoryBudget;
 use crate::model::key::{ArchiveFormat, Destination, HeldObject, Wanted};
 use crate::net::tls::TrustRoots;
 use crate::terminal::Board;
@@ -143,6 +144,7 @@ async fn run(
     stop: &CancellationToken,
 ) -> Result<Verdicts, BucketError> {
     let identities = Arc::new(identities);
+    let memory = Arc::new(MemoryBudget::new(settings.memory_budget_bytes));
     let Some(listing) = stop.run_until_cancelled(bucket.list_counting(&watch.listed)).await else {
         return Ok(Verdicts { interrupted: true, ..Verdicts::default() });
     };
@@ -163,7 +165,7 @@ async fn run(
         let is_newest = seen.insert(object.name.destination.clone());
         let into = settings.into.clone().filter(|_| is_newest);
         watch.begins(&object);
-        let restored = restore(bucket, &object, &identities, into, watch, stop).await;
+        let restored = restore(bucket, &object, &identities, &memory, into, watch, stop).await;
         watch.ends();
         if stop.is_cancelled() {
             verdicts.interrupted = true;
@@ -194,6 +196,7 @@ async fn restore(
     bucket: &Bucket,
     object: &HeldObject,
     identities: &Arc<Identities>,
+    memory: &Arc<MemoryBudget>,
     into: Option<PathBuf>,
     watch: &Arc<Watch>,
     stop: &CancellationToken,
@@ -204,10 +207,11 @@ async fn restore(
     let download = download.map_err(|error| skipped(error_chain(&error)))?;
     let stopped = Box::pin(stop.clone().cancelled_owned());
     let reader = SyncIoBridge::new(Watched { inner: download.into_async_read(), stopped, watch: Arc::clone(watch) });
-    let (name, identities) = (object.name.clone(), Arc::clone(identities));
+    let (name, identities, memory) = (object.name.clone(), Arc::clone(identities), Arc::clone(memory));
     let restored = spawn_blocking(move || {
         let scratch = std::env::temp_dir();
-        restore_object(reader, name.format, &name.destination, &name.commit, &identities, into.as_deref(), &scratch)
+        let (to, into) = (&name.destination, into.as_deref());
+        restore_object(reader, name.format, to, &name.commit, &identities, into, &scratch, &memory)
     });
     let restored: Result<Restored, RestoreError> = restored.await.map_err(|error| skipped(error_chain(&error)))?;
     restored.map_err(|error| {

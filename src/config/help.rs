@@ -39,7 +39,7 @@ pub(super) fn usage(arguments: &str) -> String {
 }
 
 pub(super) fn help() -> String {
-    let sections: String = reference().iter().map(help_section).collect();
+    let sections: String = reference().iter().map(|section| help_section(section.title, section.settings)).collect();
     let usages: String = USAGES.iter().map(|(usage, what)| format!("  {NAME} {usage}\n      {what}\n")).collect();
     let examples: String = EXAMPLES.iter().map(|(what, words)| format!("  {what}:\n      {NAME} {words}\n")).collect();
     let statuses: String = EXIT_STATUSES.iter().map(|(status, what)| format!("  {status:<2} {what}\n")).collect();
@@ -82,7 +82,7 @@ Shows what the bucket holds: destination, branch, commit, format, size and time 
 Usage:
   {NAME} {LIST_USAGE}
 {}",
-        bucket_help()
+        bucket_help(&[])
     )
 }
 
@@ -98,13 +98,13 @@ Options:
   -identity FILE  age identities, one of which can decrypt
   -into DIR       where to unpack to
 {}",
-        bucket_help()
+        bucket_help(&[MEMORY_BUDGET_BYTES])
     )
 }
 
-/// The settings that `list` and `restore` need.
-fn bucket_help() -> String {
-    let settings = &[
+/// The settings that `list` and `restore` need, and `more`.
+fn bucket_help(more: &[Setting]) -> String {
+    let settings = [
         AWS_S3_BUCKET,
         AWS_REGION,
         AWS_ENDPOINT_URL,
@@ -119,13 +119,13 @@ fn bucket_help() -> String {
         LOG_FORMAT,
         PROGRESS,
     ];
-    let section = help_section(&Section { title: "Settings", settings });
+    let section = help_section("Settings", settings.iter().chain(more));
     format!("{section}\nOther settings are ignored. `{NAME} -help` explains all of them.")
 }
 
-fn help_section(section: &Section) -> String {
-    let rows: String = section.settings.iter().map(help_row).collect();
-    format!("\n{}:\n{rows}", section.title)
+fn help_section<'a>(title: &str, settings: impl IntoIterator<Item = &'a Setting>) -> String {
+    let rows: String = settings.into_iter().map(help_row).collect();
+    format!("\n{title}:\n{rows}")
 }
 
 fn help_row(setting: &Setting) -> String {

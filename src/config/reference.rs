@@ -174,6 +174,9 @@ pub(super) const MIRROR_CACHE_BYTES: Setting =
 pub(super) const MAX_REPOSITORY_BYTES: Setting =
     text("max-repository-bytes", "MAX_REPOSITORY_BYTES", Value("100Gi"), "larger ones are refused");
 
+pub(super) const MEMORY_BUDGET_BYTES: Setting =
+    text("memory-budget-bytes", "MEMORY_BUDGET_BYTES", Found("from the memory limit"), "memory for Git objects");
+
 pub(super) const SHARD_COUNT: Setting = text("shard-count", "SHARD_COUNT", Value("1"), "replicas that share the work");
 pub(super) const SHARD_INDEX: Setting = Setting {
     also: &["JOB_COMPLETION_INDEX"],
@@ -256,6 +259,7 @@ const SECTIONS: &[Section] = &[
             IDLE_TIMEOUT,
             MIRROR_CACHE_BYTES,
             MAX_REPOSITORY_BYTES,
+            MEMORY_BUDGET_BYTES,
             SHARD_COUNT,
             SHARD_INDEX,
         ],

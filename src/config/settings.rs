@@ -71,6 +71,7 @@ impl Reader<'_> {
         let timeouts = self.timeouts();
         let mirror_cache_bytes = self.value(&MIRROR_CACHE_BYTES, byte_size);
         let max_repository_bytes = self.value(&MAX_REPOSITORY_BYTES, some_bytes);
+        let memory_budget_bytes = self.optional(&MEMORY_BUDGET_BYTES, some_bytes);
         let share = self.share();
         let instance = self.value(&INSTANCE_SHARD, one_line);
         let metrics_port = self.value(&METRICS_SERVER_PORT, port);
@@ -99,6 +100,7 @@ impl Reader<'_> {
             timeouts: timeouts?,
             mirror_cache_bytes: mirror_cache_bytes?,
             max_repository_bytes: max_repository_bytes?,
+            memory_budget_bytes: memory_budget_bytes?,
             share: share?,
             instance: instance?,
             metrics_port: metrics_port?,
@@ -115,6 +117,7 @@ impl Reader<'_> {
 
     fn restore(&mut self, matches: &ArgMatches) -> Result<Restore, Reported> {
         let (s3, timeouts, output) = (self.s3(), self.timeouts(), self.output());
+        let memory_budget_bytes = self.optional(&MEMORY_BUDGET_BYTES, some_bytes);
         let identity = match matches.get_one::<PathBuf>("identity") {
             None => Err(self.missing("-identity")),
             Some(path) => match fs::File::open(path) {
@@ -134,6 +137,7 @@ impl Reader<'_> {
             timeouts: timeouts?,
             identity: identity?,
             into: matches.get_one::<PathBuf>("into").cloned(),
+            memory_budget_bytes: memory_budget_bytes?,
             wanted: wanted.into_iter().collect::<Result<_, _>>()?,
             output: output?,
         })

@@ -19,6 +19,7 @@ use super::fixture::git;
 use super::pack::{HASH, IndexGate, ReceiveLimits, receive};
 use super::store::Store;
 use super::verify::verify;
+use crate::memory::MemoryBudget;
 use crate::model::key::CommitId;
 
 /// What is wrong with a pack, and whether it is good nevertheless.
@@ -232,8 +233,8 @@ fn deflate(pack: &mut Vec<u8>, content: &[u8]) {
 fn are_received(packs: &[Vec<u8>], commit: CommitId, git_dir: &Path) -> bool {
     let dir = git_dir.join("objects/pack");
     fs::create_dir_all(&dir).unwrap();
-    let (interrupt, gate) = (AtomicBool::new(false), IndexGate::default());
-    let limits = ReceiveLimits { pack_bytes: u64::MAX, interrupt: &interrupt, gate: &gate };
+    let (interrupt, gate, memory) = (AtomicBool::new(false), IndexGate::default(), MemoryBudget::new(None));
+    let limits = ReceiveLimits { pack_bytes: u64::MAX, interrupt: &interrupt, memory: &memory, gate: &gate };
     let all = packs.iter().all(|pack| receive(&pack[..], &dir, &limits, |_| {}).is_ok());
     all && Store::open(git_dir).unwrap().require_commit(commit).is_ok()
 }
@@ -247,7 +248,7 @@ fn are_verified(packs: &[Vec<u8>], commit: CommitId, dir: &Path) -> bool {
         fs::write(folder.join(&name), pack).unwrap();
         git(&folder, &["index-pack", &name]);
     }
-    verify(dir, commit).is_ok()
+    verify(dir, commit, &MemoryBudget::new(None)).is_ok()
 }
 
 proptest! {

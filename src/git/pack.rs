@@ -2,38 +2,43 @@
 //!
 //! Invariant: a pack stays only if every object's bytes hash to its name, the whole hashes to the trailer, and everything
 //! its objects refer to is there. Memory does not grow with the size of blobs: those stored whole are hashed as they stream
-//! by, and only delta chains and small objects are decompressed into memory.
+//! by, and only delta chains and small objects are decompressed into memory, within the memory budget.
 
 mod connectivity;
+mod delta;
 mod entries;
 mod error;
 mod gate;
 mod index;
+mod indexed;
+mod resolve;
+mod table;
+mod walk;
 
-use std::cell::RefCell;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::io::{self, BufReader, Read, Write};
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use std::thread::available_parallelism;
 use std::time::Duration;
 
-use gix_hash::ObjectId;
 use gix_pack::data;
 
 use self::entries::Entries;
-pub use self::error::PackError;
+use self::error::damaged;
+pub use self::error::{PackError, Shortage};
 pub use self::gate::IndexGate;
 use self::index::INCOMING_INDEX;
+pub(super) use self::indexed::visit_all;
+use self::resolve::SINGLE_THREAD_OBJECTS;
+use self::walk::Walk;
+pub use self::walk::WalkError;
 use crate::files::{Checked, CheckedFile, private_file};
+use crate::memory::MemoryBudget;
 
 /// Blobs of at least this size that are stored whole are hashed while they stream by, and never held in memory.
 pub(super) const LARGE_BLOB_BYTES: u64 = 16 << 20;
 /// The largest object that is held in memory.
 pub(super) const OBJECT_LIMIT_BYTES: usize = 2 << 30;
-/// A pack with fewer objects is indexed on one thread: starting more costs more than it saves.
-const SINGLE_THREAD_OBJECTS: usize = 2_000;
 /// A large pack waits no longer than this for its turn: one that takes hours would use up the others' time limits.
 const TURN_TIMEOUT: Duration = Duration::from_secs(30);
 /// The buffer between the wire and the inflater, and the one behind it.
@@ -57,6 +62,8 @@ pub struct ReceiveLimits<'a> {
     pub pack_bytes: u64,
     /// Set to give up.
     pub interrupt: &'a AtomicBool,
+    /// What the pack's objects may take in memory, and those of other packs.
+    pub(crate) memory: &'a MemoryBudget,
     /// Keeps two large packs from being resolved at the same time, each with all the threads.
     pub gate: &'a IndexGate,
 }
@@ -97,52 +104,32 @@ fn store_and_index(
 ) -> Result<CheckedFile, PackError> {
     let incoming = dir.join(INCOMING_PACK);
     let file = Checked::new(truncated(&incoming)?);
-    let tee = Rc::new(RefCell::new(Tee { source, file, limit: limits.pack_bytes }));
-    let mut entries =
-        Entries::new(BufReader::with_capacity(BUFFER_BYTES, SharedTee(Rc::clone(&tee))), LARGE_BLOB_BYTES)?;
-    let first = index_and_check(dir, &mut entries, limits, |trailer| {
-        let name = format!("pack-{trailer}");
-        let path = dir.join(format!("{name}.pack"));
-        fs::rename(&incoming, &path)?;
-        let placed = ReceivedPack { name, file: tee.borrow().file.finish(path.clone()) };
-        received(placed.clone());
-        *pack = Some(placed);
-        Ok(path)
-    });
-    match (first, pack) {
-        (Err(PackError::Damaged(_)), Some(pack)) if entries.needs_large_blobs() => {
-            // Rare: a delta is based on a large blob. Once more from the file, with every object in memory.
-            let path = pack.file.path.clone();
-            let file = BufReader::with_capacity(BUFFER_BYTES, File::open(&path)?);
-            index_and_check(dir, &mut Entries::new(file, u64::MAX)?, limits, |_| Ok(path))
-        }
-        (first, _) => first,
-    }
-}
-
-/// Writes the index, which verifies every object, and checks that the history is complete.
-fn index_and_check<R: BufRead>(
-    dir: &Path,
-    entries: &mut Entries<R>,
-    limits: &ReceiveLimits<'_>,
-    pack_path: impl FnOnce(ObjectId) -> io::Result<PathBuf>,
-) -> Result<CheckedFile, PackError> {
-    if entries.objects_left == 0 {
+    let mut tee = Tee { source, file, limit: limits.pack_bytes };
+    let entries = Entries::new(BufReader::with_capacity(BUFFER_BYTES, &mut tee))?;
+    let objects = entries.objects();
+    if objects == 0 {
         return Err(PackError::Empty);
     }
-    let small = (entries.objects_left as usize) < SINGLE_THREAD_OBJECTS;
-    let threads = if small { 1 } else { available_parallelism().map_or(1, usize::from) };
+    // Before anything more is read.
+    let (mut table, mut share) = resolve::reserve_table(limits.memory, objects, 0, limits.interrupt)?;
+    let trailer = entries.read_into(&mut table)?;
+
+    let name = format!("pack-{trailer}");
+    let path = dir.join(format!("{name}.pack"));
+    fs::rename(&incoming, &path)?;
+    let placed = ReceivedPack { name, file: tee.file.finish(path.clone()) };
+    received(placed.clone());
+    *pack = Some(placed);
+
     // Held until the check has ended.
-    let mut turn = None;
-    let index = index::write(dir, entries, threads, limits.interrupt, |trailer| {
-        let path = pack_path(trailer)?;
-        turn = (!small).then(|| limits.gate.enter(TURN_TIMEOUT, limits.interrupt)).flatten();
-        Ok(path)
-    })?;
-    let structure = std::mem::take(&mut entries.outcome.borrow_mut().structure);
-    let (pack, opened) = (index.path.with_extension("pack"), index::open(&index.path)?);
-    connectivity::check(&pack, &opened, structure, &older_indexes(dir, &index.path)?, threads, limits.interrupt)?;
-    drop(turn);
+    let alone = objects >= SINGLE_THREAD_OBJECTS;
+    let _turn = alone.then(|| limits.gate.enter(TURN_TIMEOUT, limits.interrupt)).flatten();
+    let plan = resolve::plan(&table, &mut share, limits.interrupt)?;
+    let data = data::File::at(&path, HASH).map_err(damaged)?;
+    resolve::find_ids(&mut table, &data, plan, limits.interrupt)?;
+    let index = index::write(dir, &table, trailer)?;
+    let walk = Walk { pack: &data, table: &table, plan, interrupt: limits.interrupt };
+    connectivity::check(walk, &index::open(&index.path)?, &older_indexes(dir, &index.path)?)?;
     Ok(index)
 }
 
@@ -158,10 +145,6 @@ fn older_indexes(dir: &Path, own: &Path) -> io::Result<Vec<gix_pack::index::File
     Ok(older)
 }
 
-fn entry_bytes(range: data::EntryRange, pack: &data::File) -> Option<&[u8]> {
-    pack.entry_slice(range)
-}
-
 fn truncated(path: &Path) -> io::Result<File> {
     let file = private_file(path)?;
     file.set_len(0)?;
@@ -175,16 +158,16 @@ struct Tee<R> {
     limit: u64,
 }
 
-struct SharedTee<R>(Rc<RefCell<Tee<R>>>);
-
-impl<R: Read> Read for SharedTee<R> {
+impl<R: Read> Read for Tee<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let tee = &mut *self.0.borrow_mut();
-        let read = tee.source.read(buffer)?;
-        if tee.file.len() + read as u64 > tee.limit {
-            return Err(io::Error::other(PackError::TooLarge { limit: tee.limit }));
+        let read = self.source.read(buffer)?;
+        if self.file.len() + read as u64 > self.limit {
+            return Err(io::Error::other(PackError::TooLarge { limit: self.limit }));
         }
-        tee.file.write_all(&buffer[..read])?;
+        self.file.write_all(&buffer[..read])?;
         Ok(read)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -311,6 +311,7 @@ mod tests {
         let limits = pack::ReceiveLimits {
             pack_bytes: 1 << 20,
             interrupt: &AtomicBool::new(false),
+            memory: &crate::memory::MemoryBudget::new(None),
             gate: &IndexGate::default(),
         };
         let taken = pack::receive(pack, folder.path(), &limits, drop).is_ok();

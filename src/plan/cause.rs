@@ -19,6 +19,8 @@ pub enum Cause {
     BranchGone,
     /// The pack is damaged or too large, or could not be kept.
     Repository,
+    /// Its objects take more memory than `MEMORY_BUDGET_BYTES` allows.
+    Memory,
     /// WORKDIR's disk is full, or cannot be written to.
     Disk,
     /// The archive could not be made.
@@ -37,7 +39,7 @@ pub enum Cause {
 
 impl Cause {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Refused,
         Self::Unreadable,
         Self::NameTooLong,
@@ -45,6 +47,7 @@ impl Cause {
         Self::Fetch,
         Self::BranchGone,
         Self::Repository,
+        Self::Memory,
         Self::Disk,
         Self::Archive,
         Self::Upload,
@@ -79,6 +82,7 @@ impl Cause {
             Self::Fetch => "fetch",
             Self::BranchGone => "branch_gone",
             Self::Repository => "repository",
+            Self::Memory => "memory",
             Self::Disk => "disk",
             Self::Archive => "archive",
             Self::Upload => "upload",
@@ -99,6 +103,7 @@ impl Cause {
             Self::Fetch => "Fetching from GitLab fails",
             Self::BranchGone => "Branch disappeared",
             Self::Repository => "Repository cannot be used",
+            Self::Memory => "Repository takes too much memory",
             Self::Disk => "WORKDIR cannot be written to",
             Self::Archive => "Archive cannot be made",
             Self::Upload => "Uploading to S3 fails",
@@ -130,6 +135,10 @@ impl Cause {
             Self::Repository => {
                 "If it is too large, raise MAX_REPOSITORY_BYTES. If it is damaged or incomplete, run `git fsck` on the \
                  project in GitLab."
+            }
+            Self::Memory => {
+                "Raise the container's memory limit, and MEMORY_BUDGET_BYTES if it is set. docs/scaling.md says how much \
+                 is needed. The object stays."
             }
             Self::Disk => {
                 "Enlarge WORKDIR's volume or lower MIRROR_CACHE_BYTES, and check that this user may write to it."

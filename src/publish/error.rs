@@ -88,6 +88,7 @@ impl PublishError {
             Self::Pack(PackError::Io(_)) | Self::Mirror(MirrorError::Io(_)) | Self::Upload(BucketError::Record(_)) => {
                 Cause::Disk
             }
+            Self::Pack(PackError::Memory(_)) => Cause::Memory,
             Self::Pack(_) | Self::Mirror(_) => Cause::Repository,
             Self::Archive(_) => Cause::Archive,
             Self::Upload(_) => Cause::Upload,

@@ -181,16 +181,18 @@ impl Job<'_> {
     ) -> Result<(Mirror, T), PublishError> {
         let (feed, source) = feed::channel();
         let interrupt = Interrupt::when(self.stop);
-        let (gate, limit, flag) =
-            (Arc::clone(&self.publisher.gate), self.publisher.max_repository_bytes, Arc::clone(&interrupt.flag));
-        let progress = Arc::clone(self.progress);
+        let (gate, memory) = (Arc::clone(&self.publisher.gate), Arc::clone(&self.publisher.memory));
+        let (limit, flag) = (self.publisher.max_repository_bytes, Arc::clone(&interrupt.flag));
+        let (progress, mut record) = (Arc::clone(self.progress), self.publisher.crash_record(self.publish));
         let indexing = spawn_blocking(move || {
             let mut stage = fetching;
-            let limits = ReceiveLimits { pack_bytes: limit, interrupt: &flag, gate: &gate };
+            let limits = ReceiveLimits { pack_bytes: limit, interrupt: &flag, memory: &memory, gate: &gate };
             let (pack, index) = pack::receive(source, &mirror.pack_dir(), &limits, |pack| {
                 stage = progress.enter(Stage::Verifying);
+                record.begin();
                 drop(received.send(pack));
             })?;
+            drop(record);
             let finished = finish(&mut mirror, StoredPack::new(&pack, &index))?;
             drop(stage);
             Ok((mirror, finished))

@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::error::PublishError;
-use crate::git::pack::PackError;
+use crate::git::pack::{PackError, Shortage};
 use crate::model::key::{CommitId, Destination};
 use crate::model::target::Source;
 use crate::plan::outcome::Rewrite;
 use crate::plan::{OnRewrite, Publish};
 
-/// After this long, an incomplete history is fetched again: it may be repaired.
+/// After this long, an incomplete history, or one that takes too much memory, is fetched again: it may be repaired, or packed
+/// in another way.
 const GAP_KNOWN_FOR: Duration = Duration::from_secs(3_600);
 
 /// Commits that cannot be published, at most one per destination.
@@ -32,6 +33,8 @@ enum Known {
     Rewrite(Rewrite),
     /// The commit's history is incomplete. That is true for every destination of the branch.
     Gap { what: &'static str, id: String, found: Instant },
+    /// Its objects take more memory than there is.
+    TooLarge { shortage: Shortage, found: Instant },
 }
 
 impl Memory {
@@ -55,6 +58,9 @@ impl Memory {
             PublishError::Pack(PackError::Incomplete { what, id }) => {
                 Known::Gap { what, id: id.clone(), found: Instant::now() }
             }
+            PublishError::Pack(PackError::Memory(shortage)) if shortage.is_of_the_pack() => {
+                Known::TooLarge { shortage: *shortage, found: Instant::now() }
+            }
             _ => return,
         };
         let entry = Entry { source: publish.target.source.clone(), commit, known };
@@ -75,6 +81,9 @@ impl Known {
             Self::Gap { what, id, found } => {
                 let incomplete = PackError::Incomplete { what, id: id.clone() };
                 (found.elapsed() < GAP_KNOWN_FOR).then(|| incomplete.into())
+            }
+            Self::TooLarge { shortage, found } => {
+                (found.elapsed() < GAP_KNOWN_FOR).then(|| PackError::Memory(*shortage).into())
             }
         }
     }

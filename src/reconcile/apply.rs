@@ -44,7 +44,19 @@ pub struct Crew<'a> {
 /// Runs all actions, a few at a time. Workers take the largest publication first, so that the longest one does not start
 /// last. One worker takes the smallest first, so that small ones do not wait for all the large ones. An action holds the
 /// claim on its destination from its beginning to its end.
-pub async fn apply(mut actions: Vec<Action>, crew: &Crew<'_>, stop: &CancellationToken) -> Vec<Outcome> {
+///
+/// What an earlier process did not survive comes when all else is done.
+pub async fn apply(actions: Vec<Action>, crew: &Crew<'_>, stop: &CancellationToken) -> Vec<Outcome> {
+    let crashed = crew.publisher.workdir.crashed();
+    let is_suspect = |action: &Action| crashed.contains(action.destination());
+    let (suspects, actions) = actions.into_iter().partition(is_suspect);
+    let mut outcomes = work_off(actions, crew, stop).await;
+    outcomes.extend(work_off(suspects, crew, stop).await);
+    outcomes.sort_by(|a, b| a.action.destination().cmp(b.action.destination()));
+    outcomes
+}
+
+async fn work_off(mut actions: Vec<Action>, crew: &Crew<'_>, stop: &CancellationToken) -> Vec<Outcome> {
     actions.sort_by_key(|action| Reverse(weight(action)));
     let (queue, outcomes) = (RefCell::new(VecDeque::from(actions)), RefCell::new(vec![]));
     let worker = async |next: fn(&mut VecDeque<Action>) -> Option<Action>| {
@@ -71,9 +83,7 @@ pub async fn apply(mut actions: Vec<Action>, crew: &Crew<'_>, stop: &Cancellatio
     let workers =
         (0..crew.concurrency.get()).map(|n| worker(if n == 0 { VecDeque::pop_back } else { VecDeque::pop_front }));
     join_all(workers).await;
-    let mut outcomes = outcomes.into_inner();
-    outcomes.sort_by(|a, b| a.action.destination().cmp(b.action.destination()));
-    outcomes
+    outcomes.into_inner()
 }
 
 /// How many bytes the action will probably upload.

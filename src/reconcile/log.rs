@@ -1,5 +1,6 @@
 //! What a pass writes to the log: one line for each blocked target, for each action, and for the pass.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::PassError;
@@ -25,6 +26,15 @@ pub(super) fn lost(lost: &[Lost]) {
     for Lost { destination, key } in lost {
         let Destination { group, project, branch } = destination;
         tracing::error!(group, project, branch, key, reason = LOST, "lost: {}", printable(&destination.to_string()));
+    }
+}
+
+/// One line for everything that an earlier process did not survive. They are few: each was being published.
+pub(super) fn crashed(destinations: &BTreeSet<Destination>) {
+    let names: Vec<_> = destinations.iter().map(|destination| printable(&destination.to_string())).collect();
+    if !names.is_empty() {
+        let destinations = names.join(", ");
+        tracing::warn!("an earlier process ended while it decoded what is for {destinations}: tried last");
     }
 }
 

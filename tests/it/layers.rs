@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// The modules of `src/`, the lowest layer first.
 const LAYERS: [&[&str]; 10] = [
-    &["text", "files", "secret", "descriptors"],
+    &["text", "files", "secret", "descriptors", "memory"],
     &["model", "net", "terminal"],
     &["plan", "graphql", "progress", "telemetry"],
     &["git"],

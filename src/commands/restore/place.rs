@@ -12,6 +12,7 @@ use crate::artifact::encrypt::Identities;
 use crate::artifact::error::{ArtifactError, in_path};
 use crate::artifact::open::{Opened, open};
 use crate::git::verify::VerifyError;
+use crate::memory::MemoryBudget;
 use crate::model::key::{ArchiveFormat, Destination};
 use crate::model::target::{branch_problem, path_problem, project_problem};
 
@@ -35,6 +36,7 @@ pub struct Restored {
 ///
 /// # Errors
 /// [`RestoreError`]; nothing of the object stays on the disk.
+#[expect(clippy::too_many_arguments, reason = "each is a fact of its own, and there is one caller")]
 pub fn restore_object(
     reader: impl Read,
     format: ArchiveFormat,
@@ -43,6 +45,7 @@ pub fn restore_object(
     identities: &Identities,
     into: Option<&Path>,
     scratch: &Path,
+    memory: &MemoryBudget,
 ) -> Result<Restored, RestoreError> {
     let commit = commit.parse().map_err(|_| RestoreError::NotACommit(commit.to_owned()))?;
     let place = into.map(|into| free_place(into, destination)).transpose()?;
@@ -56,7 +59,7 @@ pub fn restore_object(
     let repository = staging.path().join("repository");
     DirBuilder::new().mode(0o700).create(&repository).map_err(in_path(&repository))?;
 
-    let opened = open(reader, format, &destination.branch, commit, identities, &repository)?;
+    let opened = open(reader, format, &destination.branch, commit, identities, &repository, memory)?;
 
     if let Some(place) = &place {
         move_to(place, &repository)?;
@@ -144,7 +147,7 @@ impl RestoreError {
                 ArtifactError::OtherRecipients => Finding::NotForUs,
                 ArtifactError::Download(_)
                 | ArtifactError::Disk { .. }
-                | ArtifactError::Repository(VerifyError::Disk { .. }) => Finding::Skipped,
+                | ArtifactError::Repository(VerifyError::Disk { .. } | VerifyError::Memory(_)) => Finding::Skipped,
                 ArtifactError::NotEncrypted(_)
                 | ArtifactError::Damaged(_)
                 | ArtifactError::Unsafe { .. }
@@ -228,7 +231,8 @@ mod tests {
             into: Option<&Path>,
         ) -> Result<Restored, RestoreError> {
             let identities = self.identity.clone().into();
-            restore_object(object, format, &self.destination, commit, &identities, into, self.folder.path())
+            let memory = MemoryBudget::new(None);
+            restore_object(object, format, &self.destination, commit, &identities, into, self.folder.path(), &memory)
         }
 
         #[track_caller]

@@ -2,52 +2,34 @@
 //!
 //! Invariant: a pack is at its end only if its trailer is the checksum of everything before it, and nothing follows.
 
-use std::cell::RefCell;
-use std::collections::BTreeSet;
 use std::io::{self, BufRead, Read};
-use std::rc::Rc;
 
 use flate2::{Decompress, FlushDecompress, Status};
-use gix_error::{ErrorExt, message};
 use gix_hash::{Hasher, ObjectId};
-use gix_pack::data::{self, entry::Header, input};
-use gix_pack::index;
+use gix_object::Kind;
+use gix_pack::data::{self, entry::Header};
 use sha1::{Digest, Sha1};
 
-use super::connectivity::Structure;
+use super::delta::{HEADER_BYTES, Sizes};
 use super::error::PackError;
-use super::{BUFFER_BYTES, HASH};
+use super::table::{Base, Noted, Table};
+use super::{BUFFER_BYTES, HASH, LARGE_BLOB_BYTES};
 
-/// The entries of a pack as they stream by, for the indexer; large blobs are hashed here and left out.
+/// The entries of a pack as they stream by.
 pub(super) struct Entries<R> {
     read: R,
     inflate: Decompress,
     scratch: Box<[u8]>,
     offset: u64,
-    pub(super) objects_left: u32,
+    objects: u32,
     /// Of the whole pack. It only finds damage, so the fast implementation is enough; object ids are computed with the one
     /// that detects collision attacks.
     checksum: Sha1,
-    large_from: u64,
-    held_back: Option<input::Entry>,
-    pub(super) outcome: Rc<RefCell<Outcome>>,
-}
-
-/// What else a pass over the entries found.
-#[derive(Default)]
-pub(super) struct Outcome {
-    pub(super) trailer: Option<ObjectId>,
-    pub(super) large: Vec<index::Entry>,
-    pub(super) large_offsets: BTreeSet<u64>,
-    /// A delta is, or may be, based on a blob that was left out.
-    pub(super) based_on_large: bool,
-    pub(super) structure: Structure,
-    pub(super) io_error: Option<io::Error>,
 }
 
 impl<R: BufRead> Entries<R> {
-    /// Reads the header. Blobs from `large_from` bytes on are left out.
-    pub(super) fn new(mut read: R, large_from: u64) -> Result<Self, PackError> {
+    /// Reads the header.
+    pub(super) fn new(mut read: R) -> Result<Self, PackError> {
         let mut header = [0; 12];
         read.read_exact(&mut header).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => PackError::Damaged("it ends inside its header".to_owned()),
@@ -56,49 +38,31 @@ impl<R: BufRead> Entries<R> {
         let (_, objects) = data::header::decode(&header)
             .map_err(|_| PackError::Damaged("it does not begin like a pack".to_owned()))?;
         let checksum = Sha1::new_with_prefix(header);
-        Ok(Self {
-            read,
-            inflate: Decompress::new(true),
-            scratch: vec![0; BUFFER_BYTES].into(),
-            offset: header.len() as u64,
-            objects_left: objects,
-            checksum,
-            large_from,
-            held_back: None,
-            outcome: Rc::default(),
-        })
+        let (inflate, scratch) = (Decompress::new(true), vec![0; BUFFER_BYTES].into());
+        Ok(Self { read, inflate, scratch, offset: header.len() as u64, objects, checksum })
     }
 
-    pub(super) fn needs_large_blobs(&self) -> bool {
-        let outcome = self.outcome.borrow();
-        outcome.based_on_large && !outcome.large.is_empty() && outcome.trailer.is_some()
+    /// How many objects the header announces.
+    pub(super) fn objects(&self) -> u32 {
+        self.objects
     }
 
-    /// The next entry for the indexer; `None` after the last. One entry is held back, because the last one must carry the
-    /// trailer.
-    fn next_indexed(&mut self) -> io::Result<Option<input::Entry>> {
-        while self.objects_left > 0 {
-            let (entry, large) = self.next_entry()?;
-            if self.objects_left == 0 {
-                self.finish()?;
-            }
-            let Some(oid) = large else {
-                match self.held_back.replace(entry) {
-                    Some(previous) => return Ok(Some(previous)),
-                    None => continue,
-                }
-            };
-            let mut outcome = self.outcome.borrow_mut();
-            outcome.large_offsets.insert(entry.pack_offset);
-            outcome.large.push(index::Entry { oid, crc32: entry.crc32, pack_offset: entry.pack_offset });
-        }
-        let trailer = self.outcome.borrow().trailer;
-        Ok(self.held_back.take().map(|last| input::Entry { trailer, ..last }))
+    /// Reads everything to the end: the entries into the table. Returns the trailer.
+    pub(super) fn read_into(mut self, table: &mut Table) -> Result<ObjectId, PackError> {
+        let read = (0..self.objects).try_for_each(|_| {
+            let noted = self.next_entry()?;
+            if table.push(noted) { Ok(()) } else { Err(corrupt("the base of a delta is not in it")) }
+        });
+        let trailer = read.and_then(|()| self.finish()).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => PackError::Damaged("it ends too early".to_owned()),
+            _ => error.downcast().unwrap_or_else(PackError::Io),
+        })?;
+        table.link(self.offset);
+        Ok(trailer)
     }
 
     /// Reads one entry to its end, and hashes its content if it is a large blob.
-    fn next_entry(&mut self) -> io::Result<(input::Entry, Option<ObjectId>)> {
-        self.objects_left -= 1;
+    fn next_entry(&mut self) -> io::Result<Noted> {
         let mut head = Recorded { inner: &mut self.read, bytes: vec![] };
         let entry = data::Entry::from_read(&mut head, self.offset, HASH.len_in_bytes())?;
         let head = head.bytes;
@@ -106,12 +70,13 @@ impl<R: BufRead> Entries<R> {
         crc32.update(&head);
         self.checksum.update(&head);
         let mut content =
-            (matches!(entry.header, Header::Blob) && entry.decompressed_size >= self.large_from).then(|| {
+            (matches!(entry.header, Header::Blob) && entry.decompressed_size >= LARGE_BLOB_BYTES).then(|| {
                 let mut hash = gix_hash::hasher(HASH);
                 hash.update(format!("blob {}\0", entry.decompressed_size).as_bytes());
                 hash
             });
-        self.note_kind(&entry);
+        // The first bytes of a delta say how large its object is.
+        let mut start = Vec::with_capacity(if entry.header.is_delta() { HEADER_BYTES } else { 0 });
 
         self.inflate.reset(true);
         let compressed_size = loop {
@@ -132,6 +97,8 @@ impl<R: BufRead> Entries<R> {
             if let Some(content) = &mut content {
                 content.update(&self.scratch[..produced]);
             }
+            let wanted = start.capacity() - start.len();
+            start.extend_from_slice(&self.scratch[..produced.min(wanted)]);
             if self.inflate.total_out() > entry.decompressed_size {
                 return Err(corrupt("an object is longer than it says"));
             }
@@ -146,37 +113,15 @@ impl<R: BufRead> Entries<R> {
         if self.inflate.total_out() != entry.decompressed_size {
             return Err(corrupt("an object is shorter than it says"));
         }
-        let pack_offset = self.offset;
+        let offset = self.offset;
         self.offset += head.len() as u64 + compressed_size;
         let id = content.map(Hasher::try_finalize).transpose().map_err(io::Error::other)?;
-        let entry = input::Entry {
-            header: entry.header,
-            header_size: u16::try_from(head.len()).map_err(io::Error::other)?,
-            pack_offset,
-            compressed: None,
-            compressed_size,
-            crc32: Some(crc32.finalize()),
-            decompressed_size: entry.decompressed_size,
-            trailer: None,
-        };
-        Ok((entry, id))
-    }
-
-    /// Notes the object's kind, and whether a delta needs a blob that was left out.
-    fn note_kind(&mut self, entry: &data::Entry) {
-        let mut outcome = self.outcome.borrow_mut();
-        outcome.structure.note(self.offset, entry.header);
-        outcome.based_on_large |= match entry.header {
-            Header::OfsDelta { base_distance } => {
-                self.offset.checked_sub(base_distance).is_some_and(|base| outcome.large_offsets.contains(&base))
-            }
-            Header::RefDelta { .. } => true,
-            Header::Blob | Header::Tree | Header::Commit | Header::Tag => false,
-        };
+        let id = id.map(|id| id.as_slice().try_into()).transpose().map_err(io::Error::other)?;
+        noted(&entry, offset, &start, crc32.finalize(), id).ok_or_else(|| corrupt("a delta is malformed"))
     }
 
     /// Checks the trailer, and that nothing follows it.
-    fn finish(&mut self) -> io::Result<()> {
+    fn finish(&mut self) -> io::Result<ObjectId> {
         let mut trailer = [0; 20];
         self.read.read_exact(&mut trailer)?;
         let computed: [u8; 20] = self.checksum.finalize_reset().into();
@@ -186,34 +131,31 @@ impl<R: BufRead> Entries<R> {
         if !self.read.fill_buf()?.is_empty() {
             return Err(corrupt("something follows its end"));
         }
-        self.outcome.borrow_mut().trailer = Some(ObjectId::from(trailer));
-        Ok(())
+        Ok(ObjectId::from(trailer))
     }
+}
+
+/// An entry as the table notes it; `start` is what a delta begins with. `None` if it is malformed.
+pub(super) fn noted(entry: &data::Entry, offset: u64, start: &[u8], crc32: u32, id: Option<[u8; 20]>) -> Option<Noted> {
+    let (base, size, instructions) = match entry.header {
+        Header::OfsDelta { base_distance } => {
+            let base = Header::verified_base_pack_offset(offset, base_distance)?;
+            (Base::Offset(base), Sizes::of(start)?.result, entry.decompressed_size)
+        }
+        Header::RefDelta { base_id } => {
+            let base = base_id.as_slice().try_into().ok()?;
+            (Base::Id(base), Sizes::of(start)?.result, entry.decompressed_size)
+        }
+        Header::Blob => (Base::None(Kind::Blob), entry.decompressed_size, 0),
+        Header::Tree => (Base::None(Kind::Tree), entry.decompressed_size, 0),
+        Header::Commit => (Base::None(Kind::Commit), entry.decompressed_size, 0),
+        Header::Tag => (Base::None(Kind::Tag), entry.decompressed_size, 0),
+    };
+    Some(Noted { offset, crc32, size, instructions, base, id })
 }
 
 fn corrupt(why: &str) -> io::Error {
     io::Error::other(PackError::Damaged(why.to_owned()))
-}
-
-impl<R: BufRead> Iterator for Entries<R> {
-    type Item = gix_error::Result<input::Entry>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let next = self.next_indexed().transpose()?;
-        Some(next.map_err(|error| {
-            self.objects_left = 0;
-            let error = match error.kind() {
-                io::ErrorKind::UnexpectedEof => corrupt("it ends too early"),
-                _ => error,
-            };
-            self.outcome.borrow_mut().io_error = Some(error);
-            message("the pack could not be read").raise()
-        }))
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        (0, Some(self.objects_left as usize))
-    }
 }
 
 /// Keeps what is read, for an entry's few header bytes.

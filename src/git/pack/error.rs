@@ -2,7 +2,9 @@
 
 use std::io;
 
+use super::walk::WalkError;
 use crate::git::references::Malformed;
+use crate::text::human_bytes;
 
 /// Why a pack was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +23,48 @@ pub enum PackError {
     Incomplete { what: &'static str, id: String },
     #[error("the repository's pack is larger than MAX_REPOSITORY_BYTES allows ({limit} bytes)")]
     TooLarge { limit: u64 },
+    #[error(transparent)]
+    Memory(#[from] Shortage),
+}
+
+/// Why a pack is not decoded: that takes more memory than is allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Shortage {
+    #[error(
+        "the repository's {objects} objects take {} of memory, more than MEMORY_BUDGET_BYTES allows ({}): raise it, and \
+         the container's memory limit",
+        human_bytes(*needed), human_bytes(*budget)
+    )]
+    Objects { objects: u32, needed: u64, budget: u64 },
+    #[error(
+        "decoding the repository's deltas takes {} of memory, more than MEMORY_BUDGET_BYTES allows ({}): raise it, and \
+         the container's memory limit",
+        human_bytes(*needed), human_bytes(*budget)
+    )]
+    Deltas { needed: u64, budget: u64 },
+    #[error("the repository holds an object of more than {} that cannot be read as a stream", human_bytes(*limit))]
+    Object { limit: u64 },
+    #[error("another repository needs all of MEMORY_BUDGET_BYTES at the moment: the next pass tries again")]
+    Busy,
+    #[error("the system has no memory left")]
+    Exhausted,
+}
+
+impl Shortage {
+    /// Whether the same pack would be refused again.
+    pub fn is_of_the_pack(&self) -> bool {
+        matches!(self, Self::Objects { .. } | Self::Deltas { .. } | Self::Object { .. })
+    }
+}
+
+impl From<WalkError> for PackError {
+    fn from(error: WalkError) -> Self {
+        match error {
+            WalkError::Damaged(why) => Self::Damaged(why),
+            WalkError::Memory(shortage) => Self::Memory(shortage),
+            WalkError::Stopped => Self::Io(io::ErrorKind::Interrupted.into()),
+        }
+    }
 }
 
 impl From<Malformed> for PackError {
@@ -30,5 +74,5 @@ impl From<Malformed> for PackError {
 }
 
 pub(super) fn damaged(error: gix_error::Error) -> PackError {
-    PackError::Damaged(format!("{:#}", anyhow::Error::new(error)))
+    WalkError::from(error).into()
 }
