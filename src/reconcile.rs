@@ -10,6 +10,7 @@ mod error;
 mod leftovers;
 mod log;
 mod observe;
+mod pause;
 mod push;
 mod triggers;
 
@@ -28,6 +29,7 @@ pub use self::concern::is_concerned;
 pub use self::error::PassError;
 pub use self::log::failed_pass as log_failed_pass;
 use self::observe::{Observed, observe};
+use self::pause::Pauses;
 pub use self::triggers::Triggers;
 use crate::config;
 use crate::descriptors::{Concurrency, DESCRIPTORS_PER_TARGET, SERVER_DESCRIPTORS};
@@ -66,6 +68,7 @@ pub struct Reconciler {
     foreign_seen: Mutex<HashSet<String>>,
     /// What is left to do of `REPUBLISH`; `None` before the first pass.
     republish: Mutex<Option<BTreeSet<Destination>>>,
+    pauses: Pauses,
     /// When unrecorded unfinished uploads were last searched for.
     abandoned_checked: Mutex<Option<Instant>>,
 }
@@ -92,6 +95,7 @@ impl Reconciler {
             known: Mutex::default(),
             foreign_seen: Mutex::default(),
             republish: Mutex::default(),
+            pauses: Pauses::default(),
             abandoned_checked: Mutex::default(),
             settings,
         })
@@ -161,6 +165,7 @@ impl Reconciler {
     }
 
     fn pass_ends(&self, pass: PassId, result: Result<&Report, &PassError>) {
+        self.pauses.learn(result.err());
         self.status.pass_ends(pass, result.map_err(|error| error_chain(error)));
     }
 
@@ -241,12 +246,14 @@ impl Reconciler {
 
     /// Waits until the next full pass is due, and returns its trigger; `None` if the program is asked to stop.
     pub async fn wait(&self, stop: &CancellationToken) -> Option<Trigger> {
-        self.status.sleeps(self.settings.sleep);
+        let (pause, refused) = self.pauses.next(self.settings.sleep);
+        self.status.sleeps(pause);
         tokio::select! {
             biased;
             () = stop.cancelled() => None,
-            () = tokio::time::sleep(self.settings.sleep) => Some(Trigger::Schedule),
+            () = tokio::time::sleep(pause) => Some(Trigger::Schedule),
             () = self.triggers.full_pass_wanted() => Some(Trigger::Signal),
+            () = self.clients.token_changes(), if refused => Some(Trigger::Schedule),
         }
     }
 

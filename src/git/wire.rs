@@ -21,6 +21,8 @@ use crate::model::key::CommitId;
 use crate::net::http::{self, Login, RequestError};
 use crate::text::remote_text;
 
+/// The content type of Git's answers.
+const GIT_ANSWER: &str = "application/x-git-upload-pack-result";
 /// Longest answer to `ls-refs` that is read, in bytes: room for every branch whose name starts with a wanted one's.
 const LS_REFS_LIMIT_BYTES: usize = 64 << 20;
 /// A URL's path segment keeps RFC 3986's unreserved characters and escapes all others.
@@ -75,13 +77,14 @@ impl GitServer {
         let headers = HeaderMap::from_iter([
             (HeaderName::from_static("git-protocol"), HeaderValue::from_static("version=2")),
             (CONTENT_TYPE, HeaderValue::from_static("application/x-git-upload-pack-request")),
-            (ACCEPT, HeaderValue::from_static("application/x-git-upload-pack-result")),
+            (ACCEPT, HeaderValue::from_static(GIT_ANSWER)),
         ]);
         let response = http::post(&self.client, &url, Some(&self.login), &headers, request).await?;
-        match response.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes) {
-            Some(b"application/x-git-upload-pack-result") => Ok(response),
-            other => Err(WireError::NotGit(remote_text(other.unwrap_or_default()))),
+        if http::content_type(response.headers()).as_deref() == Some(GIT_ANSWER) {
+            return Ok(response);
         }
+        let other = response.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+        Err(WireError::NotGit(remote_text(other.unwrap_or_default())))
     }
 
     fn service_url(&self, project: &str) -> Url {

@@ -67,7 +67,7 @@ pub(super) async fn observe(
     republish.retain(|destination| share.owns(destination));
     share.keep_own(&mut targets.accepted, |target| &target.destination);
     share.keep_own(&mut targets.refused, |refused| &refused.target.destination);
-    let heads = clients.heads(&git, targets.accepted, pulse).await;
+    let heads = clients.heads(&git, targets.accepted, pulse).await?;
     let whole = Whole { format: settings.archive_format.resolve(&listing.held)?, no_targets };
     share.keep_own(&mut listing.held, |object| &object.name.destination);
     if !share.is_first() {
