@@ -45,6 +45,7 @@ pub struct Crew<'a> {
 pub async fn apply(mut actions: Vec<Action>, crew: &Crew<'_>, stop: &CancellationToken) -> Vec<Outcome> {
     actions.sort_by_key(|action| Reverse(weight(action)));
     let (queue, outcomes) = (RefCell::new(VecDeque::from(actions)), RefCell::new(vec![]));
+    let failures = log::Failures::default();
     let worker = async |next: fn(&mut VecDeque<Action>) -> Option<Action>| {
         while !queue.borrow().is_empty() {
             // The semaphore is never closed.
@@ -61,7 +62,7 @@ pub async fn apply(mut actions: Vec<Action>, crew: &Crew<'_>, stop: &Cancellatio
             };
             let outcome = Outcome { action, result };
             crew.status.action_ends(crew.pass, &progress, &outcome);
-            log::outcome(&outcome);
+            log::outcome(&outcome, &failures);
             drop(claim);
             outcomes.borrow_mut().push(outcome);
         }

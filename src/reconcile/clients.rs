@@ -20,7 +20,7 @@ use crate::progress::Pulse;
 use crate::secret::Secret;
 
 /// How often a token in a file is read while the login is refused.
-const TOKEN_CHECK_INTERVAL: Duration = Duration::from_secs(5);
+const TOKEN_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The clients of GraphQL, GitLab and S3.
 pub struct Clients {
