@@ -12,11 +12,12 @@ mod log;
 mod observe;
 mod pause;
 mod push;
+mod schedule;
 mod triggers;
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -37,7 +38,6 @@ use crate::git::wire::GitServer;
 use crate::model::key::{ArchiveFormat, Destination};
 use crate::model::target::Target;
 use crate::net::tls::TrustRoots;
-use crate::plan::outcome::{Done, Outcome};
 use crate::plan::report::Report;
 use crate::plan::{Action, Plan, plan_share};
 use crate::publish::{Limits, Publisher};
@@ -169,7 +169,7 @@ impl Reconciler {
         self.status.pass_ends(pass, result.map_err(|error| error_chain(error)));
     }
 
-    /// One full pass.
+    /// One full pass, to the end of its last action.
     ///
     /// # Errors
     /// [`PassError`] if nothing was done; failures of single targets are in the report.
@@ -179,8 +179,19 @@ impl Reconciler {
         trigger: Trigger,
         stop: &CancellationToken,
     ) -> Result<Report, PassError> {
+        self.pass_until_begun(publisher, trigger, &CancellationToken::new(), stop).await
+    }
+
+    /// The same. It cancels `all_begun` when its last action has begun; from then on, another full pass may begin.
+    async fn pass_until_begun(
+        &self,
+        publisher: &Publisher,
+        trigger: Trigger,
+        all_begun: &CancellationToken,
+        stop: &CancellationToken,
+    ) -> Result<Report, PassError> {
         let pass = self.status.pass_begins(trigger);
-        let result = self.full_pass(publisher, pass, stop).await;
+        let result = self.full_pass(publisher, pass, all_begun, stop).await;
         self.pass_ends(pass, result.as_ref());
         self.keep_since(publisher);
         result
@@ -190,9 +201,26 @@ impl Reconciler {
         &self,
         publisher: &Publisher,
         pass: PassId,
+        all_begun: &CancellationToken,
         stop: &CancellationToken,
     ) -> Result<Report, PassError> {
         let begun = Instant::now();
+        // What was observed is dropped here: actions can take long.
+        let (git, actions, mut report) = self.prepare(publisher, pass, stop).await?;
+        let claim = |action: &Action| self.claims.of_full_pass(action);
+        let outcomes = apply(actions, &self.crew(publisher, &git, pass, &claim, all_begun), stop).await;
+        report.add(&outcomes, begun.elapsed());
+        log::report(&report);
+        if stop.is_cancelled() { Err(PassError::Stopped) } else { Ok(report) }
+    }
+
+    /// Observes and plans. Returns the actions, and the report of what the plan does without any.
+    async fn prepare(
+        &self,
+        publisher: &Publisher,
+        pass: PassId,
+        stop: &CancellationToken,
+    ) -> Result<(GitServer, Vec<Action>, Report), PassError> {
         publisher.workdir.restore()?;
         stop.run_until_cancelled(self.abort_recorded(publisher)).await;
         self.claims.observing();
@@ -204,18 +232,14 @@ impl Reconciler {
         self.keep_since(publisher);
         let (targets, wanted) = (observed.accepted().cloned().collect::<Vec<_>>(), observed.wanted());
         let Observed { git, foreign, republish, .. } = observed;
+        self.republish.lock().get_or_insert(republish);
         self.triggers.accept(targets.iter().map(|target| target.source.clone()));
         *self.known.lock() = Some(Arc::new(Known { targets, format: plan.format }));
         log::blocked(&plan);
         stop.run_until_cancelled(self.abort_abandoned(publisher, &wanted)).await;
         publisher.keep_only(&wanted);
         let actions = std::mem::take(&mut plan.actions);
-        let claim = |action: &Action| self.claims.of_full_pass(action);
-        let outcomes = apply(actions, &self.crew(publisher, &git, pass, &claim), stop).await;
-        *self.republish.lock() = Some(still_to_republish(republish, &outcomes));
-        let report = Report::new(&plan, &outcomes, foreign.len(), begun.elapsed());
-        log::report(&report);
-        if stop.is_cancelled() { Err(PassError::Stopped) } else { Ok(report) }
+        Ok((git, actions, Report::new(&plan, &[], foreign.len(), Duration::ZERO)))
     }
 
     fn crew<'a>(
@@ -224,36 +248,19 @@ impl Reconciler {
         git: &'a GitServer,
         pass: PassId,
         claim: &'a dyn Fn(&Action) -> Option<Claim>,
+        all_begun: &'a CancellationToken,
     ) -> Crew<'a> {
         let concurrency = self.concurrency.sync;
-        Crew { publisher, git, concurrency, slots: &self.slots, status: &self.status, pass, claim }
-    }
-
-    /// Runs full passes, when the interval is over or one is requested, and push passes beside them, until `stop`.
-    pub async fn run(&self, publisher: &Publisher, stop: &CancellationToken) {
-        let full_passes = async {
-            let mut trigger = Some(Trigger::Schedule);
-            while let Some(began_by) = trigger {
-                match self.pass(publisher, began_by, stop).await {
-                    Ok(_) | Err(PassError::Stopped) => {}
-                    Err(error) => log_failed_pass(&error),
-                }
-                trigger = self.wait(stop).await;
-            }
-        };
-        tokio::join!(full_passes, self.push_passes(publisher, stop));
-    }
-
-    /// Waits until the next full pass is due, and returns its trigger; `None` if the program is asked to stop.
-    pub async fn wait(&self, stop: &CancellationToken) -> Option<Trigger> {
-        let (pause, refused) = self.pauses.next(self.settings.sleep);
-        self.status.sleeps(pause);
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => None,
-            () = tokio::time::sleep(pause) => Some(Trigger::Schedule),
-            () = self.triggers.full_pass_wanted() => Some(Trigger::Signal),
-            () = self.clients.token_changes(), if refused => Some(Trigger::Schedule),
+        Crew {
+            publisher,
+            git,
+            concurrency,
+            slots: &self.slots,
+            status: &self.status,
+            pass,
+            claim,
+            all_begun,
+            republish: &self.republish,
         }
     }
 
@@ -278,14 +285,4 @@ impl Reconciler {
         );
         *seen = foreign.iter().cloned().collect();
     }
-}
-
-/// What was not uploaded; the next pass tries again.
-fn still_to_republish(mut asked_for: BTreeSet<Destination>, outcomes: &[Outcome]) -> BTreeSet<Destination> {
-    for Outcome { action, result } in outcomes {
-        if let Ok(Done::Published(_)) = result {
-            asked_for.remove(action.destination());
-        }
-    }
-    asked_for
 }

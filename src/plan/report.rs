@@ -86,9 +86,16 @@ impl Report {
             blocked: blocked.collect(),
             foreign,
             retire_guard: plan.guard.map(|guard| guard.to_string()),
-            seconds: took.as_secs_f64(),
             ..Self::default()
         };
+        report.add(outcomes, took);
+        report
+    }
+
+    /// Adds the outcomes of actions that ended later, and sets how long the pass took.
+    pub fn add(&mut self, outcomes: &[Outcome], took: Duration) {
+        let report = self;
+        report.seconds = took.as_secs_f64();
         for Outcome { action, result } in outcomes {
             let destination = action.destination().clone();
             match (action, result) {
@@ -116,7 +123,6 @@ impl Report {
                 }
             }
         }
-        report
     }
 
     /// Whether everything is in sync now.

@@ -5,11 +5,12 @@
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +18,7 @@ use super::claims::Claim;
 use super::log;
 use crate::bucket::BucketError;
 use crate::git::wire::GitServer;
+use crate::model::key::Destination;
 use crate::model::stage::Stage;
 use crate::plan::outcome::{Done, Failure, Outcome};
 use crate::plan::{Action, Cause, Publish, Retire, Sweep};
@@ -37,6 +39,10 @@ pub struct Crew<'a> {
     pub pass: PassId,
     /// Claims the destination of an action that is about to begin. `None` skips the action.
     pub claim: &'a dyn Fn(&Action) -> Option<Claim>,
+    /// Cancelled when the last action has begun.
+    pub all_begun: &'a CancellationToken,
+    /// What is left to do of `REPUBLISH`.
+    pub republish: &'a Mutex<Option<BTreeSet<Destination>>>,
 }
 
 /// Runs all actions, a few at a time. Workers take the largest publication first, so that the longest one does not start
@@ -51,6 +57,9 @@ pub async fn apply(mut actions: Vec<Action>, crew: &Crew<'_>, stop: &Cancellatio
             // The semaphore is never closed.
             let _slot = crew.slots.acquire().await;
             let Some(action) = next(&mut queue.borrow_mut()) else { return };
+            if queue.borrow().is_empty() {
+                crew.all_begun.cancel();
+            }
             let Some(claim) = (crew.claim)(&action) else {
                 crew.status.left_out(crew.pass);
                 continue;
@@ -62,6 +71,9 @@ pub async fn apply(mut actions: Vec<Action>, crew: &Crew<'_>, stop: &Cancellatio
             };
             let outcome = Outcome { action, result };
             crew.status.action_ends(crew.pass, &progress, &outcome);
+            if let (Ok(Done::Published(_)), Some(left)) = (&outcome.result, &mut *crew.republish.lock()) {
+                left.remove(outcome.action.destination());
+            }
             log::outcome(&outcome, &failures);
             drop(claim);
             outcomes.borrow_mut().push(outcome);

@@ -24,6 +24,7 @@ mod manual;
 mod memory;
 mod metrics;
 mod mirrors;
+mod overlap;
 mod packs;
 mod pr_check;
 mod republish;
