@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::net::Timeouts;
-use crate::net::proxy;
+use crate::net::proxy::{self, Proxy};
 use crate::net::tls::{self, TrustRoots};
 use crate::text::remote_text;
 
@@ -54,8 +54,8 @@ impl Login {
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
     /// No answer, or not all of it.
-    #[error("{}", describe_transport(.0))]
-    Transport(#[source] reqwest::Error),
+    #[error("{}{}", describe_transport(source), through(source, *proxy))]
+    Transport { source: reqwest::Error, proxy: Option<&'static Proxy> },
     /// The whole exchange took too long.
     #[error("no answer within {} s", .0.as_secs())]
     Late(Duration),
@@ -89,6 +89,14 @@ fn describe_transport(error: &reqwest::Error) -> &'static str {
     }
 }
 
+/// Where a connection through a proxy fails, the proxy may be what fails.
+fn through(error: &reqwest::Error, proxy: Option<&Proxy>) -> String {
+    match proxy.filter(|_| error.is_connect()) {
+        Some(proxy) => format!(", through the proxy {proxy}"),
+        None => String::new(),
+    }
+}
+
 fn in_its_words(reason: &str) -> String {
     if reason.is_empty() { String::new() } else { format!(" (it says: {reason})") }
 }
@@ -111,7 +119,7 @@ impl RequestError {
     /// Whether nothing came back, so that nothing shows that the server can be reached.
     pub fn is_unanswered(&self) -> bool {
         match self {
-            Self::Transport(error) => !(error.is_body() || error.is_decode()),
+            Self::Transport { source, .. } => !(source.is_body() || source.is_decode()),
             Self::Late(_) => true,
             Self::Status { .. } | Self::Redirect { .. } | Self::TooLong { .. } => false,
         }
@@ -125,7 +133,7 @@ impl RequestError {
     /// Whether the same request may succeed a moment later.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Transport(error) => tls::refusal(error).is_none(),
+            Self::Transport { source, .. } => tls::refusal(source).is_none(),
             Self::Late(_) => true,
             Self::Status { status, .. } => *status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error(),
             Self::Redirect { .. } | Self::TooLong { .. } => false,
@@ -135,7 +143,7 @@ impl RequestError {
 
 impl From<reqwest::Error> for RequestError {
     fn from(error: reqwest::Error) -> Self {
-        Self::Transport(error.without_url())
+        Self::Transport { source: error.without_url(), proxy: None }
     }
 }
 
@@ -152,11 +160,9 @@ pub fn client(roots: &TrustRoots, timeouts: Timeouts, max_idle: usize) -> anyhow
         // `post` follows them itself: a POST must stay a POST, and never reach another host.
         .redirect(redirect::Policy::none())
         .retry(reqwest::retry::never());
-    // The client reads no proxy from the environment itself: only those added here count.
-    builder = builder.no_proxy();
-    for proxy in proxy::from_env()? {
-        builder = builder.proxy(proxy);
-    }
+    proxy::check()?;
+    // The client reads no proxy from the environment itself.
+    builder = builder.no_proxy().proxy(reqwest::Proxy::custom(|url| proxy::for_url(url).map(|it| it.url().clone())));
     if let Some(pem) = roots.pem() {
         builder = builder.tls_certs_only(reqwest::Certificate::from_pem_bundle(pem).context("the CA certificates")?);
     }
@@ -177,7 +183,9 @@ pub async fn post(
         if let Some(Login(header)) = login {
             request = request.header(AUTHORIZATION, header);
         }
-        let response = request.send().await?;
+        let proxy = proxy::for_url(&to);
+        let sent = request.send().await;
+        let response = sent.map_err(|error| RequestError::Transport { source: error.without_url(), proxy })?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
