@@ -6,8 +6,10 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use secrecy::SecretString;
 use secrecy::zeroize::Zeroizing;
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::text::hide;
 
 /// A secret or where to read it. `Debug` shows neither a secret's value nor its length.
 #[derive(Debug, Clone)]
@@ -30,7 +32,15 @@ pub enum SecretError {
 
 impl Secret {
     /// The current secret: each call reads the file again, without one line end at its end.
+    ///
+    /// From now on, no server's text shows it.
     pub fn read(&self) -> Result<SecretString, SecretError> {
+        let secret = self.current()?;
+        hide(secret.expose_secret());
+        Ok(secret)
+    }
+
+    fn current(&self) -> Result<SecretString, SecretError> {
         match self {
             Self::Value(secret) => Ok(secret.clone()),
             Self::File(path) => {

@@ -27,6 +27,7 @@ use crate::net::Timeouts;
 use crate::plan::{OnRewrite, Republish};
 use crate::secret::Secret;
 use crate::telemetry::LogFormat;
+use crate::text::hide;
 
 /// What a pass may take without visible progress, in addition to the time limit of one target: listing the bucket,
 /// asking for targets and heads, each with all its attempts.
@@ -179,6 +180,11 @@ impl Reader<'_> {
     /// The SDK reads the pair itself. With half a pair it would silently look for credentials elsewhere.
     fn access_key(&mut self) -> Result<(), Reported> {
         let (id, key) = (self.given(&AWS_ACCESS_KEY_ID), self.given(&AWS_SECRET_ACCESS_KEY));
+        if let Ok(Some(key)) = &key {
+            hide(key.text.trim());
+        }
+        // Requests carry it as it is.
+        self.variable("AWS_SESSION_TOKEN").iter().for_each(|token| hide(token.trim()));
         let (alone, other) = match (id?, key?) {
             (Some(id), None) => (id.name, AWS_SECRET_ACCESS_KEY.variable),
             (None, Some(key)) => (key.name, AWS_ACCESS_KEY_ID.variable),

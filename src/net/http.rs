@@ -19,7 +19,7 @@ use url::Url;
 use crate::net::Timeouts;
 use crate::net::proxy::{self, Proxy};
 use crate::net::tls::{self, TrustRoots};
-use crate::text::remote_text;
+use crate::text::{hide, remote_text};
 
 /// How often a request is sent in total before its failure counts.
 const MAX_ATTEMPTS: usize = 5;
@@ -42,6 +42,7 @@ impl Login {
     pub fn new(username: &str, password: &SecretString) -> anyhow::Result<Self> {
         use base64::Engine;
         let pair = Zeroizing::new(format!("{username}:{}", password.expose_secret()));
+        hide(&pair);
         let text = Zeroizing::new(base64::prelude::BASE64_STANDARD.encode(pair.as_bytes()));
         let mut header = HeaderValue::from_str(&Zeroizing::new(format!("Basic {}", text.as_str())))
             .context("the user name and password do not fit a header")?;

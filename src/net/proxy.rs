@@ -11,7 +11,10 @@ use std::sync::LazyLock;
 
 use anyhow::{Context, ensure};
 use ipnet::IpNet;
+use percent_encoding::percent_decode_str;
 use url::{Host, Url};
+
+use crate::text::hide;
 
 /// The environment's proxies. It is read once: it does not change.
 static OF_ENVIRONMENT: LazyLock<Result<Proxies, String>> = LazyLock::new(|| {
@@ -195,6 +198,10 @@ fn proxy(value: &str) -> anyhow::Result<Proxy> {
     // `host:3128` would look like a scheme and a path.
     let url = if value.contains("://") { Url::parse(value) } else { Url::parse(&format!("http://{value}")) };
     let url = url.ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host()).context(HOW)?;
+    if let Some(password) = url.password() {
+        hide(&percent_decode_str(password).decode_utf8_lossy());
+        hide(&format!("{}:{password}", url.username()));
+    }
     Ok(Proxy(url))
 }
 
