@@ -52,8 +52,14 @@ impl Secret {
     }
 }
 
-/// Editors and `echo` add a line end to a secret. `None` if nothing else is there.
+/// Editors of Windows begin a file with a byte order mark.
+pub fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
+}
+
+/// Editors and `echo` add a line end to a secret, and some a byte order mark. `None` if nothing else is there.
 pub fn without_line_end(text: &str) -> Option<SecretString> {
+    let text = without_mark(text);
     let line = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
     (!line.trim().is_empty()).then(|| SecretString::from(line))
 }

@@ -16,8 +16,8 @@ use url::Url;
 use super::reader::{Reader, Reported};
 use super::reference::*;
 use super::values::{
-    above_zero, base_url, boolean, bucket, bundle_sha, byte_size, choice, count, http_url, ip_address, is_loopback,
-    one_line, port, query_file, query_file_or_built_in, recipients, some_bytes, username,
+    above_zero, base_url, boolean, bucket, bundle_sha, byte_size, choice, count, gitlab_url, http_url, ip_address,
+    is_loopback, one_line, port, query_file, query_file_or_built_in, recipients, some_bytes, username,
 };
 use super::{Command, Gitlab, Graphql, List, OutputFormat, PrCheck, Restore, Run, Settings};
 use crate::bucket::S3;
@@ -194,7 +194,7 @@ impl Reader<'_> {
     }
 
     fn gitlab(&mut self, allow_http: bool) -> Result<Gitlab, Reported> {
-        let base_url = self.value(&GITLAB_BASE_URL, base_url);
+        let base_url = self.value(&GITLAB_BASE_URL, gitlab_url);
         let base_url = base_url.and_then(|url| self.confidential(&GITLAB_BASE_URL, url, allow_http));
         let username = self.value(&GITLAB_USERNAME, username);
         let token = self.secret(&GITLAB_TOKEN, &GITLAB_TOKEN_FILE);

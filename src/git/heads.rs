@@ -13,8 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::wire::{GitServer, WireError};
-use crate::model::key::CommitId;
+use super::wire::{GitServer, Tip, WireError};
 use crate::model::target::{Head, Source, Target, Unknown};
 use crate::net::http::{self, RequestError, Retryable};
 use crate::progress::Pulse;
@@ -32,7 +31,7 @@ const BROKEN_AFTER: usize = 20;
 const LOGIN_REFUSED_AFTER: usize = 5;
 
 /// The heads of a project's wanted branches.
-type Found = Result<BTreeMap<String, CommitId>, Unknown>;
+type Found = Result<BTreeMap<String, Tip>, Unknown>;
 
 /// The server refuses the login. That is one fact, however many projects are wanted.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +89,7 @@ impl Probing<'_> {
         self.learn(project, begun, found)
     }
 
-    fn learn(&self, project: &str, begun: Instant, found: Result<BTreeMap<String, CommitId>, WireError>) -> Found {
+    fn learn(&self, project: &str, begun: Instant, found: Result<BTreeMap<String, Tip>, WireError>) -> Found {
         let request = match &found {
             Err(WireError::Request(error)) => Some(error),
             Ok(_) | Err(_) => None,
@@ -201,7 +200,14 @@ pub async fn heads(
     }
     let head = |source: &Source| match found.get(&source.project) {
         Some(Ok(heads)) => match heads.get(&source.branch) {
-            Some(commit) => Head::At(*commit),
+            Some(Tip::Commit(commit)) => Head::At(*commit),
+            Some(Tip::Tag) => Head::Unknown(Unknown::Unreadable {
+                project: source.project.clone(),
+                why: format!(
+                    "its branch {} points to a tag, not to a commit: set it to the tag's commit",
+                    source.branch
+                ),
+            }),
             None => Head::Unknown(Unknown::NoBranch(source.clone())),
         },
         Some(Err(why)) => Head::Unknown(why.clone()),

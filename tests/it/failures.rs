@@ -550,3 +550,30 @@ fn a_content_type_with_a_parameter_or_in_capitals_is_git_s() {
         assert_eq!((keys(&world), front.hits()), (vec![key], 1), "{content_type}");
     }
 }
+
+#[test]
+fn a_branch_at_a_tag_is_said_and_the_project_s_other_branches_are_published() {
+    let world = World::start().unwrap();
+    let key = healthy(&world, "p");
+    let repo = world.source.repo("near/p").unwrap();
+    let tagged = repo.head("main").unwrap();
+    repo.git(&["-c", "user.name=a", "-c", "user.email=a@b", "tag", "-a", "-m", "one", "v1", &tagged]).unwrap();
+    let tag = repo.git(&["rev-parse", "v1"]).unwrap();
+    // Git itself would refuse to set a branch to it.
+    fs::write(repo.path().join("refs/heads/odd"), tag).unwrap();
+    world.sync("near/p", "odd", "far/p", "odd").unwrap();
+    let run = pass(&world).failed();
+    assert_eq!(run.lines_with("its branch odd points to a tag, not to a commit").len(), 1, "{}", run.log);
+    assert_eq!(keys(&world), [key]);
+}
+
+#[test]
+fn the_reason_in_a_refusal_of_graphql_is_shown() {
+    let world = World::start().unwrap();
+    let front = Proxy::start(&world.graphql.url()).unwrap();
+    let body = r#"{"errors":[{"message":"Cannot query field \"gitlabSync\"."},{"message":"And more."}]}"#;
+    let headers = vec![("content-type".to_owned(), "application/graphql-response+json; charset=utf-8".to_owned())];
+    front.on(|_| true, usize::MAX, Fault::Answer { status: 400, headers, body: body.into() });
+    let run = pass_with(&world, "GRAPHQL_SERVER", &format!("{}/graphql", front.url())).failed();
+    run.logged("the server answered 400 Bad Request (it says: Cannot query field \\\"gitlabSync\\\".; And more.)");
+}
