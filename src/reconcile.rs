@@ -12,6 +12,7 @@ mod log;
 mod observe;
 mod pause;
 mod push;
+mod recipients;
 mod schedule;
 mod triggers;
 
@@ -31,6 +32,7 @@ pub use self::error::PassError;
 pub use self::log::failed_pass as log_failed_pass;
 use self::observe::{Observed, observe};
 use self::pause::Pauses;
+use self::recipients::Recipients;
 pub use self::triggers::Triggers;
 use crate::config;
 use crate::descriptors::{Concurrency, DESCRIPTORS_PER_TARGET, SERVER_DESCRIPTORS};
@@ -68,6 +70,7 @@ pub struct Reconciler {
     foreign_seen: Mutex<HashSet<String>>,
     /// What is left to do of `REPUBLISH`; `None` before the first pass.
     republish: Mutex<Option<BTreeSet<Destination>>>,
+    recipients: Recipients,
     pauses: Pauses,
     /// When unrecorded unfinished uploads were last searched for.
     abandoned_checked: Mutex<Option<Instant>>,
@@ -78,7 +81,7 @@ impl Reconciler {
     ///
     /// # Errors
     /// If certificates, proxies or the AWS configuration are unusable.
-    pub async fn new(settings: config::Run, roots: &TrustRoots, triggers: Arc<Triggers>) -> anyhow::Result<Self> {
+    pub async fn new(mut settings: config::Run, roots: &TrustRoots, triggers: Arc<Triggers>) -> anyhow::Result<Self> {
         let wanted = Concurrency { sync: settings.sync_concurrency, probe: settings.probe_concurrency };
         let served = if settings.run_once { 0 } else { SERVER_DESCRIPTORS };
         // One extra slot, so that a push need not wait for a full pass that uses all of its own.
@@ -95,6 +98,7 @@ impl Reconciler {
             known: Mutex::default(),
             foreign_seen: Mutex::default(),
             republish: Mutex::default(),
+            recipients: Recipients::compare(&mut settings),
             pauses: Pauses::default(),
             abandoned_checked: Mutex::default(),
             settings,
@@ -210,6 +214,7 @@ impl Reconciler {
         let claim = |action: &Action| self.claims.of_full_pass(action);
         let outcomes = apply(actions, &self.crew(publisher, &git, pass, &claim, all_begun), stop).await;
         report.add(&outcomes, begun.elapsed());
+        self.recipients.keep(publisher, self.republish.lock().as_ref().map_or(0, BTreeSet::len));
         log::report(&report);
         if stop.is_cancelled() { Err(PassError::Stopped) } else { Ok(report) }
     }
@@ -232,7 +237,11 @@ impl Reconciler {
         self.keep_since(publisher);
         let (targets, wanted) = (observed.accepted().cloned().collect::<Vec<_>>(), observed.wanted());
         let Observed { git, foreign, republish, .. } = observed;
-        self.republish.lock().get_or_insert(republish);
+        {
+            let mut left = self.republish.lock();
+            let accepted: BTreeSet<_> = targets.iter().map(|target| &target.destination).collect();
+            left.get_or_insert(republish).retain(|destination| accepted.contains(destination));
+        }
         self.triggers.accept(targets.iter().map(|target| target.source.clone()));
         *self.known.lock() = Some(Arc::new(Known { targets, format: plan.format }));
         log::blocked(&plan);

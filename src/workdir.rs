@@ -3,6 +3,7 @@
 //! Invariant: everything here is ours and disposable. Nothing else in WORKDIR is read, changed or removed.
 
 pub mod mirrors;
+mod recipients;
 mod uploads;
 
 use std::fs::{self, DirBuilder, File};
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+pub use self::recipients::kept_recipients;
 use self::uploads::UnderWay;
 pub use self::uploads::{RecordedUpload, UploadRecord};
 use crate::files::{not_ours, private_file};

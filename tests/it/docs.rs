@@ -33,7 +33,8 @@ fn the_readme_lists_every_setting_with_its_default() {
 }
 
 /// Of each kind of message a part that does not change, with the module that says it.
-const MESSAGES: [(&str, &[&str]); 28] = [
+const MESSAGES: [(&str, &[&str]); 29] = [
+    ("reconcile", &["PUBLIC_KEY has changed"]),
     ("net", &[", through the proxy ", "the server's answer is not TLS", "not the address of a proxy"]),
     ("git", &["GitLab refuses the login, "]),
     (

@@ -44,7 +44,7 @@ fn held(world: &World, name: &str) -> String {
 /// Files of the program besides its lock and its note of what is out of sync.
 fn plaintext(world: &World) -> Vec<std::path::PathBuf> {
     let mut files = workdir_files(world);
-    files.retain(|file| !file.ends_with("lock") && !file.ends_with("out-of-sync.json"));
+    files.retain(|file| !["lock", "out-of-sync.json", "recipients"].iter().any(|name| file.ends_with(name)));
     files
 }
 
