@@ -224,7 +224,11 @@ pub enum Exit {
 /// # Errors
 /// [`Exit::Problem`] names everything that is missing or wrong; [`Exit::Answer`] is what `-help` or `-version` prints.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>, environment: Environment<'_>) -> Result<Settings, Exit> {
-    let matches = command_line().try_get_matches_from(command_line::double_dashed(arguments))?;
+    let arguments = command_line::double_dashed(arguments);
+    if let Some(problem) = command_line::value_apart(&arguments) {
+        return Err(Exit::Problem(format!("{problem}\n`{NAME} -help` explains every setting.")));
+    }
+    let matches = command_line().try_get_matches_from(arguments)?;
     Reader::read(NAME, &matches, environment, |reader| reader.settings(&matches))
 }
 

@@ -13,8 +13,10 @@ const BASE_DESCRIPTORS: usize = 28;
 pub(crate) const DESCRIPTORS_PER_TARGET: usize = 12;
 /// Connections that the metrics port serves at the same time.
 pub(crate) const SERVER_CONNECTIONS: usize = 8;
-/// Descriptors for the metrics port: those and its own.
-pub(crate) const SERVER_DESCRIPTORS: usize = SERVER_CONNECTIONS + 1;
+/// Connections that were closed to make room, and whose tasks have not noticed yet.
+pub(crate) const CLOSING_CONNECTIONS: usize = 4;
+/// Descriptors for the metrics port: those, one that is being accepted, and its own.
+pub(crate) const SERVER_DESCRIPTORS: usize = SERVER_CONNECTIONS + CLOSING_CONNECTIONS + 2;
 /// As many descriptors as the largest settings can use.
 const USEFUL_DESCRIPTORS: u64 = 2_048;
 

@@ -114,7 +114,8 @@ impl GraphqlServer {
         let response = http::post(&self.client, &self.url, self.login.as_ref(), &headers, request).await?;
         // Any other status of success is a part of an answer, or a proxy's.
         if response.status() != StatusCode::OK {
-            return Err(RequestError::Status { status: response.status(), retry_after: None }.into());
+            let (status, said) = (response.status(), String::new());
+            return Err(RequestError::Status { status, retry_after: None, said, refuses_login: false }.into());
         }
         let content_type = response
             .headers()

@@ -20,7 +20,7 @@ use self::job::{Job, Shipped};
 use self::memory::Memory;
 use crate::bucket::{Bucket, BucketError};
 use crate::git::pack::IndexGate;
-use crate::git::wire::{GitServer, WireError};
+use crate::git::wire::{GitServer, Tip, WireError};
 use crate::memory::MemoryBudget;
 use crate::model::key::{self, CommitId};
 use crate::model::target::{Source, Target};
@@ -139,7 +139,9 @@ impl Publisher {
         let probe = http::retrying(REPROBE_BUDGET, async || git.ls_refs(&source.project, &branches).await);
         let heads = stop.run_until_cancelled(probe).await.ok_or(PublishError::Stopped)?;
         let heads = heads.map_err(|error| fetch_error(source, error))?;
-        let commit = *heads.get(&source.branch).ok_or_else(|| PublishError::BranchGone(source.clone()))?;
+        let Some(Tip::Commit(commit)) = heads.get(&source.branch).copied() else {
+            return Err(PublishError::BranchGone(source.clone()));
+        };
         let key = key::encode(&publish.target.destination, commit, publish.format)?;
         let shipped = attempt(commit, &key).await?;
         Ok((commit, key, shipped))

@@ -10,14 +10,17 @@ mod error;
 mod leftovers;
 mod log;
 mod observe;
+mod pause;
 mod push;
+mod recipients;
 mod remember;
+mod schedule;
 mod triggers;
 mod uploads;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -30,6 +33,8 @@ pub use self::concern::is_concerned;
 pub use self::error::PassError;
 pub use self::log::failed_pass as log_failed_pass;
 use self::observe::{Observed, observe};
+use self::pause::Pauses;
+use self::recipients::Recipients;
 use self::remember::Recall;
 pub use self::triggers::Triggers;
 use self::uploads::Uploads;
@@ -40,7 +45,6 @@ use crate::git::wire::GitServer;
 use crate::model::key::{ArchiveFormat, Destination};
 use crate::model::target::Target;
 use crate::net::tls::TrustRoots;
-use crate::plan::outcome::{Done, Outcome};
 use crate::plan::report::{Report, Trouble};
 use crate::plan::{Action, Plan, Remembered, plan_share};
 use crate::publish::{Limits, Publisher};
@@ -65,6 +69,16 @@ pub fn concurrency(settings: &config::Run) -> Concurrency {
     Concurrency::within_this_process(wanted, served + pushes)
 }
 
+/// A full pass that has a plan.
+struct Prepared {
+    git: GitServer,
+    actions: Vec<Action>,
+    /// How many destinations the actions retire.
+    retiring: usize,
+    /// What the pass does without its actions.
+    report: Report,
+}
+
 /// What passes share and remember.
 pub struct Reconciler {
     settings: config::Run,
@@ -83,6 +97,8 @@ pub struct Reconciler {
     uploads: Uploads,
     /// What is left to do of `REPUBLISH`; `None` before the first pass.
     republish: Mutex<Option<BTreeSet<Destination>>>,
+    recipients: Recipients,
+    pauses: Pauses,
     /// When unrecorded unfinished uploads were last searched for.
     abandoned_checked: Mutex<Option<Instant>>,
 }
@@ -92,7 +108,7 @@ impl Reconciler {
     ///
     /// # Errors
     /// If certificates, proxies or the AWS configuration are unusable.
-    pub async fn new(settings: config::Run, roots: &TrustRoots, triggers: Arc<Triggers>) -> anyhow::Result<Self> {
+    pub async fn new(mut settings: config::Run, roots: &TrustRoots, triggers: Arc<Triggers>) -> anyhow::Result<Self> {
         let concurrency = concurrency(&settings);
         // So that a push need not wait for a full pass that uses all its slots.
         let push_slots = usize::from(settings.webhook_secret.is_some());
@@ -108,6 +124,8 @@ impl Reconciler {
             foreign_seen: Mutex::default(),
             uploads: Uploads::default(),
             republish: Mutex::default(),
+            recipients: Recipients::compare(&mut settings),
+            pauses: Pauses::default(),
             abandoned_checked: Mutex::default(),
             settings,
         })
@@ -182,10 +200,11 @@ impl Reconciler {
     }
 
     fn pass_ends(&self, pass: PassId, result: Result<&Report, &PassError>) {
+        self.pauses.learn(result.err());
         self.status.pass_ends(pass, result.map_err(|error| error_chain(error)));
     }
 
-    /// One full pass.
+    /// One full pass, to the end of its last action.
     ///
     /// # Errors
     /// [`PassError`] if nothing was done; failures of single targets are in the report.
@@ -195,8 +214,19 @@ impl Reconciler {
         trigger: Trigger,
         stop: &CancellationToken,
     ) -> Result<Report, PassError> {
+        self.pass_until_begun(publisher, trigger, &CancellationToken::new(), stop).await
+    }
+
+    /// The same. It cancels `all_begun` when its last action has begun; from then on, another full pass may begin.
+    async fn pass_until_begun(
+        &self,
+        publisher: &Publisher,
+        trigger: Trigger,
+        all_begun: &CancellationToken,
+        stop: &CancellationToken,
+    ) -> Result<Report, PassError> {
         let pass = self.status.pass_begins(trigger);
-        let result = self.full_pass(publisher, pass, stop).await;
+        let result = self.full_pass(publisher, pass, all_begun, stop).await;
         self.pass_ends(pass, result.as_ref());
         self.keep_since(publisher);
         result
@@ -206,9 +236,28 @@ impl Reconciler {
         &self,
         publisher: &Publisher,
         pass: PassId,
+        all_begun: &CancellationToken,
         stop: &CancellationToken,
     ) -> Result<Report, PassError> {
         let begun = Instant::now();
+        // What was observed is dropped here: actions can take long.
+        let Prepared { git, actions, retiring, mut report } = self.prepare(publisher, pass, stop).await?;
+        let claim = |action: &Action| self.claims.of_full_pass(action);
+        let outcomes = apply(actions, &self.crew(publisher, &git, pass, &claim, all_begun), stop).await;
+        self.recall.settle(&publisher.workdir, retiring, &outcomes);
+        report.add(&outcomes, begun.elapsed());
+        self.recipients.keep(publisher, self.republish.lock().as_ref().map_or(0, BTreeSet::len));
+        log::report(&report);
+        if stop.is_cancelled() { Err(PassError::Stopped) } else { Ok(report) }
+    }
+
+    /// Observes and plans. Returns the actions, and the report of what the plan does without any.
+    async fn prepare(
+        &self,
+        publisher: &Publisher,
+        pass: PassId,
+        stop: &CancellationToken,
+    ) -> Result<Prepared, PassError> {
         publisher.workdir.restore()?;
         stop.run_until_cancelled(self.abort_recorded(publisher)).await;
         self.claims.observing();
@@ -225,6 +274,11 @@ impl Reconciler {
         self.recall.count(&publisher.workdir, &observed, &plan);
         let list_is_doubtful = observed.is_doubtful(&plan);
         let Observed { git, foreign, republish, .. } = observed;
+        {
+            let mut left = self.republish.lock();
+            let accepted: BTreeSet<_> = targets.iter().map(|target| &target.destination).collect();
+            left.get_or_insert(republish).retain(|destination| accepted.contains(destination));
+        }
         self.triggers.accept(targets.iter().map(|target| target.source.clone()));
         *self.known.lock() = Some(Arc::new(Known { targets, format: plan.format }));
         log::blocked(&plan);
@@ -236,14 +290,9 @@ impl Reconciler {
         }
         let retiring = plan.retiring();
         let actions = std::mem::take(&mut plan.actions);
-        let claim = |action: &Action| self.claims.of_full_pass(action);
-        let outcomes = apply(actions, &self.crew(publisher, &git, pass, &claim), stop).await;
-        self.recall.settle(&publisher.workdir, retiring, &outcomes);
-        *self.republish.lock() = Some(still_to_republish(republish, &outcomes));
-        let mut report = Report::new(&plan, &outcomes, foreign.count, begun.elapsed());
+        let mut report = Report::new(&plan, &[], foreign.count, Duration::ZERO);
         report.lost = lost.into_iter().map(Trouble::from).collect();
-        log::report(&report);
-        if stop.is_cancelled() { Err(PassError::Stopped) } else { Ok(report) }
+        Ok(Prepared { git, actions, retiring, report })
     }
 
     fn crew<'a>(
@@ -252,6 +301,7 @@ impl Reconciler {
         git: &'a GitServer,
         pass: PassId,
         claim: &'a dyn Fn(&Action) -> Option<Claim>,
+        all_begun: &'a CancellationToken,
     ) -> Crew<'a> {
         let concurrency = self.concurrency.sync;
         Crew {
@@ -263,32 +313,8 @@ impl Reconciler {
             status: &self.status,
             pass,
             claim,
-        }
-    }
-
-    /// Runs full passes, when the interval is over or one is requested, and push passes beside them, until `stop`.
-    pub async fn run(&self, publisher: &Publisher, stop: &CancellationToken) {
-        let full_passes = async {
-            let mut trigger = Some(Trigger::Schedule);
-            while let Some(began_by) = trigger {
-                match self.pass(publisher, began_by, stop).await {
-                    Ok(_) | Err(PassError::Stopped) => {}
-                    Err(error) => log_failed_pass(&error),
-                }
-                trigger = self.wait(stop).await;
-            }
-        };
-        tokio::join!(full_passes, self.push_passes(publisher, stop));
-    }
-
-    /// Waits until the next full pass is due, and returns its trigger; `None` if the program is asked to stop.
-    pub async fn wait(&self, stop: &CancellationToken) -> Option<Trigger> {
-        self.status.sleeps(self.settings.sleep);
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => None,
-            () = tokio::time::sleep(self.settings.sleep) => Some(Trigger::Schedule),
-            () = self.triggers.full_pass_wanted() => Some(Trigger::Signal),
+            all_begun,
+            republish: &self.republish,
         }
     }
 
@@ -315,14 +341,4 @@ impl Reconciler {
             "the bucket holds objects with foreign names, which are left alone"
         );
     }
-}
-
-/// What was not uploaded; the next pass tries again.
-fn still_to_republish(mut asked_for: BTreeSet<Destination>, outcomes: &[Outcome]) -> BTreeSet<Destination> {
-    for Outcome { action, result } in outcomes {
-        if let Ok(Done::Published(_)) = result {
-            asked_for.remove(action.destination());
-        }
-    }
-    asked_for
 }

@@ -6,8 +6,10 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use secrecy::SecretString;
 use secrecy::zeroize::Zeroizing;
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::text::hide;
 
 /// A secret or where to read it. `Debug` shows neither a secret's value nor its length.
 #[derive(Debug, Clone)]
@@ -30,7 +32,15 @@ pub enum SecretError {
 
 impl Secret {
     /// The current secret: each call reads the file again, without one line end at its end.
+    ///
+    /// From now on, no server's text shows it.
     pub fn read(&self) -> Result<SecretString, SecretError> {
+        let secret = self.current()?;
+        hide(secret.expose_secret());
+        Ok(secret)
+    }
+
+    fn current(&self) -> Result<SecretString, SecretError> {
         match self {
             Self::Value(secret) => Ok(secret.clone()),
             Self::File(path) => {
@@ -42,8 +52,14 @@ impl Secret {
     }
 }
 
-/// Editors and `echo` add a line end to a secret. `None` if nothing else is there.
+/// Editors of Windows begin a file with a byte order mark.
+pub fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
+}
+
+/// Editors and `echo` add a line end to a secret, and some a byte order mark. `None` if nothing else is there.
 pub fn without_line_end(text: &str) -> Option<SecretString> {
+    let text = without_mark(text);
     let line = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
     (!line.trim().is_empty()).then(|| SecretString::from(line))
 }

@@ -11,6 +11,7 @@ mod page;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -22,16 +23,18 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::SizeAbove;
 
-use self::connections::Connections;
+use self::connections::{Connections, HasRequest};
 use crate::reconcile::Triggers;
 use crate::secret::Secret;
 use crate::status::Status;
@@ -95,17 +98,25 @@ impl Server {
                 continue;
             };
             let peer = peer.ip().to_canonical();
-            connections.make_room(peer).await;
-            connections.begin(peer, connection(stream, router.clone()));
+            if connections.are_crowded() {
+                // Those that were closed get their turn to notice.
+                yield_now().await;
+            }
+            connections.begin(peer, |has_request| connection(stream, router.clone(), has_request));
         }
     }
 }
 
 /// Serves one request.
-async fn connection(stream: TcpStream, router: Router) {
+async fn connection(stream: TcpStream, router: Router, has_request: HasRequest) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_LIMIT_BYTES).keep_alive(false);
-    let serving = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|request| {
+        has_request.store(true, Ordering::Relaxed);
+        router.call(request)
+    });
+    let serving = http.serve_connection(TokioIo::new(stream), service);
     // A client that is gone or too slow gets no answer.
     drop(timeout(CONNECTION_TIMEOUT, serving).await);
 }

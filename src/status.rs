@@ -50,7 +50,10 @@ pub struct Seen<'a> {
 #[derive(Debug)]
 pub struct Status {
     metrics: Metrics,
-    pulse: Arc<Pulse>,
+    /// Beats with the progress of passes outside of their actions.
+    pulse: Pulse,
+    /// Beats with the progress of any action.
+    actions: Arc<Pulse>,
     started: SystemTime,
     stall_timeout: Duration,
     dry_run: bool,
@@ -102,7 +105,8 @@ impl Status {
     pub fn new(shard: &str, stall_timeout: Duration, dry_run: bool) -> Self {
         Self {
             metrics: Metrics::new(shard),
-            pulse: Arc::default(),
+            pulse: Pulse::default(),
+            actions: Arc::default(),
             started: SystemTime::now(),
             stall_timeout,
             dry_run,
@@ -115,7 +119,7 @@ impl Status {
         &self.metrics
     }
 
-    /// The pulse, for progress other than a target's bytes.
+    /// The pulse, for progress outside of actions.
     pub fn pulse(&self) -> &Pulse {
         &self.pulse
     }
@@ -154,8 +158,13 @@ impl Status {
     }
 
     fn stalled(&self, state: &State) -> Option<String> {
-        let quiet_since = state.next_pass.map_or(self.pulse.last(), |(_, due)| due.max(self.pulse.last()));
-        let quiet = quiet_since.elapsed();
+        let (pulse, actions) = (self.pulse.last(), self.actions.last());
+        // Passes overlap, so the progress of one must not hide that another hangs.
+        let acting = (!state.running.is_empty()).then_some(actions);
+        let observing = state.passes.iter().any(|pass| pass.actions.is_none()).then_some(pulse);
+        let due = state.next_pass.map(|(_, due)| due.max(pulse));
+        let quiet_since = acting.into_iter().chain(observing).chain(due).min();
+        let quiet = quiet_since.unwrap_or_else(|| pulse.max(actions)).elapsed();
         if quiet < self.stall_timeout {
             return None;
         }
@@ -248,14 +257,14 @@ impl Status {
             Action::Retire(_) | Action::Sweep(_) => Stage::Deleting,
         };
         let destination = action.destination().clone();
-        let progress = Arc::new(Progress::new(destination, stage, self.metrics.moved(), Arc::clone(&self.pulse)));
-        self.pulse.beat();
+        let progress = Arc::new(Progress::new(destination, stage, self.metrics.moved(), Arc::clone(&self.actions)));
+        self.actions.beat();
         self.state.lock().running.push(Arc::clone(&progress));
         progress
     }
 
     pub fn action_ends(&self, pass: PassId, progress: &Arc<Progress>, outcome: &Outcome) {
-        self.pulse.beat();
+        self.actions.beat();
         let mut state = self.state.lock();
         state.running.retain(|running| !Arc::ptr_eq(running, progress));
         if let Some(pass) = state.pass(pass) {

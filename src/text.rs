@@ -1,11 +1,17 @@
 //! Text for people: escaping, error chains, sizes, times, tables.
 //!
-//! Invariant: names and messages from outside reach a terminal only through [`printable`].
+//! Invariant: names and messages from outside reach a terminal only through [`printable`], and messages without the secrets
+//! that this process knows.
+
+mod secrets;
 
 use std::error::Error;
 use std::time::{Duration, SystemTime};
 
 use unicode_width::UnicodeWidthStr;
+
+pub use self::secrets::hide;
+use self::secrets::{LONGEST_FORM_BYTES, without_secrets};
 
 /// How much of a server's text is shown, in characters.
 pub const REMOTE_TEXT_LIMIT_CHARS: usize = 300;
@@ -23,7 +29,7 @@ pub fn error_chain(error: &(dyn Error + 'static)) -> String {
         }
         cause = error.source();
     }
-    printable(&chain)
+    printable(&String::from_utf8_lossy(&without_secrets(chain.as_bytes(), false)))
 }
 
 /// The text with everything escaped that could act on a terminal: control characters and those that change the direction
@@ -108,11 +114,12 @@ pub fn objects(count: usize) -> String {
     if count == 1 { "1 object".to_owned() } else { format!("{count} objects") }
 }
 
-/// A server's text, cut and made [`printable`].
+/// A server's text, cut, without known secrets, and made [`printable`].
 pub fn remote_text(text: &[u8]) -> String {
-    // Bytes first, so that most of a long text is never decoded.
-    let start = &text[..text.len().min(4 * REMOTE_TEXT_LIMIT_CHARS)];
-    let text: String = String::from_utf8_lossy(start).trim().chars().take(REMOTE_TEXT_LIMIT_CHARS).collect();
+    // Bytes first, so that most of a long text is never decoded. What may be part of a secret is cut off from the end.
+    let start = &text[..text.len().min(4 * REMOTE_TEXT_LIMIT_CHARS + LONGEST_FORM_BYTES)];
+    let shown = without_secrets(start, start.len() < text.len());
+    let text: String = String::from_utf8_lossy(&shown).trim().chars().take(REMOTE_TEXT_LIMIT_CHARS).collect();
     printable(&text)
 }
 

@@ -4,6 +4,7 @@
 
 mod crashes;
 pub mod mirrors;
+mod recipients;
 mod uploads;
 
 use std::fs::{self, DirBuilder, File};
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::crashes::CrashRecord;
 use self::crashes::Crashed;
+pub use self::recipients::kept_recipients;
 use self::uploads::UnderWay;
 pub use self::uploads::{RecordedUpload, UploadRecord};
 use crate::files::{is_private_dir, not_ours, private_file};

@@ -14,6 +14,8 @@ use age::{DecryptError, Decryptor, EncryptError, Encryptor};
 use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::secret::without_mark;
+
 /// The longest age header read, in bytes: room for several hundred recipients. An age header has no bound of its own.
 const MAX_HEADER_BYTES: u64 = 64 * 1024;
 
@@ -76,7 +78,7 @@ impl Identities {
     pub(crate) fn from_file(path: &Path) -> Result<Self, IdentityError> {
         let error = |problem| IdentityError { path: path.to_owned(), problem };
         let text = read_secret(path).map_err(|source| error(IdentityProblem::Unreadable(source)))?;
-        Self::parse(text.expose_secret()).map_err(error)
+        Self::parse(without_mark(text.expose_secret())).map_err(error)
     }
 
     fn parse(text: &str) -> Result<Self, IdentityProblem> {
@@ -92,6 +94,12 @@ impl Identities {
 fn parse_line(line: &str, number: usize) -> Result<Identity, IdentityProblem> {
     line.parse().map_err(|_| match line.get(..4) {
         Some("age1") => IdentityProblem::Recipient { line: number },
+        _ if line.starts_with("AGE-SECRET-KEY-PQ-")
+            || line.starts_with("AGE-PLUGIN-")
+            || line.starts_with("-----BEGIN") =>
+        {
+            IdentityProblem::Unsupported { line: number }
+        }
         _ => IdentityProblem::NotAnIdentity { line: number },
     })
 }
@@ -137,6 +145,9 @@ enum IdentityProblem {
     Encrypted,
     #[error("line {line} holds a recipient (a public key, age1…); the secret key (AGE-SECRET-KEY-1…) is needed")]
     Recipient { line: usize },
+    /// Post-quantum, of a plugin, or of SSH.
+    #[error("line {line} holds a secret key of a kind that is not used here (post-quantum, plugin or SSH)")]
+    Unsupported { line: usize },
     #[error("line {line} is neither a secret key (AGE-SECRET-KEY-1…) nor a comment (#…)")]
     NotAnIdentity { line: usize },
     #[error("it holds no secret key (AGE-SECRET-KEY-1…)")]
@@ -224,7 +235,7 @@ mod tests {
     fn an_identity_file_may_hold_comments_blank_lines_and_several_keys() {
         let [one, two] = [Identity::generate(), Identity::generate()];
         let (first, second) = (one.to_string(), two.to_string());
-        let text = format!("# created: today\r\n{}\r\n\n{}", first.expose_secret(), second.expose_secret());
+        let text = format!("\u{feff}# created: today\r\n{}\r\n\n{}", first.expose_secret(), second.expose_secret());
         let identities = identities_in(text.as_bytes()).unwrap();
         let plaintext = |identity: &Identity| {
             let mut plaintext = Vec::new();
@@ -246,6 +257,8 @@ mod tests {
             (format!("#\n{recipient}\n"), "line 2 holds a recipient"),
             (format!("#\n\n{broken}\n"), "line 3 is neither"),
             ("age-encryption.org/v1\n-> scrypt".into(), "age -d"),
+            ("AGE-SECRET-KEY-PQ-1QQQ".into(), "line 1 holds a secret key of a kind"),
+            ("#\n-----BEGIN OPENSSH PRIVATE KEY-----".into(), "line 2 holds a secret key of a kind"),
         ] {
             let refused = identities_in(text.as_bytes()).unwrap_err();
             let shown = format!("{refused}: {} {refused:?}", refused.problem);

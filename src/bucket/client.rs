@@ -2,7 +2,7 @@
 //!
 //! Invariant: only an object's content can be longer than that limit, and it is read as a stream.
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextMut;
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents, SharedHttpClient};
 use aws_sdk_s3::error::BoxError;
@@ -13,10 +13,12 @@ use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
 };
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, Metadata};
+use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponentsBuilder;
 use http_body_util::Limited;
+use url::Url;
 
-use crate::net::proxy::is_direct;
+use crate::net::proxy::{self, Proxy};
 use crate::net::tls::TrustRoots;
 
 /// Longest answer that is held in memory, in bytes. A page of 1,000 objects with the longest names takes 4 MB. Parsed, an
@@ -60,8 +62,19 @@ pub(super) fn http_client(roots: &TrustRoots) -> anyhow::Result<SharedHttpClient
         .with_trust_store(store)
         .build()
         .context("the CA certificates do not fit the S3 client")?;
-    let direct = client_through(&context, ProxyConfig::disabled());
-    Ok(SharedHttpClient::new(ByAddress { direct, proxied: client_through(&context, ProxyConfig::from_env()) }))
+    proxy::check()?;
+    let through = |proxy: Option<&Proxy>| {
+        let config = proxy.map(|proxy| ProxyConfig::all(proxy.url().as_str())).transpose();
+        let config = config.map_err(|_| {
+            anyhow!("the S3 client cannot use the proxy {}", proxy.map_or_else(String::new, Proxy::to_string))
+        })?;
+        anyhow::Ok(client_through(&context, config.unwrap_or_else(ProxyConfig::disabled)))
+    };
+    Ok(SharedHttpClient::new(ByAddress {
+        direct: through(None)?,
+        https: through(proxy::for_scheme("https"))?,
+        http: through(proxy::for_scheme("http"))?,
+    }))
 }
 
 fn client_through(context: &tls::TlsContext, proxy: ProxyConfig) -> SharedHttpClient {
@@ -79,19 +92,21 @@ fn client_through(context: &tls::TlsContext, proxy: ProxyConfig) -> SharedHttpCl
     })
 }
 
-/// Two clients: one without a proxy, and one that uses the environment's proxies. The second one alone would ask a proxy
-/// for this machine's credentials.
+/// Three clients: one without a proxy, and one for each scheme that uses the environment's. What is used for a request is
+/// decided here, as for the other servers; the SDK would read the environment in its own way.
 #[derive(Debug)]
 struct ByAddress<T> {
     direct: T,
-    proxied: T,
+    https: T,
+    http: T,
 }
 
 impl HttpClient for ByAddress<SharedHttpClient> {
     fn http_connector(&self, settings: &HttpConnectorSettings, components: &RuntimeComponents) -> SharedHttpConnector {
         SharedHttpConnector::new(ByAddress {
             direct: self.direct.http_connector(settings, components),
-            proxied: self.proxied.http_connector(settings, components),
+            https: self.https.http_connector(settings, components),
+            http: self.http.http_connector(settings, components),
         })
     }
 
@@ -100,23 +115,44 @@ impl HttpClient for ByAddress<SharedHttpClient> {
         components: &RuntimeComponentsBuilder,
         settings: &ConfigBag,
     ) -> Result<(), BoxError> {
-        HttpClient::validate_base_client_config(&self.proxied, components, settings)
+        HttpClient::validate_base_client_config(&self.direct, components, settings)
     }
 
     fn validate_final_config(&self, components: &RuntimeComponents, settings: &ConfigBag) -> Result<(), BoxError> {
-        HttpClient::validate_final_config(&self.proxied, components, settings)
+        HttpClient::validate_final_config(&self.direct, components, settings)
     }
 
     fn connector_metadata(&self) -> Option<ConnectorMetadata> {
-        self.proxied.connector_metadata()
+        self.direct.connector_metadata()
     }
 }
 
 impl HttpConnector for ByAddress<SharedHttpConnector> {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        match request.uri().parse() {
-            Ok(url) if is_direct(&url) => self.direct.call(request),
-            Ok(_) | Err(_) => self.proxied.call(request),
-        }
+        let url: Option<Url> = request.uri().parse().ok();
+        let Some(proxy) = url.as_ref().and_then(proxy::for_url) else { return self.direct.call(request) };
+        let is_https = url.is_some_and(|url| url.scheme() == "https");
+        let sent = if is_https { self.https.call(request) } else { self.http.call(request) };
+        HttpConnectorFuture::new(async move { sent.await.map_err(|error| through(proxy, error)) })
+    }
+}
+
+/// The proxy may be what fails.
+#[derive(Debug, thiserror::Error)]
+#[error("through the proxy {proxy}")]
+struct Through {
+    proxy: &'static Proxy,
+    source: BoxError,
+}
+
+/// The same kind of error, which names the proxy.
+fn through(proxy: &'static Proxy, error: ConnectorError) -> ConnectorError {
+    let (timeout, io, user, kind) = (error.is_timeout(), error.is_io(), error.is_user(), error.as_other());
+    let error: BoxError = Through { proxy, source: error.into_source() }.into();
+    match (timeout, io, user) {
+        (true, _, _) => ConnectorError::timeout(error),
+        (_, true, _) => ConnectorError::io(error),
+        (_, _, true) => ConnectorError::user(error),
+        _ => ConnectorError::other(error, kind),
     }
 }

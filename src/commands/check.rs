@@ -71,10 +71,10 @@ async fn run(
 /// What to do about a request without a usable answer.
 fn request_advice(error: &RequestError, address: &str, login: &str) -> String {
     match error {
-        RequestError::Transport(error) if tls::refusal(error).is_some() => {
+        RequestError::Transport { source, .. } if tls::refusal(source).is_some() => {
             format!("Put the authority's certificate into SSL_CERT_FILE, or check the host's name in {address}.")
         }
-        RequestError::Transport(_) | RequestError::Late(_) => format!(
+        RequestError::Transport { .. } | RequestError::Late(_) => format!(
             "Check {address}; then name resolution, network policies and firewalls, HTTPS_PROXY and NO_PROXY: there is \
              no answer."
         ),

@@ -9,6 +9,7 @@ use clap::{Arg, ArgAction, value_parser};
 
 use super::help;
 use super::reference::{Kind, NAME, Setting, all_settings};
+use super::values::boolean;
 
 /// Turns `-name` into `--name`. Go's `flag` package accepts both; clap reads the first as a bundle of short options, and
 /// the only short option here is `-h`.
@@ -31,6 +32,19 @@ pub(super) fn double_dashed(arguments: impl IntoIterator<Item = OsString>) -> Ve
     }
     words.extend(arguments);
     words
+}
+
+/// A switch whose value follows as a word of its own, which Go's `flag` package does not take for its value either.
+pub(super) fn value_apart(words: &[OsString]) -> Option<String> {
+    let words = words.iter().map_while(|word| word.to_str().filter(|word| *word != "--")).collect::<Vec<_>>();
+    words.windows(2).find_map(|pair| {
+        let flag = pair[0].strip_prefix("--")?;
+        let is_switch = all_settings().any(|it| it.kind == Kind::Switch && it.flag == Some(flag));
+        let value = pair[1];
+        let is_apart = is_switch && boolean(value).is_ok();
+        is_apart
+            .then(|| format!("-{flag} {value}: the value of a switch follows an equals sign: write -{flag}={value}"))
+    })
 }
 
 /// The program's command line.

@@ -23,7 +23,7 @@ pub(super) struct Reported(());
 /// A value as it was given, and the name that messages about it begin with.
 pub(super) struct Given {
     pub(super) name: &'static str,
-    text: String,
+    pub(super) text: String,
 }
 
 /// Reads settings one by one and collects everything that is wrong with them.

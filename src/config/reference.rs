@@ -152,7 +152,7 @@ pub(super) const MAX_RETIRE: Setting =
 pub(super) const ON_REWRITE: Setting =
     text("on-rewrite", "ON_REWRITE", Value("publish"), "publish or hold rewritten branches");
 pub(super) const REPUBLISH: Setting =
-    text("republish", "REPUBLISH", Unset, "upload again: all, or GROUP/PROJECT@BRANCH,…");
+    text("republish", "REPUBLISH", Unset, "again: all, on-recipient-change, or names");
 
 pub(super) const DRY_RUN: Setting = switch("dry-run", "DRY_RUN", Value("false"), "print the plan, change nothing");
 pub(super) const RUN_ONCE: Setting = switch("run-once", "RUN_ONCE", Value("false"), "one pass, then exit");

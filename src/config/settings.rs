@@ -16,8 +16,9 @@ use url::Url;
 use super::reader::{Reader, Reported};
 use super::reference::*;
 use super::values::{
-    above_zero, base_url, boolean, bucket, bundle_sha, byte_size, choice, count, credential, http_url, ip_address,
-    is_loopback, not_blank, one_line, port, query_file, query_file_or_built_in, recipients, some_bytes, username,
+    above_zero, base_url, boolean, bucket, bundle_sha, byte_size, choice, count, credential, gitlab_url, http_url,
+    ip_address, is_loopback, not_blank, one_line, port, query_file, query_file_or_built_in, recipients, some_bytes,
+    username,
 };
 use super::{Command, Gitlab, Graphql, List, OutputFormat, PrCheck, Restore, Run, Settings};
 use crate::bucket::S3;
@@ -27,6 +28,7 @@ use crate::net::Timeouts;
 use crate::plan::{OnRewrite, Republish};
 use crate::secret::Secret;
 use crate::telemetry::LogFormat;
+use crate::text::hide;
 
 /// What a pass may take without visible progress, in addition to the time limit of one target: listing the bucket,
 /// asking for targets and heads, each with all its attempts.
@@ -190,6 +192,11 @@ impl Reader<'_> {
         let token = self.optional(&AWS_SESSION_TOKEN, blank_or_fit);
         fit.and(there).and(token)?;
         let (id, key) = (self.given(&AWS_ACCESS_KEY_ID), self.given(&AWS_SECRET_ACCESS_KEY));
+        if let Ok(Some(key)) = &key {
+            hide(key.text.trim());
+        }
+        // Requests carry it as it is.
+        self.variable("AWS_SESSION_TOKEN").iter().for_each(|token| hide(token.trim()));
         let (alone, other) = match (id?, key?) {
             (Some(id), None) => (id.name, AWS_SECRET_ACCESS_KEY.variable),
             (None, Some(key)) => (key.name, AWS_ACCESS_KEY_ID.variable),
@@ -199,7 +206,7 @@ impl Reader<'_> {
     }
 
     fn gitlab(&mut self, allow_http: bool) -> Result<Gitlab, Reported> {
-        let base_url = self.value(&GITLAB_BASE_URL, base_url);
+        let base_url = self.value(&GITLAB_BASE_URL, gitlab_url);
         let base_url = base_url.and_then(|url| self.confidential(&GITLAB_BASE_URL, url, allow_http));
         let username = self.value(&GITLAB_USERNAME, username);
         let token = self.secret(&GITLAB_TOKEN, &GITLAB_TOKEN_FILE);

@@ -297,7 +297,7 @@ fn a_switch_never_takes_the_next_word() {
     let command = parse_with(&[], &["-dry-run", "list"]).unwrap().command;
     assert!(matches!(command, Command::List(_)), "{command:?}");
     let problem = problem_with(&[], &["-dry-run", "false"]);
-    assert!(problem.contains("'false'"), "{problem}");
+    assert!(problem.contains("-dry-run=false"), "{problem}");
 }
 
 #[test]
@@ -424,9 +424,15 @@ fn a_secret_s_file_can_be_named_by_a_flag() {
 
 #[test]
 fn one_line_end_behind_a_secret_is_cut_and_the_rest_is_kept() {
-    for (given, expected) in
-        [("a", "a"), ("a\n", "a"), ("a\r\n", "a"), ("a\n\n", "a\n"), (" a ", " a "), ("a\r", "a\r")]
-    {
+    for (given, expected) in [
+        ("a", "a"),
+        ("\u{feff}a\n", "a"),
+        ("a\n", "a"),
+        ("a\r\n", "a"),
+        ("a\n\n", "a\n"),
+        (" a ", " a "),
+        ("a\r", "a\r"),
+    ] {
         assert_eq!(without_line_end(given).unwrap().expose_secret(), expected, "{given:?}");
     }
     for blank in ["", "\n", "\r\n", " \n"] {
@@ -634,6 +640,47 @@ fn recipients_are_separated_by_commas_or_white_space_and_kept_once() {
         assert_eq!(recipients(&text), Ok(vec![RECIPIENT.parse().unwrap(), other.clone()]), "{separator:?}");
     }
     assert!(recipients(" , ").unwrap_err().starts_with("holds no recipient"));
+    let file = format!("\u{feff}# the far side, age1 comes next\r\n{RECIPIENT}\n  # the spare one\n{other}\n");
+    assert_eq!(recipients(&file), Ok(vec![RECIPIENT.parse().unwrap(), other]));
+    assert!(recipients("# none").unwrap_err().starts_with("holds no recipient"));
+}
+
+#[test]
+fn recipients_of_other_kinds_are_named() {
+    for (text, kind) in [
+        ("age1pq1qqqqqqqqsecret", "is a post-quantum recipient"),
+        ("age1yubikey1qqqqsecret", "is the recipient of an age plugin"),
+        ("age1se1qqqqsecret", "is the recipient of an age plugin"),
+        ("ssh-ed25519 AAAAsecret me@secret", "is an SSH key"),
+        ("age1qqqqsecret", "is not an age recipient"),
+    ] {
+        let problem = problem_with(&[("PUBLIC_KEY", &format!("{RECIPIENT}\n{text}\n{RECIPIENT}"))], &[]);
+        assert!(problem.starts_with(&format!("PUBLIC_KEY: number 2 {kind}")), "{problem}");
+        assert!(!problem.contains("number 3") && !problem.contains("secret"), "{problem}");
+    }
+}
+
+#[test]
+fn the_base_of_gitlab_is_neither_its_api_nor_a_project() {
+    for url in
+        ["https://g.test/api/v4", "https://g.test/api/v4/", "https://g.test/sub/api/graphql", "https://g.test/api"]
+    {
+        assert!(gitlab_url(url).unwrap_err().contains("write the address up to /api"), "{url}");
+    }
+    assert!(gitlab_url("https://g.test/group/project.git").unwrap_err().contains("a project"));
+    for url in ["https://g.test", "https://g.test/sub/", "https://g.test/apis"] {
+        assert!(gitlab_url(url).is_ok(), "{url}");
+    }
+}
+
+#[test]
+fn the_value_of_a_switch_apart_from_it_is_a_problem_that_says_what_to_write() {
+    for (words, right) in [(&["-dry-run", "true"][..], "-dry-run=true"), (&["check", "--run-once", "0"], "-run-once=0")]
+    {
+        let problem = problem_of(parse_with(&[], words));
+        assert!(problem.ends_with(&format!("write {right}")), "{problem}");
+    }
+    assert!(run_with(&[], &["-dry-run", "-run-once"]).dry_run);
 }
 
 #[test]

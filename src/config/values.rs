@@ -15,6 +15,7 @@ use url::Url;
 use crate::config::duration;
 use crate::graphql::QuerySource;
 pub(super) use crate::net::proxy::is_loopback;
+use crate::secret::without_mark;
 
 /// Exactly the spellings of Go's `strconv.ParseBool`.
 pub(super) fn boolean(text: &str) -> Result<bool, String> {
@@ -150,24 +151,58 @@ pub(super) fn base_url(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
-/// Messages name a recipient by its position: the text may be a secret that was pasted by mistake.
+/// An address that projects' paths are appended to.
+pub(super) fn gitlab_url(text: &str) -> Result<Url, String> {
+    let url = base_url(text)?;
+    let path = url.path().trim_end_matches('/');
+    if ["/api", "/api/v3", "/api/v4", "/api/graphql"].iter().any(|api| path.ends_with(api)) {
+        return Err("is the address of GitLab's API: write the address up to /api".to_owned());
+    }
+    if path.ends_with(".git") {
+        return Err("is the address of a project: write what all clone addresses begin with".to_owned());
+    }
+    Ok(url)
+}
+
+/// Messages name a recipient by its position: the text may be a secret that was pasted by mistake. Lines that begin with
+/// `#` are comments, as in a recipients file of age.
 pub(super) fn recipients(text: &str) -> Result<Vec<Recipient>, String> {
-    let words = text.split(|next: char| next == ',' || next.is_whitespace()).filter(|word| !word.is_empty());
-    let (mut recipients, mut problems) = (Vec::new(), Vec::new());
-    for (word, position) in words.zip(1..) {
-        match word.parse::<Recipient>() {
-            Ok(recipient) if recipients.contains(&recipient) => {}
-            Ok(recipient) => recipients.push(recipient),
-            Err(_) if word.to_ascii_uppercase().contains("AGE-SECRET-KEY-") => problems.push(format!(
-                "number {position} is an identity (secret key): give the recipient age1… that `age-keygen -y` makes of it"
-            )),
-            Err(_) => problems.push(format!("number {position} is not an age recipient: give one that begins with age1")),
+    let (mut recipients, mut problems, mut position) = (Vec::new(), Vec::new(), 0);
+    for line in without_mark(text).lines().filter(|line| !line.trim_start().starts_with('#')) {
+        for word in line.split(|next: char| next == ',' || next.is_whitespace()).filter(|word| !word.is_empty()) {
+            position += 1;
+            match word.parse::<Recipient>() {
+                Ok(recipient) if recipients.contains(&recipient) => {}
+                Ok(recipient) => recipients.push(recipient),
+                Err(_) => problems.push(format!("number {position} {}", what_instead(word))),
+            }
+            if word.starts_with("ssh-") {
+                // The rest of the line belongs to it.
+                break;
+            }
         }
     }
     match (problems.is_empty(), recipients.is_empty()) {
         (true, false) => Ok(recipients),
         (true, true) => Err("holds no recipient: give one that begins with age1".to_owned()),
         (false, _) => Err(problems.join(", ")),
+    }
+}
+
+/// What a word is that is no recipient, and what to give.
+fn what_instead(word: &str) -> &'static str {
+    let upper = word.to_ascii_uppercase();
+    if upper.contains("AGE-SECRET-KEY-") {
+        "is an identity (secret key): give the recipient age1… that `age-keygen -y` makes of it"
+    } else if upper.starts_with("AGE1PQ1") {
+        "is a post-quantum recipient (age1pq1…), which this program cannot use: give one that `age-keygen` makes without -pq"
+    } else if upper.strip_prefix("AGE1").is_some_and(|rest| rest.contains('1')) {
+        // The digit 1 is no letter of bech32: it ends the plugin's name.
+        "is the recipient of an age plugin, and plugins are not used: give one that `age-keygen` makes"
+    } else if word.starts_with("ssh-") {
+        "is an SSH key, which is not used: give a recipient that `age-keygen` makes"
+    } else {
+        "is not an age recipient: give one that begins with age1"
     }
 }
 

@@ -3,74 +3,258 @@
 //! Invariant: every requested branch gets an answer; a branch that was not found is as unknown as one that could not be
 //! looked up.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
-use super::wire::{GitServer, WireError};
-use crate::model::key::CommitId;
+use super::wire::{GitServer, Tip, WireError};
 use crate::model::target::{Head, Source, Target, Unknown};
-use crate::net::http;
+use crate::net::http::{self, RequestError, Retryable};
 use crate::progress::Pulse;
 use crate::text::error_chain;
 
 /// How long one project's probe may take, including retries.
 const PROBE_BUDGET: Duration = Duration::from_secs(90);
-/// After this many projects in a row without a proper answer, the server counts as unreachable and the rest is not tried:
-/// a GitLab that is down must not hold up a pass for hours.
+/// After this many projects without any answer, and with no answer for another project meanwhile, the server counts as
+/// unreachable and the rest is not tried: a GitLab that is down must not hold up a pass for hours.
 const UNREACHABLE_AFTER: usize = 20;
+/// After this many broken answers (429, 5xx) in a row, a project is asked only once.
+const BROKEN_AFTER: usize = 20;
+/// After this many refusals of the login in a row nothing more is tried. GitLab bans an address for an hour after ten to
+/// thirty.
+const LOGIN_REFUSED_AFTER: usize = 5;
 
 /// The heads of a project's wanted branches.
-type Found = Result<BTreeMap<String, CommitId>, Unknown>;
+type Found = Result<BTreeMap<String, Tip>, Unknown>;
+
+/// The server refuses the login. That is one fact, however many projects are wanted.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "GitLab refuses the login, {refusals} times in a row: check GITLAB_USERNAME, and whether the token has expired and has \
+     the scope read_repository"
+)]
+pub struct LoginRefused {
+    refusals: usize,
+    #[source]
+    why: WireError,
+}
+
+/// What probes remember of earlier ones.
+#[derive(Debug, Default)]
+pub struct Experience {
+    /// Refusals of the login since it was last accepted.
+    refusals: AtomicUsize,
+}
+
+/// What the probes of one pass have met.
+struct Probing<'a> {
+    server: &'a GitServer,
+    experience: &'a Experience,
+    /// When a project was last answered, whatever the answer.
+    answered: Mutex<Option<Instant>>,
+    silent: AtomicUsize,
+    broken: AtomicUsize,
+    refused: Mutex<Option<LoginRefused>>,
+}
+
+impl Experience {
+    /// Whether the login was refused so often that only full passes try it.
+    pub fn is_refused(&self) -> bool {
+        self.refusals.load(Ordering::Relaxed) >= LOGIN_REFUSED_AFTER
+    }
+}
+
+impl Probing<'_> {
+    fn is_over(&self) -> bool {
+        self.silent.load(Ordering::Relaxed) >= UNREACHABLE_AFTER || self.refused.lock().is_some()
+    }
+
+    async fn probe(&self, project: &str, branches: &BTreeSet<&str>) -> Found {
+        if self.is_over() {
+            return Err(Unknown::NotTried);
+        }
+        let begun = Instant::now();
+        let found = if self.broken.load(Ordering::Relaxed) >= BROKEN_AFTER {
+            let once = timeout(PROBE_BUDGET, self.server.ls_refs(project, branches)).await;
+            once.unwrap_or_else(|_| Err(RequestError::Late(PROBE_BUDGET).into()))
+        } else {
+            http::retrying(PROBE_BUDGET, async || self.server.ls_refs(project, branches).await).await
+        };
+        self.learn(project, begun, found)
+    }
+
+    fn learn(&self, project: &str, begun: Instant, found: Result<BTreeMap<String, Tip>, WireError>) -> Found {
+        let request = match &found {
+            Err(WireError::Request(error)) => Some(error),
+            Ok(_) | Err(_) => None,
+        };
+        if request.is_some_and(RequestError::is_unanswered) {
+            // An answer to another project meanwhile shows that the server can be reached.
+            if self.answered.lock().is_none_or(|answered| answered < begun) {
+                self.silent.fetch_add(1, Ordering::Relaxed);
+            }
+        } else {
+            *self.answered.lock() = Some(Instant::now());
+            self.silent.store(0, Ordering::Relaxed);
+            match request.is_some_and(RequestError::is_transient) {
+                true => self.broken.fetch_add(1, Ordering::Relaxed),
+                false => self.broken.swap(0, Ordering::Relaxed),
+            };
+        }
+        let why = match found {
+            Ok(heads) => {
+                self.experience.refusals.store(0, Ordering::Relaxed);
+                return Ok(heads);
+            }
+            Err(why) => why,
+        };
+        let unknown = Unknown::Unreadable { project: project.to_owned(), why: error_chain(&why) };
+        if is_refusal(&why) {
+            let refusals = self.experience.refusals.fetch_add(1, Ordering::Relaxed) + 1;
+            if refusals >= LOGIN_REFUSED_AFTER {
+                self.refused.lock().get_or_insert(LoginRefused { refusals, why });
+            }
+        } else if matches!(&why, WireError::Request(RequestError::Status { .. })) && !is_broken(&why) {
+            // GitLab reads the login before it says anything about a project.
+            self.experience.refusals.store(0, Ordering::Relaxed);
+        }
+        Err(unknown)
+    }
+}
+
+fn is_refusal(why: &WireError) -> bool {
+    matches!(why, WireError::Request(error) if error.refuses_login())
+}
+
+fn is_broken(why: &WireError) -> bool {
+    matches!(why, WireError::Request(error) if error.is_transient())
+}
 
 /// The targets with their source branches' heads, in the given order. At most `concurrency` projects are looked up at a
 /// time, and each takes one of `slots`, which other passes share. `pulse` beats with every answer.
+///
+/// # Errors
+/// [`LoginRefused`]: nothing is known of any target.
 pub async fn heads(
     server: &GitServer,
     targets: Vec<Target>,
     slots: &Semaphore,
     concurrency: NonZeroUsize,
+    experience: &Experience,
     pulse: &Pulse,
-) -> Vec<(Target, Head)> {
+) -> Result<Vec<(Target, Head)>, LoginRefused> {
     let mut wanted: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for Target { source, .. } in &targets {
         wanted.entry(&source.project).or_default().insert(&source.branch);
     }
-    let silent_in_a_row = AtomicUsize::new(0);
+    let probing = Probing {
+        server,
+        experience,
+        answered: Mutex::default(),
+        silent: AtomicUsize::new(0),
+        broken: AtomicUsize::new(0),
+        refused: Mutex::default(),
+    };
+    let mut found: HashMap<String, Found> = HashMap::new();
+    let mut wanted: VecDeque<_> = spread(wanted.into_iter().collect()).into();
+    // One at a time until the login is accepted: many at a time would be as many failed logins.
+    while let Some((project, branches)) = wanted.pop_front() {
+        // The semaphore is never closed.
+        let _slot = slots.acquire().await;
+        let begun = Instant::now();
+        let first = timeout(PROBE_BUDGET, server.ls_refs(project, &branches)).await;
+        pulse.beat();
+        match first {
+            Ok(answer) if !answer.as_ref().is_err_and(|why| why.retry().0) => {
+                let refused = answer.as_ref().is_err_and(is_refusal);
+                found.insert(project.to_owned(), probing.learn(project, begun, answer));
+                if !refused || probing.is_over() {
+                    break;
+                }
+            }
+            // It is tried again with the others.
+            Ok(_) | Err(_) => {
+                wanted.push_front((project, branches));
+                break;
+            }
+        }
+    }
     let probes = wanted.into_iter().map(|(project, branches)| {
-        let silent_in_a_row = &silent_in_a_row;
+        let probing = &probing;
         async move {
-            // The semaphore is never closed.
             let _slot = slots.acquire().await;
-            let found = if silent_in_a_row.load(Ordering::Relaxed) >= UNREACHABLE_AFTER {
-                Err(Unknown::NotTried)
-            } else {
-                let found = http::retrying(PROBE_BUDGET, async || server.ls_refs(project, &branches).await).await;
-                match &found {
-                    Err(WireError::Request(error)) if error.is_transient() => {
-                        silent_in_a_row.fetch_add(1, Ordering::Relaxed)
-                    }
-                    _ => silent_in_a_row.swap(0, Ordering::Relaxed),
-                };
-                found.map_err(|error| Unknown::Unreadable { project: project.to_owned(), why: error_chain(&error) })
-            };
+            let found = probing.probe(project, &branches).await;
             pulse.beat();
             (project.to_owned(), found)
         }
     });
-    let found: HashMap<String, Found> = stream::iter(probes).buffer_unordered(concurrency.get()).collect().await;
+    found.extend(stream::iter(probes).buffer_unordered(concurrency.get()).collect::<Vec<_>>().await);
+    if let Some(refused) = probing.refused.into_inner() {
+        return Err(refused);
+    }
     let head = |source: &Source| match found.get(&source.project) {
         Some(Ok(heads)) => match heads.get(&source.branch) {
-            Some(commit) => Head::At(*commit),
+            Some(Tip::Commit(commit)) => Head::At(*commit),
+            Some(Tip::Tag) => Head::Unknown(Unknown::Unreadable {
+                project: source.project.clone(),
+                why: format!(
+                    "its branch {} points to a tag, not to a commit: set it to the tag's commit",
+                    source.branch
+                ),
+            }),
             None => Head::Unknown(Unknown::NoBranch(source.clone())),
         },
         Some(Err(why)) => Head::Unknown(why.clone()),
         None => Head::Unknown(Unknown::NotTried),
     };
     let heads: Vec<_> = targets.iter().map(|target| head(&target.source)).collect();
-    targets.into_iter().zip(heads).collect()
+    Ok(targets.into_iter().zip(heads).collect())
+}
+
+/// The same elements in an order in which neighbours are far apart: the projects of one group often fail together, and
+/// say nothing about the others.
+fn spread<T>(elements: Vec<T>) -> Vec<T> {
+    let count = elements.len();
+    let mut elements: Vec<_> = elements.into_iter().map(Some).collect();
+    // Near the golden ratio, so that any few places in a row are spread over all of them.
+    let (mut step, mut order) = ((count * 610 / 987).max(1), Vec::with_capacity(count));
+    while gcd(step, count) > 1 {
+        step += 1;
+    }
+    for at in 0..count {
+        order.extend(elements[at * step % count].take());
+    }
+    order
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn spreading_loses_nothing(count in 0_usize..2_000) {
+            let mut order = spread((0..count).collect());
+            order.sort_unstable();
+            prop_assert_eq!(order, (0..count).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_group_that_fails_is_never_in_a_row() {
+        let order = spread((0..320).collect());
+        let in_a_row = order.chunk_by(|a, b| (*a < 20) == (*b < 20)).filter(|row| row[0] < 20).map(<[_]>::len).max();
+        assert!(in_a_row.is_some_and(|most| most < 3), "{in_a_row:?}");
+    }
 }

@@ -21,10 +21,20 @@ use crate::model::key::CommitId;
 use crate::net::http::{self, Login, RequestError};
 use crate::text::remote_text;
 
+/// The content type of Git's answers.
+const GIT_ANSWER: &str = "application/x-git-upload-pack-result";
 /// Longest answer to `ls-refs` that is read, in bytes: room for every branch whose name starts with a wanted one's.
 const LS_REFS_LIMIT_BYTES: usize = 64 << 20;
 /// A URL's path segment keeps RFC 3986's unreserved characters and escapes all others.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// What a branch points to. Anything but a tag passes for a commit here; fetching shows what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tip {
+    Commit(CommitId),
+    /// An annotated tag, which no push could have put there.
+    Tag,
+}
 
 /// A GitLab or another Git server: where it is and how to log in.
 #[derive(Clone)]
@@ -40,14 +50,11 @@ impl GitServer {
         Self { client, base, login }
     }
 
-    /// The commits of those of `branches` that exist in `project` (`group/name`).
-    pub async fn ls_refs(
-        &self,
-        project: &str,
-        branches: &BTreeSet<&str>,
-    ) -> Result<BTreeMap<String, CommitId>, WireError> {
+    /// What those of `branches` that exist in `project` (`group/name`) point to.
+    pub async fn ls_refs(&self, project: &str, branches: &BTreeSet<&str>) -> Result<BTreeMap<String, Tip>, WireError> {
         let prefixes = branches.iter().map(|branch| format!("ref-prefix refs/heads/{branch}"));
-        let answer = self.upload_pack(project, request("ls-refs", None, prefixes)).await?;
+        let arguments = ["peel".to_owned()].into_iter().chain(prefixes);
+        let answer = self.upload_pack(project, request("ls-refs", None, arguments)).await?;
         match read_refs(Packets::new(answer), branches).await? {
             Some(heads) => Ok(heads),
             None => Err(self.why_silent(project).await),
@@ -75,13 +82,14 @@ impl GitServer {
         let headers = HeaderMap::from_iter([
             (HeaderName::from_static("git-protocol"), HeaderValue::from_static("version=2")),
             (CONTENT_TYPE, HeaderValue::from_static("application/x-git-upload-pack-request")),
-            (ACCEPT, HeaderValue::from_static("application/x-git-upload-pack-result")),
+            (ACCEPT, HeaderValue::from_static(GIT_ANSWER)),
         ]);
         let response = http::post(&self.client, &url, Some(&self.login), &headers, request).await?;
-        match response.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes) {
-            Some(b"application/x-git-upload-pack-result") => Ok(response),
-            other => Err(WireError::NotGit(remote_text(other.unwrap_or_default()))),
+        if http::content_type(response.headers()).as_deref() == Some(GIT_ANSWER) {
+            return Ok(response);
         }
+        let other = response.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+        Err(WireError::NotGit(remote_text(other.unwrap_or_default())))
     }
 
     fn service_url(&self, project: &str) -> Url {
@@ -93,11 +101,8 @@ impl GitServer {
     }
 }
 
-/// The commits of those of `branches` that an answer to `ls-refs` lists; `None` if the answer is empty.
-async fn read_refs(
-    mut answer: Packets,
-    branches: &BTreeSet<&str>,
-) -> Result<Option<BTreeMap<String, CommitId>>, WireError> {
+/// What those of `branches` that an answer to `ls-refs` lists point to; `None` if the answer is empty.
+async fn read_refs(mut answer: Packets, branches: &BTreeSet<&str>) -> Result<Option<BTreeMap<String, Tip>>, WireError> {
     let mut heads = BTreeMap::new();
     let mut read = 0;
     loop {
@@ -108,10 +113,10 @@ async fn read_refs(
                     return Err(RequestError::TooLong { limit: LS_REFS_LIMIT_BYTES }.into());
                 }
                 // A prefix matches longer names too: only the whole name counts.
-                if let Some((branch, commit)) = parse_ref(&line)?
+                if let Some((branch, tip)) = parse_ref(&line)?
                     && branches.contains(branch.as_str())
                 {
-                    heads.insert(branch, commit);
+                    heads.insert(branch, tip);
                 }
             }
             Packet::Flush => {
@@ -167,16 +172,18 @@ fn request(command: &str, capability: Option<&str>, arguments: impl IntoIterator
 }
 
 /// `<id> refs/heads/<branch>[ <attribute>…]`; `None` for anything but a branch with a UTF-8 name, the only refs that targets can name.
-fn parse_ref(line: &[u8]) -> Result<Option<(String, CommitId)>, WireError> {
+fn parse_ref(line: &[u8]) -> Result<Option<(String, Tip)>, WireError> {
     let Ok(line) = std::str::from_utf8(line) else { return Ok(None) };
     let (id, rest) = line.trim_end_matches('\n').split_once(' ').ok_or(WireError::Malformed("a ref without a name"))?;
     if id.len() == 64 {
         return Err(WireError::Sha256);
     }
-    let name = rest.split(' ').next().unwrap_or_default();
+    let mut words = rest.split(' ');
+    let name = words.next().unwrap_or_default();
     let Some(branch) = name.strip_prefix("refs/heads/") else { return Ok(None) };
     let commit = id.parse().map_err(|_| WireError::Malformed("a ref without a commit"))?;
-    Ok(Some((branch.to_owned(), commit)))
+    let tip = if words.any(|word| word.starts_with("peeled:")) { Tip::Tag } else { Tip::Commit(commit) };
+    Ok(Some((branch.to_owned(), tip)))
 }
 
 fn not_our_ref(error: WireError, want: CommitId) -> WireError {
@@ -218,7 +225,9 @@ mod tests {
     fn a_ref_line_may_carry_attributes() {
         let id = "0123456789abcdef0123456789abcdef01234567";
         let parsed = parse_ref(format!("{id} refs/heads/a/b symref-target:x\n").as_bytes()).unwrap();
-        assert_eq!(parsed, Some(("a/b".to_owned(), id.parse().unwrap())));
+        assert_eq!(parsed, Some(("a/b".to_owned(), Tip::Commit(id.parse().unwrap()))));
+        let parsed = parse_ref(format!("{id} refs/heads/a peeled:{id}\n").as_bytes()).unwrap();
+        assert_eq!(parsed, Some(("a".to_owned(), Tip::Tag)));
         assert_eq!(parse_ref(format!("{id} refs/tags/v1\n").as_bytes()).unwrap(), None);
     }
 

@@ -7,23 +7,32 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::{Response, StatusCode, redirect};
 use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
-use tokio::time::{Instant, sleep, timeout_at};
+use serde::Deserialize;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::net::Timeouts;
-use crate::net::proxy;
+use crate::net::proxy::{self, Proxy};
 use crate::net::tls::{self, TrustRoots};
-use crate::text::remote_text;
+use crate::text::{hide, remote_text};
 
 /// How often a request is sent in total before its failure counts.
 const MAX_ATTEMPTS: usize = 5;
 /// How many redirects one request follows, each within the same host.
 const MAX_REDIRECTS: usize = 3;
+
+/// How much of a refusal is read for its reason, in bytes, and for how long.
+const REASON_LIMIT_BYTES: usize = 16 << 10;
+const REASON_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many reasons of one refusal are shown.
+const MAX_REASONS: usize = 3;
+/// The whole body of GitLab's answer to an address that it has banned.
+const BAN_TEXTS: [&[u8]; 2] = [b"", b"Forbidden"];
 
 /// A user name and password for HTTP Basic authentication, kept as the header they make.
 #[derive(Clone)]
@@ -33,6 +42,7 @@ impl Login {
     pub fn new(username: &str, password: &SecretString) -> anyhow::Result<Self> {
         use base64::Engine;
         let pair = Zeroizing::new(format!("{username}:{}", password.expose_secret()));
+        hide(&pair);
         let text = Zeroizing::new(base64::prelude::BASE64_STANDARD.encode(pair.as_bytes()));
         let mut header = HeaderValue::from_str(&Zeroizing::new(format!("Basic {}", text.as_str())))
             .context("the user name and password do not fit a header")?;
@@ -45,17 +55,21 @@ impl Login {
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
     /// No answer, or not all of it.
-    #[error("{}", describe_transport(.0))]
-    Transport(#[source] reqwest::Error),
+    #[error("{}{}", describe_transport(source), through(source, *proxy))]
+    Transport { source: reqwest::Error, proxy: Option<&'static Proxy> },
     /// The whole exchange took too long.
     #[error("no answer within {} s", .0.as_secs())]
     Late(Duration),
     /// Any status other than 2xx.
-    #[error("the server answered {status}{}", hint(*.status))]
+    #[error("the server answered {status}{}{}", hint(*.status, *.refuses_login), in_its_words(.said))]
     Status {
         status: StatusCode,
         /// How long the server asks to wait.
         retry_after: Option<Duration>,
+        /// The server's reason in its own words; empty if it gives none that a program can read.
+        said: String,
+        /// Whether it refuses the login, or this machine, whatever the request is for.
+        refuses_login: bool,
     },
     /// `to` has no query, and is cut and escaped like all text of a server.
     #[error("the server redirects to {to}, which is not followed: {why}")]
@@ -76,8 +90,23 @@ fn describe_transport(error: &reqwest::Error) -> &'static str {
     }
 }
 
-fn hint(status: StatusCode) -> &'static str {
+/// Where a connection through a proxy fails, the proxy may be what fails.
+fn through(error: &reqwest::Error, proxy: Option<&Proxy>) -> String {
+    match proxy.filter(|_| error.is_connect()) {
+        Some(proxy) => format!(", through the proxy {proxy}"),
+        None => String::new(),
+    }
+}
+
+fn in_its_words(reason: &str) -> String {
+    if reason.is_empty() { String::new() } else { format!(" (it says: {reason})") }
+}
+
+fn hint(status: StatusCode, refuses_login: bool) -> &'static str {
     match status {
+        StatusCode::FORBIDDEN if refuses_login => {
+            ": it refuses this machine, as GitLab does for a while after many failed logins"
+        }
         StatusCode::UNAUTHORIZED => ": the user name or the token is not accepted",
         StatusCode::FORBIDDEN => ": the user is not allowed to do this",
         StatusCode::NOT_FOUND => ": nothing by this name is visible to the user",
@@ -88,10 +117,24 @@ fn hint(status: StatusCode) -> &'static str {
 }
 
 impl RequestError {
+    /// Whether nothing came back, so that nothing shows that the server can be reached.
+    pub fn is_unanswered(&self) -> bool {
+        match self {
+            Self::Transport { source, .. } => !(source.is_body() || source.is_decode()),
+            Self::Late(_) => true,
+            Self::Status { .. } | Self::Redirect { .. } | Self::TooLong { .. } => false,
+        }
+    }
+
+    /// Whether the server refuses the login, or this machine, whatever the request is for.
+    pub fn refuses_login(&self) -> bool {
+        matches!(self, Self::Status { refuses_login: true, .. })
+    }
+
     /// Whether the same request may succeed a moment later.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Transport(error) => tls::refusal(error).is_none(),
+            Self::Transport { source, .. } => tls::refusal(source).is_none(),
             Self::Late(_) => true,
             Self::Status { status, .. } => *status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error(),
             Self::Redirect { .. } | Self::TooLong { .. } => false,
@@ -101,7 +144,7 @@ impl RequestError {
 
 impl From<reqwest::Error> for RequestError {
     fn from(error: reqwest::Error) -> Self {
-        Self::Transport(error.without_url())
+        Self::Transport { source: error.without_url(), proxy: None }
     }
 }
 
@@ -118,11 +161,9 @@ pub fn client(roots: &TrustRoots, timeouts: Timeouts, max_idle: usize) -> anyhow
         // `post` follows them itself: a POST must stay a POST, and never reach another host.
         .redirect(redirect::Policy::none())
         .retry(reqwest::retry::never());
-    // The client reads no proxy from the environment itself: only those added here count.
-    builder = builder.no_proxy();
-    for proxy in proxy::from_env()? {
-        builder = builder.proxy(proxy);
-    }
+    proxy::check()?;
+    // The client reads no proxy from the environment itself.
+    builder = builder.no_proxy().proxy(reqwest::Proxy::custom(|url| proxy::for_url(url).map(|it| it.url().clone())));
     if let Some(pem) = roots.pem() {
         builder = builder.tls_certs_only(reqwest::Certificate::from_pem_bundle(pem).context("the CA certificates")?);
     }
@@ -143,24 +184,61 @@ pub async fn post(
         if let Some(Login(header)) = login {
             request = request.header(AUTHORIZATION, header);
         }
-        let response = request.send().await?;
+        let proxy = proxy::for_url(&to);
+        let sent = request.send().await;
+        let response = sent.map_err(|error| RequestError::Transport { source: error.without_url(), proxy })?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
         }
         if !status.is_redirection() {
-            return Err(RequestError::Status { status, retry_after: retry_after(response.headers()) });
+            return Err(refused(response).await);
         }
         to = redirected(&to, response.headers(), status)?;
     }
     Err(RequestError::Redirect { to: shown(&to), why: "too many redirects, one after another" })
 }
 
+/// An answer whose status is neither 2xx nor a redirect.
+async fn refused(response: Response) -> RequestError {
+    let (status, retry_after) = (response.status(), retry_after(response.headers()));
+    let is_json = content_type(response.headers()).is_some_and(|it| it.ends_with("json"));
+    // A body that does not come changes nothing: the status is known.
+    let body = timeout(REASON_TIMEOUT, body(response, REASON_LIMIT_BYTES)).await.ok().and_then(Result::ok);
+    let said = body.as_ref().filter(|_| is_json).map(|body| reason(body)).unwrap_or_default();
+    // GitLab answers a banned address with 403 and says nothing else. About a project it says why.
+    let is_ban = || body.as_ref().is_some_and(|body| BAN_TEXTS.contains(&body.trim_ascii()));
+    let refuses_login = status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN && is_ban();
+    RequestError::Status { status, retry_after, said, refuses_login }
+}
+
+/// The messages of GraphQL's `errors`; empty for other JSON.
+fn reason(body: &[u8]) -> String {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Errors {
+        errors: Vec<Error>,
+    }
+    #[derive(Deserialize)]
+    struct Error {
+        message: String,
+    }
+    let Errors { errors } = serde_json::from_slice(body).unwrap_or_default();
+    let messages: Vec<_> = errors.iter().take(MAX_REASONS).map(|error| remote_text(error.message.as_bytes())).collect();
+    messages.join("; ")
+}
+
+/// The kind of an answer's body in lower case, without parameters such as `charset`.
+pub fn content_type(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    Some(value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+}
+
 /// Where a redirect leads, if that is the same server and the same kind of request.
 fn redirected(from: &Url, headers: &HeaderMap, status: StatusCode) -> Result<Url, RequestError> {
     let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
     let Some(to) = location.and_then(|location| from.join(location).ok()) else {
-        return Err(RequestError::Status { status, retry_after: None });
+        return Err(RequestError::Status { status, retry_after: None, said: String::new(), refuses_login: false });
     };
     let refuse = |why| Err(RequestError::Redirect { to: shown(&to), why });
     if to.origin() != from.origin() {
@@ -277,7 +355,8 @@ mod tests {
 
     fn busy(retry_after: &str) -> RequestError {
         let headers = HeaderMap::from_iter([(RETRY_AFTER, retry_after.parse().unwrap())]);
-        RequestError::Status { status: StatusCode::TOO_MANY_REQUESTS, retry_after: super::retry_after(&headers) }
+        let (status, retry_after) = (StatusCode::TOO_MANY_REQUESTS, super::retry_after(&headers));
+        RequestError::Status { status, retry_after, said: String::new(), refuses_login: false }
     }
 
     #[test]

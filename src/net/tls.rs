@@ -60,6 +60,9 @@ pub fn refusal(error: &(dyn Error + 'static)) -> Option<&'static str> {
             Some(rustls::Error::PeerIncompatible(_)) => {
                 return Some("the server's TLS is not accepted: it must offer version 1.2 or newer");
             }
+            Some(rustls::Error::InvalidMessage(_)) => {
+                return Some("the server's answer is not TLS: the port may be one for http://");
+            }
             Some(_) | None => {}
         }
         // The source of an I/O error that wraps another error skips the wrapped one.

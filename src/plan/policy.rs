@@ -54,6 +54,8 @@ pub struct Policy<'a> {
 pub enum Republish {
     /// Every destination of the target list.
     All,
+    /// Every destination, if the recipients have changed. The reconciler knows that, and turns it into one of the others.
+    OnRecipientChange,
     /// These; by default none.
     Named(Vec<Wanted>),
 }
@@ -65,7 +67,11 @@ impl Republish {
     /// [`PlanError::NothingToRepublish`] if a name is not in the target list.
     pub fn among<'a>(&self, listed: impl Iterator<Item = &'a Destination>) -> Result<BTreeSet<Destination>, PlanError> {
         let listed: BTreeSet<&Destination> = listed.collect();
-        let Self::Named(wanted) = self else { return Ok(listed.into_iter().cloned().collect()) };
+        let wanted = match self {
+            Self::All => return Ok(listed.into_iter().cloned().collect()),
+            Self::OnRecipientChange => return Ok(BTreeSet::new()),
+            Self::Named(wanted) => wanted,
+        };
         let meant =
             |wanted: &Wanted, destination: &Destination| wanted.matches(&destination.path(), &destination.branch);
         let unknown: Vec<_> = wanted
@@ -87,6 +93,9 @@ impl FromStr for Republish {
     fn from_str(text: &str) -> Result<Self, String> {
         if text == "all" {
             return Ok(Self::All);
+        }
+        if text == "on-recipient-change" {
+            return Ok(Self::OnRecipientChange);
         }
         let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
         let named: Vec<Wanted> =

@@ -124,6 +124,14 @@ impl Report {
             seconds: took.as_secs_f64(),
             ..Self::default()
         };
+        report.add(outcomes, took);
+        report
+    }
+
+    /// Adds the outcomes of actions that ended later, and sets how long the pass took.
+    pub fn add(&mut self, outcomes: &[Outcome], took: Duration) {
+        let report = self;
+        report.seconds = took.as_secs_f64();
         for Outcome { action, result } in outcomes {
             let destination = action.destination().clone();
             if matches!((action, result), (Action::Retire(_), Err(_))) {
@@ -154,7 +162,6 @@ impl Report {
                 }
             }
         }
-        report
     }
 
     /// Whether everything is in sync now.

@@ -5,11 +5,12 @@
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +19,7 @@ use super::log;
 use super::uploads::Uploads;
 use crate::bucket::BucketError;
 use crate::git::wire::GitServer;
+use crate::model::key::Destination;
 use crate::model::stage::Stage;
 use crate::plan::outcome::{Done, Failure, Outcome};
 use crate::plan::{Action, Cause, Publish, Retire, Sweep};
@@ -39,6 +41,10 @@ pub struct Crew<'a> {
     pub pass: PassId,
     /// Claims the destination of an action that is about to begin. `None` skips the action.
     pub claim: &'a dyn Fn(&Action) -> Option<Claim>,
+    /// Cancelled when the last action has begun.
+    pub all_begun: &'a CancellationToken,
+    /// What is left to do of `REPUBLISH`.
+    pub republish: &'a Mutex<Option<BTreeSet<Destination>>>,
 }
 
 /// Runs all actions, a few at a time. Workers take the largest publication first, so that the longest one does not start
@@ -59,11 +65,15 @@ pub async fn apply(actions: Vec<Action>, crew: &Crew<'_>, stop: &CancellationTok
 async fn work_off(mut actions: Vec<Action>, crew: &Crew<'_>, stop: &CancellationToken) -> Vec<Outcome> {
     actions.sort_by_key(|action| Reverse(weight(action)));
     let (queue, outcomes) = (RefCell::new(VecDeque::from(actions)), RefCell::new(vec![]));
+    let failures = log::Failures::default();
     let worker = async |next: fn(&mut VecDeque<Action>) -> Option<Action>| {
         while !queue.borrow().is_empty() {
             // The semaphore is never closed.
             let _slot = crew.slots.acquire().await;
             let Some(action) = next(&mut queue.borrow_mut()) else { return };
+            if queue.borrow().is_empty() {
+                crew.all_begun.cancel();
+            }
             let Some(claim) = (crew.claim)(&action) else {
                 crew.status.left_out(crew.pass);
                 continue;
@@ -75,7 +85,10 @@ async fn work_off(mut actions: Vec<Action>, crew: &Crew<'_>, stop: &Cancellation
             };
             let outcome = Outcome { action, result };
             crew.status.action_ends(crew.pass, &progress, &outcome);
-            log::outcome(&outcome);
+            if let (Ok(Done::Published(_)), Some(left)) = (&outcome.result, &mut *crew.republish.lock()) {
+                left.remove(outcome.action.destination());
+            }
+            log::outcome(&outcome, &failures);
             drop(claim);
             outcomes.borrow_mut().push(outcome);
         }

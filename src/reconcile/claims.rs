@@ -21,11 +21,28 @@ pub(super) struct Claims {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Claimed destinations, each with the branches that were pushed to meanwhile.
-    taken: BTreeMap<Destination, BTreeSet<Source>>,
-    /// Destinations that a push pass claimed since the current full pass began to observe, and whether it brought them up
-    /// to date. What the full pass observed of them may be stale.
-    moved: BTreeMap<Destination, bool>,
+    taken: BTreeMap<Destination, Taken>,
+    /// Destinations that another pass had claimed when the current full pass began to observe, or claimed since. What the
+    /// full pass observed of them may be stale.
+    moved: BTreeMap<Destination, By>,
+}
+
+#[derive(Debug)]
+struct Taken {
+    by: By,
+    /// The branches that were pushed to meanwhile.
+    waiting: BTreeSet<Source>,
+}
+
+/// The pass that claimed a destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// A full pass. Later ones leave the destination to it, and observe it again once it is free.
+    Full,
+    /// A push pass, which has not brought the destination up to date.
+    Push,
+    /// A push pass, which has.
+    SettledPush,
 }
 
 /// The exclusive right to work on one destination, until dropped.
@@ -44,10 +61,10 @@ impl Claims {
     /// A full pass begins to observe.
     pub(super) fn observing(&self) {
         let mut state = self.state.lock();
-        state.moved = state.taken.keys().map(|destination| (destination.clone(), false)).collect();
+        state.moved = state.taken.iter().map(|(destination, taken)| (destination.clone(), taken.by)).collect();
     }
 
-    /// Destinations that push passes claimed since [`Self::observing`].
+    /// Destinations that other passes had at [`Self::observing`], or claimed since.
     pub(super) fn moved(&self) -> BTreeSet<Destination> {
         self.state.lock().moved.keys().cloned().collect()
     }
@@ -55,26 +72,25 @@ impl Claims {
     /// A push pass has brought this destination up to date.
     pub(super) fn settled(&self, destination: &Destination) {
         if let Some(settled) = self.state.lock().moved.get_mut(destination) {
-            *settled = true;
+            *settled = By::SettledPush;
         }
     }
 
-    /// A claim for an action of the full pass. `None` if a push pass claimed the destination since [`Self::observing`]: the
-    /// action rests on stale facts. If that push pass did not finish the destination, the push is repeated.
+    /// A claim for an action of the newest full pass. `None` if another pass had the destination at [`Self::observing`], or
+    /// claimed it since: the action rests on stale facts. If that is a push pass that did not finish the destination, the
+    /// push is repeated.
     pub(super) fn of_full_pass(self: &Arc<Self>, action: &Action) -> Option<Claim> {
         let destination = action.destination();
         let mut state = self.state.lock();
-        let Some(settled) = state.moved.get(destination).copied() else {
-            state.taken.entry(destination.clone()).or_default();
+        let Some(by) = state.moved.get(destination).copied() else {
+            let taken = Taken { by: By::Full, waiting: BTreeSet::new() };
+            state.taken.insert(destination.clone(), taken);
             return Some(self.claim(destination));
         };
-        let Action::Publish(publish) = action else { return None };
-        if settled {
-            return None;
-        }
+        let (Action::Publish(publish), By::Push) = (action, by) else { return None };
         let source = publish.target.source.clone();
         match state.taken.get_mut(destination) {
-            Some(waiting) => drop(waiting.insert(source)),
+            Some(taken) => drop(taken.waiting.insert(source)),
             None => {
                 drop(state);
                 self.triggers.pushed([source]);
@@ -89,10 +105,11 @@ impl Claims {
         let mut free = vec![];
         for target in targets {
             match state.taken.get_mut(&target.destination) {
-                Some(waiting) => drop(waiting.insert(target.source)),
+                Some(taken) => drop(taken.waiting.insert(target.source)),
                 None => {
-                    state.taken.insert(target.destination.clone(), BTreeSet::new());
-                    state.moved.insert(target.destination.clone(), false);
+                    let taken = Taken { by: By::Push, waiting: BTreeSet::new() };
+                    state.taken.insert(target.destination.clone(), taken);
+                    state.moved.insert(target.destination.clone(), By::Push);
                     let claim = self.claim(&target.destination);
                     free.push((target, claim));
                 }
@@ -108,8 +125,8 @@ impl Claims {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let waiting = self.claims.state.lock().taken.remove(&self.destination).unwrap_or_default();
-        if !waiting.is_empty() {
+        let taken = self.claims.state.lock().taken.remove(&self.destination);
+        if let Some(Taken { waiting, .. }) = taken.filter(|taken| !taken.waiting.is_empty()) {
             self.claims.triggers.pushed(waiting);
         }
     }
@@ -172,6 +189,23 @@ mod tests {
         assert_eq!(claims.moved(), [target("a").destination, target("c").destination].into());
         claims.observing();
         assert!(claims.of_full_pass(&action("a")).is_some(), "the next pass observes it again");
+    }
+
+    #[tokio::test]
+    async fn a_full_pass_leaves_a_destination_to_an_earlier_one_that_still_works_on_it() {
+        let triggers = Arc::new(Triggers::default());
+        let claims = Claims::new(Arc::clone(&triggers));
+        claims.observing();
+        let earlier = claims.of_full_pass(&action("slow"));
+        claims.observing();
+        assert_eq!(claims.moved(), [target("slow").destination].into());
+        assert!(claims.of_full_pass(&action("slow")).is_none());
+        assert!(claims.of_full_pass(&action("other")).is_some());
+        drop(earlier);
+        assert!(claims.of_full_pass(&action("slow")).is_none(), "it rests on what was observed before");
+        claims.observing();
+        assert!(claims.of_full_pass(&action("slow")).is_some(), "the next pass observes it again");
+        assert_eq!(triggers.pushes().now_or_never(), None, "nobody pushed");
     }
 
     #[tokio::test]

@@ -1,14 +1,16 @@
 //! The clients of the three servers. Logins and queries in files are read again for each pass.
 
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
-use secrecy::SecretString;
+use parking_lot::Mutex;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
 
 use super::PassError;
 use crate::bucket::Bucket;
 use crate::config;
-use crate::git::heads;
+use crate::git::heads::{self, Experience, LoginRefused};
 use crate::git::wire::GitServer;
 use crate::graphql::{GraphqlServer, QuerySource};
 use crate::model::target::{Head, Target};
@@ -16,6 +18,9 @@ use crate::net::http::{self, Login};
 use crate::net::tls::TrustRoots;
 use crate::progress::Pulse;
 use crate::secret::Secret;
+
+/// How often a token in a file is read while the login is refused.
+const TOKEN_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The clients of GraphQL, GitLab and S3.
 pub struct Clients {
@@ -26,6 +31,9 @@ pub struct Clients {
     /// One permit for each probe, for all passes together.
     probes: Semaphore,
     probe_concurrency: NonZeroUsize,
+    experience: Experience,
+    /// The token of the last pass.
+    last_token: Mutex<Option<SecretString>>,
 }
 
 impl Clients {
@@ -45,6 +53,8 @@ impl Clients {
             graphql: settings.graphql.clone(),
             probes: Semaphore::new(probe_concurrency.get()),
             probe_concurrency,
+            experience: Experience::default(),
+            last_token: Mutex::default(),
         })
     }
 
@@ -59,18 +69,47 @@ impl Clients {
 
     pub(crate) fn git(&self) -> Result<GitServer, PassError> {
         let config::Gitlab { base_url, username, token } = &self.gitlab;
-        Ok(GitServer::new(self.http.clone(), base_url.clone(), login(username, token)?))
+        let token = read(token)?;
+        let login = Login::new(username, &token).map_err(PassError::Secret)?;
+        *self.last_token.lock() = Some(token);
+        Ok(GitServer::new(self.http.clone(), base_url.clone(), login))
     }
 
-    pub(crate) async fn heads(&self, git: &GitServer, targets: Vec<Target>, pulse: &Pulse) -> Vec<(Target, Head)> {
-        heads::heads(git, targets, &self.probes, self.probe_concurrency, pulse).await
+    pub(crate) async fn heads(
+        &self,
+        git: &GitServer,
+        targets: Vec<Target>,
+        pulse: &Pulse,
+    ) -> Result<Vec<(Target, Head)>, LoginRefused> {
+        heads::heads(git, targets, &self.probes, self.probe_concurrency, &self.experience, pulse).await
+    }
+
+    /// Whether GitLab refuses the login, so that only full passes try it.
+    pub(super) fn login_is_refused(&self) -> bool {
+        self.experience.is_refused()
+    }
+
+    /// Waits until the token is another than in the last pass.
+    pub(super) async fn token_changes(&self) {
+        loop {
+            tokio::time::sleep(TOKEN_CHECK_INTERVAL).await;
+            let last = self.last_token.lock().clone();
+            if let (Ok(now), Some(last)) = (self.gitlab.token.read(), last)
+                && now.expose_secret() != last.expose_secret()
+            {
+                return;
+            }
+        }
     }
 }
 
 /// A secret in a file is read here, for each pass, so that a rotated one works without a restart.
 fn login(user: &str, secret: &Secret) -> Result<Login, PassError> {
-    let secret: SecretString = secret.read().map_err(|error| PassError::Secret(error.into()))?;
-    Login::new(user, &secret).map_err(PassError::Secret)
+    Login::new(user, &read(secret)?).map_err(PassError::Secret)
+}
+
+fn read(secret: &Secret) -> Result<SecretString, PassError> {
+    secret.read().map_err(|error| PassError::Secret(error.into()))
 }
 
 pub(super) fn query_text(query: &QuerySource) -> Result<String, PassError> {

@@ -1,6 +1,7 @@
 //! Why a pass failed as a whole.
 
 use crate::bucket::BucketError;
+use crate::git::heads::LoginRefused;
 use crate::graphql::{TargetsError, pr_check};
 use crate::plan::PlanError;
 use crate::workdir::WorkdirError;
@@ -25,6 +26,8 @@ pub enum PassError {
     Workdir(#[from] WorkdirError),
     #[error(transparent)]
     Bucket(#[from] BucketError),
+    #[error(transparent)]
+    Login(#[from] LoginRefused),
     #[error(transparent)]
     Plan(#[from] PlanError),
     #[error("stopped")]

@@ -1,20 +1,35 @@
-//! What a pass writes to the log: one line for each blocked target, for each action, and for the pass.
+//! What a pass writes to the log: one line for each blocked target, for each action, and for the pass. Of many with an
+//! equal reason, only a few are named.
 
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::PassError;
 use super::uploads::{LOST, Lost};
 use crate::model::key::Destination;
+use crate::model::target::Unknown;
 use crate::plan::outcome::{Done, Failure, Outcome, Published};
 use crate::plan::report::Report;
-use crate::plan::{Action, Plan};
+use crate::plan::{Action, Blocked, Blocker, Plan, Publish};
 use crate::text::{error_chain, printable};
 
+/// How many targets with an equal reason get a line each, and how many examples a line for more of them names.
+const NAMED: usize = 3;
+
 pub(super) fn blocked(plan: &Plan) {
+    let mut alike: BTreeMap<String, Vec<&Blocked>> = BTreeMap::new();
     for blocked in &plan.blocked {
-        let Destination { group, project, branch } = &blocked.destination;
-        tracing::error!(group, project, branch, reason = %printable(&blocked.blocker.to_string()), "blocked: {}", printable(&blocked.destination.to_string()));
+        alike.entry(reason_of(&blocked.blocker)).or_default().push(blocked);
+    }
+    for (reason, alike) in alike {
+        if alike.len() <= NAMED {
+            alike.into_iter().for_each(one_blocked);
+            continue;
+        }
+        let names: Vec<_> = alike.iter().take(NAMED).map(|it| printable(&it.destination.to_string())).collect();
+        let (count, examples, reason) = (alike.len(), names.join(", "), printable(&reason));
+        tracing::error!(count, examples, reason, "blocked: {count} targets for the same reason, such as {examples}");
     }
     if let Some(guard) = &plan.guard {
         tracing::error!(would_retire = guard.would_retire, held = guard.held, "retire guard: {guard}");
@@ -36,6 +51,52 @@ pub(super) fn crashed(destinations: &BTreeSet<Destination>) {
         let destinations = names.join(", ");
         tracing::warn!("an earlier process ended while it decoded what is for {destinations}: tried last");
     }
+}
+
+fn one_blocked(Blocked { destination, blocker }: &Blocked) {
+    let Destination { group, project, branch } = destination;
+    let (name, reason) = (printable(&destination.to_string()), printable(&blocker.to_string()));
+    tracing::error!(group, project, branch, reason, "blocked: {name}");
+}
+
+/// The reason without the target's own names.
+fn reason_of(blocker: &Blocker) -> String {
+    match blocker {
+        Blocker::HeadUnknown(Unknown::Unreadable { why, .. }) => format!("cannot read them: {why}"),
+        Blocker::HeadUnknown(Unknown::NoBranch(_)) => "their projects have no such branch".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// Failures of a pass by their reasons. The first few of each are logged at once, and the others in one line at the end.
+#[derive(Debug, Default)]
+pub(super) struct Failures(RefCell<BTreeMap<String, usize>>);
+
+impl Failures {
+    /// Whether the failure of this action is logged at once.
+    fn is_named(&self, action: &Action, error: &str) -> bool {
+        let mut reasons = self.0.borrow_mut();
+        let count = reasons.entry(without_names(action, error)).or_default();
+        *count += 1;
+        *count <= NAMED
+    }
+}
+
+impl Drop for Failures {
+    fn drop(&mut self) {
+        for (error, count) in self.0.take() {
+            if let Some(count) = count.checked_sub(NAMED).filter(|count| *count > 0) {
+                tracing::error!(count, error, "failed: {count} more for the same reason");
+            }
+        }
+    }
+}
+
+/// An error without the names of its target, which would make equal errors differ.
+fn without_names(action: &Action, error: &str) -> String {
+    let Action::Publish(Publish { target, commit, .. }) = action else { return error.to_owned() };
+    let names = [target.source.to_string(), target.source.project.clone(), commit.to_string()];
+    names.iter().fold(error.to_owned(), |error, name| error.replace(name, "…"))
 }
 
 /// One line for a pass that ended without a plan.
@@ -76,7 +137,7 @@ pub(super) fn report(report: &Report) {
 }
 
 /// One line for each action.
-pub(super) fn outcome(Outcome { action, result }: &Outcome) {
+pub(super) fn outcome(Outcome { action, result }: &Outcome, failures: &Failures) {
     let Destination { group, project, branch } = action.destination();
     let name = printable(&action.destination().to_string());
     match (action, result) {
@@ -104,9 +165,10 @@ pub(super) fn outcome(Outcome { action, result }: &Outcome) {
         (_, Err(Failure::Held { rewrite, error })) => {
             tracing::warn!(group, project, branch, old_commit = %rewrite.from, commit = %rewrite.to, reason = error, "held: {name}");
         }
-        (_, Err(Failure::Failed { error, .. })) => {
+        (_, Err(Failure::Failed { error, .. })) if failures.is_named(action, error) => {
             tracing::error!(group, project, branch, error, "failed: {name}");
         }
+        (_, Err(Failure::Failed { .. })) => {}
     }
 }
 

@@ -74,7 +74,7 @@ pub(super) async fn observe(
     let elsewhere = elsewhere(share, &targets, &listing.held);
     share.keep_own(&mut targets.accepted, |target| &target.destination);
     share.keep_own(&mut targets.refused, |refused| &refused.target.destination);
-    let heads = clients.heads(&git, targets.accepted, pulse).await;
+    let heads = clients.heads(&git, targets.accepted, pulse).await?;
     let format = settings.archive_format.resolve(&listing.held)?;
     let whole = Whole { format, no_targets, unlisted_apps, elsewhere };
     share.keep_own(&mut listing.held, |object| &object.name.destination);

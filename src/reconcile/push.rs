@@ -43,7 +43,9 @@ impl Reconciler {
 
     /// A pass for the targets of these source branches.
     async fn push_pass(&self, publisher: &Publisher, pushed: BTreeSet<Source>, stop: &CancellationToken) {
-        let Some(known) = self.known.lock().clone() else { return };
+        // A full pass covers the pushes that are dropped while the login is refused.
+        let known = self.known.lock().clone().filter(|_| !self.clients.login_is_refused());
+        let Some(known) = known else { return };
         let targets = known.targets.iter().filter(|target| pushed.contains(&target.source)).cloned().collect();
         let claimed = self.claims.of_push_pass(targets);
         if claimed.is_empty() {
@@ -83,7 +85,7 @@ impl Reconciler {
         claims.retain(|destination, _| with_action.contains(destination));
         let claims = RefCell::new(claims);
         let claim = |action: &Action| claims.borrow_mut().remove(action.destination());
-        let outcomes = apply(actions, &self.crew(publisher, &git, pass, &claim), stop).await;
+        let outcomes = apply(actions, &self.crew(publisher, &git, pass, &claim, &CancellationToken::new()), stop).await;
         let done = outcomes.iter().filter(|outcome| outcome.result.is_ok());
         done.for_each(|outcome| self.claims.settled(outcome.action.destination()));
         let report = Report::new(&plan, &outcomes, 0, begun.elapsed());
@@ -100,7 +102,7 @@ impl Reconciler {
     ) -> Result<(GitServer, Plan, Vec<HeldObject>), PassError> {
         let git = self.clients.git()?;
         let held = self.clients.bucket.list_of(&targets.iter().map(|target| &target.destination).collect()).await?;
-        let targets = self.clients.heads(&git, targets.to_vec(), self.status.pulse()).await;
+        let targets = self.clients.heads(&git, targets.to_vec(), self.status.pulse()).await?;
         let desired = Desired { targets, refused: vec![] };
         let policy = Policy {
             format: FormatChoice::Only(format),

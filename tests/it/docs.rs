@@ -34,6 +34,17 @@ fn the_readme_lists_every_setting_with_its_default() {
 
 /// Of each kind of message a part that does not change, with the module that says it.
 const MESSAGES: &[(&str, &[&str])] = &[
+    ("reconcile", &["PUBLIC_KEY has changed"]),
+    ("net", &[", through the proxy ", "the server's answer is not TLS", "not the address of a proxy"]),
+    ("git", &["GitLab refuses the login, "]),
+    (
+        "reconcile",
+        &[
+            "the next pass waits because the login is refused",
+            " targets for the same reason",
+            " more for the same reason",
+        ],
+    ),
     ("net", &["SSL_CERT_FILE: cannot read", "holds no PEM certificate", "is not a bundle of PEM certificates"]),
     ("net", &["the server's certificate is not accepted", "the server's TLS is not accepted"]),
     (

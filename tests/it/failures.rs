@@ -4,7 +4,10 @@ use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::Command;
 
+use rustix::process::Signal;
+use testbed::fault::{Authority, Fault, Moment, Proxy, Validity};
 use testbed::git::{GitFault, GitOperation, GitOptions, GitServer};
+use testbed::graphql::SyncTarget;
 use testbed::judge;
 use testbed::repo::Repo;
 use testbed::world::World;
@@ -41,7 +44,8 @@ fn held(world: &World, name: &str) -> String {
 /// Files of the program besides its lock and its note of what is out of sync.
 fn plaintext(world: &World) -> Vec<std::path::PathBuf> {
     let mut files = workdir_files(world);
-    files.retain(|file| !["lock", "out-of-sync.json", "retirements.json"].iter().any(|ours| file.ends_with(ours)));
+    let ours = ["lock", "out-of-sync.json", "retirements.json", "recipients"];
+    files.retain(|file| !ours.iter().any(|name| file.ends_with(name)));
     files
 }
 
@@ -424,4 +428,153 @@ fn missing_credentials_are_called_that() {
         assert!(!said.contains("connection failed"), "{arguments:?}: {said}");
     }
     assert!(world.s3().requests().is_empty());
+}
+
+/// A group of projects before the others in the alphabet, without repositories: the test says how they fail. Then a few
+/// healthy ones, whose keys are returned.
+fn failing_group(world: &World, bad: usize) -> Vec<String> {
+    let good = (0..4).map(|n| healthy(world, &format!("good-{n}"))).collect();
+    let mut targets = world.graphql.targets();
+    let names = (0..bad).map(|n| (format!("aaa/{n:02}"), format!("far/bad-{n:02}")));
+    targets.extend(names.map(|(near, far)| SyncTarget::new(&near, "main", &far, "main")));
+    world.graphql.set_targets(targets);
+    sorted(good)
+}
+
+#[test]
+fn projects_that_answer_badly_do_not_make_the_others_unreachable() {
+    let world = World::start().unwrap();
+    let expected = failing_group(&world, 24);
+    (0..24).for_each(|n| world.source.override_status(&format!("aaa/{n:02}"), 503));
+    let run = pass_with(&world, "PROBE_CONCURRENCY", "24").failed();
+    assert_eq!(keys(&world), expected);
+    assert!(!run.log.contains("not tried"), "{}", run.log);
+    let blocked = run.lines_with("blocked: ");
+    assert_eq!(blocked.len(), 1, "{}", run.log);
+    assert!(blocked[0].contains("24 targets for the same reason") && blocked[0].contains("503"), "{}", blocked[0]);
+    assert_eq!(blocked[0].matches("far/bad-").count(), 2 * 3, "three examples, in the message and as a field");
+}
+
+#[test]
+fn projects_whose_connections_break_do_not_make_the_others_unreachable() {
+    let world = World::start().unwrap();
+    let front = Proxy::start(&world.source.url()).unwrap();
+    front.on(|seen| seen.path.contains("/aaa/"), usize::MAX, Fault::Reset(Moment::Unanswered));
+    let expected = failing_group(&world, 24);
+    let mut command = program(&world, &["-run-once"]);
+    command.env("GITLAB_BASE_URL", front.url()).env("PROBE_CONCURRENCY", "24");
+    Run::from(command.output().unwrap()).failed();
+    assert_eq!(keys(&world), expected);
+}
+
+#[test]
+fn a_server_that_answers_nobody_is_given_up_after_a_few_projects() {
+    let world = World::start().unwrap();
+    let stranger = Authority::new("an unknown authority").unwrap().certify("127.0.0.1", Validity::Good).unwrap();
+    let front = Proxy::start_tls(&world.source.url(), &stranger).unwrap();
+    failing_group(&world, 56);
+    let mut command = program(&world, &["-run-once"]);
+    let run: Run = command.env("GITLAB_BASE_URL", front.url()).env("PROBE_CONCURRENCY", "1").output().unwrap().into();
+    run.failed()
+        .logged("blocked: 20 targets for the same reason")
+        .logged("blocked: 40 targets for the same reason")
+        .logged("the Git server is unreachable: not tried");
+}
+
+#[test]
+fn failures_for_an_equal_reason_are_counted_and_few_are_named() {
+    let world = World::start().unwrap();
+    for n in 0..8 {
+        healthy(&world, &format!("p-{n}"));
+    }
+    world.s3().fail("PutObject", "AccessDenied", 8);
+    let run = pass(&world).failed();
+    assert_eq!(run.lines_with("failed: far/p-").len(), 3, "{}", run.log);
+    run.logged("failed: 5 more for the same reason").logged("failed=8");
+}
+
+#[test]
+fn a_refused_login_is_one_fact_and_is_tried_less_and_less() {
+    let world = World::start().unwrap();
+    let expected: Vec<_> = (0..12).map(|n| healthy(&world, &format!("p-{n:02}"))).collect();
+    let token = world.scratch().unwrap().join("token");
+    fs::write(&token, "expired-1").unwrap();
+    let mut command = program(&world, &["-reconcile-sleep-time=10ms", "-metrics-server-port=0"]);
+    command.env_remove("GITLAB_TOKEN").env("GITLAB_TOKEN_FILE", &token).env("PROBE_CONCURRENCY", "32");
+    let daemon = Daemon::spawn(command);
+    let requests = || world.source.requests().len();
+    daemon.wait_until_logged("the next pass waits because the login is refused", 1);
+    assert_eq!(requests(), 5, "{}", daemon.log());
+    assert!(!daemon.log().contains("blocked: "), "{}", daemon.log());
+    daemon.signal(Signal::USR1);
+    daemon.wait_until_logged("the next pass waits because the login is refused", 2);
+    assert_eq!(requests(), 6, "one more, because of the signal");
+    fs::write(&token, "expired-2").unwrap();
+    daemon.wait_until_logged("the next pass waits because the login is refused", 3);
+    assert_eq!(requests(), 7, "one more, because of the other token");
+    fs::write(&token, world.source.password()).unwrap();
+    wait_until("everything is published", || keys(&world) == sorted(expected.clone()));
+    assert_eq!(daemon.log().matches("GitLab refuses the login").count(), 3);
+    daemon.stop().succeeded();
+}
+
+#[test]
+fn few_targets_add_up_to_a_refused_login_over_passes() {
+    let world = World::start().unwrap();
+    healthy(&world, "p");
+    healthy(&world, "q");
+    let mut command = program(&world, &["-reconcile-sleep-time=10ms", "-metrics-server-port=0"]);
+    let daemon = Daemon::spawn({
+        command.env("GITLAB_TOKEN", "expired");
+        command
+    });
+    daemon.wait_until_logged("the next pass waits because the login is refused", 1);
+    assert_eq!(world.source.requests().len(), 5);
+    daemon.stop().succeeded();
+}
+
+#[test]
+fn a_content_type_with_a_parameter_or_in_capitals_is_git_s() {
+    for content_type in [
+        "application/x-git-upload-pack-result; charset=utf-8",
+        "APPLICATION/X-GIT-UPLOAD-PACK-RESULT",
+        "Application/x-git-upload-pack-result ;charset=\"utf-8\"",
+    ] {
+        let world = World::start().unwrap();
+        let key = healthy(&world, "p");
+        let line = format!("{} refs/heads/main\n", world.source.repo("near/p").unwrap().head("main").unwrap());
+        let front = Proxy::start(&world.source.url()).unwrap();
+        let headers = vec![("content-type".to_owned(), content_type.to_owned())];
+        let body = format!("{:04x}{line}0000", line.len() + 4).into_bytes();
+        front.on(|seen| seen.operation() == "ls-refs", 1, Fault::Answer { status: 200, headers, body });
+        pass_with(&world, "GITLAB_BASE_URL", &front.url()).succeeded();
+        assert_eq!((keys(&world), front.hits()), (vec![key], 1), "{content_type}");
+    }
+}
+
+#[test]
+fn a_branch_at_a_tag_is_said_and_the_project_s_other_branches_are_published() {
+    let world = World::start().unwrap();
+    let key = healthy(&world, "p");
+    let repo = world.source.repo("near/p").unwrap();
+    let tagged = repo.head("main").unwrap();
+    repo.git(&["-c", "user.name=a", "-c", "user.email=a@b", "tag", "-a", "-m", "one", "v1", &tagged]).unwrap();
+    let tag = repo.git(&["rev-parse", "v1"]).unwrap();
+    // Git itself would refuse to set a branch to it.
+    fs::write(repo.path().join("refs/heads/odd"), tag).unwrap();
+    world.sync("near/p", "odd", "far/p", "odd").unwrap();
+    let run = pass(&world).failed();
+    assert_eq!(run.lines_with("its branch odd points to a tag, not to a commit").len(), 1, "{}", run.log);
+    assert_eq!(keys(&world), [key]);
+}
+
+#[test]
+fn the_reason_in_a_refusal_of_graphql_is_shown() {
+    let world = World::start().unwrap();
+    let front = Proxy::start(&world.graphql.url()).unwrap();
+    let body = r#"{"errors":[{"message":"Cannot query field \"gitlabSync\"."},{"message":"And more."}]}"#;
+    let headers = vec![("content-type".to_owned(), "application/graphql-response+json; charset=utf-8".to_owned())];
+    front.on(|_| true, usize::MAX, Fault::Answer { status: 400, headers, body: body.into() });
+    let run = pass_with(&world, "GRAPHQL_SERVER", &format!("{}/graphql", front.url())).failed();
+    run.logged("the server answered 400 Bad Request (it says: Cannot query field \\\"gitlabSync\\\".; And more.)");
 }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 /// The modules of `src/`, the lowest layer first.
 const LAYERS: [&[&str]; 10] = [
-    &["text", "files", "secret", "descriptors", "memory"],
-    &["model", "net", "terminal"],
+    &["text", "files", "descriptors", "memory"],
+    &["model", "net", "terminal", "secret"],
     &["plan", "graphql", "progress", "telemetry"],
     &["git"],
     &["artifact", "workdir"],

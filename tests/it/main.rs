@@ -25,6 +25,7 @@ mod memory;
 mod metrics;
 mod mirrors;
 mod odd;
+mod overlap;
 mod packs;
 mod pr_check;
 mod republish;

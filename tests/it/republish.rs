@@ -1,8 +1,10 @@
 //! Uploading again what has not changed, because the operator asks for it.
 
+use std::os::unix::fs::PermissionsExt;
+
 use testbed::world::World;
 
-use crate::support::{Daemon, assert_holds, keys, pass, pass_with, program, run, s3_writes, zip_key};
+use crate::support::{Daemon, OURS, Run, assert_holds, keys, pass, pass_with, program, run, s3_writes, zip_key};
 
 /// A world with the destinations `far/a`, `far/b` and `far/c`, all in sync, and nothing in the servers' logs.
 fn in_sync() -> World {
@@ -35,8 +37,9 @@ fn uploaded(world: &World) -> Vec<String> {
 fn all_objects_are_uploaded_again_for_a_new_recipient_and_none_is_deleted() {
     let world = in_sync();
     let before = keys(&world);
-    pass(&world).succeeded();
+    let quiet = pass(&world).succeeded();
     assert_eq!(s3_writes(&world), [""; 0], "a new recipient alone changes nothing");
+    assert_eq!(quiet.lines_with("PUBLIC_KEY has changed").len(), 1, "{}", quiet.log);
 
     let again = run(&world, &["-run-once", "-republish=all"]).succeeded().logged("published=3");
     assert_eq!(again.lines_with("REPUBLISH asks for it again").len(), 3, "{}", again.log);
@@ -116,4 +119,50 @@ fn what_could_not_be_uploaded_again_is_tried_by_the_next_pass() {
     for name in ["a", "b", "c"] {
         assert_eq!(run.lines_with(&format!("published far/{name}@main")).len(), 1, "{}", run.log);
     }
+}
+
+#[test]
+fn changed_recipients_are_said_at_each_start_until_everything_is_uploaded_again() {
+    let world = in_sync();
+    let warned = |run: &Run| run.lines_with("WARN PUBLIC_KEY has changed").len();
+    for _ in 0..2 {
+        assert_eq!(warned(&pass(&world).succeeded()), 1);
+    }
+    // Only a part of them.
+    assert_eq!(warned(&run(&world, &["-run-once", "-republish=far/a"]).succeeded()), 1);
+    world.s3().fail("PutObject", "AccessDenied", 1);
+    assert_eq!(warned(&run(&world, &["-run-once", "-republish=all"]).failed()), 0, "it is being done");
+    assert_eq!(warned(&pass(&world).succeeded()), 1, "one of them was not uploaded");
+    run(&world, &["-run-once", "-republish=all"]).succeeded();
+    let again = pass(&world).succeeded();
+    assert!(!again.log.contains("PUBLIC_KEY"), "{}", again.log);
+    // The same ones in another order are no change.
+    let reversed: Vec<_> = world.recipients().into_iter().rev().map(str::to_owned).collect();
+    let again = pass_with(&world, "PUBLIC_KEY", &reversed.join(",")).succeeded();
+    assert!(!again.log.contains("PUBLIC_KEY"), "{}", again.log);
+}
+
+#[test]
+fn on_recipient_change_uploads_everything_again_once_after_each_change() {
+    let world = in_sync();
+    let on_change = |recipients: &str| {
+        world.s3().clear_requests();
+        let mut command = program(&world, &["-run-once", "-republish=on-recipient-change"]);
+        let run: Run = command.env("PUBLIC_KEY", recipients).output().unwrap().into();
+        (s3_writes(&world).len(), run)
+    };
+    let [one, two] = [0, 1].map(|n| world.recipients()[n].to_owned());
+    assert_eq!(on_change(&two).0, 0, "they are those of before");
+    let (uploads, run) = on_change(&format!("{one},{two}"));
+    assert_eq!(uploads, 3, "{}", run.succeeded().log);
+    assert_eq!(on_change(&format!("{two},{one}")).0, 0);
+    world.s3().fail("PutObject", "AccessDenied", 1);
+    on_change(&one).1.failed();
+    assert_eq!(on_change(&one).0, 3, "one failed, so that all are uploaded again");
+    assert_eq!(on_change(&one).0, 0);
+    let file = world.workdir().join(OURS).join("recipients");
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    std::fs::remove_file(file).unwrap();
+    assert_eq!(on_change(&two).0, 0, "without a memory there is nothing to compare with");
+    assert_eq!(on_change(&one).0, 3);
 }

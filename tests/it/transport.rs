@@ -4,12 +4,12 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use testbed::fault::{Authority, Proxy, Validity};
+use testbed::fault::{Authority, ClosedPort, Proxy, Validity};
 use testbed::http::RequestRecord;
 use testbed::tunnel::{OldTlsServer, TunnelProxy};
 use testbed::world::World;
 
-use crate::support::{Run, keys, program, run, zip_key};
+use crate::support::{Run, keys, pass_with, program, run, zip_key};
 
 const GITLAB: &str = "gitlab.inside.test";
 const GRAPHQL: &str = "graphql.inside.test";
@@ -186,21 +186,58 @@ fn a_proxy_may_want_a_login_which_nobody_else_sees() {
     assert!(requests.iter().flatten().all(|request| request.header("proxy-authorization").is_none()));
 }
 
-#[test]
-fn hosts_in_no_proxy_are_reached_without_it() {
-    let secured = Secured::under(["127.0.0.1", GRAPHQL, "127.0.0.1"]);
+/// Runs in this environment, and returns which hosts the proxy was asked for. No host exists outside of it.
+fn asked_for(arguments: &[&str], environment: &[(&str, &str)]) -> Vec<String> {
+    let secured = Secured::new();
     let proxy = secured.proxy(None);
-    let mut command = secured.command(&["-run-once"]);
-    command.env("HTTPS_PROXY", format!("http://{}", proxy.address())).env("NO_PROXY", "example.com,127.0.0.1");
-    secured.assert_served(&mut command);
-    assert_eq!((proxy.opened(), proxy.refused()), (vec![format!("{GRAPHQL}:443")], vec![]));
+    let mut command = secured.command(arguments);
+    for (name, value) in environment {
+        command.env(name, value.replace("PROXY", &format!("http://{}", proxy.address())));
+    }
+    drop(command.output().unwrap());
+    let mut hosts = proxy.opened();
+    hosts.sort();
+    hosts.dedup();
+    hosts
+}
 
-    let secured = Secured::under([GITLAB, "127.0.0.1", S3]);
-    let proxy = secured.proxy(None);
-    let mut command = secured.command(&["-run-once"]);
-    command.env("HTTPS_PROXY", format!("http://{}", proxy.address())).env("NO_PROXY", "127.0.0.1");
-    secured.assert_served(&mut command);
-    assert_eq!((proxy.opened(), proxy.refused()), ([GITLAB, S3].map(|name| format!("{name}:443")).into(), vec![]));
+#[test]
+fn proxy_variables_are_read_alike_for_all_three_clients() {
+    let all = [GITLAB, GRAPHQL, S3].map(|name| format!("{name}:443"));
+    assert_eq!(asked_for(&["check"], &[("HTTPS_PROXY", ""), ("https_proxy", "PROXY")]), all);
+    assert_eq!(asked_for(&["check"], &[("HTTPS_PROXY", "PROXY\n")]), all);
+    let excepted = [("HTTPS_PROXY", "PROXY"), ("NO_PROXY", ""), ("no_proxy", ".inside.test")];
+    assert_eq!(asked_for(&["list"], &excepted), [""; 0]);
+    assert_eq!(asked_for(&["list"], &[excepted[0], excepted[1], ("no_proxy", ".inside.test:444")]), all[2..]);
+}
+
+#[test]
+fn a_dead_proxy_is_named_by_its_address_and_without_its_login() {
+    let secured = Secured::new();
+    let dead = ClosedPort::new().unwrap();
+    let address = dead.url().replace("http://", "");
+    let mut command = secured.command(&["check"]);
+    command.env("HTTPS_PROXY", format!("http://proxy-user:proxy-secret-77aa@{address}"));
+    let run: Run = command.output().unwrap().into();
+    let run = run.failed();
+    let named = format!("through the proxy http://{address}");
+    assert_eq!(run.out.matches(&named).count(), 3, "GraphQL, GitLab and S3\n{}", run.out);
+    assert!(!run.out.contains("proxy-secret") && !run.log.contains("proxy-secret"));
+}
+
+#[test]
+fn https_to_a_port_for_http_is_said() {
+    let world = World::start().unwrap();
+    world.project("near/p").unwrap();
+    world.sync("near/p", "main", "far/p", "main").unwrap();
+    for (variable, url) in [
+        ("GITLAB_BASE_URL", world.source.url()),
+        ("GRAPHQL_SERVER", format!("{}/graphql", world.graphql.url())),
+        ("AWS_ENDPOINT_URL_S3", world.s3().url()),
+    ] {
+        let run = pass_with(&world, variable, &url.replace("http://", "https://")).failed();
+        run.logged("the port may be one for http://");
+    }
 }
 
 #[test]

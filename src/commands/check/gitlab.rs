@@ -17,6 +17,8 @@ use crate::text::error_chain;
 const NO_PROJECT: &str = concat!(env!("CARGO_PKG_NAME"), "/check");
 const GITLAB: &str = "GitLab";
 const BRANCHES: &str = "source branches";
+const LOGIN: &str =
+    "GITLAB_USERNAME and GITLAB_TOKEN: the token must not have expired, and needs the scope read_repository";
 
 /// The login, and the source branches of all targets.
 pub(super) async fn gitlab(settings: &config::Run, clients: &Clients, mut targets: Vec<Target>) -> Vec<Check> {
@@ -30,7 +32,13 @@ pub(super) async fn gitlab(settings: &config::Run, clients: &Clients, mut target
     let base = &settings.gitlab.base_url;
     targets.sort_by(|a, b| a.source.cmp(&b.source));
     targets.dedup_by(|a, b| a.source == b.source);
-    let heads = clients.heads(&git, targets, &Pulse::default()).await;
+    let heads = match clients.heads(&git, targets, &Pulse::default()).await {
+        Ok(heads) => heads,
+        Err(refused) => {
+            let check = Check::failed(GITLAB, format!("{base}: {}", error_chain(&refused)));
+            return vec![check.advice(format!("Check {LOGIN}.")), Check::skipped(BRANCHES, "without a login")];
+        }
+    };
     let unreadable: Vec<_> = heads.iter().filter_map(unreadable).collect();
     let readable = heads.len() - unreadable.len();
     if readable == 0 {
@@ -68,8 +76,6 @@ fn unreadable((target, head): &(Target, Head)) -> Option<(String, String)> {
 
 /// Why the login fails; `None` if the server accepts it.
 async fn login_trouble(git: &GitServer, project: &str) -> Option<(String, String)> {
-    const LOGIN: &str = "GITLAB_USERNAME and GITLAB_TOKEN: the token must not have expired, and needs the scope \
-                         read_repository";
     let error = git.ls_refs(project, &["HEAD"].into()).await.err()?;
     let advice = match &error {
         WireError::Request(RequestError::Status { status, .. }) if *status == StatusCode::NOT_FOUND => return None,

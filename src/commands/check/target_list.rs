@@ -4,9 +4,13 @@ use super::finding::{Check, by_reason, counted};
 use super::request_advice;
 use crate::graphql::TargetsError;
 use crate::model::target::Targets;
+use crate::net::http::RequestError;
 use crate::plan::{Cause, Republish};
 use crate::reconcile::Clients;
 use crate::text::error_chain;
+
+const REFUSED_QUERY: &str = "The server does not know what the query asks for: it has another schema, or the query in \
+                             GRAPHQL_QUERY_FILE is wrong.";
 
 pub(super) async fn graphql(clients: &Clients) -> (Check, Option<Targets>) {
     const NAME: &str = "GraphQL";
@@ -27,6 +31,7 @@ pub(super) async fn graphql(clients: &Clients) -> (Check, Option<Targets>) {
 
 fn graphql_advice(error: &TargetsError) -> String {
     match error {
+        TargetsError::Request(RequestError::Status { said, .. }) if !said.is_empty() => REFUSED_QUERY.to_owned(),
         TargetsError::Request(error) => request_advice(
             error,
             "GRAPHQL_SERVER",
@@ -37,11 +42,7 @@ fn graphql_advice(error: &TargetsError) -> String {
              query in GRAPHQL_QUERY_FILE: it must ask for what docs/contract.md shows."
                 .to_owned()
         }
-        TargetsError::Reported(_) => {
-            "The server does not know what the query asks for: it has another schema, or the query in \
-             GRAPHQL_QUERY_FILE is wrong."
-                .to_owned()
-        }
+        TargetsError::Reported(_) => REFUSED_QUERY.to_owned(),
         TargetsError::NoList(_) => "Check the query in GRAPHQL_QUERY_FILE, and whether the server has data.".to_owned(),
     }
 }

@@ -1,0 +1,38 @@
+//! For which recipients the bucket's objects were encrypted: a fingerprint, kept between starts.
+//!
+//! Invariant: it is no secret, and only decides about a warning and about republishing. A lost file starts over.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use super::{OURS, Workdir};
+use crate::files::private_file;
+
+const RECIPIENTS_FILE: &str = "recipients";
+/// Length of a fingerprint, in bytes: SHA-256 in hexadecimal digits.
+const FINGERPRINT_BYTES: u64 = 64;
+
+/// The fingerprint that was kept under this WORKDIR, if there is one. The folder need not be open.
+pub fn kept_recipients(workdir: &Path) -> Option<String> {
+    let mut kept = String::new();
+    File::open(workdir.join(OURS).join(RECIPIENTS_FILE))
+        .ok()?
+        .take(FINGERPRINT_BYTES)
+        .read_to_string(&mut kept)
+        .ok()?;
+    (kept.len() as u64 == FINGERPRINT_BYTES).then_some(kept)
+}
+
+impl Workdir {
+    /// Keeps a fingerprint for the next start. After an error, what was kept before is still there.
+    pub fn keep_recipients(&self, fingerprint: &str) -> io::Result<()> {
+        let path = self.root.join(RECIPIENTS_FILE);
+        // Whole or not at all; leftovers of a killed run are overwritten.
+        let new = path.with_extension("new");
+        let mut file = private_file(&new)?;
+        file.set_len(0)?;
+        file.write_all(fingerprint.as_bytes())?;
+        fs::rename(new, path)
+    }
+}
