@@ -22,6 +22,8 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 const OTHER_BYTES: u64 = 128 << 20;
 /// The least that is taken of a memory limit, as a fraction of it.
 const LEAST_SHARE: u64 = 4;
+/// The least that the budget can be, in bytes. Small repositories need 4 MiB each.
+pub(crate) const LEAST_BUDGET_BYTES: u64 = 16 << 20;
 /// How often a waiting thread checks whether it should give up.
 const WAIT_POLL: Duration = Duration::from_millis(100);
 
@@ -68,7 +70,7 @@ impl MemoryBudget {
             limit::Memory::Limited(limit) => (limit.saturating_sub(OTHER_BYTES)).max(limit / LEAST_SHARE),
             limit::Memory::Available(bytes) => bytes / 2,
         });
-        Self { bytes, held: Mutex::default(), changed: Condvar::new() }
+        Self { bytes: bytes.max(LEAST_BUDGET_BYTES), held: Mutex::default(), changed: Condvar::new() }
     }
 
     /// The whole budget.
@@ -86,7 +88,8 @@ impl MemoryBudget {
         if bytes > self.bytes {
             return Err(Refusal::TooSmall { budget: self.bytes });
         }
-        let mut held = self.wait(interrupt, |held| {
+        let mut held = self.held.lock();
+        self.wait(&mut held, interrupt, |held| {
             let together = held.tables + bytes <= self.bytes / 2 && held.sum() + bytes <= self.bytes;
             !held.wants_all && (together || held.packs == 0)
         })?;
@@ -95,16 +98,20 @@ impl MemoryBudget {
         Ok(Share { budget: self, table: bytes, buffers: 0 })
     }
 
-    /// Waits until `ready`, or `interrupt` is set.
-    fn wait(&self, interrupt: &AtomicBool, ready: impl Fn(&Held) -> bool) -> Result<MutexGuard<'_, Held>, Refusal> {
-        let mut held = self.held.lock();
-        while !ready(&held) {
+    /// Waits until `ready`, or `interrupt` is set. Others hold the lock meanwhile.
+    fn wait(
+        &self,
+        held: &mut MutexGuard<'_, Held>,
+        interrupt: &AtomicBool,
+        ready: impl Fn(&Held) -> bool,
+    ) -> Result<(), Refusal> {
+        while !ready(held) {
             if interrupt.load(Ordering::Relaxed) {
                 return Err(Refusal::Interrupted);
             }
-            self.changed.wait_for(&mut held, WAIT_POLL);
+            self.changed.wait_for(held, WAIT_POLL);
         }
-        Ok(held)
+        Ok(())
     }
 }
 
@@ -132,13 +139,13 @@ impl Share<'_> {
             return Err(Refusal::Busy);
         }
         held.wants_all |= waits_for_all;
-        drop(held);
-        let granted = budget.wait(interrupt, fits).map(|mut held| held.buffers += bytes);
+        let granted = budget.wait(&mut held, interrupt, fits);
         if waits_for_all {
-            budget.held.lock().wants_all = false;
+            held.wants_all = false;
             budget.changed.notify_all();
         }
         granted?;
+        held.buffers += bytes;
         self.buffers = bytes;
         Ok(())
     }
@@ -151,5 +158,110 @@ impl Drop for Share<'_> {
         held.tables -= self.table;
         held.buffers -= self.buffers;
         self.budget.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+    use std::thread;
+
+    const MIB: u64 = 1 << 20;
+    static GO_ON: AtomicBool = AtomicBool::new(false);
+
+    fn budget() -> MemoryBudget {
+        MemoryBudget::new(Some(100 * MIB))
+    }
+
+    /// How a request ends that does not wait.
+    fn at_once<T>(request: impl FnOnce(&AtomicBool) -> Result<T, Refusal>) -> Result<T, Refusal> {
+        request(&AtomicBool::new(true))
+    }
+
+    #[test]
+    fn tables_share_half_of_the_budget_and_buffers_all_that_is_left() {
+        let budget = budget();
+        let mut first = budget.table(30 * MIB, &GO_ON).unwrap();
+        assert_eq!(at_once(|stop| budget.table(21 * MIB, stop)).unwrap_err(), Refusal::Interrupted, "more than half");
+        let mut second = budget.table(20 * MIB, &GO_ON).unwrap();
+        first.buffers(40 * MIB, &GO_ON).unwrap();
+        assert_eq!(at_once(|stop| second.buffers(11 * MIB, stop)), Err(Refusal::Interrupted), "100 are held");
+        second.buffers(10 * MIB, &GO_ON).unwrap();
+        drop((first, second));
+        assert_eq!(budget.held.lock().sum(), 0);
+    }
+
+    #[test]
+    fn a_pack_that_is_alone_gets_all() {
+        let budget = budget();
+        assert_eq!(budget.table(101 * MIB, &GO_ON).unwrap_err(), Refusal::TooSmall { budget: 100 * MIB });
+        let mut large = budget.table(70 * MIB, &GO_ON).unwrap();
+        assert_eq!(at_once(|stop| budget.table(1, stop)).unwrap_err(), Refusal::Interrupted, "it is to stay alone");
+        assert_eq!(large.buffers(31 * MIB, &GO_ON), Err(Refusal::TooSmall { budget: 100 * MIB }));
+        large.buffers(30 * MIB, &GO_ON).unwrap();
+        drop(large);
+        budget.table(50 * MIB, &GO_ON).unwrap().buffers(50 * MIB, &GO_ON).unwrap();
+    }
+
+    #[test]
+    fn a_pack_that_wants_more_than_half_waits_for_the_others_and_no_new_one_comes_between() {
+        let budget = budget();
+        let (mut small, mut large) = (budget.table(10 * MIB, &GO_ON).unwrap(), budget.table(10 * MIB, &GO_ON).unwrap());
+        let mut other = budget.table(10 * MIB, &GO_ON).unwrap();
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| large.buffers(85 * MIB, &GO_ON));
+            while !budget.held.lock().wants_all {
+                thread::yield_now();
+            }
+            assert_eq!(at_once(|stop| budget.table(1, stop)).unwrap_err(), Refusal::Interrupted);
+            assert_eq!(other.buffers(85 * MIB, &GO_ON), Err(Refusal::Busy), "two would wait for each other");
+            small.buffers(50 * MIB, &GO_ON).unwrap();
+            drop(small);
+            assert!(!waiting.is_finished());
+            drop(other);
+            assert_eq!(waiting.join().unwrap(), Ok(()));
+        });
+        drop(large);
+        budget.table(50 * MIB, &GO_ON).unwrap();
+    }
+
+    #[test]
+    fn a_pack_that_gives_up_waiting_leaves_the_way_free() {
+        let budget = budget();
+        let small = budget.table(10 * MIB, &GO_ON).unwrap();
+        let mut large = budget.table(10 * MIB, &GO_ON).unwrap();
+        assert_eq!(at_once(|stop| large.buffers(90 * MIB, stop)), Err(Refusal::Interrupted));
+        budget.table(10 * MIB, &GO_ON).unwrap();
+        drop(small);
+        large.buffers(90 * MIB, &GO_ON).unwrap();
+    }
+
+    /// Many packs at the same time, of all sizes: each ends, and never is more held than there is.
+    #[test]
+    fn no_packs_wait_for_each_other() {
+        let budget = budget();
+        thread::scope(|scope| {
+            for seed in 1..=8_u64 {
+                let budget = &budget;
+                scope.spawn(move || {
+                    let mut state = seed;
+                    let mut upto = |most: u64| {
+                        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                        (state >> 33) % most
+                    };
+                    for _ in 0..200 {
+                        let mut share = budget.table(upto(70) * MIB, &GO_ON).unwrap();
+                        let granted = share.buffers(upto(90) * MIB, &GO_ON);
+                        assert_ne!(granted, Err(Refusal::Interrupted));
+                        assert!(budget.held.lock().sum() <= budget.bytes());
+                        thread::yield_now();
+                    }
+                });
+            }
+        });
+        let held = budget.held.lock();
+        assert!(held.sum() == 0 && held.packs == 0 && !held.wants_all);
     }
 }

@@ -17,7 +17,7 @@ use super::reader::{Reader, Reported};
 use super::reference::*;
 use super::values::{
     above_zero, base_url, boolean, bucket, bundle_sha, byte_size, choice, count, credential, gitlab_url, http_url,
-    ip_address, is_loopback, not_blank, one_line, port, query_file, query_file_or_built_in, recipients, some_bytes,
+    ip_address, is_loopback, memory_budget, not_blank, one_line, port, query_file, query_file_or_built_in, recipients, some_bytes,
     username,
 };
 use super::{Command, Gitlab, Graphql, List, OutputFormat, PrCheck, Restore, Run, Settings};
@@ -73,7 +73,7 @@ impl Reader<'_> {
         let timeouts = self.timeouts();
         let mirror_cache_bytes = self.value(&MIRROR_CACHE_BYTES, byte_size);
         let max_repository_bytes = self.value(&MAX_REPOSITORY_BYTES, some_bytes);
-        let memory_budget_bytes = self.optional(&MEMORY_BUDGET_BYTES, some_bytes);
+        let memory_budget_bytes = self.optional(&MEMORY_BUDGET_BYTES, memory_budget);
         let share = self.share();
         let instance = self.value(&INSTANCE_SHARD, one_line);
         let metrics_port = self.value(&METRICS_SERVER_PORT, port);
@@ -119,7 +119,7 @@ impl Reader<'_> {
 
     fn restore(&mut self, matches: &ArgMatches) -> Result<Restore, Reported> {
         let (s3, timeouts, output) = (self.s3(), self.timeouts(), self.output());
-        let memory_budget_bytes = self.optional(&MEMORY_BUDGET_BYTES, some_bytes);
+        let memory_budget_bytes = self.optional(&MEMORY_BUDGET_BYTES, memory_budget);
         let identity = match matches.get_one::<PathBuf>("identity") {
             None => Err(self.missing("-identity")),
             Some(path) => match fs::File::open(path) {

@@ -114,6 +114,7 @@ fn the_required_settings_are_enough() {
     assert_eq!(run.target_timeout, Duration::from_secs(3600));
     assert_eq!(run.mirror_cache_bytes, 5 << 30);
     assert_eq!(run.max_repository_bytes, 100 << 30);
+    assert_eq!(run.memory_budget_bytes, None);
     assert_eq!(run.instance, "fedramp");
     assert_eq!(run.metrics_port, 9090);
     assert_eq!(run.metrics_address.to_string(), "0.0.0.0");
@@ -138,6 +139,7 @@ fn every_setting_can_be_changed_by_its_variable() {
         ("TARGET_TIMEOUT", "90s"),
         ("MIRROR_CACHE_BYTES", "0"),
         ("MAX_REPOSITORY_BYTES", "2GiB"),
+        ("MEMORY_BUDGET_BYTES", "300Mi"),
         ("INSTANCE_SHARD", "gov"),
         ("METRICS_SERVER_PORT", "0"),
         ("METRICS_SERVER_ADDRESS", "::1"),
@@ -158,6 +160,7 @@ fn every_setting_can_be_changed_by_its_variable() {
     assert_eq!(run.target_timeout, Duration::from_secs(90));
     assert_eq!(run.mirror_cache_bytes, 0);
     assert_eq!(run.max_repository_bytes, 2 << 30);
+    assert_eq!(run.memory_budget_bytes, Some(300 << 20));
     assert_eq!(run.instance, "gov");
     assert_eq!(run.metrics_port, 0);
     assert_eq!(run.metrics_address.to_string(), "::1");
@@ -219,6 +222,7 @@ fn every_wrong_setting_is_reported_however_many_there_are() {
         ("TARGET_TIMEOUT", "-1s"),
         ("MIRROR_CACHE_BYTES", "5G"),
         ("MAX_REPOSITORY_BYTES", "0"),
+        ("MEMORY_BUDGET_BYTES", "15Mi"),
         ("INSTANCE_SHARD", "\u{7f}"),
         ("METRICS_SERVER_PORT", "65536"),
     ];

@@ -14,8 +14,10 @@ use url::Url;
 
 use crate::config::duration;
 use crate::graphql::QuerySource;
+use crate::memory::LEAST_BUDGET_BYTES;
 pub(super) use crate::net::proxy::is_loopback;
 use crate::secret::without_mark;
+use crate::text::human_bytes;
 
 /// Exactly the spellings of Go's `strconv.ParseBool`.
 pub(super) fn boolean(text: &str) -> Result<bool, String> {
@@ -68,6 +70,12 @@ pub(super) fn byte_size(text: &str) -> Result<u64, String> {
 pub(super) fn some_bytes(text: &str) -> Result<u64, String> {
     let size = byte_size(text)?;
     if size == 0 { Err(format!("{text:?} is not above zero: write for example 100Gi")) } else { Ok(size) }
+}
+
+pub(super) fn memory_budget(text: &str) -> Result<u64, String> {
+    let size = byte_size(text)?;
+    let least = human_bytes(LEAST_BUDGET_BYTES);
+    if size < LEAST_BUDGET_BYTES { Err(format!("{text:?} is less than {least}: give at least that")) } else { Ok(size) }
 }
 
 pub(super) fn port(text: &str) -> Result<u16, String> {

@@ -22,6 +22,7 @@ mod list_restore;
 mod logs;
 mod manual;
 mod memory;
+mod memory_budget;
 mod metrics;
 mod mirrors;
 mod odd;

@@ -275,11 +275,11 @@ fn a_pack_of_too_many_objects_is_refused_by_its_header() {
 #[test]
 fn deltas_that_take_too_much_memory_are_refused_before_they_are_decoded() {
     // A complete binary tree is the worst: each level is held.
-    let mut objects = vec![Object { base: None, size: 400_000, by_id: false }];
-    objects.extend((1..31).map(|at| Object { base: Some((at - 1) / 2), size: 400_000, by_id: false }));
+    let mut objects = vec![Object { base: None, size: 3_000_000, by_id: false }];
+    objects.extend((1..31).map(|at| Object { base: Some((at - 1) / 2), size: 3_000_000, by_id: false }));
     let (pack, _) = pack_of(&objects);
     let (table, _) = table_of(&pack, tempfile::tempdir().unwrap().path());
-    assert_eq!(table.need_bytes(), 5 * 391 * 1024, "one for each level");
+    assert_eq!(table.need_bytes(), 5 * 2_930 * 1024, "one for each level");
     let needed = table.need_bytes() + table.longest_instructions() + walk::THREAD_BYTES;
     received_within(&pack, needed + 31 * 57).unwrap();
     match received_within(&pack, needed + 31 * 57 - 1) {
@@ -294,9 +294,9 @@ fn deltas_that_name_their_bases_by_id_are_counted_while_they_are_found() {
     let by_id = |objects: Vec<Object>| -> Vec<Object> {
         objects.into_iter().map(|object| Object { by_id: object.base.is_some(), ..object }).collect()
     };
-    let (pack, _) = pack_of(&by_id(bush(40, 300_000)));
-    received_within(&pack, 60 << 20).unwrap();
-    let refused = received_within(&pack, 12 << 20);
+    let (pack, _) = pack_of(&by_id(bush(60, 400_000)));
+    received_within(&pack, 80 << 20).unwrap();
+    let refused = received_within(&pack, 16 << 20);
     assert!(matches!(refused, Err(PackError::Memory(Shortage::Deltas { .. }))), "{refused:?}");
 }
 
@@ -306,7 +306,7 @@ fn threads_are_as_many_as_the_memory_allows() {
         (0..2_500).map(|at| Object { base: (at > 0).then(|| (at - 1) / 2), size: 8, by_id: false }).collect();
     let (mut table, file) = table_of(&pack_of(&objects).0, tempfile::tempdir().unwrap().path());
     let interrupt = AtomicBool::new(false);
-    for (budget, expected) in [(1 << 30, available_parallelism().unwrap().get()), (6 << 20, 1)] {
+    for (budget, expected) in [(1 << 30, available_parallelism().unwrap().get()), (16 << 20, 1)] {
         let memory = MemoryBudget::new(Some(budget));
         let (_, mut share) = reserve_table(&memory, 2_500, 0, &interrupt).unwrap();
         let plan = plan(&table, &mut share, &interrupt).unwrap();
