@@ -277,6 +277,16 @@ mod tests {
     }
 
     #[test]
+    fn what_the_server_says_on_the_error_band_is_the_error() {
+        let packet = |text: &str| format!("{:04x}{text}", text.len() + 4);
+        let answer = ["packfile\n", "\u{2}counting", "\u{1}PACK", "\u{3}out of \u{7}memory\n"].map(packet).concat();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let error = pack_of(answer.into_bytes(), 7, &runtime).unwrap_err();
+        assert!(matches!(&error, WireError::Remote(text) if text == "out of \\u{7}memory"), "{error}");
+        assert_eq!(error.to_string(), "the Git server says: out of \\u{7}memory");
+    }
+
+    #[test]
     fn damaged_answers_are_errors() {
         let [refs, fetch] = recorded();
         let runtime = tokio::runtime::Runtime::new().unwrap();

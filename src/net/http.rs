@@ -351,7 +351,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
-    use crate::text::REMOTE_TEXT_LIMIT_CHARS;
+    use crate::text::{REMOTE_TEXT_LIMIT_CHARS, error_chain};
 
     fn busy(retry_after: &str) -> RequestError {
         let headers = HeaderMap::from_iter([(RETRY_AFTER, retry_after.parse().unwrap())]);
@@ -381,6 +381,44 @@ mod tests {
         assert!(elsewhere.contains("https://other.test/sign_in,") && !elsewhere.contains("secret"), "{elsewhere}");
         let long = redirect(&format!("https://other.test/{}", "x".repeat(50_000)));
         assert!(long.len() < 2 * REMOTE_TEXT_LIMIT_CHARS, "{} bytes", long.len());
+    }
+
+    #[test]
+    fn the_login_is_marked_so_that_libraries_do_not_show_it() {
+        let Login(header) = Login::new("some-user", &SecretString::from("some-password")).unwrap();
+        assert!(header.is_sensitive());
+        assert!(!format!("{header:?}").contains("Basic"), "{header:?}");
+    }
+
+    #[tokio::test]
+    async fn an_error_of_the_connection_holds_no_url() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = reqwest::Client::new();
+        let post = |path: &str| {
+            let url = format!("http://{address}/{path}").parse().unwrap();
+            let client = client.clone();
+            async move { post(&client, &url, None, &HeaderMap::new(), Bytes::new()).await }
+        };
+        // One breaks off in the middle of the body, and the next before any answer.
+        let serving = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 1_000]).await.unwrap();
+            let half = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf";
+            tokio::io::AsyncWriteExt::write_all(&mut stream, half).await.unwrap();
+            drop(stream);
+            drop(listener.accept().await.unwrap());
+            drop(listener);
+        };
+        let asking = async {
+            let broken = body(post("hidden-one").await.unwrap(), 1 << 20).await.unwrap_err();
+            [broken, post("hidden-two").await.unwrap_err(), post("hidden-three").await.unwrap_err()]
+        };
+        let ((), errors) = tokio::join!(serving, asking);
+        for error in errors {
+            let chain = format!("{} {error:?}", error_chain(&error));
+            assert!(!chain.contains("hidden"), "{chain}");
+        }
     }
 
     #[tokio::test]

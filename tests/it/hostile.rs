@@ -7,7 +7,10 @@ use testbed::fault::{ALWAYS, Fault, Proxy};
 use testbed::mutate::mutated;
 use testbed::world::World;
 
-use crate::support::{Run, keys, pass, program, run, zip_key};
+use crate::support::{Daemon, Run, keys, pass, program, run, zip_key};
+
+/// How long a listing without an end may keep the program busy. Without a guard, it would be 15 minutes.
+const LISTING_LIMIT: Duration = Duration::from_secs(20);
 
 /// A world in sync, with a proxy in front of its S3 server.
 fn in_sync() -> (World, Proxy) {
@@ -148,4 +151,25 @@ fn a_pack_that_trickles_for_ever_costs_its_own_target_the_time_limit_and_nobody_
     let run: Run = command.output().unwrap().into();
     run.failed().logged("failed: far/hostile@main").logged("not finished within TARGET_TIMEOUT (3 s)");
     assert_eq!(keys(&world), [zip_key("far/good", "main", &good)]);
+}
+
+#[test]
+fn a_listing_that_hands_out_a_token_twice_ends_at_once() {
+    let (world, proxy) = in_sync();
+    let before = keys(&world);
+    let page = |token: &str| {
+        let body = format!(
+            "<ListBucketResult><IsTruncated>true</IsTruncated><NextContinuationToken>{token}</NextContinuationToken>\
+             </ListBucketResult>"
+        );
+        Fault::Answer { status: 200, headers: vec![], body: body.into_bytes() }
+    };
+    // Two tokens take turns.
+    proxy.on(|seen| seen.query.contains("continuation-token=one"), ALWAYS, page("two"));
+    proxy.on(|seen| seen.query.contains("list-type"), ALWAYS, page("one"));
+    let mut command = program(&world, &["-run-once"]);
+    command.env("AWS_ENDPOINT_URL_S3", proxy.url());
+    let run = Daemon::spawn(command).ends_within(LISTING_LIMIT).failed();
+    run.logged("S3 answered the request to list the bucket without an end");
+    assert_eq!(keys(&world), before);
 }
