@@ -17,8 +17,8 @@ use super::reader::{Reader, Reported};
 use super::reference::*;
 use super::values::{
     above_zero, base_url, boolean, bucket, bundle_sha, byte_size, choice, count, credential, gitlab_url, http_url,
-    ip_address, is_loopback, memory_budget, not_blank, one_line, port, query_file, query_file_or_built_in, recipients, some_bytes,
-    username,
+    ip_address, is_loopback, memory_budget, not_blank, one_line, port, query_file, query_file_or_built_in, recipients,
+    some_bytes, username,
 };
 use super::{Command, Gitlab, Graphql, List, OutputFormat, PrCheck, Restore, Run, Settings};
 use crate::bucket::S3;
