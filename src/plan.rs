@@ -58,9 +58,9 @@ impl Plan {
         self.blocked.is_empty() && self.guard.is_none()
     }
 
-    /// How many destinations it retires.
-    pub fn retiring(&self) -> usize {
-        self.actions.iter().filter(|action| matches!(action, Action::Retire(_))).count()
+    /// The destinations it retires.
+    pub fn retired(&self) -> impl Iterator<Item = &Destination> {
+        self.actions.iter().filter(|action| matches!(action, Action::Retire(_))).map(Action::destination)
     }
 
     /// Whether something that is no longer wanted stays because the target list may be wrong.

@@ -73,8 +73,6 @@ pub fn concurrency(settings: &config::Run) -> Concurrency {
 struct Prepared {
     git: GitServer,
     actions: Vec<Action>,
-    /// How many destinations the actions retire.
-    retiring: usize,
     /// What the pass does without its actions.
     report: Report,
 }
@@ -187,8 +185,9 @@ impl Reconciler {
     }
 
     fn plan(&self, observed: &Observed) -> Plan {
-        let memory = &self.recall.get(&self.settings.workdir, self.settings.dry_run);
-        let remembered = Remembered { budget: memory.budget(SystemTime::now()), memory };
+        let mut memory = self.recall.get(&self.settings.workdir, self.settings.dry_run);
+        memory.confirm(observed.held.iter().map(|object| &object.name.destination));
+        let remembered = Remembered { budget: memory.budget(SystemTime::now()), memory: &memory };
         let policy = observed.policy(&self.settings);
         plan_share(&observed.desired, &observed.held, policy, &observed.whole, remembered)
     }
@@ -241,10 +240,9 @@ impl Reconciler {
     ) -> Result<Report, PassError> {
         let begun = Instant::now();
         // What was observed is dropped here: actions can take long.
-        let Prepared { git, actions, retiring, mut report } = self.prepare(publisher, pass, stop).await?;
+        let Prepared { git, actions, mut report } = self.prepare(publisher, pass, stop).await?;
         let claim = |action: &Action| self.claims.of_full_pass(action);
         let outcomes = apply(actions, &self.crew(publisher, &git, pass, &claim, all_begun), stop).await;
-        self.recall.settle(&publisher.workdir, retiring, &outcomes);
         report.add(&outcomes, begun.elapsed());
         self.recipients.keep(publisher, self.republish.lock().as_ref().map_or(0, BTreeSet::len));
         log::report(&report);
@@ -288,11 +286,10 @@ impl Reconciler {
         if !list_is_doubtful {
             publisher.keep_only(&wanted);
         }
-        let retiring = plan.retiring();
         let actions = std::mem::take(&mut plan.actions);
         let mut report = Report::new(&plan, &[], foreign.count, Duration::ZERO);
         report.lost = lost.into_iter().map(Trouble::from).collect();
-        Ok(Prepared { git, actions, retiring, report })
+        Ok(Prepared { git, actions, report })
     }
 
     fn crew<'a>(

@@ -2,7 +2,7 @@
 //!
 //! Invariant: no decision to delete rests on it. A memory that was lost only makes the guard count from now on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -40,6 +40,9 @@ pub struct Memory {
     /// For each destination the source project it was last published from. Both are hashes: there can be many.
     #[serde(default)]
     sources: BTreeMap<u64, u64>,
+    /// Destinations whose retirement was counted by the last pass, as hashes: no later pass has seen that they are gone.
+    #[serde(default)]
+    unconfirmed: BTreeSet<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,8 +83,17 @@ impl Memory {
     }
 
     /// A pass holds this many destinations and is about to retire some of them. They count before they are deleted, so
-    /// that a process that is killed meanwhile has counted them. `unlisted_apps` is `None` if the list is in doubt.
-    pub fn count(&mut self, now: SystemTime, held: usize, retiring: usize, unlisted_apps: Option<usize>) {
+    /// that a process that is killed meanwhile has counted them; [`Self::confirm`] takes back what did not happen.
+    /// `unlisted_apps` is `None` if the list is in doubt.
+    pub fn count<'a>(
+        &mut self,
+        now: SystemTime,
+        held: usize,
+        retiring: impl Iterator<Item = &'a Destination>,
+        unlisted_apps: Option<usize>,
+    ) {
+        self.unconfirmed = retiring.map(mark_of).collect();
+        let retiring = self.unconfirmed.len();
         let now = seconds(now);
         self.periods.retain(|period| period.counts(now));
         for period in &mut self.periods {
@@ -104,10 +116,15 @@ impl Memory {
         self.periods.drain(..surplus);
     }
 
-    /// So many retirements that were counted did not happen.
-    pub fn discount(&mut self, not_retired: usize) {
+    /// Takes back the retirements that the last pass counted and that did not happen: these destinations are still held.
+    pub fn confirm<'a>(&mut self, held: impl Iterator<Item = &'a Destination>) {
+        let unconfirmed = std::mem::take(&mut self.unconfirmed);
+        if unconfirmed.is_empty() {
+            return;
+        }
+        let still_held: BTreeSet<_> = held.map(mark_of).filter(|mark| unconfirmed.contains(mark)).collect();
         if let Some(last) = self.periods.last_mut() {
-            last.retired = last.retired.saturating_sub(not_retired);
+            last.retired = last.retired.saturating_sub(still_held.len());
         }
     }
 
@@ -164,11 +181,17 @@ mod tests {
         UNIX_EPOCH + Duration::from_secs(1_700_000_000 + hours * 3_600)
     }
 
+    /// So many destinations.
+    fn some(count: usize) -> Vec<Destination> {
+        let numbered = |n| Destination { group: "far".into(), project: format!("p{n}"), branch: "main".into() };
+        (0..count).map(numbered).collect()
+    }
+
     #[test]
     fn what_was_retired_counts_for_a_day() {
         let mut memory = Memory::default();
-        memory.count(at(0), 200, 40, Some(3));
-        memory.count(at(1), 160, 10, None);
+        memory.count(at(0), 200, some(40).iter(), Some(3));
+        memory.count(at(1), 160, some(10).iter(), None);
         assert_eq!((memory.budget(at(2)).most_held, memory.budget(at(2)).retired_before), (200, 50));
         assert_eq!((memory.budget(at(25)).most_held, memory.budget(at(25)).retired_before), (160, 10));
         assert_eq!(memory.budget(at(2)).fewest_unlisted, Some(3));
@@ -178,17 +201,20 @@ mod tests {
     #[test]
     fn what_was_not_retired_after_all_does_not_count() {
         let mut memory = Memory::default();
-        memory.count(at(0), 200, 40, Some(3));
-        memory.discount(15);
+        let all = some(40);
+        memory.count(at(0), 200, all.iter(), Some(3));
+        memory.confirm(all[..15].iter().chain(&some(200)[40..]));
         assert_eq!(memory.budget(at(0)).retired_before, 25);
+        memory.confirm(all.iter());
+        assert_eq!(memory.budget(at(0)).retired_before, 25, "what was gone once may come back");
     }
 
     #[test]
     fn a_clock_set_back_keeps_nothing_for_longer_than_a_day_from_then() {
         let mut memory = Memory::default();
-        memory.count(at(1_000), 200, 40, Some(3));
+        memory.count(at(1_000), 200, some(40).iter(), Some(3));
         assert_eq!(memory.budget(at(0)).retired_before, 40);
-        memory.count(at(0), 160, 0, Some(3));
+        memory.count(at(0), 160, some(0).iter(), Some(3));
         assert_eq!(memory.budget(at(23)).retired_before, 40);
         assert_eq!(memory.budget(at(26)).retired_before, 0);
     }
@@ -216,7 +242,7 @@ mod tests {
             let (mut memory, mut now, mut all) = (Memory::default(), at(0), vec![]);
             for (wait, retired) in steps {
                 now += Duration::from_secs(wait);
-                memory.count(now, 10, retired, Some(3));
+                memory.count(now, 10, some(retired).iter(), Some(3));
                 all.push((now, retired));
                 prop_assert!(memory.periods.len() <= MOST_PERIODS);
                 let within = |window: Duration| -> usize {

@@ -9,8 +9,7 @@ use std::time::SystemTime;
 use parking_lot::Mutex;
 
 use super::observe::Observed;
-use crate::plan::outcome::{Done, Outcome};
-use crate::plan::{Action, Memory, Plan};
+use crate::plan::{Memory, Plan};
 use crate::text::printable;
 use crate::workdir::{self, Workdir};
 
@@ -59,23 +58,10 @@ impl Recall {
         let memory = known.get_or_insert_default();
         // What an empty or a shortened list says about apps is not to be compared with.
         let unlisted_apps = (!observed.is_doubtful(plan)).then_some(observed.whole.unlisted_apps);
-        memory.count(SystemTime::now(), plan.budget.held, plan.retiring(), unlisted_apps);
+        memory.confirm(held.iter().copied());
+        memory.count(SystemTime::now(), plan.budget.held, plan.retired(), unlisted_apps);
         memory.learn(targets.chain(refused), held.into_iter());
         keep(workdir, memory);
-    }
-
-    /// Takes back what was counted of `retiring` destinations and did not happen.
-    pub fn settle(&self, workdir: &Workdir, retiring: usize, outcomes: &[Outcome]) {
-        let retired =
-            |outcome: &&Outcome| matches!((&outcome.action, &outcome.result), (Action::Retire(_), Ok(Done::Deleted)));
-        let left = retiring.saturating_sub(outcomes.iter().filter(retired).count());
-        if left == 0 {
-            return;
-        }
-        if let Some(memory) = &mut *self.0.lock() {
-            memory.discount(left);
-            keep(workdir, memory);
-        }
     }
 }
 
@@ -102,7 +88,7 @@ pub(super) fn log(plan: &Plan) {
     } else if count > 0 {
         log!(info);
     }
-    if plan.retiring() > 0 {
+    if plan.retired().next().is_some() {
         tracing::info!("retire guard: with this pass, {}", plan.budget);
     }
 }
