@@ -7,6 +7,7 @@ mod connections;
 mod hook;
 mod json;
 mod page;
+mod rendered;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -15,19 +16,19 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context;
+use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{DefaultBodyLimit, Query, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::map_response;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::yield_now;
+use tokio::task::{spawn_blocking, yield_now};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tower_http::CompressionLevel;
@@ -35,6 +36,8 @@ use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::SizeAbove;
 
 use self::connections::{Connections, HasRequest};
+use self::json::Page;
+use self::rendered::Rendered;
 use crate::reconcile::Triggers;
 use crate::secret::Secret;
 use crate::status::Status;
@@ -71,6 +74,7 @@ pub struct Site {
 }
 
 type Shared = State<Arc<Site>>;
+type Pairs = Query<HashMap<String, String>>;
 
 #[derive(Debug)]
 pub struct Server {
@@ -124,10 +128,6 @@ async fn connection(stream: TcpStream, router: Router, has_request: HasRequest) 
 fn router(site: Arc<Site>) -> Router {
     let router = Router::new()
         .route("/", get(status_page))
-        .route(
-            "/status.json",
-            get(async |State(site): Shared| Json(json::status(&site.status.snapshot(), &site.shard))),
-        )
         .route("/metrics", get(metrics))
         .route("/healthz", get(async |State(site): Shared| verdict(site.status.alive())))
         .route("/readyz", get(async |State(site): Shared| verdict(site.status.ready())))
@@ -138,15 +138,27 @@ fn router(site: Arc<Site>) -> Router {
         Some(_) => router.route("/hooks/gitlab", post(hook::gitlab)),
         None => router,
     };
+    let rendered = Arc::new(Rendered::default());
+    // It compresses its answers itself, once for all.
+    let status = Router::new().route(
+        "/status.json",
+        get(async move |State(site): Shared, Query(pairs): Pairs, headers: HeaderMap| {
+            match Page::asked(|name| pairs.get(name).cloned()) {
+                Ok(page) => rendered.answer(&site, page, &headers).await,
+                Err(problem) => (StatusCode::BAD_REQUEST, problem).into_response(),
+            }
+        }),
+    );
     router
         .layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES))
-        .layer(map_response(guarded))
         .layer(
             CompressionLayer::new()
                 .quality(CompressionLevel::Fastest)
                 .compress_when(SizeAbove::new(LEAST_COMPRESSED_BYTES)),
         )
         .layer(map_response(in_one_piece))
+        .merge(status)
+        .layer(map_response(guarded))
         .with_state(site)
 }
 
@@ -174,16 +186,19 @@ async fn in_one_piece(response: Response) -> Response {
     }
 }
 
-async fn status_page(State(site): Shared, Query(pairs): Query<HashMap<String, String>>) -> Response {
-    match page::html(&site.status.snapshot(), &site.shard, &page::Filter::new(pairs)) {
-        Ok(html) => Html(html).into_response(),
+async fn status_page(State(site): Shared, Query(pairs): Pairs) -> Response {
+    let html = move || page::html(&site.status.snapshot(), &site.shard, &page::Filter::new(pairs));
+    match spawn_blocking(html).await {
+        Ok(Ok(html)) => Html(html).into_response(),
+        Ok(Err(error)) => failed(&error),
         Err(error) => failed(&error),
     }
 }
 
 async fn metrics(State(site): Shared) -> Response {
-    match site.status.metrics().text(&site.status.snapshot()) {
-        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
+    match spawn_blocking(move || site.status.metrics().text(&site.status.snapshot())).await {
+        Ok(Ok(text)) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
+        Ok(Err(error)) => failed(&error),
         Err(error) => failed(&error),
     }
 }

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use self::metrics::Metrics;
 use self::records::{count_objects, objects_now, records, settle};
@@ -63,7 +63,10 @@ pub struct Status {
 
 #[derive(Debug, Default)]
 struct State {
-    targets: BTreeMap<Destination, TargetStatus>,
+    /// Shared with snapshots: there can be many.
+    targets: BTreeMap<Destination, Arc<TargetStatus>>,
+    /// How often anything here has changed; running targets' bytes do not count.
+    changes: u64,
     /// Targets that were out of sync when an earlier process ended, until the first full pass has a plan.
     remembered: BTreeMap<Destination, SystemTime>,
     passes: Vec<RunningPass>,
@@ -190,6 +193,17 @@ impl Status {
         })
     }
 
+    /// Another number for each change of what [`Self::snapshot`] shows, except for the progress of running targets.
+    pub fn changes(&self) -> u64 {
+        self.state.lock().changes
+    }
+
+    fn change(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock();
+        state.changes += 1;
+        state
+    }
+
     // ---- What the loop reports ----
 
     /// Sets the mirrors under WORKDIR, whose size on the disk is shown.
@@ -203,7 +217,7 @@ impl Status {
         let known = targets.into_iter().filter_map(|OutOfSync { destination, since }| {
             Some((destination, UNIX_EPOCH.checked_add(Duration::from_secs(since))?))
         });
-        self.state.lock().remembered = known.collect();
+        self.change().remembered = known.collect();
     }
 
     /// The targets that are not in sync, and since when. Until the first full pass has a plan, also those that an earlier
@@ -222,7 +236,7 @@ impl Status {
 
     pub fn pass_begins(&self, trigger: Trigger) -> PassId {
         self.pulse.beat();
-        let mut state = self.state.lock();
+        let mut state = self.change();
         if trigger.is_full() {
             state.next_pass = None;
         }
@@ -235,7 +249,7 @@ impl Status {
 
     pub fn seen(&self, pass: PassId, seen: &Seen<'_>) {
         self.pulse.beat();
-        let mut state = self.state.lock();
+        let mut state = self.change();
         if let Some(pass) = state.pass(pass) {
             pass.actions = Some((seen.plan.actions.len(), 0));
         }
@@ -259,13 +273,13 @@ impl Status {
         let destination = action.destination().clone();
         let progress = Arc::new(Progress::new(destination, stage, self.metrics.moved(), Arc::clone(&self.actions)));
         self.actions.beat();
-        self.state.lock().running.push(Arc::clone(&progress));
+        self.change().running.push(Arc::clone(&progress));
         progress
     }
 
     pub fn action_ends(&self, pass: PassId, progress: &Arc<Progress>, outcome: &Outcome) {
         self.actions.beat();
-        let mut state = self.state.lock();
+        let mut state = self.change();
         state.running.retain(|running| !Arc::ptr_eq(running, progress));
         if let Some(pass) = state.pass(pass) {
             pass.actions = pass.actions.map(|(all, done)| (all, done + 1));
@@ -279,14 +293,14 @@ impl Status {
 
     /// A pass leaves one of its actions to another pass.
     pub fn left_out(&self, pass: PassId) {
-        if let Some(pass) = self.state.lock().pass(pass) {
+        if let Some(pass) = self.change().pass(pass) {
             pass.actions = pass.actions.map(|(all, done)| (all.saturating_sub(1), done));
         }
     }
 
     pub fn pass_ends(&self, pass: PassId, result: Result<&Report, String>) {
         self.pulse.beat();
-        let mut state = self.state.lock();
+        let mut state = self.change();
         let Some(at) = state.passes.iter().position(|running| running.id == pass) else { return };
         let RunningPass { trigger, began, clock, .. } = state.passes.remove(at);
         let outcome = match &result {
@@ -309,7 +323,7 @@ impl Status {
     }
 
     pub fn sleeps(&self, time: Duration) {
-        self.state.lock().next_pass = Some((SystemTime::now() + time, Instant::now() + time));
+        self.change().next_pass = Some((SystemTime::now() + time, Instant::now() + time));
     }
 }
 

@@ -8,7 +8,7 @@ mod recipients;
 mod uploads;
 
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -99,13 +99,27 @@ impl Workdir {
         if kept.is_ok_and(|kept| kept == text) {
             return Ok(());
         }
-        replace(&path, &text)
+        self.replace(OUT_OF_SYNC_FILE, &text)
     }
 
     /// Stores what passes remember. After an error, what was stored before is still there.
     pub fn keep_memory(&self, memory: &Memory) -> io::Result<()> {
         let (path, text) = (self.root.join(MEMORY_FILE), serde_json::to_vec(memory)?);
-        if fs::read(&path).is_ok_and(|kept| kept == text) { Ok(()) } else { replace(&path, &text) }
+        if fs::read(path).is_ok_and(|kept| kept == text) { Ok(()) } else { self.replace(MEMORY_FILE, &text) }
+    }
+
+    /// Replaces a file of our folder: whole or not at all. It fails if somebody has put another folder in its place.
+    fn replace(&self, name: &str, text: &[u8]) -> io::Result<()> {
+        if !is_private_dir(&self.root) {
+            return Err(io::Error::new(io::ErrorKind::NotADirectory, "the folder under WORKDIR is not ours any more"));
+        }
+        let path = self.root.join(name);
+        // Leftovers of a killed run are overwritten.
+        let new = path.with_extension("new");
+        let mut file = private_file(&new)?;
+        file.set_len(0)?;
+        file.write_all(text)?;
+        fs::rename(new, path)
     }
 
     /// What [`Self::keep_since`] stored last. It is only shown to people, so an unreadable file is ignored.
@@ -128,13 +142,6 @@ pub fn kept_memory(workdir: &Path) -> io::Result<Option<Memory>> {
     let mut text = vec![];
     file.take(MEMORY_LIMIT_BYTES).read_to_end(&mut text)?;
     Ok(Some(serde_json::from_slice(&text)?))
-}
-
-/// Writes a file whole or not at all. What a killed run left of it is overwritten.
-fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
-    let new = path.with_extension("new");
-    fs::write(&new, text)?;
-    fs::rename(new, path)
 }
 
 /// A target that is out of sync.

@@ -3,7 +3,6 @@
 //! Invariant: no error shows a secret, or a text from outside that is not escaped.
 
 use std::error::Error;
-use std::io;
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::config::http::HttpResponse;
@@ -69,10 +68,6 @@ where
             let cause = failure.as_connector_error().and_then(|error| error.source());
             let cause = cause.map_or_else(|| error_chain(error), error_chain);
             match tls::refusal(error) {
-                None if speaks_no_tls(error) => format!(
-                    "the connection failed: the server does not speak TLS at this port: check whether AWS_ENDPOINT_URL_S3 \
-                     should begin with http:// ({cause})"
-                ),
                 Some(refusal) => format!("{refusal}: {cause}"),
                 None => format!("the connection failed: {cause} (check AWS_ENDPOINT_URL_S3 and the network)"),
             }
@@ -85,20 +80,6 @@ where
 /// What is wrong with the credentials, if that is why no request was sent.
 pub(super) fn credentials_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a CredentialsError> {
     error.downcast_ref().or_else(|| error.source().and_then(credentials_error))
-}
-
-/// Whether the answer to the TLS handshake was something else than TLS.
-fn speaks_no_tls(error: &(dyn Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(rustls::Error::InvalidMessage(_)) = error.downcast_ref() {
-            return true;
-        }
-        // The source of an I/O error that wraps another error skips the wrapped one.
-        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        cause = wrapped.map(|inner| inner as &(dyn Error + 'static)).or_else(|| error.source());
-    }
-    false
 }
 
 /// The SDK names a feature of its own source code.

@@ -3,6 +3,7 @@
 //! Invariant: what the plan does not say stays as it was known before: since when, and the last error.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::{Seen, TargetState, TargetStatus, TargetTrouble};
@@ -14,7 +15,7 @@ use crate::plan::{Action, Cause, PublishReason};
 /// What a record is made of.
 struct Facts<'a> {
     now: SystemTime,
-    before: &'a BTreeMap<Destination, TargetStatus>,
+    before: &'a BTreeMap<Destination, Arc<TargetStatus>>,
     remembered: &'a BTreeMap<Destination, SystemTime>,
     newest: HashMap<&'a Destination, &'a HeldObject>,
     sources: HashMap<&'a Destination, &'a Source>,
@@ -22,7 +23,7 @@ struct Facts<'a> {
 
 impl<'a> Facts<'a> {
     fn new(
-        before: &'a BTreeMap<Destination, TargetStatus>,
+        before: &'a BTreeMap<Destination, Arc<TargetStatus>>,
         remembered: &'a BTreeMap<Destination, SystemTime>,
         Seen { targets, held, .. }: &Seen<'a>,
     ) -> Self {
@@ -73,14 +74,15 @@ impl<'a> Facts<'a> {
 /// The records of a pass's targets. What the plan does not say comes from the records `before`, else from what an earlier
 /// process saved.
 pub(super) fn records(
-    before: &BTreeMap<Destination, TargetStatus>,
+    before: &BTreeMap<Destination, Arc<TargetStatus>>,
     remembered: &BTreeMap<Destination, SystemTime>,
     seen: &Seen<'_>,
-) -> BTreeMap<Destination, TargetStatus> {
+) -> BTreeMap<Destination, Arc<TargetStatus>> {
     let (facts, plan) = (Facts::new(before, remembered, seen), seen.plan);
     let in_sync = plan.unchanged.iter().map(|unchanged| &unchanged.target.destination);
-    let mut records: BTreeMap<_, _> =
-        in_sync.map(|destination| (destination.clone(), facts.record(destination, TargetState::InSync))).collect();
+    let mut records: BTreeMap<_, _> = in_sync
+        .map(|destination| (destination.clone(), Arc::new(facts.record(destination, TargetState::InSync))))
+        .collect();
     for action in &plan.actions {
         let destination = action.destination();
         let mut target = match action {
@@ -89,13 +91,14 @@ pub(super) fn records(
             Action::Retire(_) => continue,
         };
         target.source = target.source.or_else(|| before.get(destination).and_then(|before| before.source.clone()));
-        records.insert(destination.clone(), target);
+        records.insert(destination.clone(), Arc::new(target));
     }
     for blocked in &plan.blocked {
         let (cause, error) = (Cause::of_blocker(&blocked.blocker), blocked.blocker.to_string());
         let target = records
             .entry(blocked.destination.clone())
-            .or_insert_with(|| facts.record(&blocked.destination, TargetState::Blocked));
+            .or_insert_with(|| Arc::new(facts.record(&blocked.destination, TargetState::Blocked)));
+        let target = Arc::make_mut(target);
         match &mut target.trouble {
             Some(trouble) => trouble.error = format!("{}; {error}", trouble.error),
             None => target.trouble = Some(TargetTrouble { cause, error, seen: facts.now }),
@@ -105,7 +108,9 @@ pub(super) fn records(
         let trouble = held.reason.is_trouble();
         let state = if trouble { TargetState::Blocked } else { TargetState::Behind };
         let reason = held.reason.to_string();
-        let record = records.entry(held.destination.clone()).or_insert_with(|| facts.record(&held.destination, state));
+        let record =
+            records.entry(held.destination.clone()).or_insert_with(|| Arc::new(facts.record(&held.destination, state)));
+        let record = Arc::make_mut(record);
         if trouble {
             record.trouble = Some(TargetTrouble { cause: Cause::Kept, error: reason, seen: facts.now });
         } else {
@@ -119,7 +124,10 @@ pub(super) fn records(
 
 /// How many objects the bucket holds after a full pass has listed it. Destinations that another pass has changed meanwhile
 /// count as in the records `before`.
-pub(super) fn objects_now(Seen { held, moved, .. }: &Seen<'_>, before: &BTreeMap<Destination, TargetStatus>) -> usize {
+pub(super) fn objects_now(
+    Seen { held, moved, .. }: &Seen<'_>,
+    before: &BTreeMap<Destination, Arc<TargetStatus>>,
+) -> usize {
     let listed = held.iter().filter(|object| !moved.contains(&object.name.destination)).count();
     let known =
         moved.iter().filter(|destination| before.get(destination).is_some_and(|target| target.commit.is_some()));
@@ -141,13 +149,14 @@ pub(super) fn count_objects(objects: &mut usize, Outcome { action, result }: &Ou
 }
 
 /// Records the outcome of an action.
-pub(super) fn settle(targets: &mut BTreeMap<Destination, TargetStatus>, Outcome { action, result }: &Outcome) {
+pub(super) fn settle(targets: &mut BTreeMap<Destination, Arc<TargetStatus>>, Outcome { action, result }: &Outcome) {
     let now = SystemTime::now();
     let destination = action.destination();
     let mut out_of_sync = |state, cause, error: &String| {
         let target = targets
             .entry(destination.clone())
-            .or_insert_with(|| TargetStatus::new(destination, TargetState::InSync, now));
+            .or_insert_with(|| Arc::new(TargetStatus::new(destination, TargetState::InSync, now)));
+        let target = Arc::make_mut(target);
         if target.state == TargetState::InSync {
             target.since = now;
         }
@@ -157,7 +166,7 @@ pub(super) fn settle(targets: &mut BTreeMap<Destination, TargetStatus>, Outcome 
     match (action, result) {
         (Action::Retire(_), Ok(_)) => drop(targets.remove(destination)),
         (Action::Publish(_) | Action::Sweep(_), Ok(done)) => {
-            let Some(target) = targets.get_mut(destination) else { return };
+            let Some(target) = targets.get_mut(destination).map(Arc::make_mut) else { return };
             if target.state != TargetState::InSync {
                 (target.state, target.since) = (TargetState::InSync, now);
             }

@@ -1,5 +1,6 @@
 //! The state at one moment, as it is shown.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{PassId, PassOutcome, TargetState, Trigger};
@@ -16,7 +17,7 @@ pub struct Snapshot {
     pub started: SystemTime,
     pub dry_run: bool,
     /// All targets, ordered by destination.
-    pub targets: Vec<TargetStatus>,
+    pub targets: Vec<Arc<TargetStatus>>,
     pub passes: Vec<RunningPass>,
     pub running: Vec<ProgressView>,
     /// The last passes, the oldest first.

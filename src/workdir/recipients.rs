@@ -2,12 +2,11 @@
 //!
 //! Invariant: it is no secret, and only decides about a warning and about republishing. A lost file starts over.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 
 use super::{OURS, Workdir};
-use crate::files::private_file;
 
 const RECIPIENTS_FILE: &str = "recipients";
 /// Length of a fingerprint, in bytes: SHA-256 in hexadecimal digits.
@@ -27,12 +26,6 @@ pub fn kept_recipients(workdir: &Path) -> Option<String> {
 impl Workdir {
     /// Keeps a fingerprint for the next start. After an error, what was kept before is still there.
     pub fn keep_recipients(&self, fingerprint: &str) -> io::Result<()> {
-        let path = self.root.join(RECIPIENTS_FILE);
-        // Whole or not at all; leftovers of a killed run are overwritten.
-        let new = path.with_extension("new");
-        let mut file = private_file(&new)?;
-        file.set_len(0)?;
-        file.write_all(fingerprint.as_bytes())?;
-        fs::rename(new, path)
+        self.replace(RECIPIENTS_FILE, fingerprint.as_bytes())
     }
 }

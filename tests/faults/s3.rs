@@ -122,9 +122,7 @@ fn the_bucket_is_listed_whole_or_nothing_changes() {
             scene.setting("AWS_ENDPOINT_URL_S3", &url);
         })
         .without_a_rule()
-        .says(
-            "the server does not speak TLS at this port: check whether AWS_ENDPOINT_URL_S3 should begin with http://",
-        ),
+        .says("the server's answer is not TLS: the port may be one for http://"),
     );
     cases.push(Case::new("half a page, once", Outcome::Mended, |scene| {
         scene.s3.on(any("ListObjectsV2"), 1, Fault::truncate(At::Half));

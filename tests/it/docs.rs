@@ -80,10 +80,7 @@ const MESSAGES: &[(&str, &[&str])] = &[
         "bucket",
         &["it is a web page", "it has no ETag", "it has a body of another kind", "if it does not know checksums"],
     ),
-    (
-        "bucket",
-        &["is not well-formed XML", "the checksum of what S3 stored", "the server does not speak TLS at this port"],
-    ),
+    ("bucket", &["is not well-formed XML", "the checksum of what S3 stored"]),
     ("reconcile", &["is not in the next listing of the bucket", "lost: "]),
     ("config", &["holds a space, a line end or another character", "is blank"]),
     (

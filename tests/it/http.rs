@@ -441,3 +441,31 @@ fn sigusr1_starts_a_full_pass_now() {
     assert!(daemon.log().contains("a full pass was requested"));
     daemon.stop().succeeded();
 }
+
+#[test]
+fn the_status_comes_in_pages_for_those_who_ask_for_them() {
+    let (world, daemon) = at_rest();
+    let targets = (0..7).map(|n| SyncTarget::new("near/p", "main", &format!("far/p-{n}"), "main"));
+    world.graphql.set_targets(targets.collect());
+    pass_now(&daemon);
+    let all = status(&daemon);
+    assert_eq!(all["targets"].as_array().unwrap().len(), 7);
+    assert!(all.get("page").is_none() && all.get("pages").is_none(), "{all}");
+    let page = |query: &str| -> serde_json::Value {
+        serde_json::from_str(&get(&daemon, &format!("/status.json?{query}")).body).unwrap()
+    };
+    let pages = [1, 2, 3, 4].map(|n| page(&format!("limit=3&page={n}")));
+    assert_eq!(pages.each_ref().map(|page| page["targets"].as_array().unwrap().len()), [3, 3, 1, 0]);
+    let joined: Vec<_> = pages.iter().flat_map(|page| page["targets"].as_array().unwrap().clone()).collect();
+    assert_eq!(serde_json::Value::from(joined), all["targets"]);
+    for (n, page) in (1..).zip(&pages) {
+        assert_eq!((&page["page"], &page["pages"], &page["counts"]), (&n.into(), &3.into(), &all["counts"]));
+    }
+    assert_eq!(page("page=1")["targets"], all["targets"]);
+    for query in ["limit=0", "limit=10001", "limit=x", "page=0", "limit=3&page=-1"] {
+        let answer = get(&daemon, &format!("/status.json?{query}"));
+        assert_eq!(answer.status, 400, "{query}");
+        assert!(answer.body.contains("is not a number from 1 to"), "{}", answer.body);
+    }
+    assert_eq!(page("page=18446744073709551615&limit=10000")["targets"], serde_json::json!([]));
+}
