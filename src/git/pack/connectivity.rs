@@ -8,7 +8,8 @@ use gix_hash::ObjectId;
 use gix_object::Kind;
 use gix_pack::index;
 
-use super::error::PackError;
+use super::STRUCTURE_LIMIT_BYTES;
+use super::error::{PackError, Shortage};
 use super::walk::{Content, Walk, damaged};
 use crate::git::references::each_reference;
 
@@ -30,6 +31,9 @@ pub(super) fn check(walk: Walk<'_>, index: &index::File, older: &[index::File]) 
         let Content::Whole(bytes) = content else {
             return Err(PackError::from(damaged("a streamed object that is no blob")));
         };
+        if bytes.len() as u64 > STRUCTURE_LIMIT_BYTES {
+            return Err(Shortage::Object { limit: STRUCTURE_LIMIT_BYTES }.into());
+        }
         each_reference(kind, bytes, |expected, id| {
             if recent.has(id) {
                 return Ok(());

@@ -9,18 +9,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use git2::{Oid, Repository};
+use git2::{ConfigLevel, Oid, Repository};
 use tokio::sync::OwnedMutexGuard;
 
 use super::state::{STATE_FORMAT, State, StoredPack, pack_dir};
 use super::{Known, MirrorError, MirrorStore, remove};
 use crate::files::{Checked, CheckedFile, create_private_dir, private_file};
-use crate::git::pack::ReceivedPack;
+use crate::git::pack::{ReceivedPack, STRUCTURE_LIMIT_BYTES};
 use crate::model::key::CommitId;
 use crate::model::target::Source;
 
 /// With more packs than this, those of increments are joined into one.
 const MAX_PACKS: usize = 8;
+/// While packs are joined, how much libgit2 compares with each other, and the largest object that it compares, in bytes.
+/// Otherwise it would hold ten objects of any size, with a table as large as each.
+const JOIN_WINDOW_BYTES: i64 = 16 << 20;
+/// What that takes in memory: two objects, their tables, and as much for finished deltas.
+const JOIN_BYTES: u64 = 6 * JOIN_WINDOW_BYTES.cast_unsigned();
 
 /// One mirror, in use. Dropping it ends the lease, and removes the mirror if it is not complete.
 pub struct Mirror {
@@ -41,6 +46,15 @@ impl Mirror {
     /// Where packs go.
     pub fn pack_dir(&self) -> PathBuf {
         pack_dir(&self.path)
+    }
+
+    /// What libgit2 takes in memory at most when it reads objects of the mirror, and of `pack` beside it.
+    pub fn reading_bytes(&self, pack: Option<&StoredPack>) -> u64 {
+        let packs: Vec<_> = self.state.iter().flat_map(|state| &state.packs).chain(pack).collect();
+        let one = packs.iter().map(|pack| pack.decode_bytes).max().unwrap_or(0);
+        // It copies what it parses.
+        let parsed = one.min(STRUCTURE_LIMIT_BYTES);
+        one + 2 * parsed + if packs.len() > MAX_PACKS { JOIN_BYTES } else { 0 }
     }
 
     /// Each pack and its index, for an archive.
@@ -131,6 +145,12 @@ impl Mirror {
         let mut walk = repository.revwalk()?;
         walk.push(Oid::from_str(&state.commit)?)?;
         walk.hide(Oid::from_str(&state.base)?)?;
+        // The file belongs to the mirror, and nothing else is in it.
+        let mut config = repository.config()?.open_level(ConfigLevel::Local)?;
+        // The second one limits single objects too, under this name.
+        for setting in ["pack.windowMemory", "pack.deltaCacheSize"] {
+            config.set_i64(setting, JOIN_WINDOW_BYTES)?;
+        }
         let mut builder = repository.packbuilder()?;
         builder.insert_walk(&mut walk)?;
         let dir = self.pack_dir();
@@ -138,8 +158,10 @@ impl Mirror {
         let name = format!("pack-{}", builder.name().ok().flatten().unwrap_or_default());
         let [pack, index] = ["pack", "idx"].map(|extension| checked(&dir.join(&name).with_extension(extension)));
         let (pack, index) = (pack?, index?);
+        // Each delta is made from objects that were read one by one.
+        let decode_bytes = 2 * state.packs.iter().map(|pack| pack.decode_bytes).max().unwrap_or(0);
         let joined = state.packs.drain(1..).filter(|increment| increment.name != name).collect();
-        state.packs.push(StoredPack::new(&ReceivedPack { name, file: pack }, &index));
+        state.packs.push(StoredPack::new(&ReceivedPack { name, file: pack, decode_bytes }, &index));
         Ok(joined)
     }
 }
