@@ -7,8 +7,9 @@
 //!
 //! 1. All tables together take at most half of the budget, or there is one table alone. So a request for buffers of up to
 //!    half is granted as soon as the packs that have theirs are done, and those wait for nothing.
-//! 2. A request for more waits until the other packs are done, and no table is granted meanwhile.
-//! 3. A second such request at the same time is refused.
+//! 2. A request for more waits until the other packs are done, and no table is granted meanwhile. A second such request at
+//!    the same time is refused.
+//! 3. While a table of more than half is waited for, no other table is granted. That wait holds nothing.
 
 mod limit;
 
@@ -40,7 +41,9 @@ struct Held {
     packs: usize,
     tables: u64,
     buffers: u64,
-    /// A pack waits until it is alone.
+    /// Packs that wait for a table of more than half.
+    large_tables_waiting: usize,
+    /// A pack that has its table waits for more than half.
     wants_all: bool,
 }
 
@@ -88,14 +91,31 @@ impl MemoryBudget {
         if bytes > self.bytes {
             return Err(Refusal::TooSmall { budget: self.bytes });
         }
+        let alone = bytes > self.bytes / 2;
         let mut held = self.held.lock();
-        self.wait(&mut held, interrupt, |held| {
-            let together = held.tables + bytes <= self.bytes / 2 && held.sum() + bytes <= self.bytes;
-            !held.wants_all && (together || held.packs == 0)
-        })?;
+        held.large_tables_waiting += usize::from(alone);
+        let granted = self.wait(&mut held, interrupt, |held| {
+            let fits = match alone {
+                true => held.packs == 0,
+                false => {
+                    held.large_tables_waiting == 0
+                        && held.tables + bytes <= self.bytes / 2
+                        && held.sum() + bytes <= self.bytes
+                }
+            };
+            fits && !held.wants_all
+        });
+        held.large_tables_waiting -= usize::from(alone);
+        self.changed.notify_all();
+        granted?;
         held.packs += 1;
         held.tables += bytes;
         Ok(Share { budget: self, table: bytes, buffers: 0 })
+    }
+
+    /// Waits for `bytes`, or all that there is, for something that reads single objects. `None` if the caller is to give up.
+    pub(crate) fn reading(&self, bytes: u64, interrupt: &AtomicBool) -> Option<Share<'_>> {
+        self.table(bytes.min(self.bytes), interrupt).ok()
     }
 
     /// Waits until `ready`, or `interrupt` is set. Others hold the lock meanwhile.
@@ -203,6 +223,22 @@ mod tests {
         large.buffers(30 * MIB, &GO_ON).unwrap();
         drop(large);
         budget.table(50 * MIB, &GO_ON).unwrap().buffers(50 * MIB, &GO_ON).unwrap();
+    }
+
+    #[test]
+    fn a_large_table_is_not_kept_waiting_by_ever_new_small_ones() {
+        let budget = budget();
+        let small = budget.table(MIB, &GO_ON).unwrap();
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| budget.table(70 * MIB, &GO_ON).map(drop));
+            while budget.held.lock().large_tables_waiting == 0 {
+                thread::yield_now();
+            }
+            assert_eq!(at_once(|stop| budget.table(MIB, stop)).unwrap_err(), Refusal::Interrupted);
+            drop(small);
+            assert_eq!(waiting.join().unwrap(), Ok(()));
+        });
+        assert_eq!(at_once(|stop| budget.table(MIB, stop)).map(drop), Ok(()));
     }
 
     #[test]

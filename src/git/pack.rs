@@ -43,6 +43,8 @@ pub(super) const OBJECT_LIMIT_BYTES: usize = 2 << 30;
 const TURN_TIMEOUT: Duration = Duration::from_secs(30);
 /// The buffer between the wire and the inflater, and the one behind it.
 const BUFFER_BYTES: usize = 64 << 10;
+/// The largest commit, tree or tag that is taken, in bytes. A tree of this size has more than a million entries.
+pub const STRUCTURE_LIMIT_BYTES: u64 = 64 << 20;
 pub(super) const HASH: gix_hash::Kind = gix_hash::Kind::Sha1;
 /// The pack's name until it is complete.
 const INCOMING_PACK: &str = "incoming.pack";
@@ -54,6 +56,8 @@ pub struct ReceivedPack {
     pub name: String,
     /// The pack file, under its final name.
     pub file: CheckedFile,
+    /// What decoding one object takes in memory at most, in bytes.
+    pub decode_bytes: u64,
 }
 
 /// Bounds of one reception.
@@ -117,7 +121,7 @@ fn store_and_index(
     let name = format!("pack-{trailer}");
     let path = dir.join(format!("{name}.pack"));
     fs::rename(&incoming, &path)?;
-    let placed = ReceivedPack { name, file: tee.file.finish(path.clone()) };
+    let placed = ReceivedPack { name, file: tee.file.finish(path.clone()), decode_bytes: table.decode_bytes() };
     received(placed.clone());
     *pack = Some(placed);
 

@@ -7,14 +7,19 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use git2::{Config, ObjectType, Odb, OdbObject, Oid, Repository};
+use git2::{Config, ConfigLevel, ObjectType, Odb, OdbObject, Oid, Repository};
 use gix_hash::ObjectId;
 use gix_object::Kind;
 use gix_pack::index;
+use tempfile::NamedTempFile;
 
 use super::pack::HASH;
 use super::references::{Malformed, each_reference, tree_entries};
 use crate::model::key::CommitId;
+
+/// While packs are joined, how much libgit2 compares with each other, and the largest object that it compares, in bytes.
+/// Otherwise it would hold ten objects of any size, with a table as large as each.
+pub const JOIN_WINDOW_BYTES: i64 = 16 << 20;
 
 /// The objects of one repository.
 pub struct Store {
@@ -57,6 +62,14 @@ impl Store {
     /// its name.
     pub fn join(self, base: &Indexes, increments: &Indexes, pack_dir: &Path) -> Result<String, git2::Error> {
         let repository = self.repository()?;
+        let settings = NamedTempFile::new_in(pack_dir).map_err(|error| git2::Error::from_str(&error.to_string()))?;
+        let mut config = Config::new()?;
+        config.add_file(settings.path(), ConfigLevel::Local, true)?;
+        // The second one limits single objects too, under this name.
+        for setting in ["pack.windowMemory", "pack.deltaCacheSize"] {
+            config.set_i64(setting, JOIN_WINDOW_BYTES)?;
+        }
+        repository.set_config(&config)?;
         let odb = repository.odb()?;
         let mut builder = repository.packbuilder()?;
         let objects = || increments.0.iter().flat_map(index::File::iter).map(|entry| entry.oid);

@@ -134,7 +134,7 @@ impl Job<'_> {
         };
         let shipping = async {
             // Without a pack there is nothing to ship; the other half reports why.
-            let Ok(ReceivedPack { name, file }) = pack.await else { return Ok(0) };
+            let Ok(ReceivedPack { name, file, .. }) = pack.await else { return Ok(0) };
             let index =
                 Box::new(move || index.blocking_recv().map_err(|_| io::Error::other("the pack was not verified")));
             self.ship(vec![Pack { name, data: file, index }]).await
@@ -147,8 +147,13 @@ impl Job<'_> {
 
     /// How many paths are Git LFS pointers. A failure counts as none: it does not affect the object.
     async fn lfs_paths(&self, mirror: &Mirror) -> usize {
-        let (path, commit) = (mirror.path().to_owned(), self.commit);
-        let counting = spawn_blocking(move || Store::open(&path).and_then(|store| lfs::lfs_paths(&store, commit)));
+        let (path, commit, bytes) = (mirror.path().to_owned(), self.commit, mirror.reading_bytes(None));
+        let (interrupt, memory) = (Interrupt::when(self.stop), Arc::clone(&self.publisher.memory));
+        let flag = Arc::clone(&interrupt.flag);
+        let counting = spawn_blocking(move || {
+            let _held = memory.reading(bytes, &flag);
+            Store::open(&path).and_then(|store| lfs::lfs_paths(&store, commit))
+        });
         match counting.await {
             Ok(Ok(paths)) => {
                 if !paths.all {
@@ -193,7 +198,9 @@ impl Job<'_> {
                 drop(received.send(pack));
             })?;
             drop(record);
-            let finished = finish(&mut mirror, StoredPack::new(&pack, &index))?;
+            let stored = StoredPack::new(&pack, &index);
+            let _held = memory.reading(mirror.reading_bytes(Some(&stored)), &flag).ok_or(PublishError::Stopped)?;
+            let finished = finish(&mut mirror, stored)?;
             drop(stage);
             Ok((mirror, finished))
         });

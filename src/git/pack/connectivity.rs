@@ -10,10 +10,10 @@ use gix_object::Kind;
 use gix_pack::data::{self, entry::Header};
 use gix_pack::index;
 
-use super::HASH;
-use super::error::PackError;
+use super::error::{PackError, Shortage};
 use super::table::Table;
 use super::walk::{Content, Walk, damaged};
+use super::{HASH, STRUCTURE_LIMIT_BYTES};
 use crate::git::marks::{Marks, WRONG_KIND};
 use crate::git::references::each_reference;
 
@@ -47,6 +47,9 @@ pub(super) fn check(walk: Walk<'_>, index: &index::File, older: &[index::File]) 
         let Content::Whole(bytes) = content else {
             return Err(PackError::from(damaged("a streamed object that is not a blob")));
         };
+        if bytes.len() as u64 > STRUCTURE_LIMIT_BYTES {
+            return Err(Shortage::Object { limit: STRUCTURE_LIMIT_BYTES }.into());
+        }
         each_reference(kind, bytes, |expected, id| {
             if !recent.has(id, expected) {
                 require(id, expected)?;

@@ -196,6 +196,11 @@ impl Table {
         (needs.sum(), self.by_id.len() as u64 * BY_ID_BYTES)
     }
 
+    /// What decoding one object takes at most, in bytes: it and its base.
+    pub(super) fn decode_bytes(&self) -> u64 {
+        self.need_bytes() + self.longest_instructions
+    }
+
     pub(super) fn longest_instructions(&self) -> u64 {
         self.longest_instructions
     }

@@ -14,13 +14,15 @@ use tokio::sync::OwnedMutexGuard;
 use super::state::{STATE_FORMAT, State, StoredPack, pack_dir};
 use super::{Known, MirrorError, MirrorStore, remove};
 use crate::files::{Checked, CheckedFile, create_private_dir};
-use crate::git::pack::ReceivedPack;
-use crate::git::store::{Indexes, Store};
+use crate::git::pack::{ReceivedPack, STRUCTURE_LIMIT_BYTES};
+use crate::git::store::{Indexes, JOIN_WINDOW_BYTES, Store};
 use crate::model::key::CommitId;
 use crate::model::target::Source;
 
 /// With more packs than this, those of increments are joined into one.
 const MAX_PACKS: usize = 8;
+/// What joining packs takes in memory: two objects, their tables, and as much for finished deltas.
+const JOIN_BYTES: u64 = 6 * JOIN_WINDOW_BYTES.cast_unsigned();
 
 /// One mirror, in use. Dropping it ends the lease, and removes the mirror if it is not complete.
 pub struct Mirror {
@@ -41,6 +43,15 @@ impl Mirror {
     /// Where packs go.
     pub fn pack_dir(&self) -> PathBuf {
         pack_dir(&self.path)
+    }
+
+    /// What libgit2 takes in memory at most when it reads objects of the mirror, and of `pack` beside it.
+    pub fn reading_bytes(&self, pack: Option<&StoredPack>) -> u64 {
+        let packs: Vec<_> = self.state.iter().flat_map(|state| &state.packs).chain(pack).collect();
+        let one = packs.iter().map(|pack| pack.decode_bytes).max().unwrap_or(0);
+        // It copies what it parses.
+        let parsed = one.min(STRUCTURE_LIMIT_BYTES);
+        one + 2 * parsed + if packs.len() > MAX_PACKS { JOIN_BYTES } else { 0 }
     }
 
     /// Each pack and its index, for an archive.
@@ -130,8 +141,10 @@ impl Mirror {
         let name = self.store()?.join(&self.indexes(first)?, &self.indexes(increments)?, &dir)?;
         let [pack, index] = ["pack", "idx"].map(|extension| checked(&dir.join(&name).with_extension(extension)));
         let (pack, index) = (pack?, index?);
+        // Each delta is made from objects that were read one by one.
+        let decode_bytes = 2 * state.packs.iter().map(|pack| pack.decode_bytes).max().unwrap_or(0);
         let joined = state.packs.drain(1..).filter(|increment| increment.name != name).collect();
-        state.packs.push(StoredPack::new(&ReceivedPack { name, file: pack }, &index));
+        state.packs.push(StoredPack::new(&ReceivedPack { name, file: pack, decode_bytes }, &index));
         Ok(joined)
     }
 }

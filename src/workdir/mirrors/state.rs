@@ -93,6 +93,9 @@ pub struct StoredPack {
     pack_crc32: u32,
     index_bytes: u64,
     index_crc32: u32,
+    /// What decoding one object takes in memory at most.
+    #[serde(default)]
+    pub(super) decode_bytes: u64,
 }
 
 impl StoredPack {
@@ -103,6 +106,7 @@ impl StoredPack {
             pack_crc32: pack.file.crc32,
             index_bytes: index.len,
             index_crc32: index.crc32,
+            decode_bytes: pack.decode_bytes,
         }
     }
 
