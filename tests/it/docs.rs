@@ -80,7 +80,14 @@ const MESSAGES: [(&str, &[&str]); 25] = [
     ),
     (
         "git",
-        &["the server sent an empty pack", "the pack that the server sent is damaged", "MAX_REPOSITORY_BYTES allows"],
+        &[
+            "the server sent an empty pack",
+            "the pack that the server sent is damaged",
+            "MAX_REPOSITORY_BYTES allows",
+            "more than MEMORY_BUDGET_BYTES allows",
+            "holds an object of more than",
+            "another repository needs all of MEMORY_BUDGET_BYTES",
+        ],
     ),
     (
         "publish",
@@ -95,6 +102,7 @@ const MESSAGES: [(&str, &[&str]); 25] = [
         "reconcile",
         &[
             "uses Git LFS",
+            "an earlier process ended while it decoded what is for",
             "does not descend from what was published before",
             "published, but outdated objects stay beside it",
         ],
