@@ -109,7 +109,14 @@ const MESSAGES: &[(&str, &[&str])] = &[
     ),
     (
         "git",
-        &["the server sent an empty pack", "the pack that the server sent is damaged", "MAX_REPOSITORY_BYTES allows"],
+        &[
+            "the server sent an empty pack",
+            "the pack that the server sent is damaged",
+            "MAX_REPOSITORY_BYTES allows",
+            "more than MEMORY_BUDGET_BYTES allows",
+            "holds an object of more than",
+            "another repository needs all of MEMORY_BUDGET_BYTES",
+        ],
     ),
     (
         "publish",
@@ -124,6 +131,7 @@ const MESSAGES: &[(&str, &[&str])] = &[
         "reconcile",
         &[
             "uses Git LFS",
+            "an earlier process ended while it decoded what is for",
             "does not descend from what was published before",
             "published, but outdated objects stay beside it",
         ],

@@ -22,6 +22,7 @@ const MIB: usize = 1 << 20;
 const LIMIT_BYTES: usize = 512 * MIB;
 /// What the program makes of it if it finds it.
 const BUDGET_BYTES: usize = LIMIT_BYTES - 128 * MIB;
+const COMMIT: u8 = 1;
 const BLOB: u8 = 3;
 const OFS_DELTA: u8 = 6;
 
@@ -286,6 +287,15 @@ fn more_objects_than_the_memory_can_hold_are_refused_by_the_packs_header() {
     let settings = [("MEMORY_BUDGET_BYTES", "600Mi")];
     let line = fails_alone(&world, limited_with_pack(&world, &pack, &settings));
     assert!(!line.contains("MEMORY_BUDGET_BYTES"), "{line}");
+}
+
+#[test]
+fn a_commit_of_a_size_that_no_commit_has_is_refused() {
+    let world = world(|source| source.fill_small(4).unwrap());
+    let mut pack = Pack::new();
+    pack.add(COMMIT, &[], &vec![b'\n'; 65 * MIB]);
+    let line = fails_alone(&world, limited_with_pack(&world, &pack.finish(), &[]));
+    assert!(line.contains("holds an object of more than 64.0 MiB that cannot be read as a stream"), "{line}");
 }
 
 #[test]
