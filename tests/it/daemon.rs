@@ -167,7 +167,8 @@ fn what_a_killed_run_left_is_cleaned_up_and_the_next_run_converges() {
     world.s3().release();
     let stale = world.s3().uploads();
     assert_eq!(stale.len(), 1);
-    assert_eq!(leftovers(&world).len(), 1, "the upload is on record");
+    let recorded = leftovers(&world).into_iter().filter(|file| file.parent().unwrap().ends_with("uploads"));
+    assert_eq!(recorded.count(), 1, "the upload is on record");
     let torn = world.workdir().join(OURS).join("mirrors/torn");
     fs::create_dir_all(torn.join("objects/pack")).unwrap();
     fs::write(torn.join("objects/pack/incoming.pack"), "PACK").unwrap();
