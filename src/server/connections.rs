@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 /// How many of them one address may have: as many as a browser opens.
 const PEER_CONNECTIONS: usize = 6;
-/// How long a connection whose request has arrived is safe from being closed for a new one.
+/// How long a connection whose request has arrived is safe from being closed for a new one of an address that has as many.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Whether the head of a connection's request has arrived.
@@ -39,9 +39,8 @@ struct Connection {
 }
 
 impl Connection {
-    /// A connection without a request makes room at once: most likely it is one of many that only wait.
-    fn makes_room(&self) -> bool {
-        !self.has_request.load(Ordering::Relaxed) || self.begun.elapsed() >= REQUEST_PATIENCE
+    fn is_old(&self) -> bool {
+        self.begun.elapsed() >= REQUEST_PATIENCE
     }
 }
 
@@ -78,10 +77,12 @@ impl Connections {
             return true;
         };
         let of_crowd = |connection: &Connection| Some(connection.peer) == crowd;
-        // Without a request first; the oldest of those.
+        // Those without a request first, most likely some of many that only wait; the oldest of them.
         let idle = |it: &Connection| of_crowd(it) && !it.has_request.load(Ordering::Relaxed);
         let victim = self.open.iter().position(idle);
-        let victim = victim.or_else(|| self.open.iter().position(|it| of_crowd(it) && it.makes_room()));
+        // An address with few connections comes before requests of one with many.
+        let is_fair = crowd.is_some_and(|crowd| held(crowd) > held(peer) + 1);
+        let victim = victim.or_else(|| self.open.iter().position(|it| of_crowd(it) && (is_fair || it.is_old())));
         let Some(victim) = victim.and_then(|at| self.open.remove(at)) else { return false };
         victim.handle.abort();
         true
@@ -145,6 +146,19 @@ mod tests {
         open(&mut connections, 1, true);
         tokio::task::yield_now().await;
         assert_eq!((peers(&connections), connections.tasks.len()), (vec![1; 6], 7), "the oldest is closed");
+    }
+
+    #[tokio::test]
+    async fn requests_of_a_busy_address_make_room_for_one_that_has_none() {
+        let mut connections = Connections::default();
+        for number in [1, 2, 1, 2, 1, 2, 1, 2] {
+            open(&mut connections, number, true);
+        }
+        open(&mut connections, 3, true);
+        assert_eq!(peers(&connections).len(), SERVER_CONNECTIONS);
+        assert!(peers(&connections).ends_with(&[3]), "{:?}", peers(&connections));
+        open(&mut connections, 1, true);
+        assert!(peers(&connections).contains(&3), "but not the other way round");
     }
 
     #[tokio::test]
