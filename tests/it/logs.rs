@@ -42,7 +42,7 @@ fn each_line_of_the_json_log_is_an_object_with_fields() {
     for (field, number) in [("published", 1), ("retired", 1), ("swept", 0), ("unchanged", 0), ("blocked", 1)] {
         assert_eq!(summary[field], number, "{field} in {summary}");
     }
-    assert_eq!(lines.len(), 4, "{}", run.log);
+    assert_eq!(lines.len(), 6, "also what the retire guard counts\n{}", run.log);
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn each_event_is_one_line_of_the_text_log() {
     for message in ["published far/p@main", "blocked: far/gone@main", "retired far/unwanted@main", "pass done"] {
         assert_eq!(run.lines_with(message).len(), 1, "{message}\n{}", run.log);
     }
-    assert_eq!(run.log.lines().count(), 4, "{}", run.log);
+    assert_eq!(run.log.lines().count(), 6, "also what the retire guard counts\n{}", run.log);
     assert_eq!(run.out, "", "the log goes to standard error");
 }
 
@@ -79,5 +79,5 @@ fn names_cannot_act_on_the_terminal_that_shows_the_log() {
     let run = pass(&world).failed().logged("published far/p@release");
     let acts = |c: char| c.is_control() && c != '\n' || c == '\u{202e}';
     assert!(!run.log.contains(acts), "{:?}", run.log);
-    assert_eq!(run.log.lines().count(), 3, "{}", run.log);
+    assert_eq!(run.log.lines().count(), 4, "{}", run.log);
 }

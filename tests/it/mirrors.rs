@@ -12,8 +12,8 @@ use testbed::repo::Repo;
 use testbed::world::World;
 
 use crate::support::{
-    Daemon, PATIENCE, assert_holds, count, files_below, keys, operations, pass, pass_with, program, wait_until,
-    workdir_files, zip_key,
+    Daemon, OURS, PATIENCE, assert_holds, count, files_below, keys, operations, pass, pass_with, program, wait_until,
+    zip_key,
 };
 
 /// A world with one project, published once.
@@ -36,7 +36,9 @@ fn assert_current(world: &World, source: &Repo) {
 
 /// The kept files with this extension.
 fn kept(world: &World, extension: &str) -> Vec<PathBuf> {
-    workdir_files(world).into_iter().filter(|path| path.extension().is_some_and(|found| found == extension)).collect()
+    let mirrors = world.workdir().join(OURS).join("mirrors");
+    let of_kind = |path: &PathBuf| path.extension().is_some_and(|found| found == extension);
+    files_below(&mirrors).into_iter().filter(of_kind).collect()
 }
 
 #[test]
