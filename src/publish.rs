@@ -110,7 +110,6 @@ impl Publisher {
                 timeout(STOP_GRACE, work).await.ok().and_then(Result::ok).ok_or(why)
             }
         };
-        self.workdir.tried(&publish.target.destination);
         let (commit, key, Shipped { bytes, rewritten_from, lfs_paths }) = match done {
             Err(_) if stop.is_cancelled() => return Err(PublishError::Stopped),
             other => other?,

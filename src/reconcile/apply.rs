@@ -58,6 +58,9 @@ pub async fn apply(actions: Vec<Action>, crew: &Crew<'_>, stop: &CancellationTok
     let (suspects, actions) = actions.into_iter().partition(is_suspect);
     let mut outcomes = work_off(actions, crew, stop).await;
     outcomes.extend(work_off(suspects, crew, stop).await);
+    if !stop.is_cancelled() {
+        crew.publisher.workdir.survived(&crashed);
+    }
     outcomes.sort_by(|a, b| a.action.destination().cmp(b.action.destination()));
     outcomes
 }

@@ -40,16 +40,14 @@ impl Workdir {
         self.crashed.lock().values().cloned().collect()
     }
 
-    /// Forgets what an earlier process left about this destination.
-    pub fn tried(&self, destination: &Destination) {
+    /// Forgets these after they were tried, or need not be.
+    pub fn survived(&self, destinations: &BTreeSet<Destination>) {
         self.crashed.lock().retain(|record, of| {
-            if of != destination {
-                return true;
-            }
-            if let Err(error) = fs::remove_file(record) {
+            let survived = destinations.contains(of);
+            if survived && let Err(error) = fs::remove_file(record) {
                 tracing::debug!(%error, "cannot remove the record of a pack that was decoded");
             }
-            false
+            !survived
         });
     }
 }
@@ -109,8 +107,8 @@ mod tests {
         drop(workdir);
         assert_eq!(Workdir::open(dir.path()).unwrap().crashed(), [destination.clone()].into());
         let next = Workdir::open(dir.path()).unwrap();
-        assert_eq!(next.crashed(), [destination.clone()].into(), "until it was tried");
-        next.tried(&destination);
+        assert_eq!(next.crashed(), [destination.clone()].into(), "until it is tried");
+        next.survived(&[destination].into());
         assert!(next.crashed().is_empty());
         drop(next);
         assert!(Workdir::open(dir.path()).unwrap().crashed().is_empty());

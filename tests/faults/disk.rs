@@ -96,7 +96,7 @@ fn a_workdir_that_becomes_read_only_fails_what_needs_it_until_it_is_writable() {
     let daemon = at_work(&scene);
     let ours = scene.world.workdir().join(OURS);
     let mode = |mode| {
-        for folder in ["", "mirrors", "uploads"] {
+        for folder in ["", "mirrors", "uploads", "decoding"] {
             fs::set_permissions(ours.join(folder), fs::Permissions::from_mode(mode)).unwrap();
         }
     };

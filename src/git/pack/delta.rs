@@ -73,3 +73,57 @@ fn copied<'a, 'b>(base: &'a [u8], command: u8, mut rest: &'b [u8]) -> Option<(&'
     let length = if length == 0 { 0x10000 } else { length };
     Some((base.get(offset..)?.get(..length)?, rest))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// What the instructions make of `base`, if they are as long as they say.
+    fn applied(base: &[u8], instructions: &[u8], size: usize) -> Option<Vec<u8>> {
+        let mut out = vec![];
+        apply(base, instructions, size, &mut out).then_some(out)
+    }
+
+    #[test]
+    fn instructions_copy_from_the_base_and_insert() {
+        let base = b"0123456789";
+        let delta = [&[0x91, 4, 3][..], b"\x02ab", &[0x90, 1]].concat();
+        assert_eq!(applied(base, &delta, 6).as_deref(), Some(&b"456ab0"[..]));
+        let large = vec![7; 0x1_0000];
+        assert_eq!(applied(&large, &[0x80], 0x1_0000), Some(large), "no length means 64 KiB");
+    }
+
+    #[test]
+    fn damaged_instructions_make_nothing() {
+        let base = b"0123456789";
+        for (why, delta, size) in [
+            ("reserved", &b"\0"[..], 0),
+            ("ends in an insertion", b"\x03ab", 3),
+            ("ends in a copy", &[0x91, 4], 3),
+            ("copies from behind the base", &[0x91, 8, 3], 3),
+            ("makes more than announced", b"\x02ab", 1),
+            ("makes less than announced", b"\x02ab", 3),
+        ] {
+            assert_eq!(applied(base, delta, size), None, "{why}");
+        }
+    }
+
+    #[test]
+    fn a_header_says_both_sizes() {
+        let header = [0x80 | 1, 2, 5, 0xff];
+        assert_eq!(Sizes::of(&header), Some(Sizes { base: 257, result: 5, header: 3 }));
+        assert_eq!(Sizes::of(&header[..2]), None);
+        assert_eq!(Sizes::of(&[0xff; 40]), None, "no size has more than ten bytes");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_instructions_or_damaged(base: Vec<u8>, delta: Vec<u8>, size in 0_usize..300) {
+            if let Some(made) = applied(&base, &delta, size) {
+                prop_assert_eq!(made.len(), size);
+            }
+            let _sizes = Sizes::of(&delta);
+        }
+    }
+}

@@ -5,7 +5,6 @@
 
 use std::ops::Range;
 
-use gix_hash::ObjectId;
 use gix_object::Kind;
 
 use super::{LARGE_BLOB_BYTES, Shortage};
@@ -265,12 +264,4 @@ fn kib(bytes: u32) -> u32 {
 
 fn saturated(number: u64) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
-}
-
-impl From<ObjectId> for Found {
-    fn from(id: ObjectId) -> Self {
-        let mut found = Self { id: [0; 20], kind: None };
-        found.id.copy_from_slice(id.as_slice());
-        found
-    }
 }
