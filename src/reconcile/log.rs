@@ -29,7 +29,7 @@ pub(super) fn blocked(plan: &Plan) {
         }
         let names: Vec<_> = alike.iter().take(NAMED).map(|it| printable(&it.destination.to_string())).collect();
         let (count, examples, reason) = (alike.len(), names.join(", "), printable(&reason));
-        tracing::error!(count, examples, reason, "blocked: {count} targets for the same reason, such as {examples}");
+        tracing::error!(count, examples, %reason, "blocked: {count} targets for the same reason, such as {examples}");
     }
     if let Some(guard) = &plan.guard {
         tracing::error!(would_retire = guard.would_retire, held = guard.held, "retire guard: {guard}");
@@ -56,7 +56,7 @@ pub(super) fn crashed(destinations: &BTreeSet<Destination>) {
 fn one_blocked(Blocked { destination, blocker }: &Blocked) {
     let Destination { group, project, branch } = destination;
     let (name, reason) = (printable(&destination.to_string()), printable(&blocker.to_string()));
-    tracing::error!(group, project, branch, reason, "blocked: {name}");
+    tracing::error!(group, project, branch, %reason, "blocked: {name}");
 }
 
 /// The reason without the target's own names.
