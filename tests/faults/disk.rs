@@ -161,7 +161,12 @@ fn a_workdir_that_is_removed_in_the_middle_of_a_fetch_loses_nothing() {
     command.envs(scene.through_proxies()).env("RECONCILE_SLEEP_TIME", "100ms");
     let daemon = Daemon::spawn(command);
     wait_until("the fetch is under way", || scene.git.held() > 0);
-    fs::remove_dir_all(scene.world.workdir()).unwrap();
+    let workdir = scene.world.workdir();
+    // The program may write a record there meanwhile.
+    wait_until("it is gone", || match fs::remove_dir_all(&workdir) {
+        Err(error) => error.kind() == ErrorKind::NotFound,
+        Ok(()) => true,
+    });
     scene.git.release();
     converges(scene, daemon);
 }
