@@ -70,7 +70,12 @@ impl Experience {
     }
 }
 
-impl Probing<'_> {
+impl<'a> Probing<'a> {
+    fn new(server: &'a GitServer, experience: &'a Experience) -> Self {
+        let (silent, broken) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self { server, experience, answered: Mutex::default(), silent, broken, refused: Mutex::default() }
+    }
+
     fn is_over(&self) -> bool {
         self.silent.load(Ordering::Relaxed) >= UNREACHABLE_AFTER || self.refused.lock().is_some()
     }
@@ -153,14 +158,7 @@ pub async fn heads(
     for Target { source, .. } in &targets {
         wanted.entry(&source.project).or_default().insert(&source.branch);
     }
-    let probing = Probing {
-        server,
-        experience,
-        answered: Mutex::default(),
-        silent: AtomicUsize::new(0),
-        broken: AtomicUsize::new(0),
-        refused: Mutex::default(),
-    };
+    let probing = Probing::new(server, experience);
     let mut found: HashMap<String, Found> = HashMap::new();
     let mut wanted: VecDeque<_> = spread(wanted.into_iter().collect()).into();
     // One at a time until the login is accepted: many at a time would be as many failed logins.
@@ -239,7 +237,82 @@ fn gcd(a: usize, b: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
     use super::*;
+    use crate::net::http::Login;
+    use reqwest::StatusCode;
+    use secrecy::SecretString;
+
+    /// What probes learn from these answers, which came one after the other.
+    fn learnt(experience: &Experience, learn: impl FnOnce(&Probing<'_>)) -> (bool, bool) {
+        let login = Login::new("user", &SecretString::from("password")).unwrap();
+        let server = GitServer::new(reqwest::Client::new(), "https://git.test".parse().unwrap(), login);
+        let probing = Probing::new(&server, experience);
+        learn(&probing);
+        (probing.is_over(), probing.refused.lock().is_some())
+    }
+
+    fn silence() -> Result<BTreeMap<String, Tip>, WireError> {
+        Err(RequestError::Late(PROBE_BUDGET).into())
+    }
+
+    fn status(status: StatusCode) -> Result<BTreeMap<String, Tip>, WireError> {
+        let refuses_login = status == StatusCode::UNAUTHORIZED;
+        Err(RequestError::Status { status, retry_after: None, said: String::new(), refuses_login }.into())
+    }
+
+    #[test]
+    fn silence_counts_only_if_nobody_is_answered_meanwhile() {
+        let learn = |answer: fn() -> Result<BTreeMap<String, Tip>, WireError>, later: bool| {
+            learnt(&Experience::default(), |probing| {
+                let before = Instant::now();
+                drop(probing.learn("g/answered", before, answer()));
+                for _ in 0..UNREACHABLE_AFTER {
+                    let begun = if later { Instant::now() } else { before };
+                    drop(probing.learn("g/silent", begun, silence()));
+                }
+            })
+        };
+        for answer in [|| Ok(BTreeMap::new()), || status(StatusCode::NOT_FOUND), || status(StatusCode::BAD_GATEWAY)] {
+            assert_eq!(learn(answer, false), (false, false));
+            assert_eq!(learn(answer, true), (true, false));
+        }
+        let answers = |answer: fn() -> Result<BTreeMap<String, Tip>, WireError>| {
+            learnt(&Experience::default(), |probing| {
+                for n in 0..10 * UNREACHABLE_AFTER {
+                    let found = if n % UNREACHABLE_AFTER == 0 { answer() } else { silence() };
+                    drop(probing.learn("g/p", Instant::now(), found));
+                }
+            })
+        };
+        assert_eq!(answers(|| status(StatusCode::SERVICE_UNAVAILABLE)), (false, false), "an answer is an answer");
+        let broken = learnt(&Experience::default(), |probing| {
+            (0..1_000).for_each(|_| drop(probing.learn("g/p", Instant::now(), status(StatusCode::BAD_GATEWAY))));
+        });
+        assert_eq!(broken, (false, false));
+    }
+
+    #[test]
+    fn refusals_add_up_until_the_login_is_accepted() {
+        let experience = Experience::default();
+        let refuse = |times: usize| {
+            learnt(&experience, |probing| {
+                (0..times).for_each(|_| drop(probing.learn("g/p", Instant::now(), status(StatusCode::UNAUTHORIZED))));
+            })
+        };
+        let answer = |answer| learnt(&experience, |probing| drop(probing.learn("g/p", Instant::now(), answer)));
+        assert_eq!(refuse(LOGIN_REFUSED_AFTER - 1), (false, false));
+        assert_eq!(answer(silence()), (false, false));
+        assert_eq!(refuse(1), (true, true), "silence and an earlier pass do not make them fewer");
+        assert!(experience.is_refused());
+        assert_eq!(refuse(1), (true, true), "the next pass tries once");
+        for accepted in [Ok(BTreeMap::new()), status(StatusCode::NOT_FOUND)] {
+            answer(accepted);
+            assert!(!experience.is_refused());
+            assert_eq!(refuse(LOGIN_REFUSED_AFTER - 1), (false, false));
+        }
+    }
     use proptest::prelude::*;
 
     proptest! {

@@ -35,6 +35,10 @@ fn the_readme_lists_every_setting_with_its_default() {
 /// Of each kind of message a part that does not change, with the module that says it.
 const MESSAGES: &[(&str, &[&str])] = &[
     ("reconcile", &["PUBLIC_KEY has changed"]),
+    ("config", &["is the address of GitLab's API", "is a post-quantum recipient", "is the recipient of an age plugin"]),
+    ("config", &["the value of a switch follows an equals sign"]),
+    ("git", &["points to a tag, not to a commit"]),
+    ("net", &["(it says: "]),
     ("net", &[", through the proxy ", "the server's answer is not TLS", "not the address of a proxy"]),
     ("git", &["GitLab refuses the login, "]),
     (

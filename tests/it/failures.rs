@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::process::Command;
 
 use rustix::process::Signal;
-use testbed::fault::{Authority, Fault, Moment, Proxy, Validity};
+use testbed::fault::{Authority, Fault, Proxy, Validity};
 use testbed::git::{GitFault, GitOperation, GitOptions, GitServer};
 use testbed::graphql::SyncTarget;
 use testbed::judge;
@@ -444,27 +444,16 @@ fn failing_group(world: &World, bad: usize) -> Vec<String> {
 #[test]
 fn projects_that_answer_badly_do_not_make_the_others_unreachable() {
     let world = World::start().unwrap();
-    let expected = failing_group(&world, 24);
-    (0..24).for_each(|n| world.source.override_status(&format!("aaa/{n:02}"), 503));
+    // So many that twenty are done before the first of the others begins, if they come first.
+    let expected = failing_group(&world, 46);
+    (0..46).for_each(|n| world.source.override_status(&format!("aaa/{n:02}"), 503));
     let run = pass_with(&world, "PROBE_CONCURRENCY", "24").failed();
     assert_eq!(keys(&world), expected);
     assert!(!run.log.contains("not tried"), "{}", run.log);
     let blocked = run.lines_with("blocked: ");
     assert_eq!(blocked.len(), 1, "{}", run.log);
-    assert!(blocked[0].contains("24 targets for the same reason") && blocked[0].contains("503"), "{}", blocked[0]);
+    assert!(blocked[0].contains("46 targets for the same reason") && blocked[0].contains("503"), "{}", blocked[0]);
     assert_eq!(blocked[0].matches("far/bad-").count(), 2 * 3, "three examples, in the message and as a field");
-}
-
-#[test]
-fn projects_whose_connections_break_do_not_make_the_others_unreachable() {
-    let world = World::start().unwrap();
-    let front = Proxy::start(&world.source.url()).unwrap();
-    front.on(|seen| seen.path.contains("/aaa/"), usize::MAX, Fault::Reset(Moment::Unanswered));
-    let expected = failing_group(&world, 24);
-    let mut command = program(&world, &["-run-once"]);
-    command.env("GITLAB_BASE_URL", front.url()).env("PROBE_CONCURRENCY", "24");
-    Run::from(command.output().unwrap()).failed();
-    assert_eq!(keys(&world), expected);
 }
 
 #[test]
