@@ -8,8 +8,8 @@
 //! 1. All tables together take at most half of the budget, or there is one table alone. So a request for buffers of up to
 //!    half is granted as soon as the packs that have theirs are done, and those wait for nothing.
 //! 2. A request for more waits until the other packs are done, and no table is granted meanwhile. A second such request at
-//!    the same time is refused.
-//! 3. While a table of more than half is waited for, no other table is granted. That wait holds nothing.
+//!    the same time is refused: that pack gives its table back, and waits until it is alone.
+//! 3. While a pack that holds nothing waits until it is alone, no other table is granted.
 
 mod limit;
 
@@ -41,8 +41,8 @@ struct Held {
     packs: usize,
     tables: u64,
     buffers: u64,
-    /// Packs that wait for a table of more than half.
-    large_tables_waiting: usize,
+    /// Packs that hold nothing and wait until there is no other.
+    waiting_alone: usize,
     /// A pack that has its table waits for more than half.
     wants_all: bool,
 }
@@ -60,7 +60,7 @@ pub(crate) struct Share<'a> {
 pub(crate) enum Refusal {
     /// The whole budget, `budget` bytes, is too small.
     TooSmall { budget: u64 },
-    /// Another pack waits for more than half of the budget too.
+    /// Another pack waits for more than half of the budget too: give everything back, and ask for all at once.
     Busy,
     /// The caller is to give up.
     Interrupted,
@@ -88,29 +88,31 @@ impl MemoryBudget {
 
     /// Waits for `bytes`, for the table of a pack's objects.
     pub(crate) fn table(&self, bytes: u64, interrupt: &AtomicBool) -> Result<Share<'_>, Refusal> {
-        if bytes > self.bytes {
+        self.grant(bytes, 0, bytes > self.bytes / 2, interrupt)
+    }
+
+    /// Waits until there is no other pack, for a table and buffers at once.
+    pub(crate) fn alone(&self, table: u64, buffers: u64, interrupt: &AtomicBool) -> Result<Share<'_>, Refusal> {
+        self.grant(table, buffers, true, interrupt)
+    }
+
+    fn grant(&self, table: u64, buffers: u64, alone: bool, interrupt: &AtomicBool) -> Result<Share<'_>, Refusal> {
+        if table.saturating_add(buffers) > self.bytes {
             return Err(Refusal::TooSmall { budget: self.bytes });
         }
-        let alone = bytes > self.bytes / 2;
         let mut held = self.held.lock();
-        held.large_tables_waiting += usize::from(alone);
+        held.waiting_alone += usize::from(alone);
         let granted = self.wait(&mut held, interrupt, |held| {
-            let fits = match alone {
-                true => held.packs == 0,
-                false => {
-                    held.large_tables_waiting == 0
-                        && held.tables + bytes <= self.bytes / 2
-                        && held.sum() + bytes <= self.bytes
-                }
-            };
-            fits && !held.wants_all
+            let room = held.tables + table <= self.bytes / 2 && held.sum() + table <= self.bytes;
+            !held.wants_all && if alone { held.packs == 0 } else { held.waiting_alone == 0 && room }
         });
-        held.large_tables_waiting -= usize::from(alone);
+        held.waiting_alone -= usize::from(alone);
         self.changed.notify_all();
         granted?;
         held.packs += 1;
-        held.tables += bytes;
-        Ok(Share { budget: self, table: bytes, buffers: 0 })
+        held.tables += table;
+        held.buffers += buffers;
+        Ok(Share { budget: self, table, buffers })
     }
 
     /// Waits for `bytes`, or all that there is, for something that reads single objects. `None` if the caller is to give up.
@@ -142,10 +144,6 @@ impl Held {
 }
 
 impl Share<'_> {
-    pub(crate) fn budget(&self) -> &MemoryBudget {
-        self.budget
-    }
-
     /// Waits for `bytes`, for what is decoded at the same time. To be called once.
     pub(crate) fn buffers(&mut self, bytes: u64, interrupt: &AtomicBool) -> Result<(), Refusal> {
         let Self { budget, table, .. } = *self;
@@ -231,7 +229,7 @@ mod tests {
         let small = budget.table(MIB, &GO_ON).unwrap();
         thread::scope(|scope| {
             let waiting = scope.spawn(|| budget.table(70 * MIB, &GO_ON).map(drop));
-            while budget.held.lock().large_tables_waiting == 0 {
+            while budget.held.lock().waiting_alone == 0 {
                 thread::yield_now();
             }
             assert_eq!(at_once(|stop| budget.table(MIB, stop)).unwrap_err(), Refusal::Interrupted);
@@ -289,8 +287,12 @@ mod tests {
                     };
                     for _ in 0..200 {
                         let mut share = budget.table(upto(70) * MIB, &GO_ON).unwrap();
-                        let granted = share.buffers(upto(90) * MIB, &GO_ON);
-                        assert_ne!(granted, Err(Refusal::Interrupted));
+                        let (table, buffers) = (share.table, upto(90) * MIB);
+                        if share.buffers(buffers, &GO_ON) == Err(Refusal::Busy) {
+                            drop(share);
+                            share = budget.alone(table, buffers, &GO_ON).unwrap();
+                        }
+                        assert_eq!(share.buffers > 0, buffers > 0 && table + buffers <= budget.bytes());
                         assert!(budget.held.lock().sum() <= budget.bytes());
                         thread::yield_now();
                     }

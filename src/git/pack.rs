@@ -125,15 +125,22 @@ fn store_and_index(
     received(placed.clone());
     *pack = Some(placed);
 
-    // Held until the check has ended.
-    let alone = objects >= SINGLE_THREAD_OBJECTS;
-    let _turn = alone.then(|| limits.gate.enter(TURN_TIMEOUT, limits.interrupt)).flatten();
-    let plan = resolve::plan(&table, &mut share, limits.interrupt)?;
+    let plan = resolve::plan(&table, limits.memory);
+    if !resolve::granted(plan, &mut share, limits.interrupt)? {
+        drop((table, share));
+        (table, share) = resolve::reserve_all(limits.memory, objects, 0, plan, limits.interrupt)?;
+        let file = BufReader::with_capacity(BUFFER_BYTES, File::open(&path)?);
+        Entries::new(file)?.read_into(&mut table)?;
+    }
+    // After the memory, which others may need to end their turn.
+    let large = objects >= SINGLE_THREAD_OBJECTS;
+    let turn = large.then(|| limits.gate.enter(TURN_TIMEOUT, limits.interrupt)).flatten();
     let data = data::File::at(&path, HASH).map_err(damaged)?;
     resolve::find_ids(&mut table, &data, plan, limits.interrupt)?;
     let index = index::write(dir, &table, trailer)?;
     let walk = Walk { pack: &data, table: &table, plan, interrupt: limits.interrupt };
     connectivity::check(walk, &index::open(&index.path)?, &older_indexes(dir, &index.path)?)?;
+    drop((turn, share));
     Ok(index)
 }
 

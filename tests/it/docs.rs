@@ -119,7 +119,6 @@ const MESSAGES: &[(&str, &[&str])] = &[
             "MAX_REPOSITORY_BYTES allows",
             "more than MEMORY_BUDGET_BYTES allows",
             "holds an object of more than",
-            "another repository needs all of MEMORY_BUDGET_BYTES",
         ],
     ),
     (

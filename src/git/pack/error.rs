@@ -44,8 +44,6 @@ pub enum Shortage {
     Deltas { needed: u64, budget: u64 },
     #[error("the repository holds an object of more than {} that cannot be read as a stream", human_bytes(*limit))]
     Object { limit: u64 },
-    #[error("another repository needs all of MEMORY_BUDGET_BYTES at the moment: the next pass tries again")]
-    Busy,
     #[error("the system has no memory left")]
     Exhausted,
 }

@@ -15,7 +15,7 @@ use gix_utils::progress::Discard;
 use super::HASH;
 use super::delta::HEADER_BYTES;
 use super::entries::noted;
-use super::resolve::{plan, reserve_table};
+use super::resolve::{granted, plan, reserve_all, reserve_table};
 use super::table::{Base, Table};
 use super::walk::{Content, Walk, WalkError, damaged};
 use crate::memory::MemoryBudget;
@@ -33,7 +33,12 @@ pub(in crate::git) fn visit_all(
     let interrupt = AtomicBool::new(false);
     let (mut table, mut share) = reserve_table(memory, index.num_objects(), BESIDE_BYTES, &interrupt)?;
     fill(&mut table, pack, index)?;
-    let plan = plan(&table, &mut share, &interrupt)?;
+    let plan = plan(&table, memory);
+    if !granted(plan, &mut share, &interrupt)? {
+        drop((table, share));
+        (table, share) = reserve_all(memory, index.num_objects(), BESIDE_BYTES, plan, &interrupt)?;
+        fill(&mut table, pack, index)?;
+    }
     let (table, visit) = (&table, &visit);
     let check = |object: u32, kind: Kind, content: Content<'_>| {
         let (id, range) = (content.id(kind)?, table.range(object));
@@ -60,6 +65,7 @@ pub(in crate::git) fn visit_all(
         }
         (sums.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), walked)
     });
+    drop(share);
     match (sums, walked) {
         // A checksum that was given up is no problem of its own.
         (Err(error), Ok(_) | Err(WalkError::Stopped)) => Err(error.into()),

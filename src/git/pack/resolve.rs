@@ -27,17 +27,17 @@ pub(in crate::git) fn reserve_table<'a>(
     beside_bytes: u64,
     interrupt: &AtomicBool,
 ) -> Result<(Table, Share<'a>), WalkError> {
-    let needed = u64::from(objects) * (OBJECT_BYTES + beside_bytes);
+    let needed = table_bytes(objects, beside_bytes);
     let share = memory.table(needed, interrupt);
     let share = share.map_err(|refusal| refused(refusal, |budget| Shortage::Objects { objects, needed, budget }))?;
     Ok((Table::new(objects)?, share))
 }
 
-/// Waits for the memory that decoding takes, and says how to decode: on all cores, or on as many as the memory allows.
-pub(in crate::git) fn plan(table: &Table, share: &mut Share<'_>, interrupt: &AtomicBool) -> Result<Plan, WalkError> {
+/// How to decode: on all cores, or on as many as the memory allows.
+pub(in crate::git) fn plan(table: &Table, memory: &MemoryBudget) -> Plan {
     let cores = if table.len() < SINGLE_THREAD_OBJECTS { 1 } else { available_parallelism().map_or(1, usize::from) };
     let (need, beside) = (table.need_bytes(), THREAD_BYTES + table.longest_instructions());
-    let common = share.budget().common_bytes();
+    let common = memory.common_bytes();
     let (threads, thread_bytes, list_bytes) = match table.by_id_bytes() {
         (_, 0) => {
             let affordable = usize::try_from(common / (need + beside)).unwrap_or(cores);
@@ -46,17 +46,41 @@ pub(in crate::git) fn plan(table: &Table, share: &mut Share<'_>, interrupt: &Ato
         // One thread counts exactly what it holds.
         (most, list) => (1, (need + most).min(common.saturating_sub(beside + list)).max(need), list),
     };
-    let needed = threads as u64 * (thread_bytes + beside) + list_bytes;
-    let granted = share.buffers(needed, interrupt);
-    granted.map_err(|refusal| refused(refusal, |budget| Shortage::Deltas { needed, budget }))?;
-    Ok(Plan { threads, thread_bytes, budget_bytes: share.budget().bytes() })
+    let bytes = threads as u64 * (thread_bytes + beside) + list_bytes;
+    Plan { threads, thread_bytes, bytes, budget_bytes: memory.bytes() }
+}
+
+/// Waits for the memory that decoding takes. `false`: another pack needs as much; drop table and share, and wait with
+/// [`reserve_all`] until there is no other.
+pub(in crate::git) fn granted(plan: Plan, share: &mut Share<'_>, interrupt: &AtomicBool) -> Result<bool, WalkError> {
+    match share.buffers(plan.bytes, interrupt) {
+        Ok(()) => Ok(true),
+        Err(Refusal::Busy) => Ok(false),
+        Err(refusal) => Err(refused(refusal, |budget| Shortage::Deltas { needed: plan.bytes, budget })),
+    }
+}
+
+/// Waits until no other pack is decoded, for a table as [`reserve_table`] does, and for what decoding takes.
+pub(in crate::git) fn reserve_all<'a>(
+    memory: &'a MemoryBudget,
+    objects: u32,
+    beside_bytes: u64,
+    plan: Plan,
+    interrupt: &AtomicBool,
+) -> Result<(Table, Share<'a>), WalkError> {
+    let share = memory.alone(table_bytes(objects, beside_bytes), plan.bytes, interrupt);
+    let share = share.map_err(|refusal| refused(refusal, |budget| Shortage::Deltas { needed: plan.bytes, budget }))?;
+    Ok((Table::new(objects)?, share))
+}
+
+fn table_bytes(objects: u32, beside_bytes: u64) -> u64 {
+    u64::from(objects) * (OBJECT_BYTES + beside_bytes)
 }
 
 fn refused(refusal: Refusal, too_small: impl FnOnce(u64) -> Shortage) -> WalkError {
     match refusal {
         Refusal::TooSmall { budget } => too_small(budget).into(),
-        Refusal::Busy => Shortage::Busy.into(),
-        Refusal::Interrupted => WalkError::Stopped,
+        Refusal::Busy | Refusal::Interrupted => WalkError::Stopped,
     }
 }
 

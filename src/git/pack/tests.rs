@@ -11,7 +11,7 @@ use gix_object::Kind;
 use proptest::prelude::*;
 use sha1::{Digest, Sha1};
 
-use super::resolve::{find_ids, plan, reserve_table};
+use super::resolve::{find_ids, granted, plan, reserve_table};
 use super::table::Table;
 use super::walk::{Content, Plan};
 use super::*;
@@ -159,7 +159,7 @@ fn least_kib(objects: &[Object], object: usize) -> u64 {
 /// The order in which a walk visits the objects.
 fn order_of(table: &Table, pack: &data::File, threads: usize) -> Vec<usize> {
     let order = Mutex::new(vec![]);
-    let plan = Plan { threads, thread_bytes: u64::MAX, budget_bytes: u64::MAX };
+    let plan = Plan { threads, thread_bytes: u64::MAX, bytes: 0, budget_bytes: u64::MAX };
     let walk = Walk { pack, table, plan, interrupt: &AtomicBool::new(false) };
     let visited = walk.visit(
         |_| true,
@@ -309,8 +309,28 @@ fn threads_are_as_many_as_the_memory_allows() {
     for (budget, expected) in [(1 << 30, available_parallelism().unwrap().get()), (16 << 20, 1)] {
         let memory = MemoryBudget::new(Some(budget));
         let (_, mut share) = reserve_table(&memory, 2_500, 0, &interrupt).unwrap();
-        let plan = plan(&table, &mut share, &interrupt).unwrap();
+        let plan = plan(&table, &memory);
+        assert!(granted(plan, &mut share, &interrupt).unwrap());
         assert_eq!(plan.threads, expected);
         find_ids(&mut table, &file, plan, &interrupt).unwrap();
+    }
+}
+
+#[test]
+fn two_packs_that_need_more_than_half_of_the_memory_each_are_both_taken() {
+    // Each needs 15 of 24 MiB for its buffers, so together they would wait for each other.
+    let mut objects = vec![Object { base: None, size: 2_500_000, by_id: false }];
+    objects.extend((1..15).map(|at| Object { base: Some((at - 1) / 2), size: 2_500_000, by_id: false }));
+    let (pack, _) = pack_of(&objects);
+    let (memory, gate, interrupt) = (MemoryBudget::new(Some(24 << 20)), IndexGate::default(), AtomicBool::new(false));
+    let limits = ReceiveLimits { pack_bytes: 1 << 30, interrupt: &interrupt, memory: &memory, gate: &gate };
+    let needed = plan(&table_of(&pack, tempfile::tempdir().unwrap().path()).0, &memory).bytes;
+    assert!(needed > memory.common_bytes() && needed < memory.bytes(), "{needed}");
+    for _ in 0..5 {
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| receive(&pack[..], tempfile::tempdir().unwrap().path(), &limits, drop).unwrap());
+            }
+        });
     }
 }

@@ -38,6 +38,8 @@ pub(in crate::git) struct Plan {
     pub(super) threads: usize,
     /// What the objects that one thread holds may take, in bytes.
     pub(super) thread_bytes: u64,
+    /// What all of it takes, in bytes.
+    pub(super) bytes: u64,
     pub(super) budget_bytes: u64,
 }
 
