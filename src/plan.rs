@@ -72,7 +72,7 @@ impl Plan {
 /// Facts about the whole bucket and the whole target list, even in a plan for one shard's share. Otherwise shards could
 /// disagree on the format, and an empty share would look like an empty list.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Whole {
+pub struct BucketWide {
     /// The format to publish in.
     pub format: ArchiveFormat,
     /// Whether the target list is empty.
@@ -108,9 +108,9 @@ pub struct Remembered<'a> {
 pub fn plan(desired: &Desired, held: &[HeldObject], policy: Policy<'_>) -> Result<Plan, PlanError> {
     let format = policy.format.resolve(held)?;
     let no_targets = desired.targets.is_empty() && desired.refused.is_empty();
-    let whole = Whole { format, no_targets, unlisted_apps: 0, elsewhere: Elsewhere::default() };
+    let bucket_wide = BucketWide { format, no_targets, unlisted_apps: 0, elsewhere: Elsewhere::default() };
     let remembered = Remembered { budget: GuardBudget::default(), memory: &Memory::default() };
-    Ok(plan_share(desired, held, policy, &whole, remembered))
+    Ok(plan_share(desired, held, policy, &bucket_wide, remembered))
 }
 
 /// Decides what one pass does about a share: `desired` and `held` are only that share.
@@ -118,10 +118,10 @@ pub fn plan_share(
     desired: &Desired,
     held: &[HeldObject],
     policy: Policy<'_>,
-    whole: &Whole,
+    bucket_wide: &BucketWide,
     Remembered { budget, memory }: Remembered<'_>,
 ) -> Plan {
-    let format = whole.format;
+    let format = bucket_wide.format;
     let mut slots: HashMap<&Destination, Slot<'_>> = HashMap::with_capacity(held.len());
     for object in held {
         slots.entry(&object.name.destination).or_default().held.push(object);
@@ -155,9 +155,9 @@ pub fn plan_share(
 
     let retire = plan.hold(unwanted, |blocked| {
         let held = held.iter().map(|object| &object.name.destination).collect();
-        Claimants::new(desired, &whole.elsewhere, &held, blocked, memory)
+        Claimants::new(desired, &bucket_wide.elsewhere, &held, blocked, memory)
     });
-    (plan.budget, plan.guard) = policy.max_retire.guard(retire.len(), destinations_held, whole, budget);
+    (plan.budget, plan.guard) = policy.max_retire.guard(retire.len(), destinations_held, bucket_wide, budget);
     if plan.guard.is_none() {
         plan.actions.extend(retire.into_iter().map(Action::Retire));
     }

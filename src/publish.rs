@@ -19,7 +19,7 @@ pub use self::error::PublishError;
 use self::job::{Job, Shipped};
 use self::memory::Memory;
 use crate::bucket::{Bucket, BucketError};
-use crate::git::pack::IndexGate;
+use crate::git::pack::IndexTurns;
 use crate::git::wire::{GitServer, Tip, WireError};
 use crate::memory::MemoryBudget;
 use crate::model::key::{self, CommitId};
@@ -47,8 +47,8 @@ pub struct Publisher {
     max_repository_bytes: u64,
     time_limit: Duration,
     memory: Arc<MemoryBudget>,
-    /// Limits how many packs are indexed at the same time.
-    gate: Arc<IndexGate>,
+    /// Lets large packs use all cores one after the other.
+    turns: Arc<IndexTurns>,
     failures: Memory,
 }
 
@@ -77,7 +77,7 @@ impl Publisher {
             max_repository_bytes: limits.max_repository_bytes,
             time_limit: limits.time_limit,
             memory: Arc::new(MemoryBudget::new(limits.memory_budget_bytes)),
-            gate: Arc::default(),
+            turns: Arc::default(),
             failures: Memory::default(),
         })
     }
@@ -89,7 +89,8 @@ impl Publisher {
     /// Publishes one target within the time limit.
     ///
     /// # Errors
-    /// [`PublishError`]; no object has appeared, and an upload that was begun is aborted or stays recorded.
+    /// [`PublishError`]; an upload that was begun is aborted or stays recorded. If S3's last answer was lost, the object may have
+    /// appeared all the same; the next pass sees it.
     pub async fn publish(
         &self,
         git: &GitServer,

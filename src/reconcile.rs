@@ -5,17 +5,17 @@
 mod apply;
 mod claims;
 mod clients;
-mod concern;
 mod error;
-mod leftovers;
 mod log;
 mod observe;
 mod pause;
+mod pr_check;
 mod push;
 mod recipients;
 mod remember;
 mod schedule;
 mod triggers;
+mod unfinished_uploads;
 mod uploads;
 
 use std::collections::BTreeSet;
@@ -26,14 +26,14 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use self::apply::{Crew, apply};
+use self::apply::{ApplyContext, apply};
 use self::claims::{Claim, Claims};
 pub use self::clients::Clients;
-pub use self::concern::is_concerned;
 pub use self::error::PassError;
 pub use self::log::failed_pass as log_failed_pass;
 use self::observe::{Observed, observe};
 use self::pause::Pauses;
+pub use self::pr_check::is_concerned;
 use self::recipients::Recipients;
 use self::remember::Recall;
 pub use self::triggers::Triggers;
@@ -56,7 +56,7 @@ const FOREIGN_SHOWN: usize = 5;
 
 /// What push passes reuse of the last full pass: GraphQL can be slow, and a push does not change the target list.
 #[derive(Debug)]
-struct Known {
+struct LastFullPass {
     targets: Vec<Target>,
     format: ArchiveFormat,
 }
@@ -87,7 +87,7 @@ pub struct Reconciler {
     claims: Arc<Claims>,
     /// One permit for each running action, for all passes together.
     slots: Semaphore,
-    known: Mutex<Option<Arc<Known>>>,
+    known: Mutex<Option<Arc<LastFullPass>>>,
     recall: Recall,
     /// What the log said of foreign objects.
     foreign_seen: Mutex<Foreign>,
@@ -189,7 +189,7 @@ impl Reconciler {
         memory.confirm(observed.held.iter().map(|object| &object.name.destination));
         let remembered = Remembered { budget: memory.budget(SystemTime::now()), memory: &memory };
         let policy = observed.policy(&self.settings);
-        plan_share(&observed.desired, &observed.held, policy, &observed.whole, remembered)
+        plan_share(&observed.desired, &observed.held, policy, &observed.bucket_wide, remembered)
     }
 
     fn seen(&self, pass: PassId, observed: &Observed, plan: &Plan, moved: &BTreeSet<Destination>) {
@@ -206,7 +206,7 @@ impl Reconciler {
     /// One full pass, to the end of its last action.
     ///
     /// # Errors
-    /// [`PassError`] if nothing was done; failures of single targets are in the report.
+    /// [`PassError`] if the pass could not observe, or was stopped; failures of single targets are in the report.
     pub async fn pass(
         &self,
         publisher: &Publisher,
@@ -242,7 +242,7 @@ impl Reconciler {
         // What was observed is dropped here: actions can take long.
         let Prepared { git, actions, mut report } = self.prepare(publisher, pass, stop).await?;
         let claim = |action: &Action| self.claims.of_full_pass(action);
-        let outcomes = apply(actions, &self.crew(publisher, &git, pass, &claim, all_begun), stop).await;
+        let outcomes = apply(actions, &self.context(publisher, &git, pass, &claim, all_begun), stop).await;
         report.add(&outcomes, begun.elapsed());
         self.recipients.keep(publisher, self.republish.lock().as_ref().map_or(0, BTreeSet::len));
         log::report(&report);
@@ -278,7 +278,7 @@ impl Reconciler {
             left.get_or_insert(republish).retain(|destination| accepted.contains(destination));
         }
         self.triggers.accept(targets.iter().map(|target| target.source.clone()));
-        *self.known.lock() = Some(Arc::new(Known { targets, format: plan.format }));
+        *self.known.lock() = Some(Arc::new(LastFullPass { targets, format: plan.format }));
         log::blocked(&plan);
         remember::log(&plan);
         stop.run_until_cancelled(self.abort_abandoned(publisher, &wanted)).await;
@@ -292,16 +292,16 @@ impl Reconciler {
         Ok(Prepared { git, actions, report })
     }
 
-    fn crew<'a>(
+    fn context<'a>(
         &'a self,
         publisher: &'a Publisher,
         git: &'a GitServer,
         pass: PassId,
         claim: &'a dyn Fn(&Action) -> Option<Claim>,
         all_begun: &'a CancellationToken,
-    ) -> Crew<'a> {
+    ) -> ApplyContext<'a> {
         let concurrency = self.concurrency.sync;
-        Crew {
+        ApplyContext {
             publisher,
             git,
             concurrency,

@@ -6,7 +6,7 @@
 pub mod metrics;
 mod records;
 mod snapshot;
-mod words;
+mod states;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, OnceLock};
@@ -17,7 +17,7 @@ use parking_lot::{Mutex, MutexGuard};
 use self::metrics::Metrics;
 use self::records::{count_objects, objects_now, records, settle};
 pub use self::snapshot::{BucketCount, PassRecord, RunningPass, Snapshot, TargetStatus, TargetTrouble};
-pub use self::words::{PassOutcome, TargetState, Trigger};
+pub use self::states::{PassOutcome, TargetState, Trigger};
 use crate::model::key::{Destination, HeldObject};
 use crate::model::stage::Stage;
 use crate::model::target::Target;

@@ -16,7 +16,7 @@ use proptest::prelude::*;
 use sha1::{Digest, Sha1};
 
 use super::fixture::git;
-use super::pack::{HASH, IndexGate, ReceiveLimits, receive};
+use super::pack::{HASH, IndexTurns, ReceiveLimits, receive};
 use super::store::Store;
 use super::verify::verify;
 use crate::memory::MemoryBudget;
@@ -233,8 +233,8 @@ fn deflate(pack: &mut Vec<u8>, content: &[u8]) {
 fn are_received(packs: &[Vec<u8>], commit: CommitId, git_dir: &Path) -> bool {
     let dir = git_dir.join("objects/pack");
     fs::create_dir_all(&dir).unwrap();
-    let (interrupt, gate, memory) = (AtomicBool::new(false), IndexGate::default(), MemoryBudget::new(None));
-    let limits = ReceiveLimits { pack_bytes: u64::MAX, interrupt: &interrupt, memory: &memory, gate: &gate };
+    let (interrupt, turns, memory) = (AtomicBool::new(false), IndexTurns::default(), MemoryBudget::new(None));
+    let limits = ReceiveLimits { pack_bytes: u64::MAX, interrupt: &interrupt, memory: &memory, turns: &turns };
     let all = packs.iter().all(|pack| receive(&pack[..], &dir, &limits, |_| {}).is_ok());
     all && Store::open(git_dir).unwrap().require_commit(commit).is_ok()
 }

@@ -8,11 +8,11 @@ mod connectivity;
 mod delta;
 mod entries;
 mod error;
-mod gate;
 mod index;
 mod indexed;
 mod resolve;
 mod table;
+mod turn;
 mod walk;
 
 use std::fs::{self, File};
@@ -26,10 +26,10 @@ use gix_pack::data;
 use self::entries::Entries;
 use self::error::damaged;
 pub use self::error::{PackError, Shortage};
-pub use self::gate::IndexGate;
 use self::index::INCOMING_INDEX;
 pub(super) use self::indexed::visit_all;
 use self::resolve::SINGLE_THREAD_OBJECTS;
+pub use self::turn::IndexTurns;
 use self::walk::Walk;
 pub use self::walk::WalkError;
 use crate::files::{Checked, CheckedFile, private_file};
@@ -69,7 +69,7 @@ pub struct ReceiveLimits<'a> {
     /// What the pack's objects may take in memory, and those of other packs.
     pub(crate) memory: &'a MemoryBudget,
     /// Keeps two large packs from being resolved at the same time, each with all the threads.
-    pub gate: &'a IndexGate,
+    pub turns: &'a IndexTurns,
 }
 
 /// Writes the pack that `source` brings into `dir` (a repository's `objects/pack`) and indexes it. `received` is called
@@ -134,7 +134,7 @@ fn store_and_index(
     }
     // After the memory, which others may need to end their turn.
     let large = objects >= SINGLE_THREAD_OBJECTS;
-    let turn = large.then(|| limits.gate.enter(TURN_TIMEOUT, limits.interrupt)).flatten();
+    let turn = large.then(|| limits.turns.enter(TURN_TIMEOUT, limits.interrupt)).flatten();
     let data = data::File::at(&path, HASH).map_err(damaged)?;
     resolve::find_ids(&mut table, &data, plan, limits.interrupt)?;
     let index = index::write(dir, &table, trailer)?;

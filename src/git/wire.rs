@@ -198,7 +198,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
-    use crate::git::pack::{self, IndexGate};
+    use crate::git::pack::{self, IndexTurns};
     use http_body_util::StreamBody;
     use hyper::body::Frame;
     use std::io;
@@ -331,7 +331,7 @@ mod tests {
             pack_bytes: 1 << 20,
             interrupt: &AtomicBool::new(false),
             memory: &crate::memory::MemoryBudget::new(None),
-            gate: &IndexGate::default(),
+            turns: &IndexTurns::default(),
         };
         let taken = pack::receive(pack, folder.path(), &limits, drop).is_ok();
         let left = std::fs::read_dir(folder.path()).unwrap().count();

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
-use super::Whole;
+use super::BucketWide;
 use super::memory::{GuardBudget, WINDOW_HOURS};
 use crate::model::key::{ArchiveFormat, Destination, HeldObject, Wanted};
 
@@ -236,7 +236,7 @@ impl MaxRetire {
         self,
         would_retire: usize,
         held: usize,
-        whole: &Whole,
+        bucket_wide: &BucketWide,
         budget: GuardBudget,
     ) -> (RetireBudget, Option<RetireGuard>) {
         let GuardBudget { most_held, retired_before: used, fewest_unlisted } = budget;
@@ -250,8 +250,8 @@ impl MaxRetire {
             Self::Percent(percent) => (most_held * usize::from(percent) / 100).max(1),
         };
         // An app without components has null, too, so null alone says nothing. More of it than before may.
-        let lost_lists = fewest_unlisted.map_or(0, |fewest| whole.unlisted_apps.saturating_sub(fewest));
-        let no_targets = whole.no_targets;
+        let lost_lists = fewest_unlisted.map_or(0, |fewest| bucket_wide.unlisted_apps.saturating_sub(fewest));
+        let no_targets = bucket_wide.no_targets;
         let too_many = used.saturating_add(would_retire) > limit;
         let no_limit = self == Self::Percent(100);
         let refused = would_retire > 0 && !no_limit && (no_targets || lost_lists > 0 || too_many);

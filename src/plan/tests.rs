@@ -293,13 +293,19 @@ fn an_empty_target_list_retires_nothing_unless_all_may_go() {
 }
 
 /// What a pass does that remembers something, and knows what other shares want.
-fn plan_with(desired: &Desired, held: &[HeldObject], whole: Whole, budget: GuardBudget, memory: &Memory) -> Plan {
-    plan_share(desired, held, POLICY, &whole, Remembered { budget, memory })
+fn plan_with(
+    desired: &Desired,
+    held: &[HeldObject],
+    bucket_wide: BucketWide,
+    budget: GuardBudget,
+    memory: &Memory,
+) -> Plan {
+    plan_share(desired, held, POLICY, &bucket_wide, Remembered { budget, memory })
 }
 
-fn whole() -> Whole {
+fn bucket_wide() -> BucketWide {
     let elsewhere = Elsewhere::default();
-    Whole { format: ArchiveFormat::Zip, no_targets: false, unlisted_apps: 0, elsewhere }
+    BucketWide { format: ArchiveFormat::Zip, no_targets: false, unlisted_apps: 0, elsewhere }
 }
 
 /// The memory after a pass with this target, whose destination is held.
@@ -339,8 +345,8 @@ fn what_a_refused_target_could_mean_is_not_retired() {
         // The same if the refused target belongs to another shard.
         let desired = Desired { targets: vec![at("b", 1)], refused: vec![] };
         let elsewhere = Elsewhere { refused, ..Elsewhere::default() };
-        let whole = Whole { elsewhere, ..whole() };
-        let share = plan_with(&desired, &objects, whole, GuardBudget::default(), &Memory::default());
+        let bucket_wide = BucketWide { elsewhere, ..bucket_wide() };
+        let share = plan_with(&desired, &objects, bucket_wide, GuardBudget::default(), &Memory::default());
         assert_eq!(kept(&share), [("a", true)], "{group}/{project}@{branch}");
     }
 }
@@ -374,18 +380,18 @@ fn a_renamed_destination_is_retired_only_after_its_successor_is_up() {
     let unread = Head::Unknown(Unknown::NotTried);
     for (head, trouble) in [(Head::At(commit(5)), false), (unread, true)] {
         let desired = Desired { targets: vec![(renamed.clone(), head)], refused: vec![] };
-        let plan = plan_with(&desired, &[held("a", 1, 10)], whole(), GuardBudget::default(), &memory);
+        let plan = plan_with(&desired, &[held("a", 1, 10)], bucket_wide(), GuardBudget::default(), &memory);
         assert_eq!((kept(&plan), retired(&plan)), (vec![("a", trouble)], 0));
         assert_eq!((plan.is_clean(), plan.doubts_the_list()), (!trouble, trouble));
     }
     let desired = Desired { targets: vec![(renamed.clone(), Head::At(commit(5)))], refused: vec![] };
     let up = held_under(key::encode(&renamed.destination, commit(5), ArchiveFormat::Zip).unwrap(), 20);
-    let plan = plan_with(&desired, &[held("a", 1, 10), up], whole(), GuardBudget::default(), &memory);
+    let plan = plan_with(&desired, &[held("a", 1, 10), up], bucket_wide(), GuardBudget::default(), &memory);
     assert_eq!((kept(&plan), retired(&plan)), (vec![], 1));
     // Of another shard's target it is known only whether it has an object.
     let elsewhere = Elsewhere { unpublished: vec![renamed], ..Elsewhere::default() };
-    let whole = Whole { elsewhere, ..whole() };
-    let plan = plan_with(&Desired::default(), &[held("a", 1, 10)], whole, GuardBudget::default(), &memory);
+    let bucket_wide = BucketWide { elsewhere, ..bucket_wide() };
+    let plan = plan_with(&Desired::default(), &[held("a", 1, 10)], bucket_wide, GuardBudget::default(), &memory);
     assert_eq!((kept(&plan), retired(&plan)), (vec![("a", false)], 0));
 }
 
@@ -403,7 +409,7 @@ fn what_a_day_has_retired_counts_against_the_limit() {
     let budget = GuardBudget { most_held: 200, retired_before: 60, fewest_unlisted: None };
     for (gone, goes) in [(40, true), (41, false)] {
         let desired = Desired { targets: names.iter().skip(gone).map(|name| at(name, 1)).collect(), refused: vec![] };
-        let plan = plan_with(&desired, &objects, whole(), budget, &Memory::default());
+        let plan = plan_with(&desired, &objects, bucket_wide(), budget, &Memory::default());
         assert_eq!((retired(&plan), plan.guard.is_none()), (if goes { gone } else { 0 }, goes), "{gone}");
         let (retired, limit) = (if goes { 100 } else { 60 }, Some(100));
         assert_eq!(plan.budget, RetireBudget { held: 140, retired, limit });
@@ -420,7 +426,7 @@ fn what_disappeared_by_other_means_makes_no_room() {
     let objects: Vec<_> = names.iter().map(|name| held(name, 1, 10)).collect();
     let budget = GuardBudget { most_held: 200, retired_before: 0, fewest_unlisted: None };
     let desired = Desired { targets: names.iter().skip(6).map(|name| at(name, 1)).collect(), refused: vec![] };
-    let plan = plan_with(&desired, &objects, whole(), budget, &Memory::default());
+    let plan = plan_with(&desired, &objects, bucket_wide(), budget, &Memory::default());
     assert_eq!((retired(&plan), plan.guard.map(|guard| guard.limit)), (0, Some(5)));
 }
 
@@ -430,7 +436,7 @@ fn an_app_that_loses_its_list_retires_nothing() {
     let desired = Desired { targets: vec![at("a", 1), at("b", 1)], refused: vec![] };
     let planned = |fewest_unlisted, unlisted_apps| {
         let budget = GuardBudget { fewest_unlisted, ..GuardBudget::default() };
-        plan_with(&desired, &objects, Whole { unlisted_apps, ..whole() }, budget, &Memory::default())
+        plan_with(&desired, &objects, BucketWide { unlisted_apps, ..bucket_wide() }, budget, &Memory::default())
     };
     // An app without components has null, too.
     for (before, now) in [(None, 7), (Some(2), 2), (Some(2), 0)] {
@@ -588,7 +594,7 @@ proptest! {
         let origin = Target { source: Source { project: format!("near/{from}"), branch: "main".into() }, ..target("a") };
         let memory = if has_memory { memory_of(&origin) } else { Memory::default() };
         let objects = [held("a", 7, 10)];
-        let plan = plan_with(&desired, &objects, whole(), GuardBudget::default(), &memory);
+        let plan = plan_with(&desired, &objects, bucket_wide(), GuardBudget::default(), &memory);
         let trouble = desired.targets.iter().filter(|(_, head)| matches!(head, Head::Unknown(_))).map(|(target, _)| target)
             .chain(desired.refused.iter().map(|refused| &refused.target));
         let means = |target: &Target| folded(&target.destination.path()) == "far/a"

@@ -85,9 +85,9 @@ impl Job<'_> {
             let commit = self.commit;
             let (unused, _) = oneshot::channel();
             let finish = move |mirror: &mut Mirror, pack| Ok(mirror.finish_increment(commit, pack)?);
-            let (received, on_time) = self.receive(stream, mirror, unused, finish).await?;
-            mirror = received;
-            if !on_time {
+            let (updated, descends) = self.receive(stream, mirror, unused, finish).await?;
+            mirror = updated;
+            if !descends {
                 return Ok(None);
             }
         }
@@ -96,7 +96,7 @@ impl Job<'_> {
             // Increments can hold the same object twice. A fresh fetch tells whether the repository itself is too large.
             return Ok(None);
         }
-        let rewritten_from = allowed_rewrite(self.publish, &mirror)?;
+        let rewritten_from = check_rewrite(self.publish, &mirror)?;
         let packs = mirror.files().into_iter().map(|(name, [data, index])| Pack {
             name,
             data,
@@ -115,12 +115,12 @@ impl Job<'_> {
         let stream = self.fetch(None).await?;
         mirror.start_afresh()?;
         let (commit, publish) = (self.commit, self.publish.clone());
-        let (received, pack) = oneshot::channel();
+        let (on_disk, pack) = oneshot::channel();
         let (indexed, index) = oneshot::channel();
         let finish = move |mirror: &mut Mirror, pack: StoredPack| {
             mirror.finish_fresh(commit, pack)?;
             // On an error the index is never sent, and the upload is aborted.
-            let rewritten_from = allowed_rewrite(&publish, mirror)?;
+            let rewritten_from = check_rewrite(&publish, mirror)?;
             if let Some((_, [_, index])) = mirror.files().pop() {
                 // The receiver is gone if the upload has failed already.
                 drop(indexed.send(index));
@@ -128,7 +128,7 @@ impl Job<'_> {
             Ok(rewritten_from)
         };
         let receiving = async {
-            let (mirror, rewritten_from) = self.receive(stream, mirror, received, finish).await?;
+            let (mirror, rewritten_from) = self.receive(stream, mirror, on_disk, finish).await?;
             let lfs_paths = self.lfs_paths(&mirror).await;
             Ok::<_, PublishError>((mirror, rewritten_from, lfs_paths))
         };
@@ -176,26 +176,26 @@ impl Job<'_> {
         stream.map(|stream| (stream, fetching)).map_err(|error| fetch_error(self.source(), error))
     }
 
-    /// Receives a pack into the mirror. `received` gets it when its last byte is there, `finish` when it is verified.
+    /// Receives a pack into the mirror. `on_disk` gets it when its last byte is there, `finish` when it is verified.
     async fn receive<T: Send + 'static>(
         &self,
         (stream, fetching): (PackStream, StageTimer),
         mut mirror: Mirror,
-        received: oneshot::Sender<ReceivedPack>,
+        on_disk: oneshot::Sender<ReceivedPack>,
         finish: impl FnOnce(&mut Mirror, StoredPack) -> Result<T, PublishError> + Send + 'static,
     ) -> Result<(Mirror, T), PublishError> {
         let (feed, source) = feed::channel();
         let interrupt = Interrupt::when(self.stop);
-        let (gate, memory) = (Arc::clone(&self.publisher.gate), Arc::clone(&self.publisher.memory));
+        let (turns, memory) = (Arc::clone(&self.publisher.turns), Arc::clone(&self.publisher.memory));
         let (limit, flag) = (self.publisher.max_repository_bytes, Arc::clone(&interrupt.flag));
         let (progress, mut record) = (Arc::clone(self.progress), self.publisher.crash_record(self.publish));
         let indexing = spawn_blocking(move || {
             let mut stage = fetching;
-            let limits = ReceiveLimits { pack_bytes: limit, interrupt: &flag, memory: &memory, gate: &gate };
+            let limits = ReceiveLimits { pack_bytes: limit, interrupt: &flag, memory: &memory, turns: &turns };
             let (pack, index) = pack::receive(source, &mirror.pack_dir(), &limits, |pack| {
                 stage = progress.enter(Stage::Verifying);
                 record.begin();
-                drop(received.send(pack));
+                drop(on_disk.send(pack));
             })?;
             drop(record);
             let stored = StoredPack::new(&pack, &index);
@@ -237,7 +237,7 @@ impl Job<'_> {
 }
 
 /// The published commit, if the mirror's commit does not descend from it and may replace it.
-fn allowed_rewrite(publish: &Publish, mirror: &Mirror) -> Result<Option<CommitId>, PublishError> {
+fn check_rewrite(publish: &Publish, mirror: &Mirror) -> Result<Option<CommitId>, PublishError> {
     let rewritten_from = mirror.rewritten_from(publish.old_commit())?;
     match (rewritten_from, mirror.commit(), publish.on_rewrite) {
         (Some(from), Some(to), OnRewrite::Hold) => Err(PublishError::Held(Rewrite { from, to })),

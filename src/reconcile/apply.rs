@@ -29,7 +29,7 @@ use crate::status::{PassId, Status};
 use crate::text::error_chain;
 
 /// What a plan is carried out with.
-pub struct Crew<'a> {
+pub struct ApplyContext<'a> {
     pub publisher: &'a Publisher,
     pub git: &'a GitServer,
     /// How many actions of this plan run at the same time.
@@ -52,43 +52,43 @@ pub struct Crew<'a> {
 /// claim on its destination from its beginning to its end.
 ///
 /// What an earlier process did not survive comes when all else is done.
-pub async fn apply(actions: Vec<Action>, crew: &Crew<'_>, stop: &CancellationToken) -> Vec<Outcome> {
-    let crashed = crew.publisher.workdir.crashed();
+pub async fn apply(actions: Vec<Action>, context: &ApplyContext<'_>, stop: &CancellationToken) -> Vec<Outcome> {
+    let crashed = context.publisher.workdir.crashed();
     let is_suspect = |action: &Action| crashed.contains(action.destination());
     let (suspects, actions) = actions.into_iter().partition(is_suspect);
-    let mut outcomes = work_off(actions, crew, stop).await;
-    outcomes.extend(work_off(suspects, crew, stop).await);
+    let mut outcomes = work_off(actions, context, stop).await;
+    outcomes.extend(work_off(suspects, context, stop).await);
     if !stop.is_cancelled() {
-        crew.publisher.workdir.survived(&crashed);
+        context.publisher.workdir.survived(&crashed);
     }
     outcomes.sort_by(|a, b| a.action.destination().cmp(b.action.destination()));
     outcomes
 }
 
-async fn work_off(mut actions: Vec<Action>, crew: &Crew<'_>, stop: &CancellationToken) -> Vec<Outcome> {
+async fn work_off(mut actions: Vec<Action>, context: &ApplyContext<'_>, stop: &CancellationToken) -> Vec<Outcome> {
     actions.sort_by_key(|action| Reverse(weight(action)));
     let (queue, outcomes) = (RefCell::new(VecDeque::from(actions)), RefCell::new(vec![]));
     let failures = log::Failures::default();
     let worker = async |next: fn(&mut VecDeque<Action>) -> Option<Action>| {
         while !queue.borrow().is_empty() {
             // The semaphore is never closed.
-            let _slot = crew.slots.acquire().await;
+            let _slot = context.slots.acquire().await;
             let Some(action) = next(&mut queue.borrow_mut()) else { return };
             if queue.borrow().is_empty() {
-                crew.all_begun.cancel();
+                context.all_begun.cancel();
             }
-            let Some(claim) = (crew.claim)(&action) else {
-                crew.status.left_out(crew.pass);
+            let Some(claim) = (context.claim)(&action) else {
+                context.status.left_out(context.pass);
                 continue;
             };
-            let progress = crew.status.action_begins(&action);
+            let progress = context.status.action_begins(&action);
             let result = match stop.is_cancelled() {
                 true => Err(Failure::Stopped),
-                false => run(&action, crew, &progress, stop).await,
+                false => run(&action, context, &progress, stop).await,
             };
             let outcome = Outcome { action, result };
-            crew.status.action_ends(crew.pass, &progress, &outcome);
-            if let (Ok(Done::Published(_)), Some(left)) = (&outcome.result, &mut *crew.republish.lock()) {
+            context.status.action_ends(context.pass, &progress, &outcome);
+            if let (Ok(Done::Published(_)), Some(left)) = (&outcome.result, &mut *context.republish.lock()) {
                 left.remove(outcome.action.destination());
             }
             log::outcome(&outcome, &failures);
@@ -97,7 +97,7 @@ async fn work_off(mut actions: Vec<Action>, crew: &Crew<'_>, stop: &Cancellation
         }
     };
     let workers =
-        (0..crew.concurrency.get()).map(|n| worker(if n == 0 { VecDeque::pop_back } else { VecDeque::pop_front }));
+        (0..context.concurrency.get()).map(|n| worker(if n == 0 { VecDeque::pop_back } else { VecDeque::pop_front }));
     join_all(workers).await;
     outcomes.into_inner()
 }
@@ -113,16 +113,16 @@ fn weight(action: &Action) -> u64 {
 /// Runs one action to its end. Its errors become plain data here and nowhere else.
 async fn run(
     action: &Action,
-    crew: &Crew<'_>,
+    context: &ApplyContext<'_>,
     progress: &Arc<Progress>,
     stop: &CancellationToken,
 ) -> Result<Done, Failure> {
-    let publisher = crew.publisher;
+    let publisher = context.publisher;
     match action {
         Action::Publish(publish) => {
-            let published = publisher.publish(crew.git, publish, progress, stop).await;
+            let published = publisher.publish(context.git, publish, progress, stop).await;
             let published = published.map_err(|error| error.into_failure(progress.stage()))?;
-            crew.uploads.stored(&publish.target.destination, &published.key, &publish.supersedes);
+            context.uploads.stored(&publish.target.destination, &published.key, &publish.supersedes);
             let _deleting = progress.enter(Stage::Deleting);
             let superseded = superseded(publish, &published.key);
             let deleted = publisher.delete(superseded, stop).await;
@@ -130,7 +130,7 @@ async fn run(
             Ok(Done::Published(published))
         }
         Action::Retire(Retire { keys, .. }) | Action::Sweep(Sweep { keys, .. }) => {
-            crew.uploads.deleting(action.destination(), keys);
+            context.uploads.deleting(action.destination(), keys);
             let _deleting = progress.enter(Stage::Deleting);
             publisher.delete(keys.iter(), stop).await.map_err(|error| not_deleted(&error, ""))?;
             Ok(Done::Deleted)

@@ -13,7 +13,7 @@ use crate::git::wire::GitServer;
 use crate::model::key::{Destination, HeldObject};
 use crate::model::shard::Shard;
 use crate::model::target::{Target, Targets};
-use crate::plan::{Desired, Elsewhere, Plan, Policy, Whole};
+use crate::plan::{BucketWide, Desired, Elsewhere, Plan, Policy};
 use crate::progress::Pulse;
 
 /// The desired and the observed state of this replica's share.
@@ -25,7 +25,7 @@ pub(super) struct Observed {
     /// Objects whose keys do not decode.
     pub foreign: Foreign,
     /// What is decided over the whole bucket, not only our share.
-    pub whole: Whole,
+    pub bucket_wide: BucketWide,
     /// What is left to do of `REPUBLISH`.
     pub republish: BTreeSet<Destination>,
 }
@@ -42,7 +42,7 @@ impl Observed {
 
     /// Whether the target list may be wrong: it is empty, or lacks what is held. `MAX_RETIRE=100%` trusts an empty one.
     pub fn is_doubtful(&self, plan: &Plan) -> bool {
-        plan.doubts_the_list() || (self.whole.no_targets && plan.budget.limit.is_some())
+        plan.doubts_the_list() || (self.bucket_wide.no_targets && plan.budget.limit.is_some())
     }
 
     /// The targets that can be acted on.
@@ -76,7 +76,7 @@ pub(super) async fn observe(
     share.keep_own(&mut targets.refused, |refused| &refused.target.destination);
     let heads = clients.heads(&git, targets.accepted, pulse).await?;
     let format = settings.archive_format.resolve(&listing.held)?;
-    let whole = Whole { format, no_targets, unlisted_apps, elsewhere };
+    let bucket_wide = BucketWide { format, no_targets, unlisted_apps, elsewhere };
     share.keep_own(&mut listing.held, |object| &object.name.destination);
     if !share.is_first() {
         // They belong to no share; the first replica reports them.
@@ -84,7 +84,7 @@ pub(super) async fn observe(
     }
     let Listing { held, foreign } = listing;
     let desired = Desired { targets: heads, refused: targets.refused };
-    Ok(Observed { git, desired, held, foreign, whole, republish })
+    Ok(Observed { git, desired, held, foreign, bucket_wide, republish })
 }
 
 /// What other shares want and do not have.

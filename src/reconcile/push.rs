@@ -85,7 +85,8 @@ impl Reconciler {
         claims.retain(|destination, _| with_action.contains(destination));
         let claims = RefCell::new(claims);
         let claim = |action: &Action| claims.borrow_mut().remove(action.destination());
-        let outcomes = apply(actions, &self.crew(publisher, &git, pass, &claim, &CancellationToken::new()), stop).await;
+        let outcomes =
+            apply(actions, &self.context(publisher, &git, pass, &claim, &CancellationToken::new()), stop).await;
         let done = outcomes.iter().filter(|outcome| outcome.result.is_ok());
         done.for_each(|outcome| self.claims.settled(outcome.action.destination()));
         let report = Report::new(&plan, &outcomes, 0, begun.elapsed());

@@ -57,7 +57,7 @@ impl Recall {
         let mut known = self.0.lock();
         let memory = known.get_or_insert_default();
         // What an empty or a shortened list says about apps is not to be compared with.
-        let unlisted_apps = (!observed.is_doubtful(plan)).then_some(observed.whole.unlisted_apps);
+        let unlisted_apps = (!observed.is_doubtful(plan)).then_some(observed.bucket_wide.unlisted_apps);
         memory.confirm(held.iter().copied());
         memory.count(SystemTime::now(), plan.budget.held, plan.retired(), unlisted_apps);
         memory.learn(targets.chain(refused), held.into_iter());

@@ -202,8 +202,8 @@ proptest! {
         // `--strict` is not asked for: the blobs belong to no tree.
         git_with_input(dir.path(), &["index-pack", "-o", "git.idx", "--stdin", "git.pack"], &pack);
         let memory = MemoryBudget::new(Some(1 << 30));
-        let (gate, interrupt) = (IndexGate::default(), AtomicBool::new(false));
-        let limits = ReceiveLimits { pack_bytes: 1 << 30, interrupt: &interrupt, memory: &memory, gate: &gate };
+        let (turns, interrupt) = (IndexTurns::default(), AtomicBool::new(false));
+        let limits = ReceiveLimits { pack_bytes: 1 << 30, interrupt: &interrupt, memory: &memory, turns: &turns };
         let ours = tempfile::tempdir().unwrap();
         let (_, index) = receive(&pack[..], ours.path(), &limits, drop).unwrap();
         let [ours, theirs] = [index.path, dir.path().join("git.idx")].map(|path| fs::read(path).unwrap());
@@ -250,9 +250,9 @@ fn a_deep_bush_of_deltas_takes_no_more_than_two_of_its_objects_at_a_time() {
 
 /// What becomes of a pack under this budget.
 fn received_within(pack: &[u8], budget: u64) -> Result<(), PackError> {
-    let (memory, gate) = (MemoryBudget::new(Some(budget)), IndexGate::default());
+    let (memory, turns) = (MemoryBudget::new(Some(budget)), IndexTurns::default());
     let interrupt = AtomicBool::new(false);
-    let limits = ReceiveLimits { pack_bytes: 1 << 30, interrupt: &interrupt, memory: &memory, gate: &gate };
+    let limits = ReceiveLimits { pack_bytes: 1 << 30, interrupt: &interrupt, memory: &memory, turns: &turns };
     let dir = tempfile::tempdir().unwrap();
     let received = receive(pack, dir.path(), &limits, drop).map(drop);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), if received.is_ok() { 2 } else { 0 });
@@ -322,8 +322,8 @@ fn two_packs_that_need_more_than_half_of_the_memory_each_are_both_taken() {
     let mut objects = vec![Object { base: None, size: 2_500_000, by_id: false }];
     objects.extend((1..15).map(|at| Object { base: Some((at - 1) / 2), size: 2_500_000, by_id: false }));
     let (pack, _) = pack_of(&objects);
-    let (memory, gate, interrupt) = (MemoryBudget::new(Some(24 << 20)), IndexGate::default(), AtomicBool::new(false));
-    let limits = ReceiveLimits { pack_bytes: 1 << 30, interrupt: &interrupt, memory: &memory, gate: &gate };
+    let (memory, turns, interrupt) = (MemoryBudget::new(Some(24 << 20)), IndexTurns::default(), AtomicBool::new(false));
+    let limits = ReceiveLimits { pack_bytes: 1 << 30, interrupt: &interrupt, memory: &memory, turns: &turns };
     let needed = plan(&table_of(&pack, tempfile::tempdir().unwrap().path()).0, &memory).bytes;
     assert!(needed > memory.common_bytes() && needed < memory.bytes(), "{needed}");
     for _ in 0..5 {

@@ -13,9 +13,9 @@ const TURN_POLL: Duration = Duration::from_millis(100);
 /// One large pack at a time uses all cores to resolve its deltas; small ones do not wait. This limits threads only: a pack
 /// that has waited long enough proceeds anyway.
 #[derive(Debug, Default)]
-pub struct IndexGate(Mutex<()>);
+pub struct IndexTurns(Mutex<()>);
 
-impl IndexGate {
+impl IndexTurns {
     /// Waits for the turn, which ends when the guard is dropped; `None` if it did not come in time, or `interrupt` is set.
     pub(super) fn enter(&self, timeout: Duration, interrupt: &AtomicBool) -> Option<MutexGuard<'_, ()>> {
         let deadline = Instant::now() + timeout;
@@ -38,17 +38,17 @@ mod tests {
 
     #[test]
     fn a_pack_waits_for_its_turn_but_not_for_ever() {
-        let (gate, go_on) = (IndexGate::default(), AtomicBool::new(false));
-        let first = gate.enter(Duration::ZERO, &go_on).unwrap();
-        assert!(gate.enter(Duration::from_millis(20), &go_on).is_none(), "the time is over");
-        assert!(gate.enter(Duration::from_secs(600), &AtomicBool::new(true)).is_none(), "it is to be given up");
+        let (turns, go_on) = (IndexTurns::default(), AtomicBool::new(false));
+        let first = turns.enter(Duration::ZERO, &go_on).unwrap();
+        assert!(turns.enter(Duration::from_millis(20), &go_on).is_none(), "the time is over");
+        assert!(turns.enter(Duration::from_secs(600), &AtomicBool::new(true)).is_none(), "it is to be given up");
         thread::scope(|scope| {
-            let second = scope.spawn(|| gate.enter(Duration::from_secs(600), &go_on).is_some());
+            let second = scope.spawn(|| turns.enter(Duration::from_secs(600), &go_on).is_some());
             thread::sleep(Duration::from_millis(20));
             assert!(!second.is_finished());
             drop(first);
             assert!(second.join().unwrap());
         });
-        assert!(gate.enter(Duration::ZERO, &go_on).is_some(), "a pack without a turn gives none back");
+        assert!(turns.enter(Duration::ZERO, &go_on).is_some(), "a pack without a turn gives none back");
     }
 }
