@@ -7,7 +7,7 @@
 //! commands                             the daemon, check, list, restore
 //! server                               metrics, health, status page, webhooks
 //! reconcile                            a pass (observe, plan, apply, report) and the loop
-//! config  publish                      settings · one target as one stream
+//! config  publish  passes              settings · one target as one stream · when passes begin
 //! bucket  status                       S3 · what is in sync, since when and why
 //! artifact  workdir                    archive and encryption · files kept on the disk
 //! git                                  the wire, heads, packs, verification
@@ -30,6 +30,7 @@ pub mod graphql;
 mod memory;
 pub mod model;
 mod net;
+mod passes;
 pub mod plan;
 mod progress;
 mod publish;

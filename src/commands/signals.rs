@@ -6,7 +6,7 @@ use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::reconcile::Triggers;
+use crate::passes::Triggers;
 
 /// A token that SIGTERM and SIGINT cancel.
 pub(super) fn stop_on_signals() -> anyhow::Result<CancellationToken> {

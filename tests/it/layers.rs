@@ -12,7 +12,7 @@ const LAYERS: [&[&str]; 10] = [
     &["git"],
     &["artifact", "workdir"],
     &["bucket", "status"],
-    &["config", "publish"],
+    &["config", "passes", "publish"],
     &["reconcile"],
     &["server"],
     &["commands"],
