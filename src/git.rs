@@ -1,5 +1,6 @@
 //! Git: the wire protocol, branch heads, packs, verification.
 
+pub mod account;
 #[cfg(test)]
 mod agreement;
 #[cfg(test)]

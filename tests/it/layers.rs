@@ -13,7 +13,7 @@ const LAYERS: [&[&str]; 10] = [
     &["artifact", "workdir"],
     &["bucket", "status"],
     &["config", "passes", "publish"],
-    &["reconcile"],
+    &["deliver", "reconcile"],
     &["server"],
     &["commands"],
 ];
