@@ -45,12 +45,25 @@ pub(crate) fn open(
     repository: &Path,
     memory: &MemoryBudget,
 ) -> Result<Opened, ArtifactError> {
+    let other_references = unpack(reader, expected, identities, limits, repository)?;
+    let Verified { objects } = verify(repository, expected.commit, memory)?;
+    Ok(Opened { git_objects: objects, other_references })
+}
+
+/// The same without verifying the history: for a receiver that does so itself. Returns how many references of the archive
+/// are not in the repository.
+pub(crate) fn unpack(
+    reader: impl Read,
+    expected: &Expected<'_>,
+    identities: &Identities,
+    limits: Limits,
+    repository: &Path,
+) -> Result<usize, ArtifactError> {
     let mut unpacker = Unpacker::new(repository)?;
     let other_references = read_archive(reader, expected, identities, limits, |file| unpacker.take(file))?;
     unpacker.finish()?;
     references::write(&repository.join(".git"), expected.branch, expected.commit)?;
-    let Verified { objects } = verify(repository, expected.commit, memory)?;
-    Ok(Opened { git_objects: objects, other_references })
+    Ok(other_references)
 }
 
 /// Decrypts an object and reads its archive to the end. Each file of objects goes to `take`; the references have to be the
