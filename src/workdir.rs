@@ -22,10 +22,11 @@ use self::uploads::UnderWay;
 pub use self::uploads::{RecordedUpload, UploadRecord};
 use crate::files::{is_private_dir, not_ours, private_file};
 use crate::model::key::Destination;
+use crate::model::program::Program;
 use crate::plan::Memory;
 
-/// Our folder under WORKDIR.
-const OURS: &str = env!("CARGO_PKG_NAME");
+/// The producer's folder under WORKDIR.
+const OURS: &str = Program::Producer.name();
 const LOCK_FILE: &str = "lock";
 const OUT_OF_SYNC_FILE: &str = "out-of-sync.json";
 const MEMORY_FILE: &str = "retirements.json";
@@ -57,7 +58,12 @@ pub enum WorkdirError {
 impl Workdir {
     /// Creates what is missing under `workdir`, and locks it.
     pub fn open(workdir: &Path) -> Result<Self, WorkdirError> {
-        let root = workdir.join(OURS);
+        Self::open_for(Program::Producer, workdir)
+    }
+
+    /// The same for either program: each has a folder of its own.
+    pub fn open_for(program: Program, workdir: &Path) -> Result<Self, WorkdirError> {
+        let root = workdir.join(program.name());
         fs::create_dir_all(workdir).map_err(failed("create", workdir))?;
         own_dir(&root)?;
         let lock = Mutex::new(lock(&root)?);

@@ -81,6 +81,16 @@ impl Identities {
         Self::parse(without_mark(text.expose_secret())).map_err(error)
     }
 
+    /// The same from text. An error names the line, but never shows its content.
+    pub(crate) fn from_text(text: &str) -> Result<Self, IdentityProblem> {
+        Self::parse(without_mark(text))
+    }
+
+    /// The recipients that they decrypt for.
+    pub(crate) fn recipients(&self) -> impl Iterator<Item = Recipient> {
+        self.0.iter().map(Identity::to_public)
+    }
+
     fn parse(text: &str) -> Result<Self, IdentityProblem> {
         if text.starts_with("age-encryption.org/") || text.starts_with("-----BEGIN AGE ENCRYPTED FILE") {
             return Err(IdentityProblem::Encrypted);
@@ -134,9 +144,9 @@ pub(crate) struct IdentityError {
     problem: IdentityProblem,
 }
 
-/// What is wrong with an identity file. Lines are counted from 1.
+/// What is wrong with an identity file, or a text like it. Lines are counted from 1.
 #[derive(Debug, thiserror::Error)]
-enum IdentityProblem {
+pub(crate) enum IdentityProblem {
     /// The file is missing, unreadable, too long or not text.
     #[error("cannot be read")]
     Unreadable(#[source] io::Error),

@@ -25,7 +25,7 @@ use crate::plan::outcome::{Done, Failure, Outcome};
 use crate::plan::{Action, Cause, Publish, Retire, Sweep};
 use crate::progress::Progress;
 use crate::publish::Publisher;
-use crate::status::{PassId, Status};
+use crate::status::{Change, PassId, Status};
 use crate::text::error_chain;
 
 /// What a plan is carried out with.
@@ -81,13 +81,13 @@ async fn work_off(mut actions: Vec<Action>, context: &ApplyContext<'_>, stop: &C
                 context.status.left_out(context.pass);
                 continue;
             };
-            let progress = context.status.action_begins(&action);
+            let progress = context.status.action_begins(action.destination().clone(), first_stage(&action));
             let result = match stop.is_cancelled() {
                 true => Err(Failure::Stopped),
                 false => run(&action, context, &progress, stop).await,
             };
             let outcome = Outcome { action, result };
-            context.status.action_ends(context.pass, &progress, &outcome);
+            context.status.action_ends(context.pass, &progress, &Change::of(&outcome, progress.stage()));
             if let (Ok(Done::Published(_)), Some(left)) = (&outcome.result, &mut *context.republish.lock()) {
                 left.remove(outcome.action.destination());
             }
@@ -100,6 +100,13 @@ async fn work_off(mut actions: Vec<Action>, context: &ApplyContext<'_>, stop: &C
         (0..context.concurrency.get()).map(|n| worker(if n == 0 { VecDeque::pop_back } else { VecDeque::pop_front }));
     join_all(workers).await;
     outcomes.into_inner()
+}
+
+fn first_stage(action: &Action) -> Stage {
+    match action {
+        Action::Publish(_) => Stage::Fetching,
+        Action::Retire(_) | Action::Sweep(_) => Stage::Deleting,
+    }
 }
 
 /// How many bytes the action will probably upload.
