@@ -99,6 +99,11 @@ impl Identities {
         Self::from_text(&text).map_err(error)
     }
 
+    /// The recipients that they decrypt for.
+    pub(crate) fn recipients(&self) -> impl Iterator<Item = Recipient> {
+        self.0.iter().map(Identity::to_public)
+    }
+
     /// Reads what an identity file holds: one `AGE-SECRET-KEY-1…` or several, separated by line ends, commas or blanks, and
     /// lines of comments (`#…`). An error names the line, but never shows it.
     pub(crate) fn from_text(text: &SecretString) -> Result<Self, IdentityProblem> {

@@ -10,14 +10,13 @@ use crate::git::account::Account;
 use crate::git::push::PushServer;
 use crate::net::http::upload::Uploads;
 use crate::net::tls::TrustRoots;
-use crate::secret::Secret;
 
 /// The clients of GitLab and S3, and the identities.
 pub struct Clients {
     pub(crate) bucket: Bucket,
     pub(crate) gitlab: Account,
     uploads: Uploads,
-    identities: Secret,
+    settings: config::Consume,
 }
 
 impl Clients {
@@ -35,7 +34,7 @@ impl Clients {
             bucket: Bucket::connect(&settings.s3, settings.timeouts, roots).await?,
             gitlab: Account::new(base_url, username, token, probe_concurrency),
             uploads: Uploads::new(roots, settings.timeouts, probe_concurrency.get())?,
-            identities: settings.identities.clone(),
+            settings: settings.clone(),
         })
     }
 
@@ -46,7 +45,6 @@ impl Clients {
 
     /// The identities of now.
     pub(crate) fn identities(&self) -> Result<Identities, PassError> {
-        let text = self.identities.read().map_err(|error| PassError::Secret(error.into()))?;
-        Identities::from_text(&text).map_err(|error| PassError::Secret(error.into()))
+        self.settings.identities().map_err(PassError::Secret)
     }
 }

@@ -28,7 +28,7 @@ pub(super) async fn feed_pack(
 ) -> Result<(), WireError> {
     loop {
         let piece = stream.next().await?;
-        progress.fetched(piece.as_ref().map_or(0, |piece| piece.len() as u64));
+        progress.received(piece.as_ref().map_or(0, |piece| piece.len() as u64));
         let end = piece.is_none();
         // If the receiver is gone, the indexer has failed and reports why.
         if feed.send(piece).await.is_err() || end {

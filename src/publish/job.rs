@@ -219,7 +219,7 @@ impl Job<'_> {
         // The length of the index is not known yet; it is seldom more than a quarter of the pack.
         let expected = data + data / 4;
         let _uploading = self.progress.enter(Stage::Uploading);
-        self.progress.expect_upload(data);
+        self.progress.expect_to_send(data);
         let (writer, parts) = publisher.bucket.pipe(expected);
         let contents = Contents { branch: self.publish.target.destination.branch.clone(), commit: self.commit, packs };
         let (recipients, format) = (Arc::clone(&publisher.recipients), self.publish.format);

@@ -49,7 +49,7 @@ const MESSAGES: &[(&str, &[&str])] = &[
             " more for the same reason",
         ],
     ),
-    ("net", &["SSL_CERT_FILE: cannot read", "holds no PEM certificate", "is not a bundle of PEM certificates"]),
+    ("net", &[": cannot read ", "holds no PEM certificate", "is not a bundle of PEM certificates"]),
     ("net", &["the server's certificate is not accepted", "the server's TLS is not accepted"]),
     (
         "config",

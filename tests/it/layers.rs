@@ -57,7 +57,8 @@ fn files() -> Vec<(String, PathBuf)> {
             }
             let inside = path.strip_prefix(source()).unwrap().with_extension("");
             let module = inside.iter().next().unwrap().to_str().unwrap().to_owned();
-            if module != "lib" && module != "main" {
+            // The programs themselves.
+            if !["lib", "main", "bin"].contains(&module.as_str()) {
                 files.push((module, path));
             }
         }
