@@ -8,6 +8,8 @@ pub mod heads;
 pub mod lfs;
 mod marks;
 pub mod pack;
+#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "for the consumer"))]
+pub mod push;
 mod references;
 pub mod store;
 pub mod verify;

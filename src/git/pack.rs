@@ -11,6 +11,8 @@ mod error;
 mod index;
 mod indexed;
 mod resolve;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the consumer"))]
+pub mod subset;
 mod table;
 mod turn;
 mod walk;
