@@ -9,7 +9,7 @@ mod recipients;
 mod spool;
 mod uploads;
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -88,6 +88,8 @@ pub fn kept_memory(workdir: &Path) -> io::Result<Option<Memory>> {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use std::fs;
 
     use super::folder::LOCK_FILE;
     use super::*;

@@ -15,12 +15,12 @@ use super::{Bucket, BucketError};
 impl Bucket {
     /// An object's content, for a blocking thread. `came` is told of each piece's length in bytes. Once `stop` is cancelled,
     /// reading fails as if the download had broken.
-    pub async fn download(
+    pub async fn download<F: FnMut(usize) + Send + Unpin + 'static>(
         &self,
         key: &str,
         stop: &CancellationToken,
-        came: impl FnMut(usize) + Send + Unpin + 'static,
-    ) -> Result<impl Read + Send + use<>, BucketError> {
+        came: F,
+    ) -> Result<impl Read + Send + use<F>, BucketError> {
         let get = self.client.get_object().bucket(&self.name).key(key).send();
         let object = stop.run_until_cancelled(get).await.ok_or(BucketError::Stopped)?;
         let body: ByteStream = object.map_err(failed("read an object"))?.body;

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::ArgMatches;
-use secrecy::ExposeSecret;
 
 pub(super) use self::reference::SECTIONS;
 use self::reference::{PRIVATE_KEY, PRIVATE_KEY_FILE};

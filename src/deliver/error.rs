@@ -11,7 +11,7 @@ use crate::artifact::error::ArtifactError;
 use crate::artifact::stream::StreamError;
 use crate::bucket::BucketError;
 use crate::git::heads::LoginRefused;
-use crate::git::pack::SubsetError;
+use crate::git::pack::subset::SubsetError;
 use crate::git::push::{PushError, Refusal};
 use crate::model::stage::Stage;
 use crate::net::http::{RequestError, Retryable};
@@ -90,7 +90,9 @@ impl DeliverError {
             Self::Object(ArtifactError::OtherRecipients) => Cause::NotOurs,
             Self::Object(ArtifactError::References(_)) => Cause::WrongContent,
             Self::Object(ArtifactError::Disk { .. }) | Self::Disk(_) => Cause::Disk,
-            Self::Object(ArtifactError::TooLarge(_)) => Cause::Repository,
+            Self::Object(ArtifactError::TooLarge(_)) => Cause::TooLarge,
+            Self::Subset(SubsetError::Memory(_)) => Cause::Memory,
+            Self::Subset(SubsetError::Disk { .. }) => Cause::Disk,
             Self::Object(_) | Self::NeedsDisk(_) | Self::Subset(_) => Cause::Damaged,
             Self::Push(error) => push_cause(error),
             Self::Receiver(_) => Cause::Push,
@@ -142,6 +144,8 @@ fn push_cause(error: &PushError) -> Cause {
         Some(Refusal::TooLarge) => Cause::TooLarge,
         Some(Refusal::NotAllowed) => Cause::NoRight,
         Some(Refusal::Moved) => Cause::FarMoved,
-        Some(Refusal::Unpacker | Refusal::MissingObjects | Refusal::Busy) | None => Cause::Push,
+        // Everything was sent, and is not what the far side can use.
+        Some(Refusal::Unpacker | Refusal::MissingObjects) => Cause::Damaged,
+        Some(Refusal::Busy) | None => Cause::Push,
     }
 }

@@ -17,9 +17,9 @@ use super::error::DeliverError;
 use crate::artifact::Limits;
 use crate::artifact::encrypt::Identities;
 use crate::artifact::open::{Expected, unpack};
-use crate::artifact::stream::stream_pack;
+use crate::artifact::stream::{Streamed, stream_pack};
 use crate::files::create_private_dir;
-use crate::git::pack::write_subset;
+use crate::git::pack::subset::write_subset;
 use crate::git::push::{PackBody, PackWriter, PushServer, RefUpdate, Remedy, pack_channel};
 use crate::git::store::{Indexes, Store};
 use crate::interrupt::Interrupt;
@@ -68,7 +68,11 @@ impl Job<'_> {
         let limits = self.limits();
         let pushed = self.push(move |begin| {
             let streamed = stream_pack(reader, &expected(&object, commit), &identities, limits, begin);
-            streamed.map(|streamed| streamed.pack_bytes).map_err(DeliverError::from)
+            let Streamed { pack_bytes, other_references } = streamed?;
+            if other_references > 0 {
+                tracing::debug!(other_references, "other references of the archive are left out");
+            }
+            Ok(pack_bytes)
         });
         Ok((None, pushed.await?))
     }

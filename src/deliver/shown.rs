@@ -11,7 +11,7 @@ use crate::plan::delivery::report::{DeliveryOutcome, DeliveryReport};
 use crate::plan::delivery::{Deliver, DeliverReason, DeliveryPlan};
 use crate::plan::outcome::Failure;
 use crate::progress::Progress;
-use crate::status::metrics::Count;
+use crate::status::metrics::{Count, DeliveryReason};
 use crate::status::{
     Arrived, BucketCount, Change, Known, PassId, PassSummary, Seen, TargetState, TargetStatus, TargetTrouble, What,
     Whole,
@@ -101,16 +101,16 @@ fn change(DeliveryOutcome { deliver, result }: &DeliveryOutcome, at: Stage) -> C
     match result {
         Ok(delivered) => {
             let reason = match (deliver.reason, deliver.from, delivered.rewritten_from) {
-                (_, _, Some(_)) => Count::REWRITTEN,
-                (DeliverReason::New, _, None) | (_, None, None) => Count::NEW,
-                (DeliverReason::Behind | DeliverReason::Again, Some(_), None) => Count::NEW_COMMIT,
+                (_, _, Some(_)) => DeliveryReason::Rewritten,
+                (DeliverReason::New, _, None) | (_, None, None) => DeliveryReason::New,
+                (DeliverReason::Behind | DeliverReason::Again, Some(_), None) => DeliveryReason::NewCommit,
             };
             let arrived = Arrived {
                 commit: deliver.commit.to_string(),
                 bytes: deliver.object.bytes,
                 published: deliver.object.last_modified,
             };
-            Change { what: What::InSync(Some(arrived)), objects: (0, 0), count: Some(reason) }
+            Change { what: What::InSync(Some(arrived)), objects: (0, 0), count: Some(Count::Delivered(reason)) }
         }
         Err(Failure::Stopped) => Change::NONE,
         Err(Failure::Held { error, .. }) => out_of_sync(TargetState::Blocked, Cause::Diverged, at, error),

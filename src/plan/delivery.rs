@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::SystemTime;
 
-pub use self::refusals::{Refusal, Refusals};
+pub use self::refusals::{KeptRefusal, Refusal, Refusals};
 use super::{Cause, OnRewrite};
 use crate::model::key::{CommitId, Destination, HeldObject};
 use crate::model::target::{FarHead, FarUnknown, branch_problem, path_problem, project_problem};
@@ -47,7 +47,7 @@ pub fn candidates(held: &[HeldObject]) -> Vec<Candidate<'_>> {
         );
         (problem.map(str::to_owned).or_else(|| name_problem(object)), object.name.commit.parse().ok())
     };
-    let judged: Vec<_> = newest.iter().map(|entry| candidate(entry)).collect();
+    let judged: Vec<_> = newest.iter().map(candidate).collect();
     newest
         .into_values()
         .zip(judged)

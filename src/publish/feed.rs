@@ -3,7 +3,6 @@
 //! Invariant: only an explicit end marker ends the pack. A feed that stops without it is an error.
 
 use std::io::{self, Read};
-use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;

@@ -59,8 +59,7 @@ pub enum Count {
     Published(&'static str),
     Retired(&'static str),
     Swept,
-    #[cfg_attr(not(test), expect(dead_code, reason = "the stand-in delivers nothing"))]
-    Delivered(&'static str),
+    Delivered(DeliveryReason),
 }
 
 impl Count {
@@ -163,8 +162,8 @@ impl Metrics {
         for reason in PUBLISH_REASONS {
             drop(self.published.get_or_create(&[("reason", reason)]));
         }
-        for reason in DELIVERY_REASONS {
-            drop(self.delivered.get_or_create(&[("reason", reason)]));
+        for reason in DeliveryReason::ALL {
+            drop(self.delivered.get_or_create(&[("reason", reason.name())]));
         }
         drop(self.retired.get_or_create(&[("reason", retire_reason(RetireReason::NoTarget))]));
         for result in WebhookResult::ALL {
@@ -194,7 +193,7 @@ impl Metrics {
             Some(Count::Published(reason)) => by_reason(&self.published, *reason),
             Some(Count::Retired(reason)) => by_reason(&self.retired, *reason),
             Some(Count::Swept) => self.swept.inc(),
-            Some(Count::Delivered(reason)) => by_reason(&self.delivered, *reason),
+            Some(Count::Delivered(reason)) => by_reason(&self.delivered, reason.name()),
         };
     }
 
@@ -284,8 +283,28 @@ fn publish_reason(reason: &PublishReason) -> &'static str {
     }
 }
 
-/// Why a commit is pushed to the far side: there is no such branch, it is behind, or its history was rewritten.
-pub const DELIVERY_REASONS: [&str; 3] = ["new", "new_commit", "rewritten"];
+/// Why a commit is pushed to the far side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeliveryReason {
+    /// There was no such branch.
+    New,
+    /// The branch was at an earlier commit.
+    NewCommit,
+    /// The branch was at a commit that the new one does not descend from.
+    Rewritten,
+}
+
+impl DeliveryReason {
+    const ALL: [Self; 3] = [Self::New, Self::NewCommit, Self::Rewritten];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::NewCommit => "new_commit",
+            Self::Rewritten => "rewritten",
+        }
+    }
+}
 
 const fn retire_reason(reason: RetireReason) -> &'static str {
     match reason {
@@ -359,7 +378,7 @@ mod tests {
         let now = status.snapshot();
         assert_eq!((now.targets[0].state, now.targets[0].commit.as_deref()), (TargetState::Failing, None));
         let arrived = Arrived { commit: "c".to_owned(), bytes: 9, published: UNIX_EPOCH };
-        end(What::InSync(Some(arrived)), Some(Count::Delivered(DELIVERY_REASONS[0])));
+        end(What::InSync(Some(arrived)), Some(Count::Delivered(DeliveryReason::New)));
         let now = status.snapshot();
         assert_eq!((now.targets[0].state, now.targets[0].commit.as_deref()), (TargetState::InSync, Some("c")));
 

@@ -65,8 +65,12 @@ pub(super) fn workdir(program: Program, path: &Path) -> Check {
     const NAME: &str = "WORKDIR";
     // Locked until the trials are over.
     let opened = match program {
-        Program::Producer => Workdir::open(path).map(|ours| (ours.mirrors(), Box::new(ours) as Box<dyn Deref<Target = Folder>>)),
-        Program::Consumer => Spool::open(path).map(|ours| (ours.objects(), Box::new(ours) as Box<dyn Deref<Target = Folder>>)),
+        Program::Producer => {
+            Workdir::open(path).map(|ours| (ours.mirrors(), Box::new(ours) as Box<dyn Deref<Target = Folder>>))
+        }
+        Program::Consumer => {
+            Spool::open(path).map(|ours| (ours.objects(), Box::new(ours) as Box<dyn Deref<Target = Folder>>))
+        }
     };
     let (place, _ours) = match opened {
         Ok(opened) => opened,

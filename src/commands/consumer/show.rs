@@ -13,8 +13,7 @@ use crate::text::{human_bytes, objects, short_commit, table};
 pub(super) fn plan_text(plan: &DeliveryPlan, foreign: usize, paint: Paint) -> String {
     let deliver = plan.deliveries.iter().map(|it| {
         let new = short_commit(&it.commit.to_string());
-        let change =
-            it.from.map_or_else(|| new.clone(), |from| format!("{} → {new}", short_commit(&from.to_string())));
+        let change = it.from.map_or_else(|| new.clone(), |from| format!("{} → {new}", short_commit(&from.to_string())));
         let destination = it.destination();
         let size = human_bytes(it.object.bytes);
         vec![destination.path(), destination.branch.clone(), change, size, it.reason.to_string()]

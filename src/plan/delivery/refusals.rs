@@ -162,6 +162,7 @@ fn lasts(cause: Cause) -> bool {
             | Cause::Hook
             | Cause::LfsMissing
             | Cause::TooLarge
+            | Cause::NoRight
             | Cause::NotOurs
             | Cause::Damaged
             | Cause::WrongContent
