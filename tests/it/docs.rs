@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::UNIX_EPOCH;
 
-use git_partition_sync_producer::config::{Fallback, reference};
+use git_partition_sync_producer::config::{CONSUMER, Fallback, Manual, PRODUCER};
 use testbed::judge;
 use testbed::world::World;
 
@@ -17,8 +17,18 @@ fn read(path: &str) -> String {
 
 #[test]
 fn the_readme_lists_every_setting_with_its_default() {
-    let readme = read("README.md");
-    for setting in reference().iter().flat_map(|section| section.settings) {
+    assert_lists_settings("README.md", &PRODUCER);
+}
+
+#[test]
+fn the_consumer_s_document_lists_every_setting_with_its_default() {
+    assert_lists_settings("docs/consumer.md", &CONSUMER);
+}
+
+#[track_caller]
+fn assert_lists_settings(document: &str, manual: &Manual) {
+    let readme = read(document);
+    for setting in manual.settings() {
         let variable = format!("`{}`", setting.variable);
         let row = readme.lines().find(|line| line.starts_with("| `") && line.contains(&variable));
         let row = row.unwrap_or_else(|| panic!("no row of the settings table begins with {variable}"));
@@ -149,6 +159,8 @@ const MESSAGES: &[(&str, &[&str])] = &[
             "its repository is shallow",
         ],
     ),
+    ("artifact", &["holds a recipient (a public key, age1…)", "is neither a secret key", "it holds no secret key"]),
+    ("artifact", &["holds a secret key of a kind that is not used here"]),
     ("commands", &["is encrypted to an identity in", "exists already: move it away", "is not a safe folder name"]),
     ("git", &["is not of the kind that references to it expect"]),
 ];

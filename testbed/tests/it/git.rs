@@ -52,7 +52,7 @@ fn clones_and_pushes() -> Result<()> {
 
     let requests = server.requests();
     let operations: Vec<&str> = requests.iter().filter_map(|request| request.operation.as_deref()).collect();
-    assert_eq!(operations, ["info-refs", "ls-refs", "fetch", "info-refs", "receive-pack"]);
+    assert_eq!(operations, ["info-refs", "ls-refs", "fetch", "receive-heads", "receive-pack"]);
     let fetch = requests.iter().find(|request| request.is("fetch")).context("no fetch")?;
     assert_eq!(fetch.path, "/group/sub/name.git/git-upload-pack");
     assert_eq!((fetch.method.as_str(), fetch.status), ("POST", Some(200)));

@@ -1,6 +1,8 @@
 //! The testbed's own tests: real programs use each part, which shows that it is real.
 
+mod archive;
 mod consumer;
+mod far;
 mod git;
 mod graphql;
 mod repo;
@@ -18,6 +20,13 @@ fn run(command: &mut Command) -> Result<String> {
     let output = command.output()?;
     ensure!(output.status.success(), "{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Runs a program that must fail, and returns its standard error.
+fn fails(command: &mut Command) -> Result<String> {
+    let output = command.output()?;
+    ensure!(!output.status.success(), "{command:?} succeeded\n{}", String::from_utf8_lossy(&output.stdout));
+    Ok(String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
 /// The error that a call must return, including its causes.
