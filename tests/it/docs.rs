@@ -41,14 +41,8 @@ const MESSAGES: &[(&str, &[&str])] = &[
     ("net", &["(it says: "]),
     ("net", &[", through the proxy ", "the server's answer is not TLS", "not the address of a proxy"]),
     ("git", &["GitLab refuses the login, "]),
-    (
-        "reconcile",
-        &[
-            "the next pass waits because the login is refused",
-            " targets for the same reason",
-            " more for the same reason",
-        ],
-    ),
+    ("passes", &["the next pass waits because the login is refused"]),
+    ("reconcile", &[" targets for the same reason", " more for the same reason"]),
     ("net", &["SSL_CERT_FILE: cannot read", "holds no PEM certificate", "is not a bundle of PEM certificates"]),
     ("net", &["the server's certificate is not accepted", "the server's TLS is not accepted"]),
     (
@@ -151,6 +145,26 @@ const MESSAGES: &[(&str, &[&str])] = &[
     ),
     ("commands", &["is encrypted to an identity in", "exists already: move it away", "is not a safe folder name"]),
     ("git", &["is not of the kind that references to it expect"]),
+    ("deliver", &["delivered ", "pass done, not everything is in sync", "stopped before "]),
+    ("deliver", &["replaced: ", "does not descend from what the far branch was at", "held: "]),
+    ("deliver", &[" targets for the same reason", " more for the same reason"]),
+    ("deliver", &["cannot push", "its object cannot be used", "cannot make the pack to push"]),
+    ("deliver", &["cannot use WORKDIR for its object", "cannot keep which pushes were refused"]),
+    ("workdir", &["cannot read which pushes were refused", "cannot remove what an earlier process left"]),
+    ("model", &["the far GitLab refuses a push: ", "cannot read the far GitLab's branches: "]),
+    ("model", &["the far GitLab is unreachable: not tried"]),
+    (
+        "plan",
+        &[
+            "the far GitLab has no such branch",
+            "the far branch is at another commit",
+            "it was refused before, and is tried again",
+            "or at SIGUSR1)",
+            "the bucket holds it in several spellings",
+            "in its object's name",
+            "instead of the 40 hexadecimal digits of a commit",
+        ],
+    ),
 ];
 
 /// Everything that is in a module of the crate's root, without its tests.
