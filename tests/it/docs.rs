@@ -1,5 +1,6 @@
 //! Documents that say what the program does keep up with it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -206,6 +207,48 @@ fn what_the_program_says_is_explained_to_the_on_call() {
         }
     }
     assert!(gone.is_empty(), "{}", gone.join("\n"));
+}
+
+/// A document without its blocks of code.
+fn prose(path: &Path) -> String {
+    fs::read_to_string(path).unwrap().split("```").step_by(2).collect()
+}
+
+/// Where links can lead to in a document: its headings, as GitHub names them, and its own anchors.
+fn anchors(prose: &str) -> BTreeSet<String> {
+    let named = prose.split("<a id=\"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned());
+    let headings = prose.lines().filter(|line| line.starts_with('#')).map(|line| {
+        let kept = |letter: &char| letter.is_alphanumeric() || matches!(letter, ' ' | '-' | '_');
+        let text = line.trim_start_matches('#').trim().to_lowercase();
+        text.chars().filter(kept).collect::<String>().replace(' ', "-")
+    });
+    named.chain(headings).collect()
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let in_docs = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let at_the_top = ["README.md", "SECURITY.md", "CHANGELOG.md"].map(|name| root.join(name));
+    let documents = at_the_top.into_iter().chain(in_docs).filter(|path| path.extension().is_some_and(|it| it == "md"));
+    let (mut links, mut broken) = (0, vec![]);
+    for document in documents {
+        let prose = prose(&document);
+        for link in prose.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+            let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+            if path.starts_with("http") {
+                continue;
+            }
+            links += 1;
+            let to = if path.is_empty() { document.clone() } else { document.with_file_name(path) };
+            let is_there = to.exists() && (anchor.is_empty() || anchors(&self::prose(&to)).contains(anchor));
+            if !is_there {
+                broken.push(format!("{}: {link}", document.display()));
+            }
+        }
+    }
+    assert!(links > 100, "{links} links found");
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
 /// The commands of a section, block by block.
