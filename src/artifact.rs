@@ -5,4 +5,9 @@ pub mod encrypt;
 pub(crate) mod error;
 pub(crate) mod open;
 pub(crate) mod references;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the consumer"))]
+pub(crate) mod stream;
 mod unpack;
+mod walk;
+
+pub(crate) use self::walk::Limits;

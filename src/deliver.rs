@@ -30,21 +30,21 @@ use crate::artifact::encrypt::Identities;
 use crate::bucket::Foreign;
 use crate::config;
 use crate::descriptors::{Concurrency, SERVER_DESCRIPTORS};
-use crate::git::wire::GitServer;
+use crate::git::push::PushServer;
 use crate::model::key::HeldObject;
 use crate::model::program::Program;
 use crate::net::tls::TrustRoots;
 use crate::passes::{self, Pauses, Triggers, Workers, work_off};
+use crate::plan::Cause;
 use crate::plan::delivery::report::{DeliveryOutcome, DeliveryReport};
 use crate::plan::delivery::{Deliver, DeliveryPlan, DeliveryPolicy, Refusals, candidates, plan_deliveries};
-use crate::plan::Cause;
 use crate::plan::outcome::Failure;
 use crate::status::{PassId, Status, Trigger, Watched};
 use crate::workdir::kept_refusals;
 
 /// What one pass observed.
 struct Observed {
-    git: GitServer,
+    git: PushServer,
     identities: Arc<Identities>,
     held: Vec<HeldObject>,
     foreign: usize,
@@ -85,7 +85,12 @@ impl Deliverer {
         Ok(Self {
             clients: Clients::new(&settings, roots, concurrency.probe).await?,
             concurrency,
-            status: Arc::new(Status::new(Program::Consumer, &settings.instance, settings.stall_timeout, settings.dry_run)),
+            status: Arc::new(Status::new(
+                Program::Consumer,
+                &settings.instance,
+                settings.stall_timeout,
+                settings.dry_run,
+            )),
             triggers,
             busy: Arc::default(),
             slots: Semaphore::new(concurrency.sync.get()),
@@ -132,11 +137,12 @@ impl Deliverer {
 
     /// Runs full passes, until `stop`.
     pub async fn run(&self, courier: &Courier, stop: &CancellationToken) {
-        let pass = async |trigger, all_begun: &CancellationToken| {
-            match self.pass_until_begun(courier, trigger, all_begun, stop).await {
-                Ok(_) | Err(PassError::Stopped) => {}
-                Err(error) => log_failed_pass(&error),
-            }
+        let pass = async |trigger, all_begun: &CancellationToken| match self
+            .pass_until_begun(courier, trigger, all_begun, stop)
+            .await
+        {
+            Ok(_) | Err(PassError::Stopped) => {}
+            Err(error) => log_failed_pass(&error),
         };
         passes::full_passes(pass, async || self.wait(stop).await).await;
     }
@@ -198,15 +204,20 @@ impl Deliverer {
         drop(plan);
         let workers = Workers { concurrency: self.concurrency.sync, slots: &self.slots, all_begun };
         let (outcomes, failures) = (RefCell::new(vec![]), log::Failures::default());
-        work_off(deliveries, |deliver| deliver.object.bytes, workers, async |deliver: Deliver| {
-            let Some(_claim) = self.busy.claim(deliver.destination()) else {
-                self.status.left_out(pass);
-                return;
-            };
-            let outcome = self.deliver(courier, &git, &identities, pass, deliver, stop).await;
-            log::outcome(&outcome, &failures);
-            outcomes.borrow_mut().push(outcome);
-        })
+        work_off(
+            deliveries,
+            |deliver| deliver.object.bytes,
+            workers,
+            async |deliver: Deliver| {
+                let Some(_claim) = self.busy.claim(deliver.destination()) else {
+                    self.status.left_out(pass);
+                    return;
+                };
+                let outcome = self.deliver(courier, &git, &identities, pass, deliver, stop).await;
+                log::outcome(&outcome, &failures);
+                outcomes.borrow_mut().push(outcome);
+            },
+        )
         .await;
         drop(failures);
         let mut outcomes = outcomes.into_inner();
@@ -221,7 +232,7 @@ impl Deliverer {
     async fn deliver(
         &self,
         courier: &Courier,
-        git: &GitServer,
+        git: &PushServer,
         identities: &Arc<Identities>,
         pass: PassId,
         deliver: Deliver,
@@ -290,4 +301,3 @@ impl Deliverer {
         }
     }
 }
-

@@ -9,6 +9,7 @@ pub mod heads;
 pub mod lfs;
 mod marks;
 pub mod pack;
+mod push;
 mod references;
 pub mod store;
 pub mod verify;

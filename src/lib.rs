@@ -14,7 +14,7 @@
 //! git                                  the wire, heads, packs, verification
 //! plan  graphql  progress  telemetry   decisions · targets · progress · logs
 //! model  net  terminal                 keys and targets · HTTP and TLS · colour
-//! text  files  secret  descriptors      small things that all of them share
+//! text  files  descriptors  interrupt    small things that all of them share
 //! memory                               what the objects of repositories may take
 //! ```
 //!
@@ -29,6 +29,7 @@ mod descriptors;
 pub mod files;
 mod git;
 pub mod graphql;
+mod interrupt;
 mod memory;
 pub mod model;
 mod net;

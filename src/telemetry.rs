@@ -24,7 +24,8 @@ pub fn start(format: LogFormat, board: Board) {
     // error says enough.
     let directives = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|directives| !directives.is_empty());
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
-    let filter = filter.parse_lossy(directives.as_deref().unwrap_or("info,aws_config=error,aws_smithy_runtime_api=off"));
+    let filter =
+        filter.parse_lossy(directives.as_deref().unwrap_or("info,aws_config=error,aws_smithy_runtime_api=off"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(board);
     let started = match format {
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).try_init(),

@@ -16,17 +16,17 @@ use std::path::{Path, PathBuf};
 
 pub use self::crashes::CrashRecord;
 use self::crashes::Crashed;
-use self::folder::Folder;
-pub use self::folder::{OutOfSync, WorkdirError};
+pub use self::folder::{Folder, OutOfSync, WorkdirError};
 pub use self::recipients::kept_recipients;
 pub use self::spool::{Spool, kept_refusals};
 use self::uploads::UnderWay;
 pub use self::uploads::{RecordedUpload, UploadRecord};
 use crate::files::is_private_dir;
+use crate::model::program::Program;
 use crate::plan::Memory;
 
 /// The producer's folder under WORKDIR.
-const OURS: &str = "git-partition-sync-producer";
+const OURS: &str = Program::Producer.name();
 const MEMORY_FILE: &str = "retirements.json";
 /// Longest memory that is read, in bytes: about 40 for each of a million destinations.
 const MEMORY_LIMIT_BYTES: u64 = 64 << 20;

@@ -7,16 +7,16 @@ use crate::artifact::encrypt::Identities;
 use crate::bucket::Bucket;
 use crate::config;
 use crate::git::account::Account;
-use crate::git::wire::GitServer;
-use crate::net::http;
+use crate::git::push::PushServer;
+use crate::net::http::upload::Uploads;
 use crate::net::tls::TrustRoots;
-use crate::secret::Secret;
 
 /// The clients of GitLab and S3, and the identities.
 pub struct Clients {
     pub(crate) bucket: Bucket,
     pub(crate) gitlab: Account,
-    identities: Secret,
+    uploads: Uploads,
+    settings: config::Consume,
 }
 
 impl Clients {
@@ -29,23 +29,22 @@ impl Clients {
         roots: &TrustRoots,
         probe_concurrency: NonZeroUsize,
     ) -> anyhow::Result<Self> {
-        let http = http::client(roots, settings.timeouts, probe_concurrency.get())?;
         let config::Gitlab { base_url, username, token } = settings.gitlab.clone();
         Ok(Self {
             bucket: Bucket::connect(&settings.s3, settings.timeouts, roots).await?,
-            gitlab: Account::new(http, base_url, username, token, probe_concurrency),
-            identities: settings.identities.clone(),
+            gitlab: Account::new(base_url, username, token, probe_concurrency),
+            uploads: Uploads::new(roots, settings.timeouts, probe_concurrency.get())?,
+            settings: settings.clone(),
         })
     }
 
     /// The far GitLab, with the login of now.
-    pub(crate) fn git(&self) -> Result<GitServer, PassError> {
-        self.gitlab.server().map_err(PassError::Secret)
+    pub(crate) fn git(&self) -> Result<PushServer, PassError> {
+        self.gitlab.push_server(self.uploads.clone()).map_err(PassError::Secret)
     }
 
     /// The identities of now.
     pub(crate) fn identities(&self) -> Result<Identities, PassError> {
-        let text = self.identities.read().map_err(|error| PassError::Secret(error.into()))?;
-        Identities::from_text(&text).map_err(|error| PassError::Secret(error.into()))
+        self.settings.identities().map_err(PassError::Secret)
     }
 }

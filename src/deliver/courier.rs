@@ -11,7 +11,7 @@ use super::job::Job;
 use crate::artifact::encrypt::Identities;
 use crate::bucket::Bucket;
 use crate::config;
-use crate::git::wire::GitServer;
+use crate::git::push::PushServer;
 use crate::memory::MemoryBudget;
 use crate::net::http;
 use crate::plan::delivery::Deliver;
@@ -48,7 +48,7 @@ impl Courier {
     /// Delivers one object within the time limit. Tries again if a connection breaks.
     pub(super) async fn deliver(
         &self,
-        git: &GitServer,
+        git: &PushServer,
         deliver: &Deliver,
         identities: &Arc<Identities>,
         progress: &Arc<Progress>,
@@ -69,9 +69,7 @@ impl Courier {
             }
         };
         match done {
-            Ok((rewritten_from, pushed_bytes)) => {
-                Ok(Delivered { rewritten_from, pushed_bytes, took: begun.elapsed() })
-            }
+            Ok((rewritten_from, pushed_bytes)) => Ok(Delivered { rewritten_from, pushed_bytes, took: begun.elapsed() }),
             Err(_) if stop.is_cancelled() => Err(Failure::Stopped),
             Err(error) => Err(error.into_failure(progress.stage())),
         }

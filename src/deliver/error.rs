@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::task::JoinError;
 
 use crate::artifact::error::ArtifactError;
+use crate::artifact::stream::StreamError;
 use crate::bucket::BucketError;
 use crate::git::heads::LoginRefused;
 use crate::git::pack::SubsetError;
@@ -48,7 +49,10 @@ pub(super) enum DeliverError {
     #[error("cannot use WORKDIR for its object")]
     Disk(#[source] io::Error),
     #[error("cannot make the pack to push")]
-    Subset(#[from] SubsetError),
+    Subset(#[source] SubsetError),
+    /// The push took no more of the pack. Its answer says why.
+    #[error("the push took no more of the pack")]
+    Receiver(#[source] io::Error),
     #[error("cannot push")]
     Push(#[from] PushError),
     /// The far branch does not lead to the object's commit, and `ON_REWRITE` holds it.
@@ -87,9 +91,9 @@ impl DeliverError {
             Self::Object(ArtifactError::References(_)) => Cause::WrongContent,
             Self::Object(ArtifactError::Disk { .. }) | Self::Disk(_) => Cause::Disk,
             Self::Object(ArtifactError::TooLarge(_)) => Cause::Repository,
-            Self::Object(_) | Self::NeedsDisk(_) => Cause::Damaged,
-            Self::Subset(error) => error.cause(),
+            Self::Object(_) | Self::NeedsDisk(_) | Self::Subset(_) => Cause::Damaged,
             Self::Push(error) => push_cause(error),
+            Self::Receiver(_) => Cause::Push,
             Self::Held(_) => Cause::Diverged,
             Self::TimeLimit(_) => Cause::TimeLimit,
             Self::Request(_) => Cause::Push,
@@ -107,15 +111,37 @@ impl DeliverError {
     }
 }
 
-/// The table of the far server's answers.
+impl From<StreamError> for DeliverError {
+    fn from(error: StreamError) -> Self {
+        match error {
+            StreamError::Artifact(error) => Self::Object(error),
+            StreamError::NeedsDisk(why) => Self::NeedsDisk(why),
+            StreamError::Receiver(error) => Self::Receiver(error),
+        }
+    }
+}
+
+impl From<SubsetError> for DeliverError {
+    fn from(error: SubsetError) -> Self {
+        match error {
+            SubsetError::Receiver(error) => Self::Receiver(error),
+            SubsetError::Stopped => Self::Stopped,
+            error => Self::Subset(error),
+        }
+    }
+}
+
+/// What the far server's answer means.
 fn push_cause(error: &PushError) -> Cause {
     match error.refusal() {
-        Some(Refusal::ProtectedBranch) => Cause::ProtectedBranch,
-        Some(Refusal::Hook) => Cause::Hook,
+        Some(Refusal::ProtectedBranch | Refusal::NotForward) => Cause::ProtectedBranch,
+        Some(Refusal::Hook | Refusal::Malformed | Refusal::NameTaken | Refusal::HiddenRef | Refusal::Other) => {
+            Cause::Hook
+        }
         Some(Refusal::LfsMissing) => Cause::LfsMissing,
         Some(Refusal::TooLarge) => Cause::TooLarge,
-        Some(Refusal::NoRight) => Cause::NoRight,
+        Some(Refusal::NotAllowed) => Cause::NoRight,
         Some(Refusal::Moved) => Cause::FarMoved,
-        _ => Cause::Push,
+        Some(Refusal::Unpacker | Refusal::MissingObjects | Refusal::Busy) | None => Cause::Push,
     }
 }

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::{Deliverer, PassError};
 use crate::git::heads;
-use crate::git::wire::GitServer;
+use crate::git::push::PushServer;
 use crate::model::key::{CommitId, Destination};
 use crate::model::target::FarHead;
 use crate::plan::delivery::Candidate;
@@ -51,7 +51,7 @@ impl Deliverer {
     /// Where the candidates' branches are. A branch that was seen at its object's commit lately is not asked for.
     pub(super) async fn far_heads(
         &self,
-        git: &GitServer,
+        git: &PushServer,
         candidates: &[Candidate<'_>],
     ) -> Result<BTreeMap<Destination, FarHead>, PassError> {
         self.far.keep_only(candidates);

@@ -11,8 +11,10 @@ use tokio::sync::Semaphore;
 use url::Url;
 
 use super::heads::{Experience, Probes};
+use super::push::PushServer;
 use super::wire::GitServer;
 use crate::net::http::Login;
+use crate::net::http::upload::Uploads;
 use crate::progress::Pulse;
 use crate::secret::Secret;
 
@@ -21,7 +23,6 @@ const TOKEN_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// A GitLab, the user, and how many of its projects are asked for at the same time.
 pub struct Account {
-    http: reqwest::Client,
     base_url: Url,
     username: String,
     token: Secret,
@@ -34,15 +35,8 @@ pub struct Account {
 }
 
 impl Account {
-    pub fn new(
-        http: reqwest::Client,
-        base_url: Url,
-        username: String,
-        token: Secret,
-        probe_concurrency: NonZeroUsize,
-    ) -> Self {
+    pub fn new(base_url: Url, username: String, token: Secret, probe_concurrency: NonZeroUsize) -> Self {
         Self {
-            http,
             base_url,
             username,
             token,
@@ -57,11 +51,23 @@ impl Account {
     ///
     /// # Errors
     /// If the token cannot be read, or does not fit a header.
-    pub fn server(&self) -> anyhow::Result<GitServer> {
+    pub fn server(&self, http: &reqwest::Client) -> anyhow::Result<GitServer> {
+        Ok(GitServer::new(http.clone(), self.base_url.clone(), self.login()?))
+    }
+
+    /// The server that takes pushes, with the login of now.
+    ///
+    /// # Errors
+    /// If the token cannot be read, or does not fit a header.
+    pub fn push_server(&self, uploads: Uploads) -> anyhow::Result<PushServer> {
+        Ok(PushServer::new(uploads, self.base_url.clone(), self.login()?))
+    }
+
+    fn login(&self) -> anyhow::Result<Login> {
         let token = self.token.read()?;
         let login = Login::new(&self.username, &token)?;
         *self.last_token.lock() = Some(token);
-        Ok(GitServer::new(self.http.clone(), self.base_url.clone(), login))
+        Ok(login)
     }
 
     /// How its projects are asked for. `pulse` beats with every answer.

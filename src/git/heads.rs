@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::push::PushServer;
 use super::wire::{GitServer, Tip, WireError};
 use crate::model::key::Destination;
 use crate::model::target::{FarHead, FarUnknown, Head, Source, Target, Unknown};
@@ -215,7 +216,7 @@ pub async fn heads(
 /// # Errors
 /// [`LoginRefused`]: nothing is known of any destination.
 pub async fn far_heads(
-    server: &GitServer,
+    server: &PushServer,
     destinations: &BTreeSet<&Destination>,
     probes: Probes<'_>,
 ) -> Result<BTreeMap<Destination, FarHead>, LoginRefused> {

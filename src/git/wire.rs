@@ -92,6 +92,14 @@ impl GitServer {
         Err(WireError::NotGit(remote_text(other.unwrap_or_default())))
     }
 
+    /// For the stand-in in `git/push.rs`.
+    pub(in crate::git) async fn advertisement(&self, project: &str) -> reqwest::Result<Response> {
+        let mut url = self.service_url(project);
+        url.set_path(&url.path().replace("git-upload-pack", "info/refs"));
+        url.set_query(Some("service=git-receive-pack"));
+        self.login.on(self.client.get(url)).send().await.map_err(reqwest::Error::without_url)
+    }
+
     fn service_url(&self, project: &str) -> Url {
         let encoded: Vec<_> =
             project.split('/').map(|segment| utf8_percent_encode(segment, SEGMENT).to_string()).collect();

@@ -51,6 +51,12 @@ impl Login {
     }
 }
 
+impl Login {
+    pub fn on(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        request.header(AUTHORIZATION, &self.0)
+    }
+}
+
 /// Why a request brought no usable answer.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {

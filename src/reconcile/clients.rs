@@ -39,7 +39,7 @@ impl Clients {
         let config::Gitlab { base_url, username, token } = settings.gitlab.clone();
         Ok(Self {
             bucket: Bucket::connect(&settings.s3, settings.timeouts, roots).await?,
-            gitlab: Account::new(http.clone(), base_url, username, token, probe_concurrency),
+            gitlab: Account::new(base_url, username, token, probe_concurrency),
             http,
             graphql: settings.graphql.clone(),
         })
@@ -55,7 +55,7 @@ impl Clients {
     }
 
     pub(crate) fn git(&self) -> Result<GitServer, PassError> {
-        self.gitlab.server().map_err(PassError::Secret)
+        self.gitlab.server(&self.http).map_err(PassError::Secret)
     }
 
     pub(crate) async fn heads(

@@ -9,10 +9,11 @@ use tempfile::TempDir;
 
 use super::folder::{Folder, WorkdirError};
 use crate::files::is_private_dir;
+use crate::model::program::Program;
 use crate::plan::delivery::{KeptRefusal, Refusals};
 
 /// The consumer's folder under WORKDIR.
-const OURS: &str = "git-partition-sync-consumer";
+const OURS: &str = Program::Consumer.name();
 const OBJECTS: &str = "objects";
 const REFUSALS_FILE: &str = "refusals.json";
 /// Longest file of refusals that is read, in bytes: up to 4 KiB for each of 16,000 destinations.
@@ -36,7 +37,8 @@ impl Spool {
         Ok(spool)
     }
 
-    fn objects(&self) -> PathBuf {
+    /// Where objects are while they are pushed.
+    pub fn objects(&self) -> PathBuf {
         self.path(OBJECTS)
     }
 

@@ -44,7 +44,7 @@ const MESSAGES: &[(&str, &[&str])] = &[
     ("git", &["GitLab refuses the login, "]),
     ("passes", &["the next pass waits because the login is refused"]),
     ("reconcile", &[" targets for the same reason", " more for the same reason"]),
-    ("net", &["SSL_CERT_FILE: cannot read", "holds no PEM certificate", "is not a bundle of PEM certificates"]),
+    ("net", &[": cannot read ", "holds no PEM certificate", "is not a bundle of PEM certificates"]),
     ("net", &["the server's certificate is not accepted", "the server's TLS is not accepted"]),
     (
         "config",

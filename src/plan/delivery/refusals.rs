@@ -80,11 +80,7 @@ impl Refusals {
         }
         let before = self.0.get(deliver.destination()).filter(|refusal| refusal.is_of(&deliver.object, deliver.from));
         let times = before.map_or(0, |refusal| refusal.times).saturating_add(1);
-        let pause = match cause {
-            // Nothing but a change makes a difference.
-            Cause::Diverged => LONGEST_PAUSE,
-            _ => FIRST_PAUSE.saturating_mul(1 << (times - 1).min(16)).min(LONGEST_PAUSE),
-        };
+        let pause = pause(cause, times);
         let error = error[..error.floor_char_boundary(TEXT_LIMIT_BYTES)].to_owned();
         let refusal = Refusal {
             cause,
@@ -171,6 +167,19 @@ fn lasts(cause: Cause) -> bool {
             | Cause::WrongContent
             | Cause::Diverged
     )
+}
+
+/// How long a failure of this kind holds that has come this often.
+fn pause(cause: Cause, times: u32) -> Duration {
+    let doublings = match cause {
+        // Nothing but a change makes a difference.
+        Cause::Diverged => return LONGEST_PAUSE,
+        // What a connection has damaged is whole in the next pass.
+        Cause::Damaged | Cause::WrongContent if times == 1 => return Duration::ZERO,
+        Cause::Damaged | Cause::WrongContent => times - 2,
+        _ => times - 1,
+    };
+    FIRST_PAUSE.saturating_mul(1 << doublings.min(16)).min(LONGEST_PAUSE)
 }
 
 fn seconds(time: SystemTime) -> u64 {

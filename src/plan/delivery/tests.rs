@@ -151,6 +151,16 @@ fn pauses_grow_to_a_day() {
 }
 
 #[test]
+fn a_damaged_object_is_read_once_more_before_the_pauses_begin() {
+    let (mut refusals, damaged) = (Refusals::default(), deliver("a", 1, None));
+    let is_due = |refusals: &Refusals| refusals.of(&damaged.object, None, POLICY).unwrap().is_due(now());
+    refusals.note(&damaged, Cause::Damaged, "damaged", now());
+    assert!(is_due(&refusals));
+    refusals.note(&damaged, Cause::Damaged, "damaged", now());
+    assert!(!is_due(&refusals));
+}
+
+#[test]
 fn only_failures_that_would_repeat_are_kept_and_only_while_their_object_is_there() {
     let mut refusals = Refusals::default();
     refusals.note(&deliver("a", 1, None), Cause::Download, "broke off", now());
