@@ -61,8 +61,8 @@ pub(crate) enum StreamError {
 /// references were good, and its index was there.
 ///
 /// After an error, what `begin` returned has got as many bytes as were announced, unless it failed itself; the last 20 of
-/// them are not the pack's. A receiver that finds the pack's end earlier than announced may accept it before: only if
-/// this function succeeds, too, is the object what its name says. (Such a pack needs somebody who makes it.)
+/// them are not the pack's. If somebody made an archive in which the pack ends before its entry does, a receiver may accept
+/// it early. So a push has succeeded only if the receiver says so and this function does, too.
 pub(crate) fn stream_pack<W: Write>(
     reader: impl Read,
     expected: &Expected<'_>,
