@@ -38,7 +38,7 @@ COPY testbed/Cargo.toml testbed/
 # Tests and benches are not here, so the manifest must not name them either.
 RUN awk '/^\[/ { skip = /^\[\[(test|bench)\]\]/ } !skip' Cargo.toml > manifest && mv manifest Cargo.toml \
     && mkdir -p src/bin testbed/src \
-    && echo 'fn main() {}' | tee src/main.rs > src/bin/consumer.rs \
+    && echo 'fn main() {}' | tee src/main.rs > src/bin/git-partition-sync-consumer.rs \
     && touch src/lib.rs testbed/src/lib.rs \
     && cargo build --release --locked --bin git-partition-sync-producer --bin git-partition-sync-consumer \
     && rm -r src
@@ -47,7 +47,7 @@ COPY queries queries
 COPY templates templates
 COPY src src
 # Cargo goes by time, and the files copied may be older than what was built of the empty ones.
-RUN touch src/main.rs src/bin/consumer.rs src/lib.rs \
+RUN touch src/main.rs src/bin/git-partition-sync-consumer.rs src/lib.rs \
     && cargo build --release --locked --bin git-partition-sync-producer --bin git-partition-sync-consumer
 
 # Everything that the image adds to its base, in one tree: the last stage needs no shell then, and neither does its base.
