@@ -2,6 +2,7 @@
 //!
 //! Invariant: label values come from closed lists in this program, never from a project, a branch or a server's answer.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::AtomicU64;
 use std::time::UNIX_EPOCH;
@@ -44,6 +45,7 @@ pub struct Metrics {
     webhooks: Labelled<1>,
     moved: Counters,
     targets: Family<Labels<1>, Gauge>,
+    troubled: Family<Labels<1>, Gauge>,
     oldest: Gauge<f64, AtomicU64>,
     last_success: Later,
     guard: Gauge,
@@ -135,6 +137,7 @@ impl Metrics {
                 },
             },
             targets: ours.metric("targets", "Targets, by state"),
+            troubled: ours.metric("troubled_targets", "Targets in trouble, by reason"),
             oldest: ours.metric(
                 "oldest_out_of_sync_seconds",
                 "The longest time that a target has been out of sync; 0 if all are in sync",
@@ -224,6 +227,13 @@ impl Metrics {
         for state in TargetState::ALL {
             let count = now.targets.iter().filter(|target| target.state == state).count();
             self.targets.get_or_create(&[("state", state.name())]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        let mut troubled: BTreeMap<_, i64> = Cause::ALL.iter().map(|cause| (cause.name(), 0)).collect();
+        for trouble in now.targets.iter().filter_map(|target| target.trouble.as_ref()) {
+            *troubled.entry(trouble.cause.name()).or_default() += 1;
+        }
+        for (reason, count) in troubled {
+            self.troubled.get_or_create(&[("reason", reason)]).set(count);
         }
         self.oldest.set(now.oldest_out_of_sync().unwrap_or_default().as_secs_f64());
         self.guard.set(i64::from(now.guard.is_some()));
