@@ -8,17 +8,15 @@ mod clients;
 mod error;
 mod log;
 mod observe;
-mod pause;
 mod pr_check;
 mod push;
 mod recipients;
 mod remember;
-mod schedule;
-mod triggers;
 mod unfinished_uploads;
 mod uploads;
 
 use std::collections::BTreeSet;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -32,23 +30,23 @@ pub use self::clients::Clients;
 pub use self::error::PassError;
 pub use self::log::failed_pass as log_failed_pass;
 use self::observe::{Observed, observe};
-use self::pause::Pauses;
 pub use self::pr_check::is_concerned;
 use self::recipients::Recipients;
 use self::remember::Recall;
-pub use self::triggers::Triggers;
 use self::uploads::Uploads;
 use crate::bucket::Foreign;
 use crate::config;
 use crate::descriptors::{Concurrency, DESCRIPTORS_PER_TARGET, SERVER_DESCRIPTORS};
 use crate::git::wire::GitServer;
 use crate::model::key::{ArchiveFormat, Destination};
+use crate::model::program::Program;
 use crate::model::target::Target;
 use crate::net::tls::TrustRoots;
+use crate::passes::{self, Pauses, Triggers, Workers};
 use crate::plan::report::{Report, Trouble};
 use crate::plan::{Action, Plan, Remembered, plan_share};
 use crate::publish::{Limits, Publisher};
-use crate::status::{PassId, Seen, Status, Trigger};
+use crate::status::{PassId, PassSummary, Planned, Status, Trigger, Watched};
 use crate::text::{error_chain, remote_text};
 
 /// How many foreign keys the log names; the rest are only counted.
@@ -113,7 +111,12 @@ impl Reconciler {
         Ok(Self {
             clients: Clients::new(&settings, roots, concurrency.probe).await?,
             concurrency,
-            status: Arc::new(Status::new(&settings.instance, settings.stall_timeout, settings.dry_run)),
+            status: Arc::new(Status::new(
+                Program::Producer,
+                &settings.instance,
+                settings.stall_timeout,
+                settings.dry_run,
+            )),
             claims: Claims::new(Arc::clone(&triggers)),
             triggers,
             slots: Semaphore::new(concurrency.sync.get() + push_slots),
@@ -154,7 +157,7 @@ impl Reconciler {
         let publisher = Publisher::open(workdir, self.clients.bucket.clone(), recipients, &limits)?;
         log::crashed(&publisher.workdir.crashed());
         self.status.remembers(publisher.workdir.kept_since());
-        self.status.watches(Arc::clone(&publisher.mirrors));
+        self.status.watches(Watched::Mirrors(Arc::clone(&publisher.mirrors)));
         Ok(publisher)
     }
 
@@ -195,12 +198,38 @@ impl Reconciler {
     fn seen(&self, pass: PassId, observed: &Observed, plan: &Plan, moved: &BTreeSet<Destination>) {
         let Observed { held, foreign, .. } = observed;
         let targets = &observed.wanted();
-        self.status.seen(pass, &Seen { plan, targets, held, foreign: Some(foreign.count), moved });
+        let planned = Planned { plan, targets, held, foreign: Some(foreign.count), moved };
+        self.status.seen(pass, |known| planned.seen(known));
     }
 
     fn pass_ends(&self, pass: PassId, result: Result<&Report, &PassError>) {
-        self.pauses.learn(result.err());
-        self.status.pass_ends(pass, result.map_err(|error| error_chain(error)));
+        match result {
+            Ok(_) => self.pauses.accepted(),
+            Err(PassError::Login(_)) => self.pauses.refused(),
+            // It did not get as far as the login.
+            Err(_) => {}
+        }
+        self.status.pass_ends(pass, result.map(PassSummary::from).map_err(|error| error_chain(error)));
+    }
+
+    /// Runs full passes and push passes, until `stop`.
+    pub async fn run(&self, publisher: &Publisher, stop: &CancellationToken) {
+        let pass = async |trigger, all_begun: &CancellationToken| match self
+            .pass_until_begun(publisher, trigger, all_begun, stop)
+            .await
+        {
+            Ok(_) | Err(PassError::Stopped) => {}
+            Err(error) => log_failed_pass(&error),
+        };
+        tokio::join!(passes::full_passes(pass, async || self.wait(stop).await), self.push_passes(publisher, stop));
+    }
+
+    /// Waits until the next full pass is due, and returns its trigger; `None` if the program is asked to stop.
+    pub async fn wait(&self, stop: &CancellationToken) -> Option<Trigger> {
+        let (pause, refused) = self.pauses.next(self.settings.sleep);
+        self.status.sleeps(pause);
+        let another_token = async { if refused { self.clients.token_changes().await } else { pending().await } };
+        passes::wait(pause, &self.triggers, another_token, stop).await
     }
 
     /// One full pass, to the end of its last action.
@@ -300,17 +329,14 @@ impl Reconciler {
         claim: &'a dyn Fn(&Action) -> Option<Claim>,
         all_begun: &'a CancellationToken,
     ) -> ApplyContext<'a> {
-        let concurrency = self.concurrency.sync;
         ApplyContext {
             publisher,
             git,
-            concurrency,
-            slots: &self.slots,
+            workers: Workers { concurrency: self.concurrency.sync, slots: &self.slots, all_begun },
             uploads: &self.uploads,
             status: &self.status,
             pass,
             claim,
-            all_begun,
             republish: &self.republish,
         }
     }

@@ -242,7 +242,7 @@ pub fn pass_with(world: &World, name: &str, value: &str) -> Run {
 
 /// The consumer with these arguments in this world, not yet started.
 pub fn consumer(world: &World, arguments: &[&str]) -> Command {
-    let Some(program) = option_env!("CARGO_BIN_EXE_git-partition-sync-consumer") else { panic!("it is not built yet") };
+    let program = env!("CARGO_BIN_EXE_git-partition-sync-consumer");
     let mut command = world.consumer_command(program);
     command.args(arguments);
     command

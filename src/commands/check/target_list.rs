@@ -3,6 +3,7 @@
 use super::finding::{Check, by_reason, counted};
 use super::request_advice;
 use crate::graphql::TargetsError;
+use crate::model::program::Program;
 use crate::model::target::Targets;
 use crate::net::http::RequestError;
 use crate::plan::{Cause, Republish};
@@ -66,5 +67,5 @@ pub(super) fn targets(targets: &Targets, republish: &Republish) -> Check {
         return Check::passed(NAME, "each target can be used");
     }
     let finding = format!("{} of {} cannot be used", refused.len(), counted(all, "target"));
-    Check::failed(NAME, finding).details(by_reason(refused)).advice(Cause::Refused.advice())
+    Check::failed(NAME, finding).details(by_reason(refused)).advice(Cause::Refused.advice(Program::Producer))
 }
