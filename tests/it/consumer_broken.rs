@@ -52,7 +52,7 @@ fn a_push_whose_answer_is_lost_is_looked_up_and_not_repeated() {
             |far, _| far.on(|seen| seen.operation() == "receive-pack", 1, fault.clone()),
             |world, run| {
                 assert_eq!(pushes(world, "far/app").len(), 1, "{fault:?}: {}", run.log);
-                assert_eq!(count(&world.destination.requests(), "receive-heads"), 2, "{fault:?}: {}", run.log);
+                assert_eq!(count(&world.destination.requests(), "receive-heads"), 3, "{fault:?}: {}", run.log);
             },
         );
     }
