@@ -24,6 +24,7 @@ fn a_first_crossing_makes_the_project_and_brings_the_whole_history() {
         world.destination.group("far").unwrap();
         let source = world.project("near/app").unwrap();
         world.put_head(&source, "main", "far/app", "release/größe", naming).unwrap();
+        world.s3().clear_requests();
         deliver(&world).succeeded().logged("delivered far/app@release/größe").logged("delivered=1");
 
         let head = source.head("main").unwrap();
@@ -154,7 +155,8 @@ fn a_dry_run_says_what_it_would_do_and_does_nothing() {
         assert_eq!(files_below(&world.consumer_workdir()), [""; 0].map(std::path::PathBuf::from));
         // Then with a branch that is behind.
         let far = world.destination.repo("far/app").unwrap();
-        far.git(&["fetch", "-q", &source.path().to_string_lossy(), "main~1:refs/heads/main"]).unwrap();
+        far.git(&["fetch", "-q", &source.path().to_string_lossy(), "main:refs/heads/main"]).unwrap();
+        far.git(&["update-ref", "refs/heads/main", "main~1"]).unwrap();
     }
     assert_ne!(world.far_head("far/app", "main"), source.head("main"));
 }

@@ -50,7 +50,7 @@ const CASES: [Case; 6] = [
         |world| world.destination.decline("far/bad", Some(RULE)),
         |world| world.destination.decline("far/bad", None),
         RULE,
-        "hook",
+        "Push rules",
     ),
     Case {
         prepare: |source| {
@@ -61,7 +61,7 @@ const CASES: [Case; 6] = [
             "LFS objects",
             |world| world.destination.set_refuse_lfs(true),
             |world| world.destination.set_refuse_lfs(false),
-            words::LFS,
+            "LFS objects are missing",
             "LFS",
         )
     },
@@ -82,7 +82,7 @@ const CASES: [Case; 6] = [
             |world| world.destination.set_max_push_bytes(Some(1 << 20)),
             |world| world.destination.set_max_push_bytes(None),
             "exceeds maximum allowed size",
-            "maximum push size",
+            "Maximum push size",
         )
     },
     Case {
@@ -94,7 +94,7 @@ const CASES: [Case; 6] = [
             let commit = source.git(&["hash-object", "-w", "--literally", "-t", "commit", &written]).unwrap();
             source.git(&["update-ref", "refs/heads/main", &commit]).unwrap();
         },
-        ..case("fsck", |_| {}, |_| {}, "missingAuthor", "?")
+        ..case("fsck", |_| {}, |_| {}, "missingAuthor", "Push rules")
     },
 ];
 
