@@ -10,12 +10,9 @@ use testbed::world::World;
 
 use crate::site::get;
 use crate::support::{
-    Daemon, assert_arrived, assert_clean, assert_far_is_clean, consumer, count, deliver, delivering, files_below,
-    operations, pass, pass_with, pushes, put, wait_until, waiting,
+    Daemon, ONE_PUSH, assert_arrived, assert_clean, assert_far_is_clean, consumer, count, deliver, delivering,
+    files_below, operations, pass, pass_with, pushes, put, wait_until, waiting,
 };
-
-/// A pass asks where the branch is, and a push asks again before it sends anything.
-const ONE_PUSH: [&str; 3] = ["receive-heads", "receive-heads", "receive-pack"];
 
 #[test]
 fn a_first_crossing_makes_the_project_and_brings_the_whole_history() {
@@ -167,7 +164,7 @@ fn a_first_crossing_needs_no_disk() {
     let world = World::start().unwrap();
     world.destination.group("far").unwrap();
     let source = world.source.repo("near/large").unwrap();
-    source.fill_incompressible(24, 1).unwrap();
+    source.fill_incompressible(8, 1).unwrap();
     let s3 = Proxy::start(&world.s3().url()).unwrap();
     let bytes = || -> u64 {
         let files = files_below(&world.consumer_workdir()).into_iter();

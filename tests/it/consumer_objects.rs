@@ -8,7 +8,8 @@ use testbed::mutate::mutated;
 use testbed::world::World;
 
 use crate::support::{
-    assert_arrived, assert_far_is_clean, count, deliver, deliver_with, files_below, pushes, put, waiting,
+    assert_arrived, assert_far_is_clean, assert_pushes_were_ended, count, deliver, deliver_with, files_below, pushes,
+    put, waiting, waiting_with_a_megabyte,
 };
 
 #[test]
@@ -179,6 +180,7 @@ fn an_object_that_holds_another_commit_or_branch_than_its_name_says_is_not_taken
                     world.s3().delete(&key);
                 }
             }
+            assert_pushes_were_ended(&world, destination);
         }
         put(&world, "near/app", "far/app");
         deliver(&world).succeeded();
@@ -230,7 +232,7 @@ fn what_is_no_longer_in_the_bucket_stays_on_the_far_side() {
 /// Damage of the archive before it was encrypted, and of the object after it.
 #[test]
 fn a_damaged_object_changes_nothing_and_is_named() {
-    let (world, source, head) = waiting();
+    let (world, source, head) = waiting_with_a_megabyte();
     deliver(&world).succeeded();
     let next = source.commits("main", 1).unwrap();
     let mut damaged: Vec<(String, Naming<'_>, Vec<u8>)> = vec![];
@@ -283,7 +285,9 @@ fn a_damaged_object_changes_nothing_and_is_named() {
             }
             world.s3().delete(&key);
         }
+        assert_pushes_were_ended(&world, destination);
     }
+    assert!(pushes(&world, "far/new").len() > 6, "most damage is found while the pack is under way");
     assert_arrived(&world, "far/app", "main", &head);
 }
 

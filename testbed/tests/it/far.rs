@@ -332,8 +332,9 @@ fn send(far: &Far, request: &[u8]) -> Result<Command> {
     Ok(curl)
 }
 
+/// Which is why a client must send a push to its end, even one that it wants to be refused.
 #[test]
-fn a_client_that_goes_away_leaves_nothing() -> Result<()> {
+fn a_client_that_goes_away_leaves_a_quarantine_and_no_process() -> Result<()> {
     let far = Far::start(GitOptions::default())?;
     with_large_main(&far)?;
     far.server.repo("g/p")?;
@@ -343,9 +344,11 @@ fn a_client_that_goes_away_leaves_nothing() -> Result<()> {
     slow.wait()?;
     let root = far.server.root().to_string_lossy().into_owned();
     wait_until(|| Ok(processes_with(&root)? == 0))?;
-    assert_eq!(far.head("main")?, None);
+    assert!(!far.server.quarantined("g/p")?.is_empty());
+    let project = far.server.repo("g/p")?;
+    assert_eq!(project.head("main"), None);
     run(&mut far.push(&["-q", "main"]))?;
-    assert_eq!(far.head("main")?, far.local.head("main"));
+    assert_eq!(project.head("main"), far.local.head("main"));
     Ok(())
 }
 
