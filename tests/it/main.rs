@@ -11,6 +11,8 @@ mod daemon;
 mod docs;
 mod dry_run;
 mod failures;
+mod far_check;
+mod far_program;
 mod formats;
 mod guards;
 mod hostile;
