@@ -165,7 +165,6 @@ impl Progress {
     }
 
     /// About how many bytes will be received.
-    #[expect(dead_code, reason = "the stand-in downloads nothing")]
     pub fn expect_to_receive(&self, bytes: u64) {
         self.to_receive.store(bytes, Ordering::Relaxed);
     }

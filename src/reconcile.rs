@@ -8,17 +8,15 @@ mod clients;
 mod error;
 mod log;
 mod observe;
-mod pause;
 mod pr_check;
 mod push;
 mod recipients;
 mod remember;
-mod schedule;
-mod triggers;
 mod unfinished_uploads;
 mod uploads;
 
 use std::collections::BTreeSet;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -32,11 +30,9 @@ pub use self::clients::Clients;
 pub use self::error::PassError;
 pub use self::log::failed_pass as log_failed_pass;
 use self::observe::{Observed, observe};
-use self::pause::Pauses;
 pub use self::pr_check::is_concerned;
 use self::recipients::Recipients;
 use self::remember::Recall;
-pub use self::triggers::Triggers;
 use self::uploads::Uploads;
 use crate::bucket::Foreign;
 use crate::config;
@@ -46,6 +42,7 @@ use crate::model::key::{ArchiveFormat, Destination};
 use crate::model::program::Program;
 use crate::model::target::Target;
 use crate::net::tls::TrustRoots;
+use crate::passes::{self, Pauses, Triggers, Workers};
 use crate::plan::report::{Report, Trouble};
 use crate::plan::{Action, Plan, Remembered, plan_share};
 use crate::publish::{Limits, Publisher};
@@ -206,8 +203,33 @@ impl Reconciler {
     }
 
     fn pass_ends(&self, pass: PassId, result: Result<&Report, &PassError>) {
-        self.pauses.learn(result.err());
+        match result {
+            Ok(_) => self.pauses.accepted(),
+            Err(PassError::Login(_)) => self.pauses.refused(),
+            // It did not get as far as the login.
+            Err(_) => {}
+        }
         self.status.pass_ends(pass, result.map(PassSummary::from).map_err(|error| error_chain(error)));
+    }
+
+    /// Runs full passes and push passes, until `stop`.
+    pub async fn run(&self, publisher: &Publisher, stop: &CancellationToken) {
+        let pass = async |trigger, all_begun: &CancellationToken| match self
+            .pass_until_begun(publisher, trigger, all_begun, stop)
+            .await
+        {
+            Ok(_) | Err(PassError::Stopped) => {}
+            Err(error) => log_failed_pass(&error),
+        };
+        tokio::join!(passes::full_passes(pass, async || self.wait(stop).await), self.push_passes(publisher, stop));
+    }
+
+    /// Waits until the next full pass is due, and returns its trigger; `None` if the program is asked to stop.
+    pub async fn wait(&self, stop: &CancellationToken) -> Option<Trigger> {
+        let (pause, refused) = self.pauses.next(self.settings.sleep);
+        self.status.sleeps(pause);
+        let another_token = async { if refused { self.clients.token_changes().await } else { pending().await } };
+        passes::wait(pause, &self.triggers, another_token, stop).await
     }
 
     /// One full pass, to the end of its last action.
@@ -307,17 +329,14 @@ impl Reconciler {
         claim: &'a dyn Fn(&Action) -> Option<Claim>,
         all_begun: &'a CancellationToken,
     ) -> ApplyContext<'a> {
-        let concurrency = self.concurrency.sync;
         ApplyContext {
             publisher,
             git,
-            concurrency,
-            slots: &self.slots,
+            workers: Workers { concurrency: self.concurrency.sync, slots: &self.slots, all_begun },
             uploads: &self.uploads,
             status: &self.status,
             pass,
             claim,
-            all_begun,
             republish: &self.republish,
         }
     }

@@ -38,7 +38,7 @@ use tower_http::compression::predicate::SizeAbove;
 use self::connections::{Connections, HasRequest};
 use self::json::Page;
 use self::rendered::Rendered;
-use crate::reconcile::Triggers;
+use crate::passes::Triggers;
 use crate::secret::Secret;
 use crate::status::Status;
 

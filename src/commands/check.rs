@@ -55,7 +55,7 @@ fn request_advice(error: &RequestError, address: &str, login: &str) -> String {
         RequestError::Transport { source, .. } if tls::refusal(source).is_some() => {
             format!("Put the authority's certificate into SSL_CERT_FILE, or check the host's name in {address}.")
         }
-        RequestError::Transport { .. } | RequestError::Late(_) => format!(
+        RequestError::Transport { .. } | RequestError::Late(_) | RequestError::Unfed => format!(
             "Check {address}; then name resolution, network policies and firewalls, HTTPS_PROXY and NO_PROXY: there is \
              no answer."
         ),

@@ -1,30 +1,29 @@
 //! The consumer without a subcommand: the daemon, one pass, or a dry run.
 
-mod deliverer;
+mod show;
 
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-// THE LEAD'S PLACE: `crate::deliver::Deliverer` takes the place of the stand-in here, whose shape is what this file expects.
-use self::deliverer::Deliverer;
-use super::{failed, pass_scene, pretty, print, signals};
+use super::{pass_scene, pretty, print, signals};
 use crate::config::{self, OutputFormat};
+use crate::deliver::{Deliverer, PassError, log_failed_pass};
 use crate::net::tls::TrustRoots;
+use crate::passes::Triggers;
 use crate::server::{Server, Site};
 use crate::status::Trigger;
-use crate::terminal::Board;
+use crate::terminal::{Board, Paint};
 
 /// Delivers: once, or until a signal.
 pub(super) async fn run(settings: config::Consume, roots: &TrustRoots, board: &Board) -> anyhow::Result<ExitCode> {
     let stop = signals::stop_on_signals()?;
     // Without a handler, the signal would end the program.
-    let requested = Arc::new(Notify::new());
-    let on_signal = Arc::clone(&requested);
-    signals::full_pass_on_signal(move || on_signal.notify_one())?;
-    let deliverer = Deliverer::new(settings.clone(), roots, requested).await?;
+    let triggers = Arc::new(Triggers::default());
+    let on_signal = Arc::clone(&triggers);
+    signals::full_pass_on_signal(move || on_signal.full_pass())?;
+    let deliverer = Deliverer::new(settings.clone(), roots, triggers).await?;
     let serving = match settings.run_once {
         true => None,
         false => {
@@ -36,15 +35,15 @@ pub(super) async fn run(settings: config::Consume, roots: &TrustRoots, board: &B
     if settings.dry_run {
         return Ok(dry_run(&deliverer, &settings, board, &stop).await);
     }
-    deliverer.open()?;
+    let courier = deliverer.courier()?;
     if let Some(serving) = serving {
-        deliverer.run(&stop).await;
+        deliverer.run(&courier, &stop).await;
         serving.abort();
         tracing::info!("stopped");
         return Ok(ExitCode::SUCCESS);
     }
     let status = deliverer.status();
-    let passing = deliverer.pass(Trigger::Schedule, &stop);
+    let passing = deliverer.pass(&courier, Trigger::Schedule, &stop);
     Ok(match board.during(|| pass_scene(&status), passing).await {
         Ok(report) => {
             let text = match settings.output {
@@ -53,8 +52,13 @@ pub(super) async fn run(settings: config::Consume, roots: &TrustRoots, board: &B
             };
             print(&text, report.is_success())
         }
-        Err(error) => failed(&error),
+        Err(error) => failed_pass(&error),
     })
+}
+
+fn failed_pass(error: &PassError) -> ExitCode {
+    log_failed_pass(error);
+    ExitCode::FAILURE
 }
 
 /// Prints what a pass would do: once, or again for every pass until a signal.
@@ -68,14 +72,14 @@ async fn dry_run(
     let mut trigger = Trigger::Schedule;
     loop {
         let exit = match board.during(|| pass_scene(&status), deliverer.preview(trigger, stop)).await {
-            Ok(plan) => {
+            Ok((plan, foreign)) => {
                 let text = match settings.output {
-                    OutputFormat::Text => plan.text(),
-                    OutputFormat::Json => pretty(&serde_json::json!(plan)),
+                    OutputFormat::Text => show::plan_text(&plan, foreign, Paint::on(&std::io::stdout())),
+                    OutputFormat::Json => pretty(&show::plan_json(&plan, foreign)),
                 };
-                print(&text, plan.is_clean())
+                print(&text, plan.blocked.is_empty())
             }
-            Err(error) => failed(&error),
+            Err(error) => failed_pass(&error),
         };
         if settings.run_once {
             return exit;

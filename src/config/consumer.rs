@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::ArgMatches;
-use secrecy::ExposeSecret;
 
 pub(super) use self::reference::SECTIONS;
 use self::reference::{PRIVATE_KEY, PRIVATE_KEY_FILE};
@@ -26,7 +25,7 @@ use crate::model::shard::Shard;
 use crate::net::Timeouts;
 use crate::plan::OnRewrite;
 use crate::secret::Secret;
-use crate::text::{error_chain, hide};
+use crate::text::error_chain;
 
 /// What the consumer is to do.
 #[derive(Debug, Clone)]
@@ -104,9 +103,7 @@ impl Consume {
 
 fn identities(secret: &Secret) -> anyhow::Result<Identities> {
     let text = secret.read()?;
-    // Each of several is a secret of its own.
-    text.expose_secret().lines().for_each(|line| hide(line.trim()));
-    Ok(Identities::from_text(text.expose_secret())?)
+    Ok(Identities::from_text(&text)?)
 }
 
 fn name_of(private_key: &Secret) -> &'static str {

@@ -4,14 +4,10 @@
 //! affects no other action.
 
 use std::cell::RefCell;
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, VecDeque};
-use std::num::NonZeroUsize;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use futures_util::future::join_all;
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::claims::Claim;
@@ -21,6 +17,7 @@ use crate::bucket::BucketError;
 use crate::git::wire::GitServer;
 use crate::model::key::Destination;
 use crate::model::stage::Stage;
+use crate::passes::{Workers, work_off};
 use crate::plan::outcome::{Done, Failure, Outcome};
 use crate::plan::{Action, Cause, Publish, Retire, Sweep};
 use crate::progress::Progress;
@@ -32,32 +29,25 @@ use crate::text::error_chain;
 pub struct ApplyContext<'a> {
     pub publisher: &'a Publisher,
     pub git: &'a GitServer,
-    /// How many actions of this plan run at the same time.
-    pub concurrency: NonZeroUsize,
-    /// The same for all passes together: each running action holds a permit.
-    pub slots: &'a Semaphore,
+    pub workers: Workers<'a>,
     pub uploads: &'a Uploads,
     pub status: &'a Status,
     pub pass: PassId,
     /// Claims the destination of an action that is about to begin. `None` skips the action.
     pub claim: &'a dyn Fn(&Action) -> Option<Claim>,
-    /// Cancelled when the last action has begun.
-    pub all_begun: &'a CancellationToken,
     /// What is left to do of `REPUBLISH`.
     pub republish: &'a Mutex<Option<BTreeSet<Destination>>>,
 }
 
-/// Runs all actions, a few at a time. Workers take the largest publication first, so that the longest one does not start
-/// last. One worker takes the smallest first, so that small ones do not wait for all the large ones. An action holds the
-/// claim on its destination from its beginning to its end.
+/// Runs all actions, a few at a time. An action holds the claim on its destination from its beginning to its end.
 ///
 /// What an earlier process did not survive comes when all else is done.
 pub async fn apply(actions: Vec<Action>, context: &ApplyContext<'_>, stop: &CancellationToken) -> Vec<Outcome> {
     let crashed = context.publisher.workdir.crashed();
     let is_suspect = |action: &Action| crashed.contains(action.destination());
     let (suspects, actions) = actions.into_iter().partition(is_suspect);
-    let mut outcomes = work_off(actions, context, stop).await;
-    outcomes.extend(work_off(suspects, context, stop).await);
+    let mut outcomes = run_all(actions, context, stop).await;
+    outcomes.extend(run_all(suspects, context, stop).await);
     if !stop.is_cancelled() {
         context.publisher.workdir.survived(&crashed);
     }
@@ -65,40 +55,28 @@ pub async fn apply(actions: Vec<Action>, context: &ApplyContext<'_>, stop: &Canc
     outcomes
 }
 
-async fn work_off(mut actions: Vec<Action>, context: &ApplyContext<'_>, stop: &CancellationToken) -> Vec<Outcome> {
-    actions.sort_by_key(|action| Reverse(weight(action)));
-    let (queue, outcomes) = (RefCell::new(VecDeque::from(actions)), RefCell::new(vec![]));
-    let failures = log::Failures::default();
-    let worker = async |next: fn(&mut VecDeque<Action>) -> Option<Action>| {
-        while !queue.borrow().is_empty() {
-            // The semaphore is never closed.
-            let _slot = context.slots.acquire().await;
-            let Some(action) = next(&mut queue.borrow_mut()) else { return };
-            if queue.borrow().is_empty() {
-                context.all_begun.cancel();
-            }
-            let Some(claim) = (context.claim)(&action) else {
-                context.status.left_out(context.pass);
-                continue;
-            };
-            let progress = context.status.action_begins(action.destination().clone(), first_stage(&action));
-            let result = match stop.is_cancelled() {
-                true => Err(Failure::Stopped),
-                false => run(&action, context, &progress, stop).await,
-            };
-            let outcome = Outcome { action, result };
-            context.status.action_ends(context.pass, &progress, &Change::of(&outcome, progress.stage()));
-            if let (Ok(Done::Published(_)), Some(left)) = (&outcome.result, &mut *context.republish.lock()) {
-                left.remove(outcome.action.destination());
-            }
-            log::outcome(&outcome, &failures);
-            drop(claim);
-            outcomes.borrow_mut().push(outcome);
+async fn run_all(actions: Vec<Action>, context: &ApplyContext<'_>, stop: &CancellationToken) -> Vec<Outcome> {
+    let (outcomes, failures) = (RefCell::new(vec![]), log::Failures::default());
+    work_off(actions, weight, context.workers, async |action| {
+        let Some(claim) = (context.claim)(&action) else {
+            context.status.left_out(context.pass);
+            return;
+        };
+        let progress = context.status.action_begins(action.destination().clone(), first_stage(&action));
+        let result = match stop.is_cancelled() {
+            true => Err(Failure::Stopped),
+            false => run(&action, context, &progress, stop).await,
+        };
+        let outcome = Outcome { action, result };
+        context.status.action_ends(context.pass, &progress, &Change::of(&outcome, progress.stage()));
+        if let (Ok(Done::Published(_)), Some(left)) = (&outcome.result, &mut *context.republish.lock()) {
+            left.remove(outcome.action.destination());
         }
-    };
-    let workers =
-        (0..context.concurrency.get()).map(|n| worker(if n == 0 { VecDeque::pop_back } else { VecDeque::pop_front }));
-    join_all(workers).await;
+        log::outcome(&outcome, &failures);
+        drop(claim);
+        outcomes.borrow_mut().push(outcome);
+    })
+    .await;
     outcomes.into_inner()
 }
 

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::triggers::Triggers;
 use crate::model::key::Destination;
 use crate::model::target::{Source, Target};
+use crate::passes::Triggers;
 use crate::plan::Action;
 
 /// All claims.

@@ -2,6 +2,7 @@
 //!
 //! Invariant: label values come from closed lists in this program, never from a project, a branch or a server's answer.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::AtomicU64;
 use std::time::UNIX_EPOCH;
@@ -44,6 +45,7 @@ pub struct Metrics {
     webhooks: Labelled<1>,
     moved: Counters,
     targets: Family<Labels<1>, Gauge>,
+    troubled: Family<Labels<1>, Gauge>,
     oldest: Gauge<f64, AtomicU64>,
     last_success: Later,
     guard: Gauge,
@@ -59,8 +61,7 @@ pub enum Count {
     Published(&'static str),
     Retired(&'static str),
     Swept,
-    #[cfg_attr(not(test), expect(dead_code, reason = "the stand-in delivers nothing"))]
-    Delivered(&'static str),
+    Delivered(DeliveryReason),
 }
 
 impl Count {
@@ -136,6 +137,7 @@ impl Metrics {
                 },
             },
             targets: ours.metric("targets", "Targets, by state"),
+            troubled: ours.metric("troubled_targets", "Targets in trouble, by reason"),
             oldest: ours.metric(
                 "oldest_out_of_sync_seconds",
                 "The longest time that a target has been out of sync; 0 if all are in sync",
@@ -163,8 +165,8 @@ impl Metrics {
         for reason in PUBLISH_REASONS {
             drop(self.published.get_or_create(&[("reason", reason)]));
         }
-        for reason in DELIVERY_REASONS {
-            drop(self.delivered.get_or_create(&[("reason", reason)]));
+        for reason in DeliveryReason::ALL {
+            drop(self.delivered.get_or_create(&[("reason", reason.name())]));
         }
         drop(self.retired.get_or_create(&[("reason", retire_reason(RetireReason::NoTarget))]));
         for result in WebhookResult::ALL {
@@ -194,7 +196,7 @@ impl Metrics {
             Some(Count::Published(reason)) => by_reason(&self.published, *reason),
             Some(Count::Retired(reason)) => by_reason(&self.retired, *reason),
             Some(Count::Swept) => self.swept.inc(),
-            Some(Count::Delivered(reason)) => by_reason(&self.delivered, *reason),
+            Some(Count::Delivered(reason)) => by_reason(&self.delivered, reason.name()),
         };
     }
 
@@ -225,6 +227,13 @@ impl Metrics {
         for state in TargetState::ALL {
             let count = now.targets.iter().filter(|target| target.state == state).count();
             self.targets.get_or_create(&[("state", state.name())]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        let mut troubled: BTreeMap<_, i64> = Cause::ALL.iter().map(|cause| (cause.name(), 0)).collect();
+        for trouble in now.targets.iter().filter_map(|target| target.trouble.as_ref()) {
+            *troubled.entry(trouble.cause.name()).or_default() += 1;
+        }
+        for (reason, count) in troubled {
+            self.troubled.get_or_create(&[("reason", reason)]).set(count);
         }
         self.oldest.set(now.oldest_out_of_sync().unwrap_or_default().as_secs_f64());
         self.guard.set(i64::from(now.guard.is_some()));
@@ -284,8 +293,28 @@ fn publish_reason(reason: &PublishReason) -> &'static str {
     }
 }
 
-/// Why a commit is pushed to the far side: there is no such branch, it is behind, or its history was rewritten.
-pub const DELIVERY_REASONS: [&str; 3] = ["new", "new_commit", "rewritten"];
+/// Why a commit is pushed to the far side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeliveryReason {
+    /// There was no such branch.
+    New,
+    /// The branch was at an earlier commit.
+    NewCommit,
+    /// The branch was at a commit that the new one does not descend from.
+    Rewritten,
+}
+
+impl DeliveryReason {
+    const ALL: [Self; 3] = [Self::New, Self::NewCommit, Self::Rewritten];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::NewCommit => "new_commit",
+            Self::Rewritten => "rewritten",
+        }
+    }
+}
 
 const fn retire_reason(reason: RetireReason) -> &'static str {
     match reason {
@@ -359,7 +388,7 @@ mod tests {
         let now = status.snapshot();
         assert_eq!((now.targets[0].state, now.targets[0].commit.as_deref()), (TargetState::Failing, None));
         let arrived = Arrived { commit: "c".to_owned(), bytes: 9, published: UNIX_EPOCH };
-        end(What::InSync(Some(arrived)), Some(Count::Delivered(DELIVERY_REASONS[0])));
+        end(What::InSync(Some(arrived)), Some(Count::Delivered(DeliveryReason::New)));
         let now = status.snapshot();
         assert_eq!((now.targets[0].state, now.targets[0].commit.as_deref()), (TargetState::InSync, Some("c")));
 

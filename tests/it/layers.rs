@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 
 /// The modules of `src/`, the lowest layer first.
 const LAYERS: [&[&str]; 10] = [
-    &["text", "files", "descriptors", "memory"],
+    &["text", "files", "descriptors", "interrupt", "memory"],
     &["model", "net", "terminal", "secret"],
     &["plan", "graphql", "progress", "telemetry"],
     &["git"],
     &["artifact", "workdir"],
     &["bucket", "status"],
-    &["config", "publish"],
-    &["reconcile"],
+    &["config", "passes", "publish"],
+    &["deliver", "reconcile"],
     &["server"],
     &["commands"],
 ];

@@ -59,6 +59,8 @@ fn what_was_done_and_what_was_not_is_counted() {
     assert_eq!(value(&metrics, "targets", &[("state", "in_sync")]), Some(1.0));
     assert_eq!(value(&metrics, "targets", &[("state", "blocked")]), Some(1.0));
     assert_eq!(value(&metrics, "targets", &[("state", "failing")]), Some(0.0));
+    assert_eq!(value(&metrics, "troubled_targets", &[("reason", "unreadable")]), Some(1.0));
+    assert_eq!(value(&metrics, "troubled_targets", &[("reason", "upload")]), Some(0.0));
     assert_eq!(value(&metrics, "published_total", &[("reason", "new")]), Some(1.0));
     assert_eq!(value(&metrics, "published_total", &[("reason", "new_commit")]), Some(0.0));
     assert_eq!(value(&metrics, "bucket_foreign_objects", &[]), Some(1.0));
@@ -82,10 +84,12 @@ fn what_was_done_and_what_was_not_is_counted() {
     let metrics = get(&daemon, "/metrics").body;
     assert_eq!(value(&metrics, "failed_total", &[("stage", "uploading"), ("reason", "upload")]), Some(1.0));
     assert_eq!(value(&metrics, "targets", &[("state", "failing")]), Some(1.0));
+    assert_eq!(value(&metrics, "troubled_targets", &[("reason", "upload")]), Some(1.0));
     assert!(value(&metrics, "oldest_out_of_sync_seconds", &[]).unwrap() > oldest, "it goes on across passes");
     pass_now(&daemon);
     let metrics = get(&daemon, "/metrics").body;
     assert_eq!(value(&metrics, "published_total", &[("reason", "new_commit")]), Some(1.0));
+    assert_eq!(value(&metrics, "troubled_targets", &[("reason", "upload")]), Some(0.0));
     assert_eq!(value(&metrics, "failed_total", &[("stage", "uploading"), ("reason", "upload")]), Some(1.0));
 
     world.graphql.set_targets(vec![]);

@@ -14,6 +14,7 @@ use crate::commands::signals;
 use crate::config;
 use crate::model::program::Program;
 use crate::net::http;
+use crate::net::http::upload::Uploads;
 use crate::net::tls::TrustRoots;
 
 /// Tries everything that a pass needs, and prints each check when it is done.
@@ -21,8 +22,9 @@ pub(in crate::commands) async fn command(settings: config::Consume, roots: &Trus
     let stop = signals::stop_on_signals()?;
     let bucket = Bucket::connect(&settings.s3, settings.timeouts, roots).await?;
     let http = http::client(roots, settings.timeouts, 1)?;
+    let uploads = Uploads::new(roots, settings.timeouts, 1)?;
     let mut checks = Checks::new(settings.output);
-    let complete = run(&settings, &bucket, &http, &stop, &mut checks).await.is_some();
+    let complete = run(&settings, &bucket, &http, &uploads, &stop, &mut checks).await.is_some();
     Ok(checks.end(complete))
 }
 
@@ -31,6 +33,7 @@ async fn run(
     settings: &config::Consume,
     bucket: &Bucket,
     http: &reqwest::Client,
+    uploads: &Uploads,
     stop: &CancellationToken,
     checks: &mut Checks,
 ) -> Option<()> {
@@ -40,6 +43,6 @@ async fn run(
     let (check, held) = stop.run_until_cancelled(objects::listing(bucket, settings)).await?;
     checks.add([check]);
     checks.add([stop.run_until_cancelled(objects::reading(bucket, &held, identities.ok())).await?]);
-    checks.add(stop.run_until_cancelled(far::gitlab(settings, http, &held)).await?);
+    checks.add(stop.run_until_cancelled(far::gitlab(settings, http, uploads, &held)).await?);
     (!stop.is_cancelled()).then_some(())
 }

@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::finding::{Check, counted};
 use super::gitlab::{Answer, GITLAB, NO_PROJECT, ask};
 use crate::config;
+use crate::git::push::PushServer;
 use crate::git::wire::GitServer;
 use crate::model::key::HeldObject;
 use crate::model::program::Program;
 use crate::net::http::Login;
+use crate::net::http::upload::Uploads;
 use crate::plan::Cause;
 use crate::text::error_chain;
 
@@ -19,9 +21,14 @@ const LOGIN: &str =
     "GITLAB_USERNAME and GITLAB_TOKEN: the token must not have expired, and needs the scope write_repository";
 
 /// The login, and the right to push. `held` is what the bucket holds, the newest first.
-pub(super) async fn gitlab(settings: &config::Consume, http: &reqwest::Client, held: &[HeldObject]) -> Vec<Check> {
-    let git = match server(settings, http) {
-        Ok(git) => git,
+pub(super) async fn gitlab(
+    settings: &config::Consume,
+    http: &reqwest::Client,
+    uploads: &Uploads,
+    held: &[HeldObject],
+) -> Vec<Check> {
+    let (git, push) = match servers(settings, http, uploads) {
+        Ok(servers) => servers,
         Err(error) => {
             let check = Check::failed(GITLAB, error_chain(error.as_ref()));
             return vec![check.advice("Correct the file, or its path."), Check::skipped(PUSH, "without a login")];
@@ -48,18 +55,23 @@ pub(super) async fn gitlab(settings: &config::Consume, http: &reqwest::Client, h
     }
     let login = Check::passed(GITLAB, format!("{base} answers, and accepts the login"));
     let push = match found {
-        Some((project, branches)) => right_to_push(&git, project, branches).await,
+        Some((project, branches)) => right_to_push(&push, project, branches).await,
         None if projects.is_empty() => Check::skipped(PUSH, "without an object"),
         None => nothing_there(asked, projects.len()),
     };
     vec![login, push]
 }
 
-/// The far GitLab, with the login as it is now.
-fn server(settings: &config::Consume, http: &reqwest::Client) -> anyhow::Result<GitServer> {
+/// The far GitLab, for reading and for pushing, with the login as it is now.
+fn servers(
+    settings: &config::Consume,
+    http: &reqwest::Client,
+    uploads: &Uploads,
+) -> anyhow::Result<(GitServer, PushServer)> {
     let config::Gitlab { base_url, username, token } = &settings.gitlab;
     let login = Login::new(username, &token.read()?)?;
-    Ok(GitServer::new(http.clone(), base_url.clone(), login))
+    let push = PushServer::new(uploads.clone(), base_url.clone(), login.clone());
+    Ok((GitServer::new(http.clone(), base_url.clone(), login), push))
 }
 
 /// The projects of the objects with their branches, that of the newest object first.
@@ -77,7 +89,7 @@ fn projects(held: &[HeldObject]) -> Vec<(String, BTreeSet<&str>)> {
 }
 
 /// Asks for the branches of a project that exists, as a push does first. GitLab answers only if the user may push.
-async fn right_to_push(git: &GitServer, project: &str, branches: &BTreeSet<&str>) -> Check {
+async fn right_to_push(git: &PushServer, project: &str, branches: &BTreeSet<&str>) -> Check {
     match git.heads_for_push(project, branches).await {
         Ok(heads) => {
             let (there, all) = (heads.len(), branches.len());

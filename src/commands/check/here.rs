@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::ops::Deref;
 use std::path::Path;
 
 use age::x25519::Recipient;
@@ -13,7 +14,7 @@ use crate::git::store::Store;
 use crate::model::program::Program;
 use crate::text::{error_chain, human_bytes};
 use crate::workdir::mirrors::MirrorError;
-use crate::workdir::{Workdir, WorkdirError};
+use crate::workdir::{Folder, Spool, Workdir, WorkdirError};
 
 /// Less free space than this is a warning, in bytes.
 const LITTLE_SPACE_BYTES: u64 = 1 << 30;
@@ -62,8 +63,17 @@ fn short(recipient: &str) -> String {
 
 pub(super) fn workdir(program: Program, path: &Path) -> Check {
     const NAME: &str = "WORKDIR";
-    let workdir = match Workdir::open_for(program, path) {
-        Ok(workdir) => workdir,
+    // Locked until the trials are over.
+    let opened = match program {
+        Program::Producer => {
+            Workdir::open(path).map(|ours| (ours.mirrors(), Box::new(ours) as Box<dyn Deref<Target = Folder>>))
+        }
+        Program::Consumer => {
+            Spool::open(path).map(|ours| (ours.objects(), Box::new(ours) as Box<dyn Deref<Target = Folder>>))
+        }
+    };
+    let (place, _ours) = match opened {
+        Ok(opened) => opened,
         Err(WorkdirError::InUse(_)) => {
             let finding = format!("{}: another process is using it, so it was not tried", path.display());
             return Check::warning(NAME, finding)
@@ -74,11 +84,11 @@ pub(super) fn workdir(program: Program, path: &Path) -> Check {
                 .advice("In Kubernetes: mount an emptyDir there; if it is another volume, set fsGroup.");
         }
     };
-    if let Err(error) = write_trial_file(&workdir) {
+    if let Err(error) = write_trial_file(&place) {
         let finding = format!("{}: cannot write a file: {error}", path.display());
         return Check::failed(NAME, finding).advice("Free space on this file system, or give it more.");
     }
-    if let Err(error) = open_trial_repository(&workdir) {
+    if let Err(error) = open_trial_repository(&place) {
         let finding = format!("{}: cannot open a repository in it: {}", path.display(), error_chain(&error));
         return Check::failed(NAME, finding).advice(match program {
             Program::Producer => "Nothing can be published like this. Set another WORKDIR.",
@@ -98,15 +108,15 @@ pub(super) fn workdir(program: Program, path: &Path) -> Check {
     Check::passed(NAME, finding)
 }
 
-fn write_trial_file(workdir: &Workdir) -> io::Result<()> {
-    let mut file = tempfile::tempfile_in(workdir.mirrors())?;
+fn write_trial_file(place: &Path) -> io::Result<()> {
+    let mut file = tempfile::tempfile_in(place)?;
     file.write_all(&[0; TRIAL_FILE_BYTES])?;
     file.sync_all()
 }
 
 /// Opens and packs an empty repository as publishing does.
-fn open_trial_repository(workdir: &Workdir) -> Result<(), MirrorError> {
-    let folder = tempfile::tempdir_in(workdir.mirrors())?;
+fn open_trial_repository(place: &Path) -> Result<(), MirrorError> {
+    let folder = tempfile::tempdir_in(place)?;
     fs::create_dir_all(folder.path().join("objects/pack"))?;
     Ok(Store::open(folder.path())?.try_packing()?)
 }

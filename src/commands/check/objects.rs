@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::task::spawn_blocking;
-use tokio_util::io::SyncIoBridge;
+use tokio_util::sync::CancellationToken;
 
 use super::bucket::{and_foreign, failed};
 use super::finding::{Check, by_reason};
@@ -106,10 +106,9 @@ impl Unopened {
 
 /// Downloads as much of an object as its header takes, and decrypts that.
 async fn open(bucket: &Bucket, key: &str, identities: &Arc<Identities>) -> Result<(), Unopened> {
-    let download = bucket.download(key).await.map_err(Unopened::Request)?;
-    let reader = SyncIoBridge::new(download.into_async_read());
+    let reader = bucket.download(key, &CancellationToken::new(), |_| {}).await.map_err(Unopened::Request)?;
     let identities = Arc::clone(identities);
-    let opening = spawn_blocking(move || decrypting(&identities, reader).map(drop).map_err(ArtifactError::from));
+    let opening = spawn_blocking(move || decrypting(&identities, reader, None).map(drop).map_err(ArtifactError::from));
     let opened = opening.await.unwrap_or_else(|error| Err(ArtifactError::Download(error.into())));
     opened.map_err(Unopened::Content)
 }

@@ -45,7 +45,7 @@ impl Triggers {
     }
 
     /// From now on, only pushes to these branches count.
-    pub(super) fn accept(&self, sources: impl Iterator<Item = Source>) {
+    pub fn accept(&self, sources: impl Iterator<Item = Source>) {
         *self.accepted.lock() = sources.collect::<BTreeSet<_>>().into_iter().collect();
     }
 
@@ -62,7 +62,7 @@ impl Triggers {
     }
 
     /// Requests a pass for these branches. They must come from the target list, which bounds memory.
-    pub(super) fn pushed(&self, sources: impl IntoIterator<Item = Source>) {
+    pub fn pushed(&self, sources: impl IntoIterator<Item = Source>) {
         self.pushes.lock().pending.extend(sources);
         self.push_came.notify_one();
     }

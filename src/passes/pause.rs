@@ -5,29 +5,27 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use super::PassError;
-
 /// The pause after a pass in which the login was refused. It doubles with each more, up to the longest.
 const FIRST_LOGIN_PAUSE: Duration = Duration::from_secs(180);
 const LONGEST_LOGIN_PAUSE: Duration = Duration::from_secs(3_600);
 
 /// How many passes in a row ended because the login was refused.
 #[derive(Debug, Default)]
-pub(super) struct Pauses(AtomicU32);
+pub struct Pauses(AtomicU32);
 
 impl Pauses {
-    /// A pass has ended.
-    pub(super) fn learn(&self, error: Option<&PassError>) {
-        match error {
-            Some(PassError::Login(_)) => drop(self.0.fetch_add(1, Ordering::Relaxed)),
-            // It did not get as far as the login.
-            Some(_) => {}
-            None => self.0.store(0, Ordering::Relaxed),
-        }
+    /// A pass ended because the login was refused.
+    pub fn refused(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A pass got past the login.
+    pub fn accepted(&self) {
+        self.0.store(0, Ordering::Relaxed);
     }
 
     /// The pause before the next full pass, and whether it is because of the login.
-    pub(super) fn next(&self, interval: Duration) -> (Duration, bool) {
+    pub fn next(&self, interval: Duration) -> (Duration, bool) {
         let refused = self.0.load(Ordering::Relaxed);
         if refused == 0 {
             return (interval, false);
