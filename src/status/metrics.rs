@@ -228,7 +228,7 @@ impl Metrics {
             let count = now.targets.iter().filter(|target| target.state == state).count();
             self.targets.get_or_create(&[("state", state.name())]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
-        let mut troubled: BTreeMap<_, i64> = Cause::ALL.iter().map(|cause| (cause.name(), 0)).collect();
+        let mut troubled: BTreeMap<_, i64> = Cause::of(self.program).iter().map(|cause| (cause.name(), 0)).collect();
         for trouble in now.targets.iter().filter_map(|target| target.trouble.as_ref()) {
             *troubled.entry(trouble.cause.name()).or_default() += 1;
         }

@@ -347,7 +347,7 @@ async fn serve(state: Arc<State>, request: Request<Body>, entry: Arc<Entry>) -> 
     }
 
     let mut environment = knobs.receiving.environment(operation, project);
-    environment.extend(backend::cgi_environment(&state, &head, entry.path(), knobs.protocol_v2));
+    environment.extend(backend::cgi_environment(&state, &head, entry.path(), operation, knobs.protocol_v2));
     match (fault, operation) {
         (_, GitOperation::LsRefs) if knobs.replay => replayed(&state, environment, entry.path(), start, body).await,
         (Some(GitFault::CutFetchAfter(bytes)), GitOperation::Fetch) => {

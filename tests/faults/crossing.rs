@@ -138,14 +138,14 @@ impl Crossing {
         let moments = [Moment::Unsent, Moment::Unanswered, Moment::Within(at), Moment::Answered];
         match random.u8(..10) {
             0..3 => Mishap::None,
-            3..6 => Mishap::Killed(server, operation, moments[random.usize(..2)].clone()),
+            3..6 => Mishap::Killed(server, operation, moments[random.usize(..2)]),
             _ => {
                 let fault = match random.u8(..6) {
                     0 => Fault::status([429, 500, 502, 503, 504][random.usize(..5)]),
                     1 => Fault::truncate(At::Half),
                     2 => Fault::Close(At::Half),
                     3 => Fault::flip_bit(random.usize(5..500)),
-                    _ => Fault::Reset(moments[random.usize(..4)].clone()),
+                    _ => Fault::Reset(moments[random.usize(..4)]),
                 };
                 Mishap::Fault(server, operation, random.usize(1..8), fault)
             }
@@ -162,7 +162,7 @@ impl Crossing {
             }
             Mishap::Killed(server, operation, moment) => {
                 let proxy = self.proxy(*server);
-                proxy.on(any(operation), ALWAYS, Fault::Hold(moment.clone()));
+                proxy.on(any(operation), ALWAYS, Fault::Hold(*moment));
                 let mut run = Daemon::spawn(command);
                 // The pass may have nothing to do that would bring it there, and ends by itself then.
                 wait_until("the pass is under way", || proxy.held() > 0 || !run.is_running());

@@ -171,14 +171,18 @@ async fn a_large_pack_goes_through_in_pieces_and_from_a_file() {
     let first = far.commit("one");
     let pack = far.pack("HEAD");
     assert!(pack.len() > 5 << 20);
-    let file = far.near.path().join("pack");
-    fs::write(&file, &pack).unwrap();
+    let written = |pack: Vec<u8>, announced: u64| {
+        let (mut writer, body) = pack_channel(announced);
+        thread::spawn(move || writer.write_all(&pack));
+        body
+    };
     let update = RefUpdate { branch: "main", old: None, new: first };
-    let too_long = PackBody::from_file(fs::File::open(&file).unwrap(), pack.len() as u64 + 1);
+    let too_long = written(pack.clone(), pack.len() as u64 + 1);
     let error = far.push.push(PROJECT, &update, too_long).await.unwrap_err();
     assert!(matches!(&error, PushError::During { all_sent: false, source: WireError::Request(RequestError::Unfed) }));
     assert_eq!(far.head(), None);
-    let body = PackBody::from_file(fs::File::open(&file).unwrap(), pack.len() as u64);
+    let announced = pack.len() as u64;
+    let body = written(pack, announced);
     far.push.push(PROJECT, &update, body).await.unwrap();
     assert_eq!(far.head(), Some(first));
 }

@@ -4,8 +4,7 @@
 //! followed, and nothing is tried again.
 
 use std::convert::Infallible;
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +16,6 @@ use hyper::body::{Body, Frame, SizeHint};
 use reqwest::Response;
 use reqwest::header::{AUTHORIZATION, HeaderMap};
 use tokio::sync::mpsc;
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use url::Url;
 
@@ -161,29 +159,6 @@ pub struct UploadWriter {
 pub fn channel(bytes: u64) -> (UploadWriter, UploadBody) {
     let (sender, receiver) = mpsc::channel(WAITING_PIECES);
     (UploadWriter { pieces: sender, left: bytes }, UploadBody { pieces: receiver, bytes })
-}
-
-impl UploadBody {
-    /// The first `bytes` of the file, from its current position. To be called within the runtime.
-    pub fn from_file(file: File, bytes: u64) -> Self {
-        let (mut writer, body) = channel(bytes);
-        spawn_blocking(move || {
-            let mut buffer = vec![0; PIECE_BYTES];
-            let mut file = file.take(bytes);
-            // A file that is too short or cannot be read breaks the request off.
-            while let Ok(read @ 1..) = file.read(&mut buffer) {
-                if writer.write_all(&buffer[..read]).is_err() {
-                    return;
-                }
-            }
-        });
-        body
-    }
-
-    /// How many bytes there will be.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
 }
 
 impl Write for UploadWriter {

@@ -15,13 +15,14 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Body as _, Frame, SizeHint};
 use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::{Response, StatusCode};
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::runtime::Handle;
 use tokio_util::io::ReaderStream;
 
-use super::State;
+use super::{GitOperation, State};
 use crate::http::{Body, BoxError, full};
 use crate::program::{git, run};
 
@@ -49,8 +50,9 @@ pub(super) fn locate() -> Result<PathBuf> {
 /// The request as CGI variables. Anything not listed here does not reach Git.
 pub(super) fn cgi_environment(
     state: &State,
-    head: &hyper::http::request::Parts,
+    head: &Parts,
     path: &str,
+    operation: GitOperation,
     protocol_v2: bool,
 ) -> Vec<(String, String)> {
     let header =
@@ -67,7 +69,8 @@ pub(super) fn cgi_environment(
     ];
     let optional = [
         ("CONTENT_TYPE", header(CONTENT_TYPE)),
-        ("CONTENT_LENGTH", header(CONTENT_LENGTH)),
+        // With a length, `git http-backend` waits for a push's missing bytes for ever, and never tells Git of the end.
+        ("CONTENT_LENGTH", header(CONTENT_LENGTH).filter(|_| operation != GitOperation::ReceivePack)),
         ("HTTP_CONTENT_ENCODING", header(CONTENT_ENCODING)),
         ("GIT_PROTOCOL", header(HeaderName::from_static("git-protocol")).filter(|_| protocol_v2)),
     ];
