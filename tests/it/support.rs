@@ -96,13 +96,6 @@ pub fn program(world: &World, arguments: &[&str]) -> Command {
     command
 }
 
-/// The consumer with these arguments in this world, not yet started.
-pub fn consumer(world: &World, arguments: &[&str]) -> Command {
-    let mut command = world.consumer_command(env!("CARGO_BIN_EXE_git-partition-sync-consumer"));
-    command.args(arguments);
-    command
-}
-
 /// Runs the program to its end.
 #[track_caller]
 pub fn run(world: &World, arguments: &[&str]) -> Run {
