@@ -38,7 +38,8 @@ fn archives_of_every_shape_hold_the_whole_history() -> Result<()> {
             assert_eq!((count(".pack"), count(".idx")), (expected, expected), "{packs:?}: {listed:?}");
             let loose = listed.iter().filter(|name| name.len() == ".git/objects/12/".len() + 38).count();
             assert_eq!(loose > 0, matches!(packs, Packs::Loose | Packs::Mixed), "{packs:?}: {listed:?}");
-            assert_eq!(&listed[..3], [".git/", ".git/objects/", ".git/objects/pack/"].map(str::to_owned).as_slice());
+            let folders = listed.iter().take_while(|name| name.ends_with('/')).count();
+            assert!(listed[folders..].iter().all(|name| !name.ends_with('/')), "{packs:?}: {listed:?}");
 
             judge::unpack(&file, content.path())?;
             judge::git_fsck(content.path())?;

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
@@ -10,7 +9,7 @@ use testbed::fault::{ALWAYS, Fault, Moment, Proxy};
 use testbed::git::{GitFault, GitOperation, GitOptions, GitServer, Protection, words};
 use testbed::repo::Repo;
 
-use crate::{fails, git, run};
+use crate::{fails, git, processes_with, run, wait_until};
 
 /// A far GitLab with a group `g`, and a local repository.
 struct Far {
@@ -310,41 +309,61 @@ fn a_push_whose_connection_breaks_leaves_nothing() -> Result<()> {
     Ok(())
 }
 
-/// A client that stops in the middle: Git hears of it, and cleans up.
+/// A push of the local `main` as it goes over the wire.
+fn request(far: &Far) -> Result<Vec<u8>> {
+    let head = far.local.git(&["rev-parse", "main"])?;
+    let line = format!("{} {head} refs/heads/main\0 report-status\n", "0".repeat(40));
+    let names = far.local.git(&["rev-list", "--objects", "--no-object-names", "main"])?;
+    let names: Vec<String> = names.lines().map(str::to_owned).collect();
+    let pack = far.local.pack_of(&names, true)?;
+    Ok([format!("{:04x}{line}0000", line.len() + 4).as_bytes(), &pack].concat())
+}
+
+/// curl that sends a request.
+fn send(far: &Far, request: &[u8]) -> Result<Command> {
+    let file = far.folder.path().join("request");
+    std::fs::write(&file, request)?;
+    let mut curl = Command::new("curl");
+    curl.args(["-s", "-H", "Expect:", "-u"])
+        .arg(format!("{}:{}", far.server.user(), far.server.password()))
+        .args(["-H", "Content-Type: application/x-git-receive-pack-request", "--data-binary"])
+        .arg(format!("@{}", file.display()))
+        .arg(format!("{}/git-receive-pack", far.server.clone_url("g/p")));
+    Ok(curl)
+}
+
 #[test]
 fn a_client_that_goes_away_leaves_nothing() -> Result<()> {
     let far = Far::start(GitOptions::default())?;
     with_large_main(&far)?;
-    let project = far.server.repo("g/p")?;
-    let mut body =
-        format!("{} {} refs/heads/main\0 report-status\n", "0".repeat(40), far.local.git(&["rev-parse", "main"])?);
-    body = format!("{:04x}{body}0000", body.len() + 4);
-    let names: Vec<String> =
-        far.local.git(&["rev-list", "--objects", "--no-object-names", "main"])?.lines().map(str::to_owned).collect();
-    let request = [body.as_bytes(), &far.local.pack_of(&names, true)?].concat();
-    let file = far.folder.path().join("request");
-    std::fs::write(&file, &request)?;
-    let mut slow = Command::new("curl")
-        .args(["-s", "-o", "/dev/null", "--limit-rate", "1m", "-H", "Expect:", "-u"])
-        .arg(format!("{}:{}", far.server.user(), far.server.password()))
-        .args(["-H", "Content-Type: application/x-git-receive-pack-request", "--data-binary"])
-        .arg(format!("@{}", file.display()))
-        .arg(format!("{}/git-receive-pack", far.server.clone_url("g/p")))
-        .spawn()?;
+    far.server.repo("g/p")?;
+    let mut slow = send(&far, &request(&far)?)?.args(["--limit-rate", "1m", "-o", "/dev/null"]).spawn()?;
     wait_until(|| Ok(!far.server.quarantined("g/p")?.is_empty()))?;
     slow.kill()?;
     slow.wait()?;
-    wait_until(|| Ok(far.server.quarantined("g/p")?.is_empty()))?;
-    assert_eq!(project.head("main"), None);
+    let root = far.server.root().to_string_lossy().into_owned();
+    wait_until(|| Ok(processes_with(&root)? == 0))?;
+    assert_eq!(far.head("main")?, None);
+    run(&mut far.push(&["-q", "main"]))?;
+    assert_eq!(far.head("main")?, far.local.head("main"));
     Ok(())
 }
 
-fn wait_until(mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !condition()? {
-        ensure!(Instant::now() < deadline, "it did not happen in time");
-        std::thread::sleep(Duration::from_millis(20));
+#[test]
+fn a_push_that_is_ended_properly_leaves_nothing() -> Result<()> {
+    let far = Far::start(GitOptions::default())?;
+    with_large_main(&far)?;
+    far.server.repo("g/p")?;
+    let good = request(&far)?;
+    for bad_from in [good.len() - 20, good.len() / 2] {
+        let padded = [&good[..bad_from], &vec![0; good.len() - bad_from]].concat();
+        let told = run(&mut send(&far, &padded)?)?;
+        assert!(told.contains("unpack ") && !told.contains("unpack ok") && told.contains("unpacker error"), "{told}");
+        assert_eq!(far.head("main")?, None);
     }
+    let told = run(&mut send(&far, &good)?)?;
+    assert!(told.contains("unpack ok") && told.contains("ok refs/heads/main"), "{told}");
+    assert_eq!(far.head("main")?, far.local.head("main"));
     Ok(())
 }
 

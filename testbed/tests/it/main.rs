@@ -12,6 +12,7 @@ mod world;
 
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 
@@ -60,4 +61,20 @@ fn folder_bytes(folder: &Path) -> Result<u64> {
         total += if metadata.is_dir() { folder_bytes(&entry.path())? } else { metadata.len() };
     }
     Ok(total)
+}
+
+/// How many processes have this text in their environment.
+fn processes_with(text: &str) -> Result<usize> {
+    let environments =
+        std::fs::read_dir("/proc")?.filter_map(|entry| std::fs::read(entry.ok()?.path().join("environ")).ok());
+    Ok(environments.filter(|environment| String::from_utf8_lossy(environment).contains(text)).count())
+}
+
+fn wait_until(mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition()? {
+        ensure!(Instant::now() < deadline, "it did not happen in time");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
 }
