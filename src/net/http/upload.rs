@@ -179,11 +179,6 @@ impl UploadBody {
         });
         body
     }
-
-    /// How many bytes there will be.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
 }
 
 impl Write for UploadWriter {
