@@ -82,7 +82,13 @@ const MESSAGES: &[(&str, &[&str])] = &[
     ("bucket", &["the AWS profile names a credential_process", "a login with a browser (SSO)"]),
     (
         "bucket",
-        &["it is a web page", "it has no ETag", "it has a body of another kind", "if it does not know checksums"],
+        &[
+            "it is a web page",
+            "it has no ETag",
+            "it has a body of another kind",
+            "S3 does not say success with that status",
+            "if it does not know checksums",
+        ],
     ),
     ("bucket", &["is not well-formed XML", "the checksum of what S3 stored"]),
     ("reconcile", &["is not in the next listing of the bucket", "lost: "]),
