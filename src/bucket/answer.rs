@@ -10,6 +10,7 @@ use aws_sdk_s3::config::interceptors::InterceptorContext;
 use aws_sdk_s3::config::retry::{ClassifyRetry, RetryAction};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
+use super::client::proxy_in;
 use super::proof::{Unproven, unproven};
 use crate::net::tls;
 use crate::text::{error_chain, remote_text};
@@ -58,11 +59,11 @@ where
             (Some(code), None) => remote_text(code.as_bytes()),
             (None, _) => not_from_s3(refused.raw().status().as_u16()),
         },
-        SdkError::TimeoutError(_) => "no answer in time".to_owned(),
+        SdkError::TimeoutError(_) => no_answer(error),
         SdkError::DispatchFailure(_) if let Some(lacking) = credentials_error(error) => {
             format!("could not load the AWS credentials: {}", why_no_credentials(lacking))
         }
-        SdkError::DispatchFailure(failure) if failure.is_timeout() => "no answer in time".to_owned(),
+        SdkError::DispatchFailure(failure) if failure.is_timeout() => no_answer(error),
         SdkError::DispatchFailure(failure) => {
             // The SDK's own first words are only that the request could not be dispatched.
             let cause = failure.as_connector_error().and_then(|error| error.source());
@@ -74,6 +75,13 @@ where
         }
         SdkError::ResponseError(_) => format!("the connection broke off: {}", error_chain(error)),
         _ => error_chain(error),
+    }
+}
+
+fn no_answer(error: &(dyn Error + 'static)) -> String {
+    match proxy_in(error) {
+        Some(proxy) => format!("no answer in time, through the proxy {proxy}"),
+        None => "no answer in time".to_owned(),
     }
 }
 

@@ -95,7 +95,13 @@ const MESSAGES: &[(&str, &[&str])] = &[
     ("config", &["holds a space, a line end or another character", "is blank"]),
     (
         "bucket",
-        &["no answer in time", "the connection failed: ", "is not S3's", "the answer ended before it was complete"],
+        &[
+            "no answer in time",
+            ", through the proxy ",
+            "the connection failed: ",
+            "is not S3's",
+            "the answer ended before it was complete",
+        ],
     ),
     (
         "bucket",
