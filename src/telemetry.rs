@@ -20,10 +20,12 @@ pub enum LogFormat {
 
 /// Starts logging at `RUST_LOG`'s levels or `info`, above what is drawn on the board. A second call changes nothing.
 pub fn start(format: LogFormat, board: Board) {
-    // The AWS SDK warns about every source that has no region or credentials; our error says enough.
+    // The AWS SDK warns about every source that has no region or credentials, and prints an error that ours replaces; ours
+    // says enough.
     let directives = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|directives| !directives.is_empty());
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
-    let filter = filter.parse_lossy(directives.as_deref().unwrap_or("info,aws_config=error"));
+    let filter =
+        filter.parse_lossy(directives.as_deref().unwrap_or("info,aws_config=error,aws_smithy_runtime_api=off"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(board);
     let started = match format {
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).try_init(),

@@ -90,9 +90,16 @@ pub(super) fn credentials_error<'a>(error: &'a (dyn Error + 'static)) -> Option<
     error.downcast_ref().or_else(|| error.source().and_then(credentials_error))
 }
 
-/// The SDK names a feature of its own source code.
+/// The SDK names a feature of its own source code, and a status without its server.
 fn why_no_credentials(error: &CredentialsError) -> String {
     let chain = error_chain(error);
+    if let Some((_, status)) = chain.split_once("Non-success status from HTTP credential provider: StatusCode(") {
+        let status: String = status.chars().take_while(char::is_ascii_digit).collect();
+        return format!(
+            "the server for a container's credentials answered {status}: check the role of the pod or the task, and \
+             AWS_CONTAINER_CREDENTIALS_FULL_URI or AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"
+        );
+    }
     match chain.split_once("cargo feature(s) enabled: ") {
         Some((_, feature)) if feature.starts_with("credentials-process") => {
             "the AWS profile names a credential_process, and this program starts no other program: give the profile access \

@@ -7,6 +7,7 @@ mod browser;
 mod bucket;
 mod check;
 mod connectivity;
+mod credentials;
 mod daemon;
 mod docs;
 mod dry_run;
