@@ -30,6 +30,7 @@ use crate::artifact::encrypt::Identities;
 use crate::bucket::Foreign;
 use crate::config;
 use crate::descriptors::{Concurrency, SERVER_DESCRIPTORS};
+use crate::git::heads::FarSide;
 use crate::git::push::PushServer;
 use crate::model::key::HeldObject;
 use crate::model::program::Program;
@@ -44,8 +45,6 @@ use crate::workdir::kept_refusals;
 
 /// What one pass observed.
 struct Observed {
-    git: PushServer,
-    identities: Arc<Identities>,
     held: Vec<HeldObject>,
     foreign: usize,
 }
@@ -127,8 +126,12 @@ impl Deliverer {
         stop: &CancellationToken,
     ) -> Result<(DeliveryPlan, usize), PassError> {
         let (pass, begun) = (self.status.pass_begins(trigger), Instant::now());
-        let previewed = self.observe_and_plan(pass, trigger, stop).await;
-        let previewed = previewed.map(|(observed, plan)| (plan, observed.foreign));
+        let previewed = async {
+            let git = self.clients.reader()?;
+            let (observed, plan) = self.observe_and_plan(FarSide::ReadOnly(&git), pass, trigger, stop).await?;
+            Ok((plan, observed.foreign))
+        };
+        let previewed: Result<_, PassError> = previewed.await;
         let report =
             previewed.as_ref().map(|(plan, foreign)| DeliveryReport::new(plan, &[], *foreign, begun.elapsed()));
         self.pass_ends(pass, report.as_ref().map_err(|error| *error));
@@ -195,13 +198,13 @@ impl Deliverer {
     ) -> Result<DeliveryReport, PassError> {
         let begun = Instant::now();
         courier.spool.restore()?;
-        let (observed, mut plan) = self.observe_and_plan(pass, trigger, stop).await?;
+        let (git, identities) = (self.clients.git()?, Arc::new(self.clients.identities()?));
+        let (observed, mut plan) = self.observe_and_plan(FarSide::ForPush(&git), pass, trigger, stop).await?;
         self.refusals.lock().keep_only(&observed.held);
         log::blocked(&plan);
         let deliveries = std::mem::take(&mut plan.deliveries);
         let mut report = DeliveryReport::new(&plan, &[], observed.foreign, begun.elapsed());
-        let Observed { git, identities, .. } = observed;
-        drop(plan);
+        drop((observed, plan));
         let workers = Workers { concurrency: self.concurrency.sync, slots: &self.slots, all_begun };
         let (outcomes, failures) = (RefCell::new(vec![]), log::Failures::default());
         work_off(
@@ -265,13 +268,18 @@ impl Deliverer {
     /// Lists the bucket, asks where the far branches are, and plans.
     async fn observe_and_plan(
         &self,
+        side: FarSide<'_>,
         pass: PassId,
         trigger: Trigger,
         stop: &CancellationToken,
     ) -> Result<(Observed, DeliveryPlan), PassError> {
         self.busy.observing();
+        let requested = trigger == Trigger::Signal;
+        if requested {
+            // Somebody who asks for a pass may know of a change over there.
+            self.far.clear();
+        }
         let observing = async {
-            let (git, identities) = (self.clients.git()?, Arc::new(self.clients.identities()?));
             let mut listing = self.clients.bucket.list().await?;
             self.settings.share.keep_own(&mut listing.held, |object| &object.name.destination);
             if !self.settings.share.is_first() {
@@ -280,15 +288,12 @@ impl Deliverer {
             }
             log::foreign(&listing.foreign, &self.foreign_seen);
             let foreign = listing.foreign.count;
-            let far = self.far_heads(&git, &candidates(&listing.held)).await?;
-            Ok::<_, PassError>((Observed { git, identities, held: listing.held, foreign }, far))
+            let far = self.far_heads(side, &candidates(&listing.held)).await?;
+            Ok::<_, PassError>((Observed { held: listing.held, foreign }, far))
         };
         let (observed, far) = stop.run_until_cancelled(observing).await.ok_or(PassError::Stopped)??;
-        let policy = DeliveryPolicy {
-            on_rewrite: self.settings.on_rewrite,
-            now: SystemTime::now(),
-            ask_again: trigger == Trigger::Signal,
-        };
+        let policy =
+            DeliveryPolicy { on_rewrite: self.settings.on_rewrite, now: SystemTime::now(), ask_again: requested };
         let plan = plan_deliveries(&candidates(&observed.held), &far, &self.refusals.lock(), policy);
         let plan = self.busy.without(plan);
         self.planned(pass, &observed, &plan);

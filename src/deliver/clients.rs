@@ -8,6 +8,8 @@ use crate::bucket::Bucket;
 use crate::config;
 use crate::git::account::Account;
 use crate::git::push::PushServer;
+use crate::git::wire::GitServer;
+use crate::net::http;
 use crate::net::http::upload::Uploads;
 use crate::net::tls::TrustRoots;
 
@@ -15,6 +17,7 @@ use crate::net::tls::TrustRoots;
 pub struct Clients {
     pub(crate) bucket: Bucket,
     pub(crate) gitlab: Account,
+    http: reqwest::Client,
     uploads: Uploads,
     settings: config::Consume,
 }
@@ -33,6 +36,7 @@ impl Clients {
         Ok(Self {
             bucket: Bucket::connect(&settings.s3, settings.timeouts, roots).await?,
             gitlab: Account::new(base_url, username, token, probe_concurrency),
+            http: http::client(roots, settings.timeouts, probe_concurrency.get())?,
             uploads: Uploads::new(roots, settings.timeouts, probe_concurrency.get())?,
             settings: settings.clone(),
         })
@@ -41,6 +45,11 @@ impl Clients {
     /// The far GitLab, with the login of now.
     pub(crate) fn git(&self) -> Result<PushServer, PassError> {
         self.gitlab.push_server(self.uploads.clone()).map_err(PassError::Secret)
+    }
+
+    /// The far GitLab for reading alone, with the login of now.
+    pub(super) fn reader(&self) -> Result<GitServer, PassError> {
+        self.gitlab.server(&self.http).map_err(PassError::Secret)
     }
 
     /// The identities of now.

@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::{Deliverer, PassError};
-use crate::git::heads;
-use crate::git::push::PushServer;
+use crate::git::heads::{self, FarSide};
 use crate::model::key::{CommitId, Destination};
 use crate::model::target::FarHead;
 use crate::plan::delivery::Candidate;
@@ -28,6 +27,11 @@ impl KnownHeads {
 
     pub(super) fn forget(&self, destination: &Destination) {
         self.0.lock().remove(destination);
+    }
+
+    /// Forgets where all of them were.
+    pub(super) fn clear(&self) {
+        self.0.lock().clear();
     }
 
     /// Whether the branch was seen at this commit lately.
@@ -51,7 +55,7 @@ impl Deliverer {
     /// Where the candidates' branches are. A branch that was seen at its object's commit lately is not asked for.
     pub(super) async fn far_heads(
         &self,
-        git: &PushServer,
+        side: FarSide<'_>,
         candidates: &[Candidate<'_>],
     ) -> Result<BTreeMap<Destination, FarHead>, PassError> {
         self.far.keep_only(candidates);
@@ -59,7 +63,7 @@ impl Deliverer {
         let (known, unknown): (Vec<_>, Vec<_>) =
             usable.partition(|(destination, commit)| self.far.is_at(destination, *commit));
         let unknown = unknown.into_iter().map(|(destination, _)| destination).collect();
-        let mut far = heads::far_heads(git, &unknown, self.clients.gitlab.probes(self.status.pulse())).await?;
+        let mut far = heads::far_heads(side, &unknown, self.clients.gitlab.probes(self.status.pulse())).await?;
         for (destination, head) in &far {
             if let FarHead::At(commit) = head {
                 self.far.saw(destination, *commit);

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use super::PassError;
 use crate::bucket::Foreign;
 use crate::model::key::Destination;
+use crate::model::program::Program;
 use crate::plan::delivery::report::{DeliveryOutcome, DeliveryReport};
 use crate::plan::delivery::{DeliveryPlan, Undeliverable};
 use crate::plan::outcome::Failure;
@@ -26,18 +27,18 @@ pub(super) fn blocked(plan: &DeliveryPlan) {
         alike.entry(blocked.obstacle.to_string()).or_default().push(blocked);
     }
     for (reason, alike) in alike {
-        let reason = printable(&reason);
+        let (reason, advice) = (printable(&reason), alike[0].obstacle.cause().advice(Program::Consumer));
         if alike.len() <= NAMED {
             for blocked in alike {
                 let Destination { group, project, branch } = blocked.destination();
                 let name = printable(&blocked.destination().to_string());
-                tracing::error!(group, project, branch, %reason, "blocked: {name}");
+                tracing::error!(group, project, branch, %reason, advice, "blocked: {name}");
             }
             continue;
         }
         let names: Vec<_> = alike.iter().take(NAMED).map(|it| printable(&it.destination().to_string())).collect();
         let (count, examples) = (alike.len(), names.join(", "));
-        tracing::error!(count, examples, %reason, "blocked: {count} targets for the same reason, such as {examples}");
+        tracing::error!(count, examples, %reason, advice, "blocked: {count} targets for the same reason, such as {examples}");
     }
 }
 
@@ -90,8 +91,9 @@ pub(super) fn outcome(DeliveryOutcome { deliver, result }: &DeliveryOutcome, fai
         Err(Failure::Held { rewrite, error }) => {
             tracing::warn!(group, project, branch, old_commit = %rewrite.from, commit = %rewrite.to, reason = error, "held: {name}");
         }
-        Err(Failure::Failed { error, .. }) if failures.is_named(error) => {
-            tracing::error!(group, project, branch, error, "failed: {name}");
+        Err(Failure::Failed { cause, error, .. }) if failures.is_named(error) => {
+            let advice = cause.advice(Program::Consumer);
+            tracing::error!(group, project, branch, error, advice, "failed: {name}");
         }
         Err(Failure::Failed { .. }) => {}
     }

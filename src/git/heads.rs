@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
+use reqwest::StatusCode;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::push::PushServer;
 use super::wire::{GitServer, Tip, WireError};
-use crate::model::key::Destination;
+use crate::model::key::{CommitId, Destination};
 use crate::model::target::{FarHead, FarUnknown, Head, Source, Target, Unknown};
 use crate::net::http::{self, RequestError, Retryable};
 use crate::progress::Pulse;
@@ -211,12 +212,39 @@ pub async fn heads(
     Ok(targets.into_iter().zip(heads).collect())
 }
 
-/// Where the far side's branches are. GitLab makes a missing project at this request, if the user may.
+/// How the far side is asked where its branches are.
+#[derive(Clone, Copy)]
+pub enum FarSide<'a> {
+    /// As a push asks. It tells whether the user may push, and GitLab makes a missing project at this request.
+    ForPush(&'a PushServer),
+    /// As a fetch asks, which changes nothing. A project that cannot be seen counts as one without branches.
+    ReadOnly(&'a GitServer),
+}
+
+impl FarSide<'_> {
+    async fn heads(self, project: &str, branches: &BTreeSet<&str>) -> Result<BTreeMap<String, CommitId>, WireError> {
+        let tips = match self {
+            Self::ForPush(server) => return server.heads_for_push(project, branches).await,
+            Self::ReadOnly(server) => server.ls_refs(project, branches).await,
+        };
+        let commit = |(branch, tip)| match tip {
+            Tip::Commit(commit) => Some((branch, commit)),
+            // A push replaces it.
+            Tip::Tag => None,
+        };
+        match tips {
+            Err(WireError::Request(RequestError::Status { status: StatusCode::NOT_FOUND, .. })) => Ok(BTreeMap::new()),
+            tips => Ok(tips?.into_iter().filter_map(commit).collect()),
+        }
+    }
+}
+
+/// Where the far side's branches are.
 ///
 /// # Errors
 /// [`LoginRefused`]: nothing is known of any destination.
 pub async fn far_heads(
-    server: &PushServer,
+    far: FarSide<'_>,
     destinations: &BTreeSet<&Destination>,
     probes: Probes<'_>,
 ) -> Result<BTreeMap<Destination, FarHead>, LoginRefused> {
@@ -225,7 +253,7 @@ pub async fn far_heads(
     for (destination, path) in &paths {
         wanted.entry(path).or_default().insert(&destination.branch);
     }
-    let ask = async |project: &str, branches: &BTreeSet<&str>| server.heads_for_push(project, branches).await;
+    let ask = async |project: &str, branches: &BTreeSet<&str>| far.heads(project, branches).await;
     let found = ask_for(wanted, "write_repository", ask, probes).await?;
     let found: HashMap<_, _> =
         found.into_iter().map(|(project, found)| (project, found.map_err(far_unknown))).collect();
@@ -323,7 +351,6 @@ fn gcd(a: usize, b: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use reqwest::StatusCode;
 
     /// What probes learn from these answers, which came one after the other.
     fn learnt(experience: &Experience, learn: impl FnOnce(&Probing<'_>)) -> (bool, bool) {

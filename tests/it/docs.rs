@@ -87,14 +87,26 @@ const MESSAGES: &[(&str, &[&str])] = &[
     ("bucket", &["the AWS profile names a credential_process", "a login with a browser (SSO)"]),
     (
         "bucket",
-        &["it is a web page", "it has no ETag", "it has a body of another kind", "if it does not know checksums"],
+        &[
+            "it is a web page",
+            "it has no ETag",
+            "it has a body of another kind",
+            "S3 does not say success with that status",
+            "if it does not know checksums",
+        ],
     ),
     ("bucket", &["is not well-formed XML", "the checksum of what S3 stored"]),
     ("reconcile", &["is not in the next listing of the bucket", "lost: "]),
     ("config", &["holds a space, a line end or another character", "is blank"]),
     (
         "bucket",
-        &["no answer in time", "the connection failed: ", "is not S3's", "the answer ended before it was complete"],
+        &[
+            "no answer in time",
+            ", through the proxy ",
+            "the connection failed: ",
+            "is not S3's",
+            "the answer ended before it was complete",
+        ],
     ),
     (
         "bucket",

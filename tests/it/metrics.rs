@@ -197,7 +197,7 @@ fn a_label_in_the_settings_cannot_break_the_format() {
 }
 
 /// The name is what dashboards ask for, so it stays.
-const KNOWN_COMPLAINT: &str =
+pub const KNOWN_COMPLAINT: &str =
     "qontract_reconcile_execution_counter_total metric name should not include type 'counter'";
 
 #[test]
@@ -214,7 +214,7 @@ pub fn promtool() -> PathBuf {
 
 /// What `promtool check metrics` says of this. A text that it cannot read at all is a complaint too.
 #[track_caller]
-fn complaints(metrics: &str) -> Vec<String> {
+pub fn complaints(metrics: &str) -> Vec<String> {
     let mut promtool = Command::new(promtool())
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
