@@ -133,6 +133,20 @@ fn after_a_restart_each_project_is_asked_once_and_nothing_is_downloaded() {
     assert_eq!(operations(&world.s3().requests()), ["ListObjectsV2"]);
 }
 
+/// They bring the same objects, and Git on the far side stores one push at a time.
+#[test]
+fn many_branches_of_one_project_arrive_in_one_pass() {
+    let (world, source, head) = waiting();
+    let branches = ["a", "b", "c", "d", "e", "f", "g"];
+    for branch in branches {
+        world.put_head(&source, "main", "far/app", branch, Naming::Zip).unwrap();
+    }
+    deliver(&world).succeeded().logged("delivered=8");
+    for branch in branches {
+        assert_arrived(&world, "far/app", branch, &head);
+    }
+}
+
 #[test]
 fn a_dry_run_says_what_it_would_do_and_does_nothing() {
     let (world, source, head) = waiting();
@@ -148,7 +162,7 @@ fn a_dry_run_says_what_it_would_do_and_does_nothing() {
         assert!(json.contains("\"app\"") && json.contains(&head), "{json}");
         assert_eq!(count(&world.s3().requests(), "GetObject"), 0);
         assert_eq!(count(&world.destination.requests(), "receive-pack"), 0);
-        assert_eq!(world.destination.created(), ["far/app"], "GitLab makes a project that is asked about");
+        assert_eq!(world.destination.created(), [""; 0], "not even the project is made");
         assert_eq!(files_below(&world.consumer_workdir()), [""; 0].map(std::path::PathBuf::from));
         // Then with a branch that is behind.
         let far = world.destination.repo("far/app").unwrap();

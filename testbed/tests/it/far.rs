@@ -200,7 +200,17 @@ fn push_rules_speak_for_themselves() -> Result<()> {
     assert_declined(&mut far.push(&["main"]), rule)?;
     assert_eq!(far.head("main")?, None);
     far.server.decline("g/p", None);
-    run(&mut far.push(&["-q", "main"]))?;
+    // A hook of the project's own sees the same changes.
+    let hooks = far.server.repo_path("g/p").join("hooks");
+    std::fs::create_dir_all(&hooks)?;
+    std::os::unix::fs::symlink("/bin/cat", hooks.join("pre-receive"))?;
+    let output = far.push(&["main"]).output()?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    let head = far.local.git(&["rev-parse", "main"])?;
+    assert!(
+        output.status.success() && told.contains(&format!("remote: {} {head} refs/heads/main", "0".repeat(40))),
+        "{told}"
+    );
     Ok(())
 }
 
