@@ -236,3 +236,30 @@ fn a_consumer_killed_after_its_push_was_taken_does_not_push_again() {
     deliver(&world).succeeded().logged("unchanged=1");
     assert_eq!(pushes(&world, "far/app").len(), 1);
 }
+
+/// As after a rename: GitLab leads to the new place, for the question and for the push.
+#[test]
+fn a_renamed_project_is_followed() {
+    let (world, source, head) = waiting();
+    world.destination.repo("far/renamed").unwrap();
+    world.destination.fault("far/app", GitFault::Redirect("far/renamed".to_owned()));
+    deliver(&world).succeeded();
+    assert_arrived(&world, "far/renamed", "main", &head);
+    let next = source.commits("main", 1).unwrap();
+    put(&world, "near/app", "far/app");
+    deliver(&world).succeeded();
+    assert_arrived(&world, "far/renamed", "main", &next);
+    assert_eq!(world.destination.created(), [""; 0]);
+}
+
+/// The producer has replaced an object between the listing and the download.
+#[test]
+fn an_object_that_is_gone_meanwhile_is_not_remembered() {
+    let (world, _, head) = waiting();
+    let (far, s3) = proxies(&world);
+    s3.on(|seen| seen.operation() == "GetObject", 1, Fault::s3_error(404, "NoSuchKey"));
+    let run = deliver_through(&world, &far, &s3).failed();
+    assert_eq!(run.lines_with("far/app@main").len(), 1, "{}", run.log);
+    deliver_through(&world, &far, &s3).succeeded();
+    assert_arrived(&world, "far/app", "main", &head);
+}

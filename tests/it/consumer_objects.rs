@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use testbed::archive::{self, GoLayout, Naming, Packs};
 use testbed::judge;
 use testbed::mutate::mutated;
+use testbed::repo::Repo;
 use testbed::world::World;
 
 use crate::support::{
@@ -307,4 +308,37 @@ fn odd_names_arrive_under_exactly_these_names() {
         deliver(&world).succeeded();
         assert_arrived(&world, &destination, branch, &head);
     }
+}
+
+#[test]
+fn odd_histories_arrive_if_gitlab_takes_them() {
+    let world = World::start().unwrap();
+    world.destination.group("far").unwrap();
+    let source = Repo::odd(world.source.repo_path("near/odd")).unwrap();
+    for branch in ["main", "wörk/分支"] {
+        world.put_head(&source, branch, "far/odd", branch, Naming::Zip).unwrap();
+        deliver(&world).succeeded();
+        assert_arrived(&world, "far/odd", branch, &source.head(branch).unwrap());
+        // A commit that brings no new tree.
+        let no_files: [(&str, &str); 0] = [];
+        source.commit(branch, &no_files, "Nothing new").unwrap();
+        world.put_head(&source, branch, "far/odd", branch, Naming::Tar).unwrap();
+        deliver(&world).succeeded();
+        assert_arrived(&world, "far/odd", branch, &source.head(branch).unwrap());
+    }
+}
+
+#[test]
+fn a_branch_among_very_many_others_is_found() {
+    let (world, source, head) = waiting();
+    let far = world.destination.repo("far/app").unwrap();
+    far.git(&["fetch", "-q", &source.path().to_string_lossy(), "main:refs/heads/main"]).unwrap();
+    let others: String = (0..30_000).map(|n| format!("{head} refs/heads/many/{n:05}\n")).collect();
+    std::fs::write(far.path().join("packed-refs"), format!("# pack-refs with: peeled fully-peeled sorted \n{others}"))
+        .unwrap();
+    deliver(&world).succeeded().logged("unchanged=1");
+    source.commits("main", 1).unwrap();
+    let next = put(&world, "near/app", "far/app");
+    deliver(&world).succeeded();
+    assert_eq!(world.far_head("far/app", "main"), Some(next));
 }
