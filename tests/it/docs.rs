@@ -39,6 +39,21 @@ const MESSAGES: &[(&str, &[&str])] = &[
     ("config", &["the value of a switch follows an equals sign"]),
     ("git", &["points to a tag, not to a commit"]),
     ("net", &["(it says: "]),
+    ("net", &["what was to be sent ended too early", "an upload cannot be sent a second time"]),
+    (
+        "git",
+        &[
+            "the Git server refuses the push: ",
+            "the branch is gone meanwhile",
+            "does not report what became of the branch",
+            "the Git server does not report whether it takes a push",
+            "the push broke off before everything was sent",
+            "the push was sent, but no report of it came back",
+            "is not a valid name of a branch",
+            "cannot pass the pack on",
+            "its repository cannot be read",
+        ],
+    ),
     ("net", &[", through the proxy ", "the server's answer is not TLS", "not the address of a proxy"]),
     ("git", &["GitLab refuses the login, "]),
     (
