@@ -116,7 +116,7 @@ pub(crate) fn write_subset<W: Write>(
 /// Finds what is to be sent, and counts its bytes.
 fn plan(reader: &mut Reader<'_>, new: ObjectId, have: Option<u32>) -> Result<(Marks, Counted), Stop> {
     let marks = match have {
-        None => Marks::everything(reader.objects),
+        None => Marks::everything(reader)?,
         Some(have) => Marks::difference(reader, new, have)?,
     };
     reader.require_lists(marks.most_of_a_pack(reader.objects) * ROW_BYTES)?;
