@@ -1,14 +1,16 @@
-# The program in a small image. Builds with docker (BuildKit or not), podman and buildah:
+# Both programs in a small image, which runs the producer. Builds with docker (BuildKit or not), podman and buildah:
 #   docker build -t git-partition-sync-producer .
 # Base images can be changed: --build-arg RUST_IMAGE=…, --build-arg RUN_IMAGE=…. The run-time base needs only glibc:
-# debian, ubi-minimal and distroless all work. If it has /etc/ssl/certs/ca-certificates.crt, like distroless, the program
-# uses that file and not the bundle in /etc/pki: then mount a volume with your own authorities at /etc/ssl/certs, or name
+# debian, ubi-minimal and distroless all work. If it has /etc/ssl/certs/ca-certificates.crt, like distroless, the programs
+# use that file and not the bundle in /etc/pki: then mount a volume with your own authorities at /etc/ssl/certs, or name
 # it in SSL_CERT_FILE.
+#
+# The consumer, for the far side, is in it too: docker run --entrypoint git-partition-sync-consumer …
 
 ARG RUST_IMAGE=docker.io/library/rust:1.95-slim-bookworm
 ARG RUN_IMAGE=docker.io/library/debian:bookworm-slim
 
-# BuildKit's bill of materials covers this stage as well as the image: the stripped binary names no crate. (Not the next
+# BuildKit's bill of materials covers this stage as well as the image: the stripped binaries name no crate. (Not the next
 # stage, where the scanner would find the lock files of all crates' own tests, too.)
 FROM scratch AS crates
 ARG BUILDKIT_SBOM_SCAN_STAGE=true
@@ -18,7 +20,7 @@ FROM ${RUST_IMAGE} AS build
 WORKDIR /build
 # What docker and buildah call the architecture; without them it is the machine's own. Each is built on its own kind.
 ARG TARGETARCH
-# zlib goes into the binary, or the image would need the library. Paths of this stage stay out of it, so that the same
+# zlib goes into the binaries, or the image would need the library. Paths of this stage stay out of it, so that the same
 # source gives the same bytes wherever it is built.
 ENV LIBZ_SYS_STATIC=1 \
     CARGO_TERM_COLOR=never \
@@ -29,33 +31,34 @@ RUN case "${TARGETARCH:-$(dpkg --print-architecture)}" in \
         *) echo "this stage builds for its own architecture: use a machine, or emulation, of ${TARGETARCH}" >&2; exit 1 ;; \
     esac
 
-# First the dependencies alone, with nothing of the program but its manifests: this layer is built again only when they change.
+# First the dependencies alone, with nothing of the programs but their manifests: this layer is built again only when they change.
 COPY Cargo.toml ./
 COPY --from=crates /Cargo.lock ./
 COPY testbed/Cargo.toml testbed/
 # Tests and benches are not here, so the manifest must not name them either.
 RUN awk '/^\[/ { skip = /^\[\[(test|bench)\]\]/ } !skip' Cargo.toml > manifest && mv manifest Cargo.toml \
-    && mkdir -p src testbed/src \
-    && echo 'fn main() {}' > src/main.rs \
+    && mkdir -p src/bin testbed/src \
+    && echo 'fn main() {}' | tee src/main.rs > src/bin/git-partition-sync-consumer.rs \
     && touch src/lib.rs testbed/src/lib.rs \
-    && cargo build --release --locked --bin git-partition-sync-producer \
+    && cargo build --release --locked --bin git-partition-sync-producer --bin git-partition-sync-consumer \
     && rm -r src
 
 COPY queries queries
 COPY templates templates
 COPY src src
 # Cargo goes by time, and the files copied may be older than what was built of the empty ones.
-RUN touch src/main.rs src/lib.rs \
-    && cargo build --release --locked --bin git-partition-sync-producer
+RUN touch src/main.rs src/bin/git-partition-sync-consumer.rs src/lib.rs \
+    && cargo build --release --locked --bin git-partition-sync-producer --bin git-partition-sync-consumer
 
 # Everything that the image adds to its base, in one tree: the last stage needs no shell then, and neither does its base.
 # - The authorities are where Red Hat's images have them, so that a volume mounted at /etc/pki replaces them.
 # - /queries has the names that the Go program's settings give.
-# - Any user may be set to run the image, so any user may write to /working; what the program keeps there is for its own
+# - Any user may be set to run the image, so any user may write to /working; what the programs keep there is for their own
 #   user only.
 COPY LICENSE ./
 ARG SOURCE_DATE_EPOCH=0
 RUN install -D -m 0755 target/release/git-partition-sync-producer /image/usr/local/bin/git-partition-sync-producer \
+    && install -D -m 0755 target/release/git-partition-sync-consumer /image/usr/local/bin/git-partition-sync-consumer \
     && install -D -m 0644 /etc/ssl/certs/ca-certificates.crt /image/etc/pki/tls/certs/ca-bundle.crt \
     && install -D -m 0644 LICENSE /image/licenses/LICENSE \
     && install -D -m 0644 queries/gitlab_sync.graphql /image/query.graphql \
@@ -68,7 +71,7 @@ FROM ${RUN_IMAGE}
 ARG VERSION=dev
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="git-partition-sync-producer" \
-      org.opencontainers.image.description="Copies GitLab projects, encrypted, into an S3 bucket for a GitLab in an isolated partition" \
+      org.opencontainers.image.description="Copies GitLab projects, encrypted, through an S3 bucket into a GitLab in an isolated partition" \
       org.opencontainers.image.source="https://github.com/app-sre/git-partition-sync-producer" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \

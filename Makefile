@@ -28,8 +28,8 @@ soak: ## Run hundreds of passes with random pushes and faults (PASSES=300, SEED=
 audit: ## Check all dependencies for licences, duplicates, sources and known vulnerabilities (deny.toml)
 	@scripts/audit
 
-build: ## Build the program, optimised, into target/release
-	cargo build --release --locked --bin $(BIN)
+build: ## Build both programs, optimised, into target/release
+	cargo build --release --locked --bin $(BIN) --bin git-partition-sync-consumer
 
 setup: ## Install what tests and demo need, and nothing else
 	@scripts/setup
@@ -46,7 +46,7 @@ diagram: ## Draw gitsync-diagram.png from docs/diagram.dot (needs Graphviz)
 image: ## Build the container image with docker, podman or buildah (IMAGE=name:tag)
 	@scripts/image $(IMAGE)
 
-image-test: ## Build the image without a container engine and run the program from it (root, Debian; takes long)
+image-test: ## Build the image without a container engine and run the programs from it (root, Debian; takes long)
 	@scripts/image-test
 
 clean: ## Remove everything that was built

@@ -1,11 +1,11 @@
-//! Writes the man page and the shell completions, from the program's own list of settings: `make docs`.
+//! Writes man pages and shell completions, from each program's own list of settings: `make docs`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap_complete::{Shell, generate_to};
-use git_partition_sync_producer::config::{EXAMPLES, EXIT_STATUSES, Fallback, NAME, USAGES, command_line, reference};
+use git_partition_sync_producer::config::{Fallback, Manual};
 use roff::{Inline, Roff, bold, italic, roman};
 
 fn main() -> anyhow::Result<()> {
@@ -19,43 +19,48 @@ fn main() -> anyhow::Result<()> {
 /// Writes everything into a folder, which it creates. Returns what was written.
 pub fn write_to(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let page = folder.join(format!("{NAME}.1"));
-    fs::write(&page, man_page()).with_context(|| format!("cannot write {}", page.display()))?;
-    let mut written = vec![page];
-    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-        let script = generate_to(shell, &mut command_line(), NAME, folder)?;
-        let text = fs::read_to_string(&script)?;
-        fs::write(&script, with_one_name(&text))?;
-        written.push(script);
+    let mut written = vec![];
+    for manual in &Manual::ALL {
+        let name = manual.program.name();
+        let page = folder.join(format!("{name}.1"));
+        fs::write(&page, man_page(manual)).with_context(|| format!("cannot write {}", page.display()))?;
+        written.push(page);
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let script = generate_to(shell, &mut manual.command_line(), name, folder)?;
+            let text = fs::read_to_string(&script)?;
+            fs::write(&script, with_one_name(&text, name))?;
+            written.push(script);
+        }
     }
     Ok(written)
 }
 
 /// For bash, clap_complete writes a name with dashes in two ways, so the script finds no flags of a command.
-fn with_one_name(script: &str) -> String {
-    script.replace(&NAME.replace('-', "__subcmd__"), &NAME.replace('-', "__"))
+fn with_one_name(script: &str, name: &str) -> String {
+    script.replace(&name.replace('-', "__subcmd__"), &name.replace('-', "__"))
 }
 
-fn man_page() -> String {
+fn man_page(manual: &Manual) -> String {
     let mut page = Roff::new();
-    let version = format!("{NAME} {}", env!("CARGO_PKG_VERSION"));
-    page.control("TH", [&NAME.to_uppercase(), "1", "", &version]);
+    let name = manual.program.name();
+    let version = format!("{name} {}", env!("CARGO_PKG_VERSION"));
+    page.control("TH", [&name.to_uppercase(), "1", "", &version]);
     section(&mut page, "NAME");
-    page.text([roman(format!("{NAME} - {}", env!("CARGO_PKG_DESCRIPTION")))]);
+    page.text([roman(format!("{name} - {}", manual.description))]);
     section(&mut page, "SYNOPSIS");
-    for (arguments, _) in USAGES {
-        page.text([bold(NAME), roman(format!(" {arguments}"))]).control("br", []);
+    for (arguments, _) in manual.usages {
+        page.text([bold(name), roman(format!(" {arguments}"))]).control("br", []);
     }
     section(&mut page, "COMMANDS");
-    for (arguments, meaning) in USAGES {
-        item(&mut page, [bold(NAME), roman(format!(" {arguments}"))], meaning);
+    for (arguments, meaning) in manual.usages {
+        item(&mut page, [bold(name), roman(format!(" {arguments}"))], meaning);
     }
     section(&mut page, "SETTINGS");
     page.text([roman(
         "A setting is a flag (-name=value or -name value, with one dash or two; a switch alone means true) or an \
          environment variable. The flag wins; an empty variable counts as unset.",
     )]);
-    for group in reference() {
+    for group in manual.sections {
         page.control("SS", [group.title]);
         for setting in group.settings {
             let default = match setting.default {
@@ -69,15 +74,18 @@ fn man_page() -> String {
         }
     }
     section(&mut page, "EXIT STATUS");
-    for (status, meaning) in EXIT_STATUSES {
+    for (status, meaning) in manual.exit_statuses {
         item(&mut page, [bold(status.to_string())], meaning);
     }
     section(&mut page, "EXAMPLES");
-    for (meaning, arguments) in EXAMPLES {
-        item(&mut page, [roman(meaning)], &format!("{NAME} {arguments}"));
+    for (meaning, arguments) in manual.examples {
+        item(&mut page, [roman(*meaning)], &format!("{name} {arguments}"));
     }
     section(&mut page, "SEE ALSO");
-    page.text([bold("age"), roman("(1), "), bold("git"), roman("(1)")]);
+    let others = Manual::ALL.iter().map(|other| other.program.name()).filter(|other| *other != name);
+    for other in ["age", "git"].into_iter().chain(others) {
+        page.text([bold(other), roman("(1)")]);
+    }
     page.render()
 }
 

@@ -1,7 +1,7 @@
-//! `make image-test`: runs an image's program from the image's root file system against real servers.
+//! `make image-test`: runs an image's programs from the image's root file system against real servers.
 //!
-//! Its arguments are a command that enters the root file system and starts the program there. The program's settings
-//! are in the environment, and its arguments follow at the end. `WORKDIR` is `/working` in there.
+//! Its arguments are a command that enters the root file system; the program to start there follows, and its arguments. The
+//! programs' settings are in the environment. `WORKDIR` is `/working` in there.
 
 use std::process::{Command, Output};
 
@@ -10,20 +10,24 @@ use testbed::judge;
 use testbed::world::World;
 
 const PROJECTS: usize = 5;
+const PRODUCER: &str = "/usr/local/bin/git-partition-sync-producer";
+const CONSUMER: &str = "/usr/local/bin/git-partition-sync-consumer";
 
 fn main() -> Result<()> {
     let enter: Vec<String> = std::env::args().skip(1).collect();
-    let (program, arguments) = enter.split_first().context("missing: the command that starts the program")?;
-    let world = World::builder().setting("WORKDIR", "/working").start()?;
+    let (enter, arguments) = enter.split_first().context("missing: the command that enters the root file system")?;
+    let world = World::builder().setting("WORKDIR", "/working").consumer_setting("WORKDIR", "/working").start()?;
     for number in 0..PROJECTS {
         world.project(&format!("near/p{number}"))?;
         world.sync(&format!("near/p{number}"), "main", &format!("far/p{number}"), "main")?;
     }
-    let run = |further: &[&str]| -> Result<Output> {
-        let mut command = Command::new(program);
-        command.args(arguments).args(further).env_clear().envs(world.env());
+    let run_with = |environment: Vec<(String, String)>, program: &str, further: &[&str]| -> Result<Output> {
+        let mut command = Command::new(enter);
+        command.args(arguments).arg(program).args(further).env_clear().envs(environment);
         command.output().with_context(|| format!("starting {program}"))
     };
+    let run = |further: &[&str]| run_with(world.env(), PRODUCER, further);
+    let deliver = |further: &[&str]| run_with(world.consumer_env(), CONSUMER, further);
 
     let preview = said(run(&["-dry-run=true", "-run-once=true"])?)?;
     ensure!(preview.contains(&format!("{PROJECTS} to publish")), "the dry run planned something else:\n{preview}");
@@ -34,6 +38,17 @@ fn main() -> Result<()> {
     ensure!(keys.len() == PROJECTS, "{} objects instead of {PROJECTS}", keys.len());
     for key in &keys {
         judge::git_fsck(&world.unpack(key)?)?;
+    }
+
+    said(deliver(&["-dry-run=true", "-run-once=true"])?)?;
+    said(deliver(&["check"])?)?;
+    let far_head = |number: usize| world.far_head(&format!("far/p{number}"), "main");
+    ensure!((0..PROJECTS).all(|number| far_head(number).is_none()), "a dry run or a check pushed something");
+    said(deliver(&["-run-once"])?)?;
+    for number in 0..PROJECTS {
+        let head = world.source.repo(&format!("near/p{number}"))?.head("main");
+        ensure!(far_head(number) == head, "far/p{number} is not at {head:?}");
+        judge::git_fsck(&world.destination.repo_path(&format!("far/p{number}")))?;
     }
     let delivered = world.consumer()?.pass()?;
     ensure!(delivered.len() == PROJECTS, "{} projects reached the far side instead of {PROJECTS}", delivered.len());

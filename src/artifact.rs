@@ -5,4 +5,8 @@ pub mod encrypt;
 pub(crate) mod error;
 pub(crate) mod open;
 pub(crate) mod references;
+pub(crate) mod stream;
 mod unpack;
+mod walk;
+
+pub(crate) use self::walk::Limits;

@@ -4,6 +4,7 @@ mod abandoned;
 mod answer;
 mod client;
 mod credentials;
+mod download;
 mod error;
 mod list;
 mod parts;
@@ -21,7 +22,6 @@ use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::ProvideErrorMetadata;
-use aws_sdk_s3::primitives::ByteStream;
 use tokio::sync::Semaphore;
 use url::Url;
 
@@ -119,13 +119,6 @@ impl Bucket {
             Err(error) if error.code() == Some("NoSuchKey") => Ok(()),
             other => other.map(drop).map_err(failed("delete an object")),
         }
-    }
-
-    /// An object's content.
-    pub async fn download(&self, key: &str) -> Result<ByteStream, BucketError> {
-        let object =
-            self.client.get_object().bucket(&self.name).key(key).send().await.map_err(failed("read an object"))?;
-        Ok(object.body)
     }
 
     /// The two ends of an upload of about `expected_bytes`: a writer for a blocking thread, and the parts for [`Self::upload`].

@@ -1,29 +1,38 @@
-//! What people run: the daemon, `check`, `list`, `restore`.
+//! What people run: the daemons, `check`, `list`, `restore`.
 
 mod check;
+mod consumer;
 mod list;
 mod restore;
 mod run;
 mod show;
 mod signals;
+mod start;
 
 use std::io::{ErrorKind, Write};
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::config::Command;
+pub use self::start::start;
+use crate::config::{Command, ConsumerCommand};
 use crate::model::key::Destination;
 use crate::net::tls::TrustRoots;
-use crate::terminal::{Board, Scene};
+use crate::progress::ProgressView;
+use crate::status::Status;
+use crate::terminal::{AtWork, Board, Scene};
 use crate::text::{error_chain, objects};
 
-/// Runs one command and returns the exit status.
+/// A PEM bundle to trust, in addition to the system's.
+const SSL_CERT_FILE: &str = "SSL_CERT_FILE";
+/// Another one, for the consumer only: the name that the Go program gives it.
+const INTERNAL_GIT_CA_PATH: &str = "INTERNAL_GIT_CA_PATH";
+
+/// Runs one command of the producer and returns the exit status.
 ///
 /// # Errors
 /// If the settings or the environment are unusable.
 pub async fn run(command: Command, board: &Board) -> anyhow::Result<ExitCode> {
-    let extra = std::env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty());
-    let roots = TrustRoots::load(extra.as_deref().map(Path::new))?;
+    let roots = trust_roots(&[SSL_CERT_FILE])?;
     match command {
         // Boxed, because the compiler limits how deeply futures are nested.
         Command::Run(settings) => Box::pin(run::run(settings, &roots, board)).await,
@@ -31,6 +40,28 @@ pub async fn run(command: Command, board: &Board) -> anyhow::Result<ExitCode> {
         Command::List(settings) => list::command(&settings, &roots, board).await,
         Command::Restore(settings) => restore::command(&settings, &roots, board).await,
     }
+}
+
+/// Runs one command of the consumer and returns the exit status.
+///
+/// # Errors
+/// If the settings or the environment are unusable.
+pub async fn run_consumer(command: ConsumerCommand, board: &Board) -> anyhow::Result<ExitCode> {
+    let roots = trust_roots(&[SSL_CERT_FILE, INTERNAL_GIT_CA_PATH])?;
+    match command {
+        ConsumerCommand::Run(settings) => Box::pin(consumer::run(settings, &roots, board)).await,
+        ConsumerCommand::Check(settings) => check::consumer::command(settings, &roots).await,
+        ConsumerCommand::List(settings) => list::command(&settings, &roots, board).await,
+    }
+}
+
+/// The system's authorities, and those in the files that these variables name.
+fn trust_roots(variables: &[&'static str]) -> anyhow::Result<TrustRoots> {
+    let file = |variable: &&'static str| {
+        let path = std::env::var_os(variable).filter(|path| !path.is_empty())?;
+        Some((*variable, PathBuf::from(path)))
+    };
+    TrustRoots::load(&variables.iter().filter_map(file).collect::<Vec<_>>())
 }
 
 fn failed(error: &(dyn std::error::Error + 'static)) -> ExitCode {
@@ -68,4 +99,17 @@ fn of_destination(destination: &Destination, fields: serde_json::Value) -> serde
 /// Progress of a listing.
 fn listing_scene(seen: usize) -> Scene {
     Scene::new(format!("listing the bucket: {}", objects(seen)))
+}
+
+/// Progress of a pass.
+fn pass_scene(status: &Status) -> Scene {
+    let (actions, running) = status.at_work();
+    let Some((all, done)) = actions else { return Scene::new(format!("reading {}", status.program().observes())) };
+    let done = Some((done as u64, all as u64));
+    let at_work = running.into_iter().map(at_work).collect();
+    Scene { title: "destinations".to_owned(), done, at_work }
+}
+
+fn at_work(ProgressView { destination, stage, bytes, of, bytes_per_second, .. }: ProgressView) -> AtWork {
+    AtWork { name: destination.to_string(), stage: stage.name(), bytes, of, bytes_per_second }
 }

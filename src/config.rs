@@ -3,8 +3,10 @@
 //! Invariant: the environment is read only through the function given to [`parse`], and no message holds a secret.
 
 mod command_line;
+mod consumer;
 mod duration;
 mod help;
+mod manual;
 mod reader;
 mod reference;
 mod settings;
@@ -20,12 +22,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use age::x25519::Recipient;
+use clap::ArgMatches;
 use url::Url;
 
-pub use self::command_line::command_line;
-pub use self::help::{EXAMPLES, EXIT_STATUSES, USAGES};
-use self::reader::{Environment, Reader};
-pub use self::reference::{Fallback, Kind, NAME, Section, Setting, reference};
+pub use self::consumer::{Consume, ConsumerCommand};
+pub use self::manual::{CONSUMER, Manual, PRODUCER, reference};
+use self::reader::{Environment, Reader, Reported};
+pub use self::reference::{Fallback, Kind, Section, Setting};
 use crate::bucket::S3;
 use crate::graphql::QuerySource;
 use crate::model::key::Wanted;
@@ -37,29 +40,26 @@ use crate::telemetry::LogFormat;
 
 /// What to do and how. Everything that needs no request is checked.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct Settings<C = Command> {
     /// What to do.
-    pub command: Command,
+    pub command: C,
     /// `LOG_FORMAT`.
     pub log_format: LogFormat,
     /// `PROGRESS`: show progress on a terminal.
     pub progress: bool,
+    /// Whether the command ends by itself, and does not print line by line.
+    ends: bool,
 }
 
-impl Settings {
+impl<C> Settings<C> {
     /// Whether to show progress: for commands that end and do not print line by line anyway. A log in JSON is for
     /// programs, even on a terminal.
     pub fn shows_progress(&self) -> bool {
-        let ends = match &self.command {
-            Command::Run(run) => run.run_once,
-            Command::List(_) | Command::Restore(_) => true,
-            Command::Check(_) => false,
-        };
-        self.progress && ends && self.log_format == LogFormat::Text
+        self.progress && self.ends && self.log_format == LogFormat::Text
     }
 }
 
-/// What to do.
+/// What the producer is to do.
 #[derive(Debug, Clone)]
 pub enum Command {
     /// Synchronise: the program without a command.
@@ -70,6 +70,16 @@ pub enum Command {
     List(List),
     /// Download, decrypt, unpack and verify.
     Restore(Restore),
+}
+
+impl Command {
+    fn ends(&self) -> bool {
+        match self {
+            Self::Run(run) => run.run_once,
+            Self::List(_) | Self::Restore(_) => true,
+            Self::Check(_) => false,
+        }
+    }
 }
 
 /// All that synchronising needs.
@@ -132,7 +142,7 @@ pub struct Run {
     pub webhook_secret: Option<Secret>,
 }
 
-/// The source GitLab.
+/// A GitLab: the producer's source, or the consumer's destination.
 #[derive(Debug, Clone)]
 pub struct Gitlab {
     /// `GITLAB_BASE_URL`: no credentials, query or fragment; possibly a path, with or without a `/` at its end.
@@ -218,18 +228,40 @@ pub enum Exit {
     Problem(String),
 }
 
-/// Reads a command line, whose first word is the program's name, and the environment. Its only side effect is reading
-/// the files that settings name.
+/// Reads the producer's command line, whose first word is the program's name, and the environment. Its only side effect is
+/// reading the files that settings name.
 ///
 /// # Errors
 /// [`Exit::Problem`] names everything that is missing or wrong; [`Exit::Answer`] is what `-help` or `-version` prints.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>, environment: Environment<'_>) -> Result<Settings, Exit> {
+    parse_for(&PRODUCER, arguments, environment, |reader, matches| reader.command(matches), Command::ends)
+}
+
+/// The same for the consumer.
+///
+/// # Errors
+/// Like [`parse`].
+pub fn parse_consumer(
+    arguments: impl IntoIterator<Item = OsString>,
+    environment: Environment<'_>,
+) -> Result<Settings<ConsumerCommand>, Exit> {
+    let command = |reader: &mut Reader<'_>, matches: &ArgMatches| reader.consumer_command(matches);
+    parse_for(&CONSUMER, arguments, environment, command, ConsumerCommand::ends)
+}
+
+fn parse_for<C>(
+    manual: &Manual,
+    arguments: impl IntoIterator<Item = OsString>,
+    environment: Environment<'_>,
+    command: impl FnOnce(&mut Reader<'_>, &ArgMatches) -> Result<C, Reported>,
+    ends: impl FnOnce(&C) -> bool,
+) -> Result<Settings<C>, Exit> {
     let arguments = command_line::double_dashed(arguments);
-    if let Some(problem) = command_line::value_apart(&arguments) {
-        return Err(Exit::Problem(format!("{problem}\n`{NAME} -help` explains every setting.")));
+    if let Some(problem) = command_line::value_apart(manual, &arguments) {
+        return Err(Exit::Problem(format!("{problem}\n{}", manual.pointer())));
     }
-    let matches = command_line().try_get_matches_from(arguments)?;
-    Reader::read(NAME, &matches, environment, |reader| reader.settings(&matches))
+    let matches = manual.command_line().try_get_matches_from(arguments)?;
+    Reader::read(manual, &matches, environment, |reader| reader.settings(|reader| command(reader, &matches), ends))
 }
 
 impl Exit {

@@ -1,5 +1,6 @@
 //! Git: the wire protocol, branch heads, packs, verification.
 
+pub mod account;
 #[cfg(test)]
 mod agreement;
 #[cfg(test)]
@@ -8,6 +9,7 @@ pub mod heads;
 pub mod lfs;
 mod marks;
 pub mod pack;
+pub mod push;
 mod references;
 pub mod store;
 pub mod verify;

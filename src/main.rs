@@ -1,84 +1,9 @@
-//! The program: settings, logging, runtime, exit status.
+//! The program of the near side: from GitLab into the bucket.
 
-use std::io::Write;
-use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, setrlimit};
-
-use git_partition_sync_producer::config::{self, EXIT_INTERNAL, EXIT_SETTINGS};
-use git_partition_sync_producer::terminal::Board;
-use git_partition_sync_producer::text::{error_chain, remote_text};
-use git_partition_sync_producer::{commands, telemetry};
-
-/// How long threads that are still running are waited for at the end.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
+use git_partition_sync_producer::{commands, config};
 
 fn main() -> ExitCode {
-    std::panic::set_hook(Box::new(report_panic));
-    or_internal_error(run)
-}
-
-/// The exit status of `work`, also if it panics. The hook has said why.
-fn or_internal_error(work: impl FnOnce() -> ExitCode) -> ExitCode {
-    std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or(ExitCode::from(EXIT_INTERNAL))
-}
-
-/// Says what went wrong in one sentence. A backtrace would help nobody: a release has no names for it.
-fn report_panic(panic: &std::panic::PanicHookInfo<'_>) {
-    let what = panic.payload_as_str().map_or_else(String::new, |what| format!(": {}", remote_text(what.as_bytes())));
-    let place = panic.location().map(ToString::to_string).unwrap_or_default();
-    let sentence = format!("internal error at {place}{what}: this is a bug in the program: please report this line");
-    if tracing::dispatcher::has_been_set() {
-        tracing::error!("{sentence}");
-    } else {
-        // Nothing is left to do if standard error is closed.
-        drop(writeln!(std::io::stderr(), "{sentence}"));
-    }
-}
-
-fn run() -> ExitCode {
-    let settings = match config::parse(std::env::args_os(), &|name| std::env::var_os(name)) {
-        Ok(settings) => settings,
-        Err(exit) => return exit.print(),
-    };
-    let board = Board::new(settings.shows_progress());
-    telemetry::start(settings.log_format, board.clone());
-    // Files made here, by whichever library, are for this user only.
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    // Neither secrets nor plaintext belong into a core dump.
-    let no_core_dump = Rlimit { current: Some(0), maximum: Some(0) };
-    if let Err(error) = setrlimit(Resource::Core, no_core_dump) {
-        tracing::debug!(%error, "cannot switch core dumps off");
-    }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return unusable(&anyhow::Error::new(error).context("cannot start the runtime")),
-    };
-    // Caught here, because the runtime would wait for its threads if the panic dropped it.
-    let exit = or_internal_error(|| {
-        runtime.block_on(commands::run(settings.command, &board)).unwrap_or_else(|error| unusable(&error))
-    });
-    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
-    exit
-}
-
-/// Reports that the program cannot work with what it was given.
-fn unusable(error: &anyhow::Error) -> ExitCode {
-    // If nobody reads it, the status stays the same.
-    drop(writeln!(std::io::stderr(), "{}", error_chain(error.as_ref())));
-    ExitCode::from(EXIT_SETTINGS)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_panic_has_an_exit_status_of_its_own() {
-        let shown = |exit: ExitCode| format!("{exit:?}");
-        assert_eq!(shown(or_internal_error(|| panic!("a test"))), shown(ExitCode::from(EXIT_INTERNAL)));
-        assert_eq!(shown(or_internal_error(|| ExitCode::SUCCESS)), shown(ExitCode::SUCCESS));
-    }
+    commands::start(config::parse, commands::run)
 }

@@ -5,6 +5,7 @@
 
 mod action;
 mod cause;
+pub mod delivery;
 mod memory;
 pub mod outcome;
 mod policy;

@@ -1,4 +1,4 @@
-//! The progress of one target, for the status page, metrics and a terminal.
+//! The progress of one destination, for the status page, metrics and a terminal.
 //!
 //! Invariant: work only touches atomics, so no reader can slow it down.
 
@@ -91,10 +91,10 @@ pub type StageSeconds = Family<[(&'static str, &'static str); 1], Histogram, fn(
 /// Metrics that all targets add to.
 #[derive(Debug, Clone)]
 pub struct Counters {
-    /// Bytes of packs fetched from the source.
-    pub fetched: Counter,
-    /// Bytes of objects uploaded to the bucket.
-    pub uploaded: Counter,
+    /// Bytes that came: of packs from the source, or of objects from the bucket.
+    pub received: Counter,
+    /// Bytes that went: of objects to the bucket, or of packs to the far side.
+    pub sent: Counter,
     /// Seconds by stage.
     pub stages: StageSeconds,
 }
@@ -105,9 +105,11 @@ pub struct Progress {
     destination: Destination,
     begun: Instant,
     stage: AtomicU8,
-    fetched: Moved,
-    uploaded: Moved,
-    to_upload: AtomicU64,
+    received: Moved,
+    sent: Moved,
+    /// How many bytes will be received, and sent; 0 if that is not known.
+    to_receive: AtomicU64,
+    to_send: AtomicU64,
     counters: Counters,
     pulse: Arc<Pulse>,
 }
@@ -129,8 +131,9 @@ pub struct ProgressView {
 impl Progress {
     pub fn new(destination: Destination, stage: Stage, counters: Counters, pulse: Arc<Pulse>) -> Self {
         let stage = AtomicU8::new(stage as u8);
-        let (fetched, uploaded, to_upload) = (Moved::default(), Moved::default(), AtomicU64::new(0));
-        Self { destination, begun: Instant::now(), stage, fetched, uploaded, to_upload, counters, pulse }
+        let (received, sent) = Default::default();
+        let (to_receive, to_send) = Default::default();
+        Self { destination, begun: Instant::now(), stage, received, sent, to_receive, to_send, counters, pulse }
     }
 
     pub fn destination(&self) -> &Destination {
@@ -146,8 +149,8 @@ impl Progress {
     pub fn enter(self: &Arc<Self>, stage: Stage) -> StageTimer {
         // Another attempt starts from zero.
         match stage {
-            Stage::Fetching => self.fetched.begin(self.begun.elapsed()),
-            Stage::Uploading => self.uploaded.begin(self.begun.elapsed()),
+            Stage::Fetching | Stage::Downloading => self.received.begin(self.begun.elapsed()),
+            Stage::Uploading | Stage::Pushing => self.sent.begin(self.begun.elapsed()),
             Stage::Verifying | Stage::Deleting => {}
         }
         self.stage.store(stage as u8, Ordering::Relaxed);
@@ -155,32 +158,37 @@ impl Progress {
         StageTimer { progress: Arc::clone(self), stage, begun: Instant::now() }
     }
 
-    pub fn fetched(&self, bytes: u64) {
-        self.fetched.add(self.begun.elapsed(), bytes);
-        self.counters.fetched.inc_by(bytes);
+    pub fn received(&self, bytes: u64) {
+        self.received.add(self.begun.elapsed(), bytes);
+        self.counters.received.inc_by(bytes);
         self.pulse.beat();
     }
 
-    /// About how many bytes the upload will send.
-    pub fn expect_upload(&self, bytes: u64) {
-        self.to_upload.store(bytes, Ordering::Relaxed);
+    /// About how many bytes will be received.
+    pub fn expect_to_receive(&self, bytes: u64) {
+        self.to_receive.store(bytes, Ordering::Relaxed);
     }
 
-    pub fn uploaded(&self, bytes: u64) {
-        self.uploaded.add(self.begun.elapsed(), bytes);
-        self.counters.uploaded.inc_by(bytes);
+    /// About how many bytes will be sent.
+    pub fn expect_to_send(&self, bytes: u64) {
+        self.to_send.store(bytes, Ordering::Relaxed);
+    }
+
+    pub fn sent(&self, bytes: u64) {
+        self.sent.add(self.begun.elapsed(), bytes);
+        self.counters.sent.inc_by(bytes);
         self.pulse.beat();
     }
 
     pub fn view(&self) -> ProgressView {
         let (stage, took) = (self.stage(), self.begun.elapsed());
+        let of_all = |moved: &Moved, expected: &AtomicU64| {
+            let (bytes, expected) = (moved.total(), expected.load(Ordering::Relaxed));
+            (bytes, (expected > 0).then(|| expected.max(bytes)), moved.rate(took))
+        };
         let (bytes, of, bytes_per_second) = match stage {
-            Stage::Fetching => (self.fetched.total(), None, self.fetched.rate(took)),
-            Stage::Uploading => {
-                let bytes = self.uploaded.total();
-                let of = self.to_upload.load(Ordering::Relaxed).max(bytes);
-                (bytes, Some(of).filter(|of| *of > 0), self.uploaded.rate(took))
-            }
+            Stage::Fetching | Stage::Downloading => of_all(&self.received, &self.to_receive),
+            Stage::Uploading | Stage::Pushing => of_all(&self.sent, &self.to_send),
             Stage::Verifying | Stage::Deleting => (0, None, 0),
         };
         ProgressView { destination: self.destination.clone(), stage, bytes, of, bytes_per_second, took }

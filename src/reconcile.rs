@@ -39,13 +39,14 @@ use crate::config;
 use crate::descriptors::{Concurrency, DESCRIPTORS_PER_TARGET, SERVER_DESCRIPTORS};
 use crate::git::wire::GitServer;
 use crate::model::key::{ArchiveFormat, Destination};
+use crate::model::program::Program;
 use crate::model::target::Target;
 use crate::net::tls::TrustRoots;
 use crate::passes::{self, Pauses, Triggers, Workers};
 use crate::plan::report::{Report, Trouble};
 use crate::plan::{Action, Plan, Remembered, plan_share};
 use crate::publish::{Limits, Publisher};
-use crate::status::{PassId, Seen, Status, Trigger};
+use crate::status::{PassId, PassSummary, Planned, Status, Trigger, Watched};
 use crate::text::{error_chain, remote_text};
 
 /// How many foreign keys the log names; the rest are only counted.
@@ -110,7 +111,12 @@ impl Reconciler {
         Ok(Self {
             clients: Clients::new(&settings, roots, concurrency.probe).await?,
             concurrency,
-            status: Arc::new(Status::new(&settings.instance, settings.stall_timeout, settings.dry_run)),
+            status: Arc::new(Status::new(
+                Program::Producer,
+                &settings.instance,
+                settings.stall_timeout,
+                settings.dry_run,
+            )),
             claims: Claims::new(Arc::clone(&triggers)),
             triggers,
             slots: Semaphore::new(concurrency.sync.get() + push_slots),
@@ -151,7 +157,7 @@ impl Reconciler {
         let publisher = Publisher::open(workdir, self.clients.bucket.clone(), recipients, &limits)?;
         log::crashed(&publisher.workdir.crashed());
         self.status.remembers(publisher.workdir.kept_since());
-        self.status.watches(Arc::clone(&publisher.mirrors));
+        self.status.watches(Watched::Mirrors(Arc::clone(&publisher.mirrors)));
         Ok(publisher)
     }
 
@@ -192,7 +198,8 @@ impl Reconciler {
     fn seen(&self, pass: PassId, observed: &Observed, plan: &Plan, moved: &BTreeSet<Destination>) {
         let Observed { held, foreign, .. } = observed;
         let targets = &observed.wanted();
-        self.status.seen(pass, &Seen { plan, targets, held, foreign: Some(foreign.count), moved });
+        let planned = Planned { plan, targets, held, foreign: Some(foreign.count), moved };
+        self.status.seen(pass, |known| planned.seen(known));
     }
 
     fn pass_ends(&self, pass: PassId, result: Result<&Report, &PassError>) {
@@ -202,7 +209,7 @@ impl Reconciler {
             // It did not get as far as the login.
             Err(_) => {}
         }
-        self.status.pass_ends(pass, result.map_err(|error| error_chain(error)));
+        self.status.pass_ends(pass, result.map(PassSummary::from).map_err(|error| error_chain(error)));
     }
 
     /// Runs full passes and push passes, until `stop`.

@@ -18,7 +18,7 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::extract::{DefaultBodyLimit, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::map_response;
 use axum::response::{Html, IntoResponse, Response};
@@ -67,10 +67,15 @@ const ICON: &str = include_str!("../templates/icon.svg");
 #[derive(Debug, Clone)]
 pub struct Site {
     pub status: Arc<Status>,
-    pub triggers: Arc<Triggers>,
-    /// The token that GitLab sends. Without it there is no webhook.
-    pub webhook_secret: Option<Secret>,
     pub shard: String,
+    pub webhooks: Option<Webhooks>,
+}
+
+/// Push webhooks: the token that GitLab sends, and what its pushes request.
+#[derive(Debug, Clone)]
+pub struct Webhooks {
+    pub secret: Secret,
+    pub triggers: Arc<Triggers>,
 }
 
 type Shared = State<Arc<Site>>;
@@ -134,8 +139,13 @@ fn router(site: Arc<Site>) -> Router {
         .route("/assets/status.css", get(async || asset("text/css; charset=utf-8", STYLE)))
         .route("/assets/status.js", get(async || asset("text/javascript; charset=utf-8", SCRIPT)))
         .route("/assets/icon.svg", get(async || asset("image/svg+xml", ICON)));
-    let router = match site.webhook_secret {
-        Some(_) => router.route("/hooks/gitlab", post(hook::gitlab)),
+    let router = match site.webhooks.clone() {
+        Some(webhooks) => router.route(
+            "/hooks/gitlab",
+            post(async move |State(site): Shared, request: Request| {
+                hook::gitlab(&webhooks, &site.status, request).await
+            }),
+        ),
         None => router,
     };
     let rendered = Arc::new(Rendered::default());

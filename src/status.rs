@@ -1,29 +1,32 @@
 //! What is in sync, what is not, since when and why: one state, fed by the loop, read by everything that shows it.
 //!
-//! Invariant: no decision depends on it. Its lock is held only briefly, and publishing takes it only when an action begins
-//! or ends.
+//! It takes plain data, which each program makes of its own plans and outcomes: the producer in [`records`].
+//!
+//! Invariant: no decision depends on it. Its lock is held only briefly, and an action takes it only when it begins or ends.
 
+mod input;
 pub mod metrics;
 mod records;
 mod snapshot;
 mod states;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, MutexGuard};
 
+pub use self::input::{Arrived, Change, Known, PassSummary, Seen, What, Whole};
 use self::metrics::Metrics;
-use self::records::{count_objects, objects_now, records, settle};
-pub use self::snapshot::{BucketCount, PassRecord, RunningPass, Snapshot, TargetStatus, TargetTrouble};
+pub use self::records::Planned;
+pub use self::snapshot::{BucketCount, Disk, PassRecord, RunningPass, Snapshot, TargetStatus, TargetTrouble};
 pub use self::states::{PassOutcome, TargetState, Trigger};
-use crate::model::key::{Destination, HeldObject};
+use crate::files::available_bytes;
+use crate::model::key::Destination;
+use crate::model::program::Program;
 use crate::model::stage::Stage;
-use crate::model::target::Target;
-use crate::plan::outcome::Outcome;
-use crate::plan::report::Report;
-use crate::plan::{Action, Plan, RetireBudget};
+use crate::plan::RetireBudget;
 use crate::progress::{Progress, ProgressView, Pulse};
 use crate::workdir::OutOfSync;
 use crate::workdir::mirrors::MirrorStore;
@@ -34,21 +37,30 @@ const HISTORY: usize = 60;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PassId(u64);
 
-/// What a pass observed and planned.
+/// What takes space under WORKDIR.
 #[derive(Debug)]
-pub struct Seen<'a> {
-    pub plan: &'a Plan,
-    pub targets: &'a [Target],
-    pub held: &'a [HeldObject],
-    /// How many foreign objects the bucket holds; `None` for a pass for pushes, which leaves other targets' records alone.
-    pub foreign: Option<usize>,
-    /// Destinations that another pass has changed meanwhile: what is known of them is newer than this observation.
-    pub moved: &'a BTreeSet<Destination>,
+pub enum Watched {
+    Mirrors(Arc<MirrorStore>),
+    /// A folder that is empty between passes.
+    Folder(PathBuf),
+}
+
+impl Watched {
+    fn disk(&self) -> Disk {
+        match self {
+            Self::Mirrors(mirrors) => {
+                let disk = mirrors.disk();
+                Disk { mirror_bytes: Some(disk.mirror_bytes), available_bytes: disk.available_bytes }
+            }
+            Self::Folder(folder) => Disk { mirror_bytes: None, available_bytes: available_bytes(folder) },
+        }
+    }
 }
 
 /// The state that everything shown comes from.
 #[derive(Debug)]
 pub struct Status {
+    program: Program,
     metrics: Metrics,
     /// Beats with the progress of passes outside of their actions.
     pulse: Pulse,
@@ -57,7 +69,7 @@ pub struct Status {
     started: SystemTime,
     stall_timeout: Duration,
     dry_run: bool,
-    mirrors: OnceLock<Arc<MirrorStore>>,
+    watched: OnceLock<Watched>,
     state: Mutex<State>,
 }
 
@@ -105,17 +117,22 @@ impl State {
 
 impl Status {
     /// Nothing is known yet. The loop counts as stuck after `stall_timeout` without progress.
-    pub fn new(shard: &str, stall_timeout: Duration, dry_run: bool) -> Self {
+    pub fn new(program: Program, shard: &str, stall_timeout: Duration, dry_run: bool) -> Self {
         Self {
-            metrics: Metrics::new(shard),
+            program,
+            metrics: Metrics::new(program, shard),
             pulse: Pulse::default(),
             actions: Arc::default(),
             started: SystemTime::now(),
             stall_timeout,
             dry_run,
-            mirrors: OnceLock::new(),
+            watched: OnceLock::new(),
             state: Mutex::default(),
         }
+    }
+
+    pub fn program(&self) -> Program {
+        self.program
     }
 
     pub fn metrics(&self) -> &Metrics {
@@ -129,9 +146,10 @@ impl Status {
 
     pub fn snapshot(&self) -> Snapshot {
         // Before the lock: a disk can be slow.
-        let disk = self.mirrors.get().map(|mirrors| mirrors.disk());
+        let disk = self.watched.get().map(Watched::disk);
         let state = self.state.lock();
         Snapshot {
+            program: self.program,
             now: SystemTime::now(),
             started: self.started,
             dry_run: self.dry_run,
@@ -175,7 +193,7 @@ impl Status {
             state.running.iter().map(|progress| format!("{} {}", progress.stage(), progress.destination())).collect();
         let at = match (at.is_empty(), state.passes.is_empty()) {
             (false, _) => at.join(", "),
-            (true, false) => "reading targets, branches and bucket".to_owned(),
+            (true, false) => format!("reading {}", self.program.observes()),
             (true, true) => "no pass is under way although one is due".to_owned(),
         };
         Some(format!("no progress for {} s: {at}", quiet.as_secs()))
@@ -206,10 +224,10 @@ impl Status {
 
     // ---- What the loop reports ----
 
-    /// Sets the mirrors under WORKDIR, whose size on the disk is shown.
-    pub fn watches(&self, mirrors: Arc<MirrorStore>) {
+    /// Sets what under WORKDIR is watched: its size on the disk, and what is free there, are shown.
+    pub fn watches(&self, watched: Watched) {
         // There is only one WORKDIR.
-        drop(self.mirrors.set(mirrors));
+        drop(self.watched.set(watched));
     }
 
     /// Restores what an earlier process saved of [`Self::out_of_sync`].
@@ -247,47 +265,45 @@ impl Status {
         id
     }
 
-    pub fn seen(&self, pass: PassId, seen: &Seen<'_>) {
+    /// A pass has a plan. `look` makes of it, and of what is known, what is shown.
+    pub fn seen(&self, pass: PassId, look: impl FnOnce(&Known<'_>) -> Seen) {
         self.pulse.beat();
         let mut state = self.change();
+        let known = Known { now: SystemTime::now(), targets: &state.targets, remembered: &state.remembered };
+        let Seen { mut records, actions, whole } = look(&known);
         if let Some(pass) = state.pass(pass) {
-            pass.actions = Some((seen.plan.actions.len(), 0));
+            pass.actions = Some((actions, 0));
         }
-        let mut targets = records(&state.targets, &state.remembered, seen);
-        if let Some(foreign) = seen.foreign {
-            state.bucket = Some(BucketCount { objects: objects_now(seen, &state.targets), foreign });
-            state.budget = Some(seen.plan.budget);
-            state.guard = seen.plan.guard.map(|guard| guard.to_string());
-            state.targets = targets;
+        if let Some(Whole { bucket, budget, guard }) = whole {
+            state.bucket = Some(bucket);
+            (state.budget, state.guard) = (budget, guard);
+            state.targets = records;
             state.remembered.clear();
         } else {
-            state.targets.append(&mut targets);
+            state.targets.append(&mut records);
         }
     }
 
-    pub fn action_begins(&self, action: &Action) -> Arc<Progress> {
-        let stage = match action {
-            Action::Publish(_) => Stage::Fetching,
-            Action::Retire(_) | Action::Sweep(_) => Stage::Deleting,
-        };
-        let destination = action.destination().clone();
+    /// An action begins with this stage.
+    pub fn action_begins(&self, destination: Destination, stage: Stage) -> Arc<Progress> {
         let progress = Arc::new(Progress::new(destination, stage, self.metrics.moved(), Arc::clone(&self.actions)));
         self.actions.beat();
         self.change().running.push(Arc::clone(&progress));
         progress
     }
 
-    pub fn action_ends(&self, pass: PassId, progress: &Arc<Progress>, outcome: &Outcome) {
+    pub fn action_ends(&self, pass: PassId, progress: &Arc<Progress>, change: &Change) {
         self.actions.beat();
         let mut state = self.change();
         state.running.retain(|running| !Arc::ptr_eq(running, progress));
         if let Some(pass) = state.pass(pass) {
             pass.actions = pass.actions.map(|(all, done)| (all, done + 1));
         }
-        self.metrics.action_ended(outcome, progress.stage());
-        settle(&mut state.targets, outcome);
+        self.metrics.action_ended(change);
+        change.settle(&mut state.targets, progress.destination());
         if let Some(bucket) = &mut state.bucket {
-            count_objects(&mut bucket.objects, outcome);
+            let (came, gone) = change.objects;
+            bucket.objects = (bucket.objects + came).saturating_sub(gone);
         }
     }
 
@@ -298,13 +314,13 @@ impl Status {
         }
     }
 
-    pub fn pass_ends(&self, pass: PassId, result: Result<&Report, String>) {
+    pub fn pass_ends(&self, pass: PassId, result: Result<PassSummary, String>) {
         self.pulse.beat();
         let mut state = self.change();
         let Some(at) = state.passes.iter().position(|running| running.id == pass) else { return };
         let RunningPass { trigger, began, clock, .. } = state.passes.remove(at);
         let outcome = match &result {
-            Ok(report) if report.is_success() => PassOutcome::Success,
+            Ok(PassSummary { success: true, .. }) => PassOutcome::Success,
             Ok(_) => PassOutcome::Incomplete,
             Err(error) => PassOutcome::Failed(error.clone()),
         };
@@ -315,11 +331,10 @@ impl Status {
                 state.last_success = Some(SystemTime::now());
             }
         }
-        let (published, retired, troubled) = result.map_or((0, 0, 0), |report| {
-            (report.published, report.retired, report.blocked.len() + report.failed.len() + report.held.len())
-        });
+        let (transferred, retired, troubled) =
+            result.map_or((0, 0, 0), |summary| (summary.transferred, summary.retired, summary.troubled));
         let took = clock.elapsed();
-        state.remember(PassRecord { trigger, began, took, outcome, published, retired, troubled });
+        state.remember(PassRecord { trigger, began, took, outcome, transferred, retired, troubled });
     }
 
     pub fn sleeps(&self, time: Duration) {
@@ -331,24 +346,30 @@ impl Status {
 mod tests {
     use super::*;
 
-    fn ends(status: &Status, trigger: Trigger, result: Result<&Report, String>) {
+    const GOOD: PassSummary = PassSummary { success: true, transferred: 0, retired: 0, troubled: 0 };
+
+    fn status() -> Status {
+        Status::new(Program::Producer, "test", Duration::from_secs(60), false)
+    }
+
+    fn ends(status: &Status, trigger: Trigger, result: Result<PassSummary, String>) {
         let pass = status.pass_begins(trigger);
         status.pass_ends(pass, result);
     }
 
     #[test]
     fn many_passes_for_pushes_do_not_push_out_the_full_pass_that_failed() {
-        let status = Status::new("test", Duration::from_secs(60), false);
+        let status = status();
         ends(&status, Trigger::Schedule, Err("stopped".to_owned()));
         for _ in 0..2 * HISTORY {
-            ends(&status, Trigger::Push, Ok(&Report::default()));
+            ends(&status, Trigger::Push, Ok(GOOD));
         }
         let now = status.snapshot();
         assert_eq!(now.history.len(), HISTORY);
         assert!(matches!(now.last_full_pass(), Some(PassRecord { outcome: PassOutcome::Failed(_), .. })));
 
         for _ in 0..2 * HISTORY {
-            ends(&status, Trigger::Schedule, Ok(&Report::default()));
+            ends(&status, Trigger::Schedule, Ok(GOOD));
         }
         let now = status.snapshot();
         let pushes = now.history.iter().filter(|pass| !pass.trigger.is_full()).count();
@@ -358,11 +379,11 @@ mod tests {
 
     #[test]
     fn passes_side_by_side_are_told_apart() {
-        let status = Status::new("test", Duration::from_secs(60), false);
+        let status = status();
         let [first, second] = [Trigger::Push; 2].map(|trigger| status.pass_begins(trigger));
-        status.pass_ends(first, Ok(&Report::default()));
+        status.pass_ends(first, Ok(GOOD));
         assert_eq!(status.snapshot().passes.len(), 1);
-        status.pass_ends(first, Ok(&Report::default()));
+        status.pass_ends(first, Ok(GOOD));
         assert_eq!(status.snapshot().history.len(), 1, "it ended once");
         status.pass_ends(second, Err("stopped".to_owned()));
         assert_eq!(status.snapshot().history.len(), 2);
@@ -370,7 +391,7 @@ mod tests {
 
     #[test]
     fn what_an_earlier_process_knew_is_kept_until_a_full_pass_has_looked() {
-        let status = Status::new("test", Duration::from_secs(60), false);
+        let status = status();
         let destination = Destination { group: "far".into(), project: "p".into(), branch: "main".into() };
         let known = vec![OutOfSync { destination, since: 1_700_000_000 }];
         status.remembers(known.clone());

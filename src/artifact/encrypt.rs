@@ -15,6 +15,7 @@ use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::secret::without_mark;
+use crate::text::hide;
 
 /// The longest age header read, in bytes: room for several hundred recipients. An age header has no bound of its own.
 const MAX_HEADER_BYTES: u64 = 64 * 1024;
@@ -50,57 +51,88 @@ impl<W: Write> Write for Sealer<W> {
     }
 }
 
-/// The plaintext of the age stream `input`, decrypted as it is read.
+/// The plaintext of the age stream `input`, decrypted as it is read, and its length if the stream's length is given.
 ///
 /// Every chunk is authenticated before it is returned. A truncated stream is an error only at its end: do not trust what
 /// was read before a read has returned 0.
-pub(crate) fn decrypting<R: Read>(identities: &Identities, mut input: R) -> Result<impl Read + use<R>, DecryptError> {
+pub(crate) fn decrypting<R: Read>(
+    identities: &Identities,
+    mut input: R,
+    stream_bytes: Option<u64>,
+) -> Result<(impl Read + use<R>, Option<u64>), DecryptError> {
     let mut head = Vec::new();
     input.by_ref().take(MAX_HEADER_BYTES).read_to_end(&mut head)?;
     if !head.windows(HEADER_END.len()).any(|window| window == HEADER_END) {
         return Err(DecryptError::InvalidHeader);
     }
+    let plaintext_bytes = stream_bytes.and_then(|bytes| plaintext_bytes(&head, bytes));
     let stream = Cursor::new(head).chain(BufReader::new(input));
     let identities = identities.0.iter().map(|identity| identity as &dyn age::Identity);
-    Decryptor::new_buffered(stream)?.decrypt(identities)
+    Ok((Decryptor::new_buffered(stream)?.decrypt(identities)?, plaintext_bytes))
 }
 
 /// What the last line of an age header begins with.
 const HEADER_END: &[u8] = b"\n--- ";
 
-/// The secret keys of an identity file; at least one.
+/// How much an age stream of `stream_bytes` decrypts to, by its beginning: after the header come a nonce of 16 bytes and
+/// chunks of 64 KiB, each with a tag of 16 bytes.
+fn plaintext_bytes(head: &[u8], stream_bytes: u64) -> Option<u64> {
+    const NONCE_BYTES: u64 = 16;
+    const TAG_BYTES: u64 = 16;
+    const CHUNK_BYTES: u64 = (64 << 10) + TAG_BYTES;
+    let last_line = head.windows(HEADER_END.len()).position(|window| window == HEADER_END)? + 1;
+    let header = last_line + head[last_line..].iter().position(|byte| *byte == b'\n')? + 1;
+    let chunks = stream_bytes.checked_sub(header as u64 + NONCE_BYTES)?;
+    chunks.checked_sub(TAG_BYTES * chunks.div_ceil(CHUNK_BYTES))
+}
+
+/// Secret keys; at least one. No server's text and no error shows them.
 #[derive(Clone)]
 pub(crate) struct Identities(Vec<Identity>);
 
 impl Identities {
-    /// Reads an identity file as `age-keygen` writes it: one `AGE-SECRET-KEY-1…` per line, and comments. An error names the
-    /// file and the line, but never shows their content.
+    /// Reads an identity file as `age-keygen` writes it. An error names the file and the line, but never shows their
+    /// content.
     pub(crate) fn from_file(path: &Path) -> Result<Self, IdentityError> {
         let error = |problem| IdentityError { path: path.to_owned(), problem };
         let text = read_secret(path).map_err(|source| error(IdentityProblem::Unreadable(source)))?;
-        Self::parse(without_mark(text.expose_secret())).map_err(error)
+        Self::from_text(&text).map_err(error)
     }
 
-    fn parse(text: &str) -> Result<Self, IdentityProblem> {
-        if text.starts_with("age-encryption.org/") || text.starts_with("-----BEGIN AGE ENCRYPTED FILE") {
+    /// The recipients that they decrypt for.
+    pub(crate) fn recipients(&self) -> impl Iterator<Item = Recipient> {
+        self.0.iter().map(Identity::to_public)
+    }
+
+    /// Reads what an identity file holds: one `AGE-SECRET-KEY-1…` or several, separated by line ends, commas or blanks, and
+    /// lines of comments (`#…`). An error names the line, but never shows it.
+    pub(crate) fn from_text(text: &SecretString) -> Result<Self, IdentityProblem> {
+        let text = without_mark(text.expose_secret());
+        let is_encrypted = |start: &str| text.trim_start().starts_with(start);
+        if is_encrypted("age-encryption.org/") || is_encrypted("-----BEGIN AGE ENCRYPTED FILE") {
             return Err(IdentityProblem::Encrypted);
         }
-        let lines = text.lines().map(str::trim).zip(1..).filter(|(line, _)| !line.is_empty() && !line.starts_with('#'));
-        let identities: Vec<_> = lines.map(|(line, number)| parse_line(line, number)).collect::<Result<_, _>>()?;
+        let mut identities = vec![];
+        for (line, number) in text.lines().map(str::trim).zip(1..).filter(|(line, _)| !line.starts_with('#')) {
+            for word in line.split(|c: char| c == ',' || c.is_whitespace()).filter(|word| !word.is_empty()) {
+                identities.push(parse_word(word, number)?);
+            }
+        }
         if identities.is_empty() { Err(IdentityProblem::Empty) } else { Ok(Self(identities)) }
     }
 }
 
-fn parse_line(line: &str, number: usize) -> Result<Identity, IdentityProblem> {
-    line.parse().map_err(|_| match line.get(..4) {
-        Some("age1") => IdentityProblem::Recipient { line: number },
-        _ if line.starts_with("AGE-SECRET-KEY-PQ-")
-            || line.starts_with("AGE-PLUGIN-")
-            || line.starts_with("-----BEGIN") =>
-        {
-            IdentityProblem::Unsupported { line: number }
+fn parse_word(word: &str, line: usize) -> Result<Identity, IdentityProblem> {
+    let parsed = word.parse();
+    if parsed.is_ok() || word.starts_with("AGE-") {
+        hide(word);
+    }
+    parsed.map_err(|_| match word.get(..4) {
+        Some("age1") => IdentityProblem::Recipient { line },
+        _ if ["AGE-SECRET-KEY-PQ-", "AGE-PLUGIN-", "-----BEGIN"].iter().any(|kind| word.starts_with(kind)) => {
+            IdentityProblem::Unsupported { line }
         }
-        _ => IdentityProblem::NotAnIdentity { line: number },
+        _ => IdentityProblem::NotAnIdentity { line },
     })
 }
 
@@ -134,9 +166,9 @@ pub(crate) struct IdentityError {
     problem: IdentityProblem,
 }
 
-/// What is wrong with an identity file. Lines are counted from 1.
+/// What is wrong with an identity file, or with a text in its place. Lines are counted from 1.
 #[derive(Debug, thiserror::Error)]
-enum IdentityProblem {
+pub(crate) enum IdentityProblem {
     /// The file is missing, unreadable, too long or not text.
     #[error("cannot be read")]
     Unreadable(#[source] io::Error),
@@ -171,10 +203,11 @@ mod tests {
 
     fn opened(identity: &Identity, ciphertext: &[u8]) -> io::Result<Vec<u8>> {
         let mut plaintext = Vec::new();
-        decrypting(&identity.clone().into(), ciphertext)
-            .map_err(io::Error::other)?
-            .read_to_end(&mut plaintext)
-            .map(|_| plaintext)
+        let (mut content, bytes) = decrypting(&identity.clone().into(), ciphertext, Some(ciphertext.len() as u64))
+            .map_err(io::Error::other)?;
+        content.read_to_end(&mut plaintext)?;
+        assert_eq!(bytes, Some(plaintext.len() as u64));
+        Ok(plaintext)
     }
 
     #[test]
@@ -189,7 +222,7 @@ mod tests {
     #[test]
     fn another_identity_does_not_decrypt() {
         let ciphertext = sealed(&[Identity::generate().to_public()]);
-        let refused = decrypting(&Identity::generate().into(), &ciphertext[..]).err().unwrap();
+        let refused = decrypting(&Identity::generate().into(), &ciphertext[..], None).err().unwrap();
         assert!(matches!(refused, DecryptError::NoMatchingKeys), "{refused}");
     }
 
@@ -221,8 +254,24 @@ mod tests {
     #[test]
     fn what_is_not_an_age_stream_is_refused_without_reading_all_of_it() {
         let mut endless = io::repeat(b'-');
-        let refused = decrypting(&Identity::generate().into(), &mut endless).err().unwrap();
+        let refused = decrypting(&Identity::generate().into(), &mut endless, None).err().unwrap();
         assert!(matches!(refused, DecryptError::InvalidHeader), "{refused}");
+    }
+
+    #[test]
+    fn the_length_of_the_plaintext_follows_from_that_of_the_stream() {
+        let identity = Identity::generate();
+        let recipients = [identity.to_public(), Identity::generate().to_public()];
+        for bytes in [0, 1, 65_535, 65_536, 65_537, 131_072, 131_073] {
+            let mut sealer = encrypting(&recipients, Vec::new()).unwrap();
+            sealer.write_all(&vec![7; bytes]).unwrap();
+            assert_eq!(opened(&identity, &sealer.finish().unwrap()).unwrap().len(), bytes);
+        }
+        let stream = sealed(&recipients);
+        for known in [None, Some(0), Some(100)] {
+            let (_, bytes) = decrypting(&identity.clone().into(), &stream[..], known).unwrap();
+            assert_eq!(bytes, None, "{known:?} is not its length");
+        }
     }
 
     fn identities_in(text: &[u8]) -> Result<Identities, IdentityError> {
@@ -231,40 +280,74 @@ mod tests {
         Identities::from_file(file.path())
     }
 
+    fn secret_of(identity: &Identity) -> String {
+        identity.to_string().expose_secret().to_owned()
+    }
+
+    #[track_caller]
+    fn assert_open(identities: &Identities, those_of: &[Identity]) {
+        assert_eq!(identities.0.len(), those_of.len());
+        for identity in those_of {
+            let (sealed, mut plaintext) = (sealed(&[identity.to_public()]), Vec::new());
+            decrypting(identities, &sealed[..], None).unwrap().0.read_to_end(&mut plaintext).unwrap();
+            assert_eq!(plaintext, PLAINTEXT);
+        }
+    }
+
     #[test]
     fn an_identity_file_may_hold_comments_blank_lines_and_several_keys() {
-        let [one, two] = [Identity::generate(), Identity::generate()];
-        let (first, second) = (one.to_string(), two.to_string());
-        let text = format!("\u{feff}# created: today\r\n{}\r\n\n{}", first.expose_secret(), second.expose_secret());
-        let identities = identities_in(text.as_bytes()).unwrap();
-        let plaintext = |identity: &Identity| {
-            let mut plaintext = Vec::new();
-            decrypting(&identities, &sealed(&[identity.to_public()])[..]).unwrap().read_to_end(&mut plaintext).unwrap();
-            plaintext
-        };
-        assert_eq!(plaintext(&one), PLAINTEXT);
-        assert_eq!(plaintext(&two), PLAINTEXT);
+        let both = [Identity::generate(), Identity::generate()];
+        let [first, second] = both.each_ref().map(secret_of);
+        let text = format!("\u{feff}# created: today\r\n{first}\r\n\n{second}");
+        assert_open(&identities_in(text.as_bytes()).unwrap(), &both);
+    }
+
+    #[test]
+    fn a_text_holds_one_key_or_several_however_they_are_separated() {
+        let both = [Identity::generate(), Identity::generate()];
+        let [first, second] = both.each_ref().map(secret_of);
+        let read = |text: String| Identities::from_text(&text.into()).unwrap();
+        assert_open(&read(first.clone()), &both[..1]);
+        for between in ["\n", "\r\n", ",", ", ", " ", "\t", " \n,\n", "\n# the next one, age1…\n"] {
+            assert_open(&read(format!("\u{feff}\n# two: {first}\n{first}{between}{second},\n")), &both);
+        }
     }
 
     #[test]
     fn an_unusable_identity_file_is_explained_and_never_shown() {
         let recipient = Identity::generate().to_public().to_string();
-        let secret = Identity::generate().to_string();
-        let broken = secret.expose_secret().replacen("KEY-1", "KEY-1X", 1);
+        let secret = secret_of(&Identity::generate());
+        let broken = secret.replacen("KEY-1", "KEY-1X", 1);
         for (text, explanation) in [
             (String::new(), "no secret key"),
+            (" ,\n".into(), "no secret key"),
             ("# only a comment\n".into(), "no secret key"),
             (format!("#\n{recipient}\n"), "line 2 holds a recipient"),
+            (format!("{secret},{recipient}\n"), "line 1 holds a recipient"),
             (format!("#\n\n{broken}\n"), "line 3 is neither"),
+            (format!("{secret} {broken}\n"), "line 1 is neither"),
             ("age-encryption.org/v1\n-> scrypt".into(), "age -d"),
+            ("\n-----BEGIN AGE ENCRYPTED FILE-----".into(), "age -d"),
             ("AGE-SECRET-KEY-PQ-1QQQ".into(), "line 1 holds a secret key of a kind"),
+            ("\nAGE-PLUGIN-YUBIKEY-1QQQ".into(), "line 2 holds a secret key of a kind"),
             ("#\n-----BEGIN OPENSSH PRIVATE KEY-----".into(), "line 2 holds a secret key of a kind"),
         ] {
             let refused = identities_in(text.as_bytes()).unwrap_err();
-            let shown = format!("{refused}: {} {refused:?}", refused.problem);
-            assert!(shown.contains(explanation), "{shown}");
-            assert!(!shown.contains(&broken) && !shown.contains(&recipient), "{shown}");
+            let of_text = Identities::from_text(&text.into()).unwrap_err();
+            let shown = format!("{refused}: {} {refused:?} {of_text} {of_text:?}", refused.problem);
+            assert_eq!(of_text.to_string(), refused.problem.to_string());
+            assert!(of_text.to_string().contains(explanation), "{shown}");
+            assert!(![&broken, &recipient, &secret].iter().any(|text| shown.contains(*text)), "{shown}");
         }
+    }
+
+    #[test]
+    fn nothing_that_is_logged_shows_a_secret_key_that_was_read() {
+        let [good, other] = [Identity::generate(), Identity::generate()].each_ref().map(secret_of);
+        let broken = other.replacen("KEY-1", "KEY-1X", 1);
+        Identities::from_text(&format!("{good} {broken}").into()).unwrap_err();
+        let shown = crate::text::remote_text(format!("you sent {good} and {broken}.").as_bytes());
+        assert_eq!(shown, "you sent [secret] and [secret].");
     }
 
     #[test]

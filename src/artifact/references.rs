@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use super::error::{ArtifactError, in_path};
-use super::unpack::{ends_early, is_hex};
+use super::walk::{ends_early, is_hex};
 use crate::files::{create_private_dir, new_private_file};
 use crate::model::key::{ArchiveFormat, CommitId};
 
@@ -69,7 +69,7 @@ impl References {
     ///
     /// This program's zip archive has no other. In an archive of the Go program (tar.gz) the branch may have another name,
     /// the source's: any reference to the commit is accepted there.
-    pub(super) fn check(self, branch: &str, commit: CommitId, format: ArchiveFormat) -> Result<usize, ReferenceError> {
+    pub(super) fn check(&self, branch: &str, commit: CommitId, format: ArchiveFormat) -> Result<usize, ReferenceError> {
         let wanted = full_name(branch);
         if self.files.contains_key("shallow") {
             return Err(ReferenceError::Shallow);

@@ -69,7 +69,7 @@ impl Bucket {
         if first.last {
             let put = stop.run_until_cancelled(self.put(key, first)).await.unwrap_or(Err(BucketError::Stopped));
             let size = self.without_other_bytes(key, put).await?;
-            progress.uploaded(size);
+            progress.sent(size);
             return Ok(size);
         }
         let upload = self.begin_upload(key, stop).await?;
@@ -151,7 +151,7 @@ impl Multipart {
             }
             let (bytes, last, progress) = (next.bytes.len() as u64, next.last, Arc::clone(progress));
             size += bytes;
-            sending.spawn(self.clone().send_part(number, next).inspect_ok(move |_| progress.uploaded(bytes)));
+            sending.spawn(self.clone().send_part(number, next).inspect_ok(move |_| progress.sent(bytes)));
             if last {
                 break;
             }

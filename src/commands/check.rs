@@ -4,9 +4,12 @@
 //! Invariant: nothing changes that a pass or a consumer could see, and one failure never hides the next.
 
 mod bucket;
+pub(super) mod consumer;
+mod far;
 mod finding;
 mod gitlab;
 mod here;
+mod objects;
 mod target_list;
 
 use std::process::ExitCode;
@@ -14,58 +17,36 @@ use std::process::ExitCode;
 use reqwest::StatusCode;
 use tokio_util::sync::CancellationToken;
 
-use self::finding::{Check, is_good, json, summary};
-use super::{pretty, print, signals};
-use crate::config::{self, OutputFormat};
+use self::finding::{Check, Checks};
+use super::signals;
+use crate::config;
+use crate::model::program::Program;
 use crate::net::http::RequestError;
 use crate::net::tls::{self, TrustRoots};
 use crate::reconcile::{Clients, concurrency};
-use crate::terminal::Paint;
 
 /// Tries everything that a pass needs, and prints each check when it is done.
 pub(super) async fn command(settings: config::Run, roots: &TrustRoots) -> anyhow::Result<ExitCode> {
     let stop = signals::stop_on_signals()?;
-    let (output, paint) = (settings.output, Paint::on(&std::io::stdout()));
     let clients = Clients::new(&settings, roots, concurrency(&settings).probe).await?;
-    let show = |check: &Check| {
-        if output == OutputFormat::Text {
-            print(&check.text(paint), true);
-        }
-    };
-    let Some(checks) = run(&settings, &clients, &stop, show).await else {
-        tracing::warn!("stopped before every check was done");
-        return Ok(ExitCode::FAILURE);
-    };
-    let text = match output {
-        OutputFormat::Text => summary(&checks),
-        OutputFormat::Json => pretty(&json(&checks)),
-    };
-    Ok(print(&text, is_good(&checks)))
+    let mut checks = Checks::new(settings.output);
+    let complete = run(&settings, &clients, &stop, &mut checks).await.is_some();
+    Ok(checks.end(complete))
 }
 
-/// Tries everything and gives each finished check to `show`. `None` if the program is asked to stop.
-async fn run(
-    settings: &config::Run,
-    clients: &Clients,
-    stop: &CancellationToken,
-    mut show: impl FnMut(&Check),
-) -> Option<Vec<Check>> {
-    let mut done = vec![];
-    let mut add = |checks: Vec<Check>| {
-        checks.iter().for_each(&mut show);
-        done.extend(checks);
-    };
-    add(vec![Check::passed("settings", "complete, and each value makes sense")]);
-    add(vec![here::recipients(&settings.recipients), here::workdir(&settings.workdir)]);
+/// Tries everything. `None` if the program is asked to stop.
+async fn run(settings: &config::Run, clients: &Clients, stop: &CancellationToken, checks: &mut Checks) -> Option<()> {
+    checks.add([Check::settings()]);
+    checks.add([here::recipients(&settings.recipients), here::workdir(Program::Producer, &settings.workdir)]);
     let (check, targets) = stop.run_until_cancelled(target_list::graphql(clients)).await?;
-    add(vec![check]);
-    add(targets.iter().map(|targets| target_list::targets(targets, &settings.republish)).collect());
+    checks.add([check]);
+    checks.add(targets.iter().map(|targets| target_list::targets(targets, &settings.republish)));
     let targets = targets.map(|targets| targets.accepted).unwrap_or_default();
-    add(stop.run_until_cancelled(gitlab::gitlab(settings, clients, targets)).await?);
+    checks.add(stop.run_until_cancelled(gitlab::gitlab(settings, clients, targets)).await?);
     let (check, reached) = stop.run_until_cancelled(bucket::listing(&clients.bucket, settings)).await?;
-    add(vec![check]);
-    add(bucket::writing(&clients.bucket, reached, stop).await);
-    (!stop.is_cancelled()).then_some(done)
+    checks.add([check]);
+    checks.add(bucket::writing(&clients.bucket, reached, stop).await);
+    (!stop.is_cancelled()).then_some(())
 }
 
 /// What to do about a request without a usable answer.
@@ -74,7 +55,7 @@ fn request_advice(error: &RequestError, address: &str, login: &str) -> String {
         RequestError::Transport { source, .. } if tls::refusal(source).is_some() => {
             format!("Put the authority's certificate into SSL_CERT_FILE, or check the host's name in {address}.")
         }
-        RequestError::Transport { .. } | RequestError::Late(_) => format!(
+        RequestError::Transport { .. } | RequestError::Late(_) | RequestError::Unfed => format!(
             "Check {address}; then name resolution, network policies and firewalls, HTTPS_PROXY and NO_PROXY: there is \
              no answer."
         ),

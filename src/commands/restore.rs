@@ -4,18 +4,13 @@ mod place;
 mod watch;
 
 use std::collections::HashSet;
-use std::io;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use serde::Serialize;
-use tokio::io::{AsyncRead, ReadBuf};
 use tokio::task::spawn_blocking;
-use tokio_util::io::SyncIoBridge;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
 
 use self::place::{Finding, RestoreError, Restored, restore_object};
 use self::watch::Watch;
@@ -202,11 +197,9 @@ async fn restore(
     stop: &CancellationToken,
 ) -> Result<Restored, (Finding, String)> {
     let skipped = |reason: String| (Finding::Skipped, reason);
-    let download = stop.run_until_cancelled(bucket.download(&object.key)).await;
-    let download = download.ok_or_else(|| skipped("stopped".to_owned()))?;
-    let download = download.map_err(|error| skipped(error_chain(&error)))?;
-    let stopped = Box::pin(stop.clone().cancelled_owned());
-    let reader = SyncIoBridge::new(Watched { inner: download.into_async_read(), stopped, watch: Arc::clone(watch) });
+    let counting = Arc::clone(watch);
+    let reader = bucket.download(&object.key, stop, move |bytes| counting.downloaded(bytes)).await;
+    let reader = reader.map_err(|error| skipped(error_chain(&error)))?;
     let (name, identities, memory) = (object.name.clone(), Arc::clone(identities), Arc::clone(memory));
     let restored = spawn_blocking(move || {
         let scratch = std::env::temp_dir();
@@ -218,32 +211,6 @@ async fn restore(
         let advice = error.advice(&object.name.destination).map_or_else(String::new, |advice| format!("; {advice}"));
         (error.finding(), error_chain(&error) + &advice)
     })
-}
-
-/// Counts what is read. When the program is asked to stop, reading fails as if the download had broken, so that the
-/// partial result is removed.
-struct Watched<R> {
-    inner: R,
-    stopped: Pin<Box<WaitForCancellationFutureOwned>>,
-    watch: Arc<Watch>,
-}
-
-impl<R: AsyncRead + Unpin> AsyncRead for Watched<R> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.stopped.as_mut().poll(context) {
-            Poll::Ready(()) => Poll::Ready(Err(io::Error::other("stopped"))),
-            Poll::Pending => {
-                let before = buffer.filled().len();
-                let read = Pin::new(&mut self.inner).poll_read(context, buffer);
-                self.watch.downloaded(buffer.filled().len() - before);
-                read
-            }
-        }
-    }
 }
 
 fn verdict(HeldObject { key, name, .. }: HeldObject, restored: Result<Restored, (Finding, String)>) -> Verdict {

@@ -5,22 +5,22 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{pretty, print, show, signals};
+use super::{pass_scene, pretty, print, show, signals};
 use crate::config::{self, OutputFormat};
 use crate::net::tls::TrustRoots;
 use crate::passes::Triggers;
-use crate::progress::ProgressView;
 use crate::reconcile::{PassError, Reconciler, is_concerned, log_failed_pass};
-use crate::server::{Server, Site};
-use crate::status::{Status, Trigger};
-use crate::terminal::{AtWork, Board, Paint, Scene};
+use crate::server::{Server, Site, Webhooks};
+use crate::status::Trigger;
+use crate::terminal::{Board, Paint};
 
 /// Synchronises: once, or until a signal.
 pub(super) async fn run(settings: config::Run, roots: &TrustRoots, board: &Board) -> anyhow::Result<ExitCode> {
     let stop = signals::stop_on_signals()?;
     // Without a handler, the signal would end the program.
     let triggers = Arc::new(Triggers::default());
-    signals::full_pass_on_signal(&triggers)?;
+    let on_signal = Arc::clone(&triggers);
+    signals::full_pass_on_signal(move || on_signal.full_pass())?;
     let reconciler = Reconciler::new(settings.clone(), roots, Arc::clone(&triggers)).await?;
     match is_concerned(reconciler.clients(), settings.pr_check.as_ref(), &stop).await {
         Ok(true) => {}
@@ -33,8 +33,9 @@ pub(super) async fn run(settings: config::Run, roots: &TrustRoots, board: &Board
             let server = Server::bind(settings.metrics_address, settings.metrics_port).await?;
             let (status, shard) = (reconciler.status(), settings.instance.clone());
             // A dry run has nothing that a push could speed up; it is served because Kubernetes asks for its health.
-            let webhook_secret = settings.webhook_secret.clone().filter(|_| !settings.dry_run);
-            Some(tokio::spawn(server.serve(Site { status, triggers, webhook_secret, shard }, stop.clone())))
+            let secret = settings.webhook_secret.clone().filter(|_| !settings.dry_run);
+            let webhooks = secret.map(|secret| Webhooks { secret, triggers });
+            Some(tokio::spawn(server.serve(Site { status, shard, webhooks }, stop.clone())))
         }
     };
     if settings.dry_run {
@@ -89,17 +90,4 @@ async fn dry_run(reconciler: &Reconciler, settings: &config::Run, board: &Board,
             None => return ExitCode::SUCCESS,
         }
     }
-}
-
-/// Progress of a pass.
-fn pass_scene(status: &Status) -> Scene {
-    let (actions, running) = status.at_work();
-    let Some((all, done)) = actions else { return Scene::new("reading targets, branches and bucket") };
-    let done = Some((done as u64, all as u64));
-    let at_work = running.into_iter().map(at_work).collect();
-    Scene { title: "destinations".to_owned(), done, at_work }
-}
-
-fn at_work(ProgressView { destination, stage, bytes, of, bytes_per_second, .. }: ProgressView) -> AtWork {
-    AtWork { name: destination.to_string(), stage: stage.name(), bytes, of, bytes_per_second }
 }

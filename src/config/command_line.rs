@@ -8,8 +8,10 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, value_parser};
 
 use super::help;
-use super::reference::{Kind, NAME, Setting, all_settings};
+use super::manual::Manual;
+use super::reference::{Kind, Setting};
 use super::values::boolean;
+use crate::model::program::Program;
 
 /// Turns `-name` into `--name`. Go's `flag` package accepts both; clap reads the first as a bundle of short options, and
 /// the only short option here is `-h`.
@@ -35,11 +37,11 @@ pub(super) fn double_dashed(arguments: impl IntoIterator<Item = OsString>) -> Ve
 }
 
 /// A switch whose value follows as a word of its own, which Go's `flag` package does not take for its value either.
-pub(super) fn value_apart(words: &[OsString]) -> Option<String> {
+pub(super) fn value_apart(manual: &Manual, words: &[OsString]) -> Option<String> {
     let words = words.iter().map_while(|word| word.to_str().filter(|word| *word != "--")).collect::<Vec<_>>();
     words.windows(2).find_map(|pair| {
         let flag = pair[0].strip_prefix("--")?;
-        let is_switch = all_settings().any(|it| it.kind == Kind::Switch && it.flag == Some(flag));
+        let is_switch = manual.settings().any(|it| it.kind == Kind::Switch && it.flag == Some(flag));
         let value = pair[1];
         let is_apart = is_switch && boolean(value).is_ok();
         is_apart
@@ -47,30 +49,34 @@ pub(super) fn value_apart(words: &[OsString]) -> Option<String> {
     })
 }
 
-/// The program's command line.
-pub fn command_line() -> clap::Command {
+/// The command line of a program.
+pub(super) fn command_line(manual: &Manual) -> clap::Command {
     let command = |name: &'static str, about: &'static str, usage, text: String| {
-        clap::Command::new(name).about(about).override_usage(help::usage(usage)).override_help(text)
+        clap::Command::new(name).about(about).override_usage(manual.usage(usage)).override_help(text)
     };
-    let path = |name: &'static str, value: &'static str, meaning: &'static str| {
-        Arg::new(name).long(name).help(meaning).value_name(value).value_parser(value_parser!(PathBuf))
-    };
-    let check = command("check", "Tries everything that a pass needs", help::CHECK_USAGE, help::check_help());
-    let list = command("list", "Shows what the bucket holds", help::LIST_USAGE, help::list_help());
-    let restore =
-        command("restore", "Brings repositories back from the bucket", help::RESTORE_USAGE, help::restore_help())
+    let check = command("check", "Tries everything that a pass needs", help::CHECK_USAGE, help::check_help(manual));
+    let list = command("list", "Shows what the bucket holds", help::LIST_USAGE, help::list_help(manual));
+    let restore = || {
+        let about = "Brings repositories back from the bucket";
+        command("restore", about, help::RESTORE_USAGE, help::restore_help(manual))
             .arg(path("identity", "FILE", "age identities"))
             .arg(path("into", "DIR", "where to unpack to"))
-            .arg(Arg::new("wanted").action(ArgAction::Append).value_parser(value_parser!(OsString)));
-    clap::Command::new(NAME)
+            .arg(Arg::new("wanted").action(ArgAction::Append).value_parser(value_parser!(OsString)))
+    };
+    clap::Command::new(manual.program.name())
         .version(env!("CARGO_PKG_VERSION"))
         .disable_version_flag(true)
         .arg(Arg::new("version").long("version").action(ArgAction::Version))
         .args_override_self(true)
-        .args(all_settings().filter_map(argument))
-        .subcommands([check, list, restore])
-        .override_usage(help::usage(help::RUN_USAGE))
-        .override_help(help::help())
+        .args(manual.settings().filter_map(argument))
+        .subcommands([check, list])
+        .subcommands((manual.program == Program::Producer).then(restore))
+        .override_usage(manual.usage(help::RUN_USAGE))
+        .override_help(help::help(manual))
+}
+
+fn path(name: &'static str, value: &'static str, meaning: &'static str) -> Arg {
+    Arg::new(name).long(name).help(meaning).value_name(value).value_parser(value_parser!(PathBuf))
 }
 
 fn argument(setting: &Setting) -> Option<Arg> {

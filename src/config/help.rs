@@ -2,53 +2,32 @@
 //!
 //! Invariant: no line is longer than a terminal of 100 columns.
 
+use super::manual::Manual;
 use super::reference::*;
 
 pub(super) const RUN_USAGE: &str = "[SETTING]…";
 pub(super) const CHECK_USAGE: &str = "check [SETTING]…";
 pub(super) const LIST_USAGE: &str = "list [SETTING]…";
 pub(super) const RESTORE_USAGE: &str = "restore -identity FILE [-into DIR] [GROUP/PROJECT[@BRANCH]]…";
-/// The commands: the words after the program's name, and what they do.
-pub const USAGES: [(&str, &str); 4] = [
-    (RUN_USAGE, "Publish what is new, retire what is no longer wanted, sleep, start again."),
-    (CHECK_USAGE, "Try every server and permission that this needs, and say what to do about failures."),
-    (LIST_USAGE, "Show what the bucket holds."),
-    (RESTORE_USAGE, "Download, decrypt, unpack and verify everything, or what is named."),
-];
-/// What to achieve, and the command line for it.
-pub const EXAMPLES: [(&str, &str); 4] = [
-    ("Does everything work from here? Try it, change nothing", "check"),
-    ("What would a pass do? Print it, change nothing", "-dry-run -run-once"),
-    ("What is in the bucket, for a script", "list -output json"),
-    ("One branch of one project, back from the bucket", "restore -identity key.txt -into restored platform/tools@main"),
-];
-/// Exit statuses and their meaning.
-pub const EXIT_STATUSES: [(u8, &str); 4] = [
-    (0, "everything was done, or a signal stopped the daemon"),
-    (1, "the pass of -run-once failed, entirely or for a target; check, list or restore failed"),
-    (2, "settings are missing or wrong, and nothing was done"),
-    (70, "internal error: a bug in this program"),
-];
 /// Width of the widest flag with its dash, and of the widest variable that has a flag.
 const FLAG_COLUMN: usize = 24;
 const VARIABLE_COLUMN: usize = 23;
 pub(super) const NAMES_COLUMN: usize = FLAG_COLUMN + 2 + VARIABLE_COLUMN;
 
-pub(super) fn usage(arguments: &str) -> String {
-    format!("{NAME} {arguments}")
-}
-
-pub(super) fn help() -> String {
-    let sections: String = reference().iter().map(|section| help_section(section.title, section.settings)).collect();
-    let usages: String = USAGES.iter().map(|(usage, what)| format!("  {NAME} {usage}\n      {what}\n")).collect();
-    let examples: String = EXAMPLES.iter().map(|(what, words)| format!("  {what}:\n      {NAME} {words}\n")).collect();
-    let statuses: String = EXIT_STATUSES.iter().map(|(status, what)| format!("  {status:<2} {what}\n")).collect();
+pub(super) fn help(manual: &Manual) -> String {
+    let Manual { about, usages, examples, exit_statuses, sections, .. } = manual;
+    let sections: String = sections.iter().map(|section| help_section(section.title, section.settings)).collect();
+    let usages: String =
+        usages.iter().map(|(usage, what)| format!("  {}\n      {what}\n", manual.usage(usage))).collect();
+    let examples: String =
+        examples.iter().map(|(what, words)| format!("  {what}:\n      {}\n", manual.usage(words))).collect();
+    let statuses: String = exit_statuses.iter().map(|(status, what)| format!("  {status:<2} {what}\n")).collect();
     format!(
         "\
-Copies GitLab projects, encrypted with age, into an S3 bucket, and keeps doing so.
+{about}
 
 Usage:
-{usages}  {NAME} -help | -version
+{usages}  {}
 
 A setting is a flag (-name=value or -name value, with one dash or two; a switch alone means true) or
 an environment variable. The flag wins; an empty variable counts as unset.
@@ -57,53 +36,58 @@ Examples:
 {examples}
 Exit status:
 {statuses}",
-        other_names()
+        manual.usage("-help | -version"),
+        other_names(manual)
     )
 }
 
-pub(super) fn check_help() -> String {
+pub(super) fn check_help(manual: &Manual) -> String {
     format!(
         "\
-Tries everything that synchronising needs, one after the other: recipients, WORKDIR, target list,
-login, every source branch, and the permissions in the bucket. It leaves nothing behind.
+{}
 
 Usage:
-  {NAME} {CHECK_USAGE}
+  {}
 
-It reads the same settings as synchronising; `{NAME} -help` explains them."
+It reads the same settings as synchronising; `{}` explains them.",
+        manual.about_check,
+        manual.usage(CHECK_USAGE),
+        manual.usage("-help")
     )
 }
 
-pub(super) fn list_help() -> String {
+pub(super) fn list_help(manual: &Manual) -> String {
     format!(
         "\
 Shows what the bucket holds: destination, branch, commit, format, size and time of each object.
 
 Usage:
-  {NAME} {LIST_USAGE}
+  {}
 {}",
-        bucket_help(&[])
+        manual.usage(LIST_USAGE),
+        bucket_help(manual, &[])
     )
 }
 
-pub(super) fn restore_help() -> String {
+pub(super) fn restore_help(manual: &Manual) -> String {
     format!(
         "\
 Downloads, decrypts, unpacks and verifies what the bucket holds: everything, or what is named.
 
 Usage:
-  {NAME} {RESTORE_USAGE}
+  {}
 
 Options:
   -identity FILE  age identities, one of which can decrypt
   -into DIR       where to unpack to
 {}",
-        bucket_help(&[MEMORY_BUDGET_BYTES])
+        manual.usage(RESTORE_USAGE),
+        bucket_help(manual, &[MEMORY_BUDGET_BYTES])
     )
 }
 
 /// The settings that `list` and `restore` need, and `more`.
-fn bucket_help(more: &[Setting]) -> String {
+fn bucket_help(manual: &Manual, more: &[Setting]) -> String {
     let settings = [
         AWS_S3_BUCKET,
         AWS_REGION,
@@ -120,7 +104,7 @@ fn bucket_help(more: &[Setting]) -> String {
         PROGRESS,
     ];
     let section = help_section("Settings", settings.iter().chain(more));
-    format!("{section}\nOther settings are ignored. `{NAME} -help` explains all of them.")
+    format!("{section}\nOther settings are ignored. `{}` explains all of them.", manual.usage("-help"))
 }
 
 fn help_section<'a>(title: &str, settings: impl IntoIterator<Item = &'a Setting>) -> String {
@@ -138,8 +122,8 @@ fn help_row(setting: &Setting) -> String {
     format!("  {names}  {meaning}{default}\n")
 }
 
-fn other_names() -> String {
-    let pairs = all_settings().flat_map(|setting| setting.also.iter().map(move |other| (other, setting.variable)));
+fn other_names(manual: &Manual) -> String {
+    let pairs = manual.settings().flat_map(|setting| setting.also.iter().map(move |other| (other, setting.variable)));
     let rows: String = pairs.map(|(other, variable)| format!("  {other:NAMES_COLUMN$}  {variable}\n")).collect();
     format!("\nOther names, used if the variable on the right is unset:\n{rows}")
 }

@@ -10,6 +10,7 @@ use clap::ArgMatches;
 use secrecy::zeroize::Zeroizing;
 
 use super::Exit;
+use super::manual::Manual;
 use super::reference::{Fallback, Setting};
 use crate::secret::{Secret, without_line_end};
 
@@ -28,6 +29,7 @@ pub(super) struct Given {
 
 /// Reads settings one by one and collects everything that is wrong with them.
 pub(super) struct Reader<'a> {
+    manual: &'a Manual,
     matches: &'a ArgMatches,
     environment: Environment<'a>,
     missing: Vec<&'static str>,
@@ -35,22 +37,20 @@ pub(super) struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Reads all settings of `program`: what `settings` returns, or one message with everything that is wrong.
+    /// Reads all settings of a program: what `settings` returns, or one message with everything that is wrong.
     pub(super) fn read<T>(
-        program: &str,
+        manual: &Manual,
         matches: &ArgMatches,
         environment: Environment<'_>,
         settings: impl FnOnce(&mut Reader<'_>) -> Result<T, Reported>,
     ) -> Result<T, Exit> {
-        let mut reader = Reader { matches, environment, missing: vec![], problems: vec![] };
+        let mut reader = Reader { manual, matches, environment, missing: vec![], problems: vec![] };
         let settings = settings(&mut reader);
         let missing = (!reader.missing.is_empty()).then(|| format!("missing: {}", reader.missing.join(", ")));
         let problems: Vec<String> = missing.into_iter().chain(reader.problems).collect();
         match settings {
             Ok(settings) if problems.is_empty() => Ok(settings),
-            Ok(_) | Err(Reported(())) => {
-                Err(Exit::Problem(format!("{}\n`{program} -help` explains every setting.", problems.join("; "))))
-            }
+            Ok(_) | Err(Reported(())) => Err(Exit::Problem(format!("{}\n{}", problems.join("; "), manual.pointer()))),
         }
     }
 
@@ -69,8 +69,12 @@ impl Reader<'_> {
         Reported(())
     }
 
-    /// What was given for a setting. The flag wins over variables; an empty variable counts as unset.
+    /// What was given for a setting. The flag wins over variables; an empty variable counts as unset, and so does a setting
+    /// of the other program.
     pub(super) fn given(&mut self, setting: &Setting) -> Result<Option<Given>, Reported> {
+        if self.manual.setting(setting.variable).is_none() {
+            return Ok(None);
+        }
         let flag = setting.flag.and_then(|flag| Some((flag, self.matches.get_one::<OsString>(flag)?)));
         let found = match flag {
             // In a script this is usually a variable that was never set; ignoring the flag would be a guess.
@@ -99,7 +103,7 @@ impl Reader<'_> {
         check(&text).map(Some).map_err(|why| self.problem(name, why))
     }
 
-    /// A setting that is required or has a default.
+    /// A setting that is required or has a default, which may be another in each program.
     pub(super) fn value<T>(
         &mut self,
         setting: &Setting,
@@ -108,7 +112,8 @@ impl Reader<'_> {
         if let Some(value) = self.optional(setting, &check)? {
             return Ok(value);
         }
-        match setting.default {
+        let default = self.manual.setting(setting.variable).map_or(setting.default, |own| own.default);
+        match default {
             Fallback::Value(text) => check(text).map_err(|why| self.problem(setting.variable, why)),
             Fallback::Required | Fallback::Unset | Fallback::Found(_) => Err(self.missing(setting.variable)),
         }

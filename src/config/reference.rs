@@ -1,6 +1,7 @@
-//! The one list of settings: flags, help and the man page are made from it, and the README's table is checked against it.
+//! The settings of the producer, in sections: flags, help and the man page are made from them, and the README's table is
+//! checked against them. Those that the consumer has too are in its own sections as well.
 //!
-//! Invariant: a setting that is not listed here has no flag and is not read.
+//! Invariant: a setting that is not listed has no flag and is not read.
 
 use std::fmt;
 
@@ -68,28 +69,29 @@ impl fmt::Display for Fallback {
     }
 }
 
-/// Every setting there is, in sections.
-pub fn reference() -> &'static [Section] {
-    SECTIONS
-}
-
-pub(super) fn all_settings() -> impl Iterator<Item = &'static Setting> {
-    SECTIONS.iter().flat_map(|section| section.settings)
-}
-
-const fn text(flag: &'static str, variable: &'static str, default: Fallback, meaning: &'static str) -> Setting {
+pub(super) const fn text(
+    flag: &'static str,
+    variable: &'static str,
+    default: Fallback,
+    meaning: &'static str,
+) -> Setting {
     Setting { variable, also: &[], flag: Some(flag), kind: Kind::Text, default, meaning }
 }
 
-const fn switch(flag: &'static str, variable: &'static str, default: Fallback, meaning: &'static str) -> Setting {
+pub(super) const fn switch(
+    flag: &'static str,
+    variable: &'static str,
+    default: Fallback,
+    meaning: &'static str,
+) -> Setting {
     Setting { kind: Kind::Switch, ..text(flag, variable, default, meaning) }
 }
 
-const fn secret(variable: &'static str, default: Fallback, meaning: &'static str) -> Setting {
+pub(super) const fn secret(variable: &'static str, default: Fallback, meaning: &'static str) -> Setting {
     Setting { variable, also: &[], flag: None, kind: Kind::Secret, default, meaning }
 }
 
-const fn library(variable: &'static str, meaning: &'static str) -> Setting {
+pub(super) const fn library(variable: &'static str, meaning: &'static str) -> Setting {
     Setting { kind: Kind::Library, ..secret(variable, Fallback::Unset, meaning) }
 }
 
@@ -209,7 +211,13 @@ pub(super) const AWS_SECRET_ACCESS_KEY: Setting =
     secret("AWS_SECRET_ACCESS_KEY", Found("as the AWS SDK finds it"), "its secret part");
 pub(super) const AWS_SESSION_TOKEN: Setting = secret("AWS_SESSION_TOKEN", Unset, "for a temporary access key");
 
-const SECTIONS: &[Section] = &[
+pub(super) const HTTPS_PROXY: Setting = library("HTTPS_PROXY", "proxy for every connection");
+pub(super) const NO_PROXY: Setting = library("NO_PROXY", "hosts to reach without it");
+pub(super) const SSL_CERT_FILE: Setting = library("SSL_CERT_FILE", "PEM bundle to trust, with the system's");
+pub(super) const RUST_LOG: Setting = library("RUST_LOG", "log filter, such as debug");
+
+/// Every setting of the producer.
+pub(super) const SECTIONS: &[Section] = &[
     Section {
         title: "Required",
         settings: &[AWS_S3_BUCKET, GITLAB_BASE_URL, GITLAB_USERNAME, GRAPHQL_SERVER, PUBLIC_KEY],
@@ -272,15 +280,12 @@ const SECTIONS: &[Section] = &[
     Section {
         title: "Also understood (environment only)",
         settings: &[
-            library("HTTPS_PROXY", "proxy for every connection"),
-            library("NO_PROXY", "hosts to reach without it"),
-            library("SSL_CERT_FILE", "PEM bundle to trust, with the system's"),
+            HTTPS_PROXY,
+            NO_PROXY,
+            SSL_CERT_FILE,
             library("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required, for stores that refuse checksums"),
             HOSTNAME,
-            library("RUST_LOG", "log filter, such as debug"),
+            RUST_LOG,
         ],
     },
 ];
-
-/// The program's name.
-pub const NAME: &str = env!("CARGO_PKG_NAME");

@@ -1,4 +1,4 @@
-//! What this program reads, setting by setting, and which settings must fit each other.
+//! What the producer reads, setting by setting, and which settings must fit each other.
 //!
 //! Invariant: everything is read before the first `?`, so that one problem does not hide the next.
 
@@ -32,20 +32,29 @@ use crate::text::hide;
 
 /// What a pass may take without visible progress, in addition to the time limit of one target: listing the bucket,
 /// asking for targets and heads, each with all its attempts.
-const STALL_MARGIN: Duration = Duration::from_secs(300);
+pub(super) const STALL_MARGIN: Duration = Duration::from_secs(300);
 
 impl Reader<'_> {
-    /// The settings of the command that was given.
-    pub(super) fn settings(&mut self, matches: &ArgMatches) -> Result<Settings, Reported> {
+    /// The settings of a command; `ends` tells whether it ends by itself, and prints nothing before.
+    pub(super) fn settings<C>(
+        &mut self,
+        command: impl FnOnce(&mut Self) -> Result<C, Reported>,
+        ends: impl FnOnce(&C) -> bool,
+    ) -> Result<Settings<C>, Reported> {
         let log_format = self.value(&LOG_FORMAT, choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]));
         let progress = self.value(&PROGRESS, boolean);
-        let command = match matches.subcommand() {
+        let command = command(self)?;
+        Ok(Settings { ends: ends(&command), command, log_format: log_format?, progress: progress? })
+    }
+
+    /// The command that was given to the producer.
+    pub(super) fn command(&mut self, matches: &ArgMatches) -> Result<Command, Reported> {
+        match matches.subcommand() {
             Some(("check", _)) => self.run().map(Command::Check),
             Some(("list", _)) => self.list().map(Command::List),
             Some(("restore", matches)) => self.restore(matches).map(Command::Restore),
             Some(_) | None => self.run().map(Command::Run),
-        };
-        Ok(Settings { command: command?, log_format: log_format?, progress: progress? })
+        }
     }
 
     // Longer than a screen, because it reads one setting per line.
@@ -64,8 +73,7 @@ impl Reader<'_> {
         let output = self.output();
         let archive_format = self.value(&ARCHIVE_FORMAT, str::parse);
         let max_retire = self.value(&MAX_RETIRE, str::parse);
-        let on_rewrite = choice(&[("publish", OnRewrite::Publish), ("hold", OnRewrite::Hold)]);
-        let on_rewrite = self.value(&ON_REWRITE, on_rewrite);
+        let on_rewrite = self.on_rewrite();
         let republish = self.optional(&REPUBLISH, str::parse);
         let sync_concurrency = self.optional(&SYNC_CONCURRENCY, count(1..=64));
         let probe_concurrency = self.value(&PROBE_CONCURRENCY, count(1..=256));
@@ -112,7 +120,7 @@ impl Reader<'_> {
         })
     }
 
-    fn list(&mut self) -> Result<List, Reported> {
+    pub(super) fn list(&mut self) -> Result<List, Reported> {
         let (s3, timeouts, output) = (self.s3(), self.timeouts(), self.output());
         Ok(List { s3: s3?, timeouts: timeouts?, output: output? })
     }
@@ -145,16 +153,20 @@ impl Reader<'_> {
         })
     }
 
-    fn timeouts(&mut self) -> Result<Timeouts, Reported> {
+    pub(super) fn on_rewrite(&mut self) -> Result<OnRewrite, Reported> {
+        self.value(&ON_REWRITE, choice(&[("publish", OnRewrite::Publish), ("hold", OnRewrite::Hold)]))
+    }
+
+    pub(super) fn timeouts(&mut self) -> Result<Timeouts, Reported> {
         let (connect, idle) = (self.value(&CONNECT_TIMEOUT, above_zero), self.value(&IDLE_TIMEOUT, above_zero));
         Ok(Timeouts { connect: connect?, idle: idle? })
     }
 
-    fn output(&mut self) -> Result<OutputFormat, Reported> {
+    pub(super) fn output(&mut self) -> Result<OutputFormat, Reported> {
         self.value(&OUTPUT, choice(&[("text", OutputFormat::Text), ("json", OutputFormat::Json)]))
     }
 
-    fn s3(&mut self) -> Result<S3, Reported> {
+    pub(super) fn s3(&mut self) -> Result<S3, Reported> {
         let bucket = self.value(&AWS_S3_BUCKET, bucket);
         let region = self.optional(&AWS_REGION, one_line);
         let endpoint_url = self.optional(&AWS_ENDPOINT_URL, base_url);
@@ -205,7 +217,7 @@ impl Reader<'_> {
         Err(self.problem(alone, format_args!("set without {other}: set both, or none to use another AWS login")))
     }
 
-    fn gitlab(&mut self, allow_http: bool) -> Result<Gitlab, Reported> {
+    pub(super) fn gitlab(&mut self, allow_http: bool) -> Result<Gitlab, Reported> {
         let base_url = self.value(&GITLAB_BASE_URL, gitlab_url);
         let base_url = base_url.and_then(|url| self.confidential(&GITLAB_BASE_URL, url, allow_http));
         let username = self.value(&GITLAB_USERNAME, username);
@@ -270,7 +282,7 @@ fn is_placeholder(username: &str, password: &Secret) -> bool {
     username == "dev" && password.read().is_ok_and(|password| password.expose_secret() == "dev")
 }
 
-fn default_sync_concurrency() -> NonZeroUsize {
+pub(super) fn default_sync_concurrency() -> NonZeroUsize {
     // A target mostly waits for the network, so a few at a time make sense on a single core too.
     const FEWEST: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
     const MOST: NonZeroUsize = NonZeroUsize::MIN.saturating_add(7);

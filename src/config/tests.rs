@@ -367,7 +367,7 @@ fn the_names_of_the_go_programs_are_understood_and_ours_win() {
 
 #[test]
 fn secrets_have_no_flag_and_a_try_does_not_show_them() {
-    for setting in all_settings() {
+    for setting in PRODUCER.settings() {
         assert!(setting.kind != Kind::Secret || setting.flag.is_none(), "{}", setting.variable);
     }
     for arguments in [&["-gitlab-token=hunter2"][..], &["-gitlab-token", "hunter2"], &["-graphql-password=hunter2"]] {
@@ -806,7 +806,7 @@ fn a_wanted_project_means_all_its_branches_and_a_wanted_branch_itself() {
 #[test]
 fn help_and_version_need_no_settings() {
     for spelling in ["-help", "--help", "-h"] {
-        assert_eq!(answer_to(&[spelling]), help().trim_end());
+        assert_eq!(answer_to(&[spelling]), help(&PRODUCER).trim_end());
     }
     for spelling in ["-version", "--version"] {
         assert_eq!(answer_to(&[spelling]), concat!("git-partition-sync-producer ", env!("CARGO_PKG_VERSION")));
@@ -818,23 +818,30 @@ fn help_and_version_need_no_settings() {
 
 #[test]
 fn help_explains_each_setting_in_a_line_of_100_columns() {
-    let help = help();
-    for setting in all_settings() {
-        let names = |line: &&str| line.split_whitespace().take(2).any(|word| word == setting.variable);
-        let line = help.lines().find(names).unwrap_or_else(|| panic!("{} is not in the help", setting.variable));
-        assert_eq!(line.find(setting.meaning), Some(NAMES_COLUMN + 4), "{line}");
-        assert!(line.contains(&setting.default.to_string()), "{line}");
-        assert_eq!(setting.flag.is_some(), line.trim_start().starts_with('-'), "{line}");
+    for manual in &Manual::ALL {
+        let help = help(manual);
+        for setting in manual.settings() {
+            let names = |line: &&str| line.split_whitespace().take(2).any(|word| word == setting.variable);
+            let line = help.lines().find(names).unwrap_or_else(|| panic!("{} is not in the help", setting.variable));
+            assert_eq!(line.find(setting.meaning), Some(NAMES_COLUMN + 4), "{line}");
+            assert!(line.contains(&setting.default.to_string()), "{line}");
+            assert_eq!(setting.flag.is_some(), line.trim_start().starts_with('-'), "{line}");
+        }
+        let pages = [help, check_help(manual), list_help(manual), restore_help(manual)];
+        let too_long: Vec<&str> =
+            pages.iter().flat_map(|page| page.lines()).filter(|line| line.chars().count() > 100).collect();
+        assert!(too_long.is_empty(), "{}", too_long.join("\n"));
     }
-    let pages = [help, check_help(), list_help(), restore_help()];
-    let too_long: Vec<&str> =
-        pages.iter().flat_map(|page| page.lines()).filter(|line| line.chars().count() > 100).collect();
-    assert!(too_long.is_empty(), "{}", too_long.join("\n"));
 }
 
 #[test]
 fn flags_are_called_like_their_variables_and_each_is_there_once() {
-    let settings: Vec<&Setting> = all_settings().collect();
+    Manual::ALL.iter().for_each(flags_fit);
+}
+
+#[track_caller]
+fn flags_fit(manual: &Manual) {
+    let settings: Vec<&Setting> = manual.settings().collect();
     let variables: BTreeSet<&str> = settings
         .iter()
         .flat_map(|setting| [setting.variable].into_iter().chain(setting.also.iter().copied()))
@@ -844,16 +851,16 @@ fn flags_are_called_like_their_variables_and_each_is_there_once() {
         let flag = setting.variable.to_lowercase().replace('_', "-");
         assert!(setting.flag.is_none_or(|known| known == flag), "{}", setting.variable);
     }
-    command_line().debug_assert();
+    manual.command_line().debug_assert();
 }
 
 proptest! {
     #[test]
     fn no_words_and_no_values_make_it_panic(
         words in proptest::collection::vec("-{0,2}(workdir|dry-run|check|list|restore|identity|help)?=?\\PC{0,8}", 0..5),
-        values in proptest::collection::vec("\\PC{0,20}", all_settings().count()),
+        values in proptest::collection::vec("\\PC{0,20}", PRODUCER.settings().count()),
     ) {
-        let variables = all_settings().map(|setting| setting.variable);
+        let variables = PRODUCER.settings().map(|setting| setting.variable);
         let environment: BTreeMap<&str, OsString> = variables.zip(values.iter().map(OsString::from)).collect();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let _ = parse_in(&environment, &words);

@@ -1,7 +1,8 @@
-//! Heads of source branches: one small request for each project, however many of its branches are wanted.
+//! Heads of branches, of the source or of the far side: one small request for each project, however many of its branches
+//! are wanted.
 //!
-//! Invariant: every requested branch gets an answer; a branch that was not found is as unknown as one that could not be
-//! looked up.
+//! Invariant: every requested branch gets an answer; a source branch that was not found is as unknown as one that could not
+//! be read.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::num::NonZeroUsize;
@@ -10,11 +11,14 @@ use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
+use reqwest::StatusCode;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::push::PushServer;
 use super::wire::{GitServer, Tip, WireError};
-use crate::model::target::{Head, Source, Target, Unknown};
+use crate::model::key::{CommitId, Destination};
+use crate::model::target::{FarHead, FarUnknown, Head, Source, Target, Unknown};
 use crate::net::http::{self, RequestError, Retryable};
 use crate::progress::Pulse;
 use crate::text::error_chain;
@@ -31,16 +35,38 @@ const BROKEN_AFTER: usize = 20;
 const LOGIN_REFUSED_AFTER: usize = 5;
 
 /// The heads of a project's wanted branches.
-type Found = Result<BTreeMap<String, Tip>, Unknown>;
+type Found<T> = Result<BTreeMap<String, T>, NotFound>;
+
+/// Why nothing is known of a project.
+#[derive(Debug)]
+enum NotFound {
+    /// Not tried, because the server did not answer for other projects.
+    NotTried,
+    Failed(WireError),
+}
+
+/// How projects are asked for.
+#[derive(Clone, Copy)]
+pub struct Probes<'a> {
+    /// One permit for each request, for all passes together.
+    pub slots: &'a Semaphore,
+    /// How many projects are asked for at the same time.
+    pub concurrency: NonZeroUsize,
+    pub experience: &'a Experience,
+    /// Beats with every answer.
+    pub pulse: &'a Pulse,
+}
 
 /// The server refuses the login. That is one fact, however many projects are wanted.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "GitLab refuses the login, {refusals} times in a row: check GITLAB_USERNAME, and whether the token has expired and has \
-     the scope read_repository"
+     the scope {scope}"
 )]
 pub struct LoginRefused {
     refusals: usize,
+    /// What the token needs.
+    scope: &'static str,
     #[source]
     why: WireError,
 }
@@ -54,8 +80,8 @@ pub struct Experience {
 
 /// What the probes of one pass have met.
 struct Probing<'a> {
-    server: &'a GitServer,
     experience: &'a Experience,
+    scope: &'static str,
     /// When a project was last answered, whatever the answer.
     answered: Mutex<Option<Instant>>,
     silent: AtomicUsize,
@@ -71,30 +97,30 @@ impl Experience {
 }
 
 impl<'a> Probing<'a> {
-    fn new(server: &'a GitServer, experience: &'a Experience) -> Self {
+    fn new(experience: &'a Experience, scope: &'static str) -> Self {
         let (silent, broken) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Self { server, experience, answered: Mutex::default(), silent, broken, refused: Mutex::default() }
+        Self { experience, scope, answered: Mutex::default(), silent, broken, refused: Mutex::default() }
     }
 
     fn is_over(&self) -> bool {
         self.silent.load(Ordering::Relaxed) >= UNREACHABLE_AFTER || self.refused.lock().is_some()
     }
 
-    async fn probe(&self, project: &str, branches: &BTreeSet<&str>) -> Found {
+    async fn probe<T>(&self, ask: impl AsyncFn() -> Result<BTreeMap<String, T>, WireError>) -> Found<T> {
         if self.is_over() {
-            return Err(Unknown::NotTried);
+            return Err(NotFound::NotTried);
         }
         let begun = Instant::now();
         let found = if self.broken.load(Ordering::Relaxed) >= BROKEN_AFTER {
-            let once = timeout(PROBE_BUDGET, self.server.ls_refs(project, branches)).await;
+            let once = timeout(PROBE_BUDGET, ask()).await;
             once.unwrap_or_else(|_| Err(RequestError::Late(PROBE_BUDGET).into()))
         } else {
-            http::retrying(PROBE_BUDGET, async || self.server.ls_refs(project, branches).await).await
+            http::retrying(PROBE_BUDGET, async || ask().await).await
         };
-        self.learn(project, begun, found)
+        self.learn(begun, found)
     }
 
-    fn learn(&self, project: &str, begun: Instant, found: Result<BTreeMap<String, Tip>, WireError>) -> Found {
+    fn learn<T>(&self, begun: Instant, found: Result<BTreeMap<String, T>, WireError>) -> Found<T> {
         let request = match &found {
             Err(WireError::Request(error)) => Some(error),
             Ok(_) | Err(_) => None,
@@ -119,17 +145,17 @@ impl<'a> Probing<'a> {
             }
             Err(why) => why,
         };
-        let unknown = Unknown::Unreadable { project: project.to_owned(), why: error_chain(&why) };
         if is_refusal(&why) {
             let refusals = self.experience.refusals.fetch_add(1, Ordering::Relaxed) + 1;
             if refusals >= LOGIN_REFUSED_AFTER {
-                self.refused.lock().get_or_insert(LoginRefused { refusals, why });
+                self.refused.lock().get_or_insert(LoginRefused { refusals, scope: self.scope, why });
+                return Err(NotFound::NotTried);
             }
         } else if matches!(&why, WireError::Request(RequestError::Status { .. })) && !is_broken(&why) {
             // GitLab reads the login before it says anything about a project.
             self.experience.refusals.store(0, Ordering::Relaxed);
         }
-        Err(unknown)
+        Err(NotFound::Failed(why))
     }
 }
 
@@ -141,61 +167,32 @@ fn is_broken(why: &WireError) -> bool {
     matches!(why, WireError::Request(error) if error.is_transient())
 }
 
-/// The targets with their source branches' heads, in the given order. At most `concurrency` projects are looked up at a
-/// time, and each takes one of `slots`, which other passes share. `pulse` beats with every answer.
+/// The targets with their source branches' heads, in the given order.
 ///
 /// # Errors
 /// [`LoginRefused`]: nothing is known of any target.
 pub async fn heads(
     server: &GitServer,
     targets: Vec<Target>,
-    slots: &Semaphore,
-    concurrency: NonZeroUsize,
-    experience: &Experience,
-    pulse: &Pulse,
+    probes: Probes<'_>,
 ) -> Result<Vec<(Target, Head)>, LoginRefused> {
     let mut wanted: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for Target { source, .. } in &targets {
         wanted.entry(&source.project).or_default().insert(&source.branch);
     }
-    let probing = Probing::new(server, experience);
-    let mut found: HashMap<String, Found> = HashMap::new();
-    let mut wanted: VecDeque<_> = spread(wanted.into_iter().collect()).into();
-    // One at a time until the login is accepted: many at a time would be as many failed logins.
-    while let Some((project, branches)) = wanted.pop_front() {
-        // The semaphore is never closed.
-        let _slot = slots.acquire().await;
-        let begun = Instant::now();
-        let first = timeout(PROBE_BUDGET, server.ls_refs(project, &branches)).await;
-        pulse.beat();
-        match first {
-            Ok(answer) if !answer.as_ref().is_err_and(|why| why.retry().0) => {
-                let refused = answer.as_ref().is_err_and(is_refusal);
-                found.insert(project.to_owned(), probing.learn(project, begun, answer));
-                if !refused || probing.is_over() {
-                    break;
-                }
-            }
-            // It is tried again with the others.
-            Ok(_) | Err(_) => {
-                wanted.push_front((project, branches));
-                break;
-            }
-        }
-    }
-    let probes = wanted.into_iter().map(|(project, branches)| {
-        let probing = &probing;
-        async move {
-            let _slot = slots.acquire().await;
-            let found = probing.probe(project, &branches).await;
-            pulse.beat();
-            (project.to_owned(), found)
-        }
-    });
-    found.extend(stream::iter(probes).buffer_unordered(concurrency.get()).collect::<Vec<_>>().await);
-    if let Some(refused) = probing.refused.into_inner() {
-        return Err(refused);
-    }
+    let ask = async |project: &str, branches: &BTreeSet<&str>| server.ls_refs(project, branches).await;
+    let found = ask_for(wanted, "read_repository", ask, probes).await?;
+    let unknown = |project: &String, why| match why {
+        NotFound::NotTried => Unknown::NotTried,
+        NotFound::Failed(why) => Unknown::Unreadable { project: project.clone(), why: error_chain(&why) },
+    };
+    let found: HashMap<_, _> = found
+        .into_iter()
+        .map(|(project, found)| {
+            let found = found.map_err(|why| unknown(&project, why));
+            (project, found)
+        })
+        .collect();
     let head = |source: &Source| match found.get(&source.project) {
         Some(Ok(heads)) => match heads.get(&source.branch) {
             Some(Tip::Commit(commit)) => Head::At(*commit),
@@ -213,6 +210,122 @@ pub async fn heads(
     };
     let heads: Vec<_> = targets.iter().map(|target| head(&target.source)).collect();
     Ok(targets.into_iter().zip(heads).collect())
+}
+
+/// How the far side is asked where its branches are.
+#[derive(Clone, Copy)]
+pub enum FarSide<'a> {
+    /// As a push asks. It tells whether the user may push, and GitLab makes a missing project at this request.
+    ForPush(&'a PushServer),
+    /// As a fetch asks, which changes nothing. A project that cannot be seen counts as one without branches.
+    ReadOnly(&'a GitServer),
+}
+
+impl FarSide<'_> {
+    async fn heads(self, project: &str, branches: &BTreeSet<&str>) -> Result<BTreeMap<String, CommitId>, WireError> {
+        let tips = match self {
+            Self::ForPush(server) => return server.heads_for_push(project, branches).await,
+            Self::ReadOnly(server) => server.ls_refs(project, branches).await,
+        };
+        let commit = |(branch, tip)| match tip {
+            Tip::Commit(commit) => Some((branch, commit)),
+            // A push replaces it.
+            Tip::Tag => None,
+        };
+        match tips {
+            Err(WireError::Request(RequestError::Status { status: StatusCode::NOT_FOUND, .. })) => Ok(BTreeMap::new()),
+            tips => Ok(tips?.into_iter().filter_map(commit).collect()),
+        }
+    }
+}
+
+/// Where the far side's branches are.
+///
+/// # Errors
+/// [`LoginRefused`]: nothing is known of any destination.
+pub async fn far_heads(
+    far: FarSide<'_>,
+    destinations: &BTreeSet<&Destination>,
+    probes: Probes<'_>,
+) -> Result<BTreeMap<Destination, FarHead>, LoginRefused> {
+    let paths: BTreeMap<&Destination, String> = destinations.iter().map(|it| (*it, it.path())).collect();
+    let mut wanted: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (destination, path) in &paths {
+        wanted.entry(path).or_default().insert(&destination.branch);
+    }
+    let ask = async |project: &str, branches: &BTreeSet<&str>| far.heads(project, branches).await;
+    let found = ask_for(wanted, "write_repository", ask, probes).await?;
+    let found: HashMap<_, _> =
+        found.into_iter().map(|(project, found)| (project, found.map_err(far_unknown))).collect();
+    let head = |destination: &Destination, path: &String| match found.get(path) {
+        Some(Ok(heads)) => heads.get(&destination.branch).map_or(FarHead::Absent, |commit| FarHead::At(*commit)),
+        Some(Err(why)) => FarHead::Unknown(why.clone()),
+        None => FarHead::Unknown(FarUnknown::NotTried),
+    };
+    Ok(paths.iter().map(|(destination, path)| ((*destination).clone(), head(destination, path))).collect())
+}
+
+fn far_unknown(why: NotFound) -> FarUnknown {
+    match why {
+        NotFound::NotTried => FarUnknown::NotTried,
+        NotFound::Failed(why) => {
+            let refused = match &why {
+                WireError::Request(RequestError::Status { status, .. }) => status.is_client_error() && !is_broken(&why),
+                _ => false,
+            };
+            let why = error_chain(&why);
+            if refused { FarUnknown::Refused(why) } else { FarUnknown::Unreadable(why) }
+        }
+    }
+}
+
+/// Asks for the wanted branches of each project. At most `concurrency` projects are asked for at a time, and each takes one
+/// of the slots. The token needs `scope`.
+async fn ask_for<T>(
+    wanted: BTreeMap<&str, BTreeSet<&str>>,
+    scope: &'static str,
+    ask: impl AsyncFn(&str, &BTreeSet<&str>) -> Result<BTreeMap<String, T>, WireError>,
+    Probes { slots, concurrency, experience, pulse }: Probes<'_>,
+) -> Result<HashMap<String, Found<T>>, LoginRefused> {
+    let probing = Probing::new(experience, scope);
+    let mut found: HashMap<String, Found<T>> = HashMap::new();
+    let mut wanted: VecDeque<_> = spread(wanted.into_iter().collect()).into();
+    // One at a time until the login is accepted: many at a time would be as many failed logins.
+    while let Some((project, branches)) = wanted.pop_front() {
+        // The semaphore is never closed.
+        let _slot = slots.acquire().await;
+        let begun = Instant::now();
+        let first = timeout(PROBE_BUDGET, ask(project, &branches)).await;
+        pulse.beat();
+        match first {
+            Ok(answer) if !answer.as_ref().is_err_and(|why| why.retry().0) => {
+                let refused = answer.as_ref().is_err_and(is_refusal);
+                found.insert(project.to_owned(), probing.learn(begun, answer));
+                if !refused || probing.is_over() {
+                    break;
+                }
+            }
+            // It is tried again with the others.
+            Ok(_) | Err(_) => {
+                wanted.push_front((project, branches));
+                break;
+            }
+        }
+    }
+    let probes = wanted.into_iter().map(|(project, branches)| {
+        let (probing, ask) = (&probing, &ask);
+        async move {
+            let _slot = slots.acquire().await;
+            let found = probing.probe(async || ask(project, &branches).await).await;
+            pulse.beat();
+            (project.to_owned(), found)
+        }
+    });
+    found.extend(stream::iter(probes).buffer_unordered(concurrency.get()).collect::<Vec<_>>().await);
+    match probing.refused.into_inner() {
+        Some(refused) => Err(refused),
+        None => Ok(found),
+    }
 }
 
 /// The same elements in an order in which neighbours are far apart: the projects of one group often fail together, and
@@ -237,18 +350,11 @@ fn gcd(a: usize, b: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
     use super::*;
-    use crate::net::http::Login;
-    use reqwest::StatusCode;
-    use secrecy::SecretString;
 
     /// What probes learn from these answers, which came one after the other.
     fn learnt(experience: &Experience, learn: impl FnOnce(&Probing<'_>)) -> (bool, bool) {
-        let login = Login::new("user", &SecretString::from("password")).unwrap();
-        let server = GitServer::new(reqwest::Client::new(), "https://git.test".parse().unwrap(), login);
-        let probing = Probing::new(&server, experience);
+        let probing = Probing::new(experience, "read_repository");
         learn(&probing);
         (probing.is_over(), probing.refused.lock().is_some())
     }
@@ -267,10 +373,10 @@ mod tests {
         let learn = |answer: fn() -> Result<BTreeMap<String, Tip>, WireError>, later: bool| {
             learnt(&Experience::default(), |probing| {
                 let before = Instant::now();
-                drop(probing.learn("g/answered", before, answer()));
+                drop(probing.learn(before, answer()));
                 for _ in 0..UNREACHABLE_AFTER {
                     let begun = if later { Instant::now() } else { before };
-                    drop(probing.learn("g/silent", begun, silence()));
+                    drop(probing.learn(begun, silence()));
                 }
             })
         };
@@ -282,13 +388,13 @@ mod tests {
             learnt(&Experience::default(), |probing| {
                 for n in 0..10 * UNREACHABLE_AFTER {
                     let found = if n % UNREACHABLE_AFTER == 0 { answer() } else { silence() };
-                    drop(probing.learn("g/p", Instant::now(), found));
+                    drop(probing.learn(Instant::now(), found));
                 }
             })
         };
         assert_eq!(answers(|| status(StatusCode::SERVICE_UNAVAILABLE)), (false, false), "an answer is an answer");
         let broken = learnt(&Experience::default(), |probing| {
-            (0..1_000).for_each(|_| drop(probing.learn("g/p", Instant::now(), status(StatusCode::BAD_GATEWAY))));
+            (0..1_000).for_each(|_| drop(probing.learn(Instant::now(), status(StatusCode::BAD_GATEWAY))));
         });
         assert_eq!(broken, (false, false));
     }
@@ -298,10 +404,10 @@ mod tests {
         let experience = Experience::default();
         let refuse = |times: usize| {
             learnt(&experience, |probing| {
-                (0..times).for_each(|_| drop(probing.learn("g/p", Instant::now(), status(StatusCode::UNAUTHORIZED))));
+                (0..times).for_each(|_| drop(probing.learn(Instant::now(), status(StatusCode::UNAUTHORIZED))));
             })
         };
-        let answer = |answer| learnt(&experience, |probing| drop(probing.learn("g/p", Instant::now(), answer)));
+        let answer = |answer| learnt(&experience, |probing| drop(probing.learn(Instant::now(), answer)));
         assert_eq!(refuse(LOGIN_REFUSED_AFTER - 1), (false, false));
         assert_eq!(answer(silence()), (false, false));
         assert_eq!(refuse(1), (true, true), "silence and an earlier pass do not make them fewer");

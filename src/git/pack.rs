@@ -11,6 +11,7 @@ mod error;
 mod index;
 mod indexed;
 mod resolve;
+pub mod subset;
 mod table;
 mod turn;
 mod walk;

@@ -4,7 +4,7 @@
 //! bounded, and none of its text reaches a terminal unescaped. Protocol: gitprotocol-v2(5), gitprotocol-pack(5).
 
 mod error;
-mod packets;
+pub(super) mod packets;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,7 +24,7 @@ use crate::text::remote_text;
 /// The content type of Git's answers.
 const GIT_ANSWER: &str = "application/x-git-upload-pack-result";
 /// Longest answer to `ls-refs` that is read, in bytes: room for every branch whose name starts with a wanted one's.
-const LS_REFS_LIMIT_BYTES: usize = 64 << 20;
+pub(super) const LS_REFS_LIMIT_BYTES: usize = 64 << 20;
 /// A URL's path segment keeps RFC 3986's unreserved characters and escapes all others.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -93,12 +93,16 @@ impl GitServer {
     }
 
     fn service_url(&self, project: &str) -> Url {
-        let encoded: Vec<_> =
-            project.split('/').map(|segment| utf8_percent_encode(segment, SEGMENT).to_string()).collect();
-        let mut url = self.base.clone();
-        url.set_path(&format!("{}/{}.git/git-upload-pack", self.base.path().trim_end_matches('/'), encoded.join("/")));
-        url
+        project_url(&self.base, project, "git-upload-pack")
     }
+}
+
+/// The address of what Git asks for in a project below `base`.
+pub(super) fn project_url(base: &Url, project: &str, what: &str) -> Url {
+    let encoded: Vec<_> = project.split('/').map(|segment| utf8_percent_encode(segment, SEGMENT).to_string()).collect();
+    let mut url = base.clone();
+    url.set_path(&format!("{}/{}.git/{what}", base.path().trim_end_matches('/'), encoded.join("/")));
+    url
 }
 
 /// What those of `branches` that an answer to `ls-refs` lists point to; `None` if the answer is empty.
@@ -172,7 +176,7 @@ fn request(command: &str, capability: Option<&str>, arguments: impl IntoIterator
 }
 
 /// `<id> refs/heads/<branch>[ <attribute>…]`; `None` for anything but a branch with a UTF-8 name, the only refs that targets can name.
-fn parse_ref(line: &[u8]) -> Result<Option<(String, Tip)>, WireError> {
+pub(super) fn parse_ref(line: &[u8]) -> Result<Option<(String, Tip)>, WireError> {
     let Ok(line) = std::str::from_utf8(line) else { return Ok(None) };
     let (id, rest) = line.trim_end_matches('\n').split_once(' ').ok_or(WireError::Malformed("a ref without a name"))?;
     if id.len() == 64 {

@@ -60,6 +60,31 @@ pub enum Unknown {
     NotTried,
 }
 
+/// Where a branch of the far side is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FarHead {
+    /// At this commit.
+    At(CommitId),
+    /// There is no such branch.
+    Absent,
+    /// It could not be read.
+    Unknown(FarUnknown),
+}
+
+/// Why it is not known where a branch of the far side is. Each message follows the destination's name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum FarUnknown {
+    /// The far side refuses the user, or shows no such project.
+    #[error("the far GitLab refuses a push: {0}")]
+    Refused(String),
+    /// The far side did not answer, or not as Git does.
+    #[error("cannot read the far GitLab's branches: {0}")]
+    Unreadable(String),
+    /// Not tried, because the server did not answer for other projects.
+    #[error("the far GitLab is unreachable: not tried")]
+    NotTried,
+}
+
 /// A source and its destination.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Target {

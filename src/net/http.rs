@@ -2,13 +2,15 @@
 //!
 //! Invariant: credentials go only to the host they were given for; every wait and every answer is bounded.
 
+pub mod upload;
+
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
-use reqwest::{Response, StatusCode, redirect};
+use reqwest::{ClientBuilder, Method, Response, StatusCode, redirect};
 use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -51,6 +53,12 @@ impl Login {
     }
 }
 
+impl Login {
+    pub fn on(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        request.header(AUTHORIZATION, &self.0)
+    }
+}
+
 /// Why a request brought no usable answer.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
@@ -76,6 +84,9 @@ pub enum RequestError {
     Redirect { to: String, why: &'static str },
     #[error("the answer is longer than {limit} bytes")]
     TooLong { limit: usize },
+    /// The body of an upload ended before its announced length.
+    #[error("what was to be sent ended too early")]
+    Unfed,
 }
 
 fn describe_transport(error: &reqwest::Error) -> &'static str {
@@ -122,7 +133,7 @@ impl RequestError {
         match self {
             Self::Transport { source, .. } => !(source.is_body() || source.is_decode()),
             Self::Late(_) => true,
-            Self::Status { .. } | Self::Redirect { .. } | Self::TooLong { .. } => false,
+            Self::Status { .. } | Self::Redirect { .. } | Self::TooLong { .. } | Self::Unfed => false,
         }
     }
 
@@ -137,7 +148,7 @@ impl RequestError {
             Self::Transport { source, .. } => tls::refusal(source).is_none(),
             Self::Late(_) => true,
             Self::Status { status, .. } => *status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error(),
-            Self::Redirect { .. } | Self::TooLong { .. } => false,
+            Self::Redirect { .. } | Self::TooLong { .. } | Self::Unfed => false,
         }
     }
 }
@@ -152,15 +163,23 @@ impl From<reqwest::Error> for RequestError {
 /// pieces of the body: Git servers send a sign of life every five seconds while they prepare a pack. `max_idle` bounds the
 /// connections kept open to one host.
 pub fn client(roots: &TrustRoots, timeouts: Timeouts, max_idle: usize) -> anyhow::Result<reqwest::Client> {
-    let mut builder = reqwest::Client::builder()
+    finish(builder(timeouts, max_idle).read_timeout(timeouts.idle), roots)
+}
+
+/// What all clients have in common.
+fn builder(timeouts: Timeouts, max_idle: usize) -> ClientBuilder {
+    reqwest::Client::builder()
         .user_agent(concat!("git/2.0 (", env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"), ")"))
         .connect_timeout(timeouts.connect)
-        .read_timeout(timeouts.idle)
         .pool_max_idle_per_host(max_idle)
         .tls_version_min(reqwest::tls::Version::TLS_1_2)
-        // `post` follows them itself: a POST must stay a POST, and never reach another host.
+        // `send` follows them itself: a POST must stay a POST, and never reach another host.
         .redirect(redirect::Policy::none())
-        .retry(reqwest::retry::never());
+        .retry(reqwest::retry::never())
+}
+
+/// The client, with the proxies and certificates that all of them have.
+fn finish(mut builder: ClientBuilder, roots: &TrustRoots) -> anyhow::Result<reqwest::Client> {
     proxy::check()?;
     // The client reads no proxy from the environment itself.
     builder = builder.no_proxy().proxy(reqwest::Proxy::custom(|url| proxy::for_url(url).map(|it| it.url().clone())));
@@ -178,9 +197,28 @@ pub async fn post(
     headers: &HeaderMap,
     body: Bytes,
 ) -> Result<Response, RequestError> {
+    send(client, Method::POST, url, login, headers, body).await
+}
+
+/// Sends one GET, as [`post`] does. The answer knows where redirects have led to.
+pub async fn get(client: &reqwest::Client, url: &Url, login: Option<&Login>) -> Result<Response, RequestError> {
+    send(client, Method::GET, url, login, &HeaderMap::new(), Bytes::new()).await
+}
+
+async fn send(
+    client: &reqwest::Client,
+    method: Method,
+    url: &Url,
+    login: Option<&Login>,
+    headers: &HeaderMap,
+    body: Bytes,
+) -> Result<Response, RequestError> {
     let mut to = url.clone();
     for _ in 0..=MAX_REDIRECTS {
-        let mut request = client.post(to.clone()).headers(headers.clone()).body(body.clone());
+        let mut request = client.request(method.clone(), to.clone()).headers(headers.clone());
+        if method == Method::POST {
+            request = request.body(body.clone());
+        }
         if let Some(Login(header)) = login {
             request = request.header(AUTHORIZATION, header);
         }
@@ -202,13 +240,18 @@ pub async fn post(
 /// An answer whose status is neither 2xx nor a redirect.
 async fn refused(response: Response) -> RequestError {
     let (status, retry_after) = (response.status(), retry_after(response.headers()));
-    let is_json = content_type(response.headers()).is_some_and(|it| it.ends_with("json"));
+    let kind = content_type(response.headers()).unwrap_or_default();
     // A body that does not come changes nothing: the status is known.
     let body = timeout(REASON_TIMEOUT, body(response, REASON_LIMIT_BYTES)).await.ok().and_then(Result::ok);
-    let said = body.as_ref().filter(|_| is_json).map(|body| reason(body)).unwrap_or_default();
     // GitLab answers a banned address with 403 and says nothing else. About a project it says why.
-    let is_ban = || body.as_ref().is_some_and(|body| BAN_TEXTS.contains(&body.trim_ascii()));
-    let refuses_login = status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN && is_ban();
+    let is_ban = body.as_ref().is_some_and(|body| BAN_TEXTS.contains(&body.trim_ascii()));
+    let said = match body {
+        Some(body) if kind.ends_with("json") => reason(&body),
+        // What GitLab says to Git. Proxies answer with pages.
+        Some(body) if kind == "text/plain" && !is_ban => remote_text(&body),
+        Some(_) | None => String::new(),
+    };
+    let refuses_login = status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN && is_ban;
     RequestError::Status { status, retry_after, said, refuses_login }
 }
 

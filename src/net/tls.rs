@@ -1,10 +1,11 @@
-//! Trust roots: the system's certificate authorities plus `SSL_CERT_FILE`, the same for GraphQL, GitLab and S3.
+//! Trust roots: the system's certificate authorities plus `SSL_CERT_FILE`, the same for GraphQL, GitLab and S3. For the
+//! consumer, `INTERNAL_GIT_CA_PATH` adds more.
 //!
 //! Invariant: an extra authority never replaces the system's, and there is no switch that turns verification off.
 
 use std::error::Error;
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
 
@@ -23,20 +24,22 @@ const SYSTEM_BUNDLES: [&str; 6] = [
 pub struct TrustRoots(Option<Vec<u8>>);
 
 impl TrustRoots {
-    /// The system's bundle plus `extra`, the file that `SSL_CERT_FILE` names.
-    pub fn load(extra: Option<&Path>) -> anyhow::Result<Self> {
+    /// The system's bundle plus `extra`: files, each with the variable that names it.
+    pub fn load(extra: &[(&str, PathBuf)]) -> anyhow::Result<Self> {
         Self::union(SYSTEM_BUNDLES.iter().find_map(|path| std::fs::read(path).ok()), extra)
     }
 
-    fn union(system: Option<Vec<u8>>, extra: Option<&Path>) -> anyhow::Result<Self> {
-        let system = system.map(usable);
-        let Some(extra) = extra else { return Ok(Self(system)) };
-        let show = extra.display();
-        let added = std::fs::read(extra).with_context(|| format!("SSL_CERT_FILE: cannot read {show}"))?;
-        let count =
-            try_out(&added).with_context(|| format!("SSL_CERT_FILE: {show} is not a bundle of PEM certificates"))?;
-        ensure!(count > 0, "SSL_CERT_FILE: {show} holds no PEM certificate");
-        Ok(Self(Some([system.unwrap_or_default(), added].join(&b'\n'))))
+    fn union(system: Option<Vec<u8>>, extra: &[(&str, PathBuf)]) -> anyhow::Result<Self> {
+        let mut bundles: Vec<_> = system.map(usable).into_iter().collect();
+        for (variable, path) in extra {
+            let show = path.display();
+            let added = std::fs::read(path).with_context(|| format!("{variable}: cannot read {show}"))?;
+            let count =
+                try_out(&added).with_context(|| format!("{variable}: {show} is not a bundle of PEM certificates"))?;
+            ensure!(count > 0, "{variable}: {show} holds no PEM certificate");
+            bundles.push(added);
+        }
+        Ok(Self((!bundles.is_empty()).then(|| bundles.join(&b'\n'))))
     }
 
     /// The only PEM bundle to trust; `None` leaves the library's default.
@@ -115,8 +118,9 @@ mod tests {
         let graphql = GraphqlServer::start(GraphqlOptions::default()).unwrap();
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), extra.pem()).unwrap();
-        let both = TrustRoots::union(Some(system.pem().into()), Some(file.path())).unwrap();
-        let alone = TrustRoots::union(Some(system.pem().into()), None).unwrap();
+        let extra_file = [("SSL_CERT_FILE", file.path().into())];
+        let both = TrustRoots::union(Some(system.pem().into()), &extra_file).unwrap();
+        let alone = TrustRoots::union(Some(system.pem().into()), &[]).unwrap();
         for (roots, authority, good) in [
             (&both, &system, true),
             (&both, &extra, true),

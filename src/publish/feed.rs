@@ -3,13 +3,9 @@
 //! Invariant: only an explicit end marker ends the pack. A feed that stops without it is an error.
 
 use std::io::{self, Read};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::git::wire::{PackStream, WireError};
 use crate::progress::Progress;
@@ -31,7 +27,7 @@ pub(super) async fn feed_pack(
 ) -> Result<(), WireError> {
     loop {
         let piece = stream.next().await?;
-        progress.fetched(piece.as_ref().map_or(0, |piece| piece.len() as u64));
+        progress.received(piece.as_ref().map_or(0, |piece| piece.len() as u64));
         let end = piece.is_none();
         // If the receiver is gone, the indexer has failed and reports why.
         if feed.send(piece).await.is_err() || end {
@@ -59,29 +55,5 @@ impl Read for Pieces {
         let read = buffer.len().min(self.current.len());
         self.current.copy_to_slice(&mut buffer[..read]);
         Ok(read)
-    }
-}
-
-/// A flag for threads that cannot await a token: set when the token is cancelled or this is dropped.
-pub(super) struct Interrupt {
-    pub(super) flag: Arc<AtomicBool>,
-    _watch: AbortOnDropHandle<()>,
-}
-
-impl Interrupt {
-    pub(super) fn when(stop: &CancellationToken) -> Self {
-        let flag = Arc::new(AtomicBool::new(false));
-        let (stop, set) = (stop.clone(), Arc::clone(&flag));
-        let watch = tokio::spawn(async move {
-            stop.cancelled().await;
-            set.store(true, Ordering::Relaxed);
-        });
-        Self { flag, _watch: AbortOnDropHandle::new(watch) }
-    }
-}
-
-impl Drop for Interrupt {
-    fn drop(&mut self) {
-        self.flag.store(true, Ordering::Relaxed);
     }
 }

@@ -10,7 +10,7 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use super::error::PublishError;
-use super::feed::{self, Interrupt};
+use super::feed;
 use super::{Publisher, fetch_error};
 use crate::artifact::archive::{self, Contents, Pack};
 use crate::artifact::encrypt;
@@ -19,6 +19,7 @@ use crate::git::lfs;
 use crate::git::pack::{self, PackError, ReceiveLimits, ReceivedPack};
 use crate::git::store::Store;
 use crate::git::wire::{GitServer, PackStream};
+use crate::interrupt::Interrupt;
 use crate::model::key::CommitId;
 use crate::model::stage::Stage;
 use crate::model::target::Source;
@@ -218,7 +219,7 @@ impl Job<'_> {
         // The length of the index is not known yet; it is seldom more than a quarter of the pack.
         let expected = data + data / 4;
         let _uploading = self.progress.enter(Stage::Uploading);
-        self.progress.expect_upload(data);
+        self.progress.expect_to_send(data);
         let (writer, parts) = publisher.bucket.pipe(expected);
         let contents = Contents { branch: self.publish.target.destination.branch.clone(), commit: self.commit, packs };
         let (recipients, format) = (Arc::clone(&publisher.recipients), self.publish.format);

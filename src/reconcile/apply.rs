@@ -22,7 +22,7 @@ use crate::plan::outcome::{Done, Failure, Outcome};
 use crate::plan::{Action, Cause, Publish, Retire, Sweep};
 use crate::progress::Progress;
 use crate::publish::Publisher;
-use crate::status::{PassId, Status};
+use crate::status::{Change, PassId, Status};
 use crate::text::error_chain;
 
 /// What a plan is carried out with.
@@ -62,13 +62,13 @@ async fn run_all(actions: Vec<Action>, context: &ApplyContext<'_>, stop: &Cancel
             context.status.left_out(context.pass);
             return;
         };
-        let progress = context.status.action_begins(&action);
+        let progress = context.status.action_begins(action.destination().clone(), first_stage(&action));
         let result = match stop.is_cancelled() {
             true => Err(Failure::Stopped),
             false => run(&action, context, &progress, stop).await,
         };
         let outcome = Outcome { action, result };
-        context.status.action_ends(context.pass, &progress, &outcome);
+        context.status.action_ends(context.pass, &progress, &Change::of(&outcome, progress.stage()));
         if let (Ok(Done::Published(_)), Some(left)) = (&outcome.result, &mut *context.republish.lock()) {
             left.remove(outcome.action.destination());
         }
@@ -78,6 +78,13 @@ async fn run_all(actions: Vec<Action>, context: &ApplyContext<'_>, stop: &Cancel
     })
     .await;
     outcomes.into_inner()
+}
+
+fn first_stage(action: &Action) -> Stage {
+    match action {
+        Action::Publish(_) => Stage::Fetching,
+        Action::Retire(_) | Action::Sweep(_) => Stage::Deleting,
+    }
 }
 
 /// How many bytes the action will probably upload.

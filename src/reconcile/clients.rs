@@ -1,16 +1,14 @@
 //! The clients of the three servers. Logins and queries in files are read again for each pass.
 
 use std::num::NonZeroUsize;
-use std::time::Duration;
 
-use parking_lot::Mutex;
-use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::Semaphore;
+use secrecy::SecretString;
 
 use super::PassError;
 use crate::bucket::Bucket;
 use crate::config;
-use crate::git::heads::{self, Experience, LoginRefused};
+use crate::git::account::Account;
+use crate::git::heads::{self, LoginRefused};
 use crate::git::wire::GitServer;
 use crate::graphql::{GraphqlServer, QuerySource};
 use crate::model::target::{Head, Target};
@@ -19,21 +17,12 @@ use crate::net::tls::TrustRoots;
 use crate::progress::Pulse;
 use crate::secret::Secret;
 
-/// How often a token in a file is read while the login is refused.
-const TOKEN_CHECK_INTERVAL: Duration = Duration::from_secs(2);
-
 /// The clients of GraphQL, GitLab and S3.
 pub struct Clients {
     pub(crate) bucket: Bucket,
     http: reqwest::Client,
-    gitlab: config::Gitlab,
+    gitlab: Account,
     graphql: config::Graphql,
-    /// One permit for each probe, for all passes together.
-    probes: Semaphore,
-    probe_concurrency: NonZeroUsize,
-    experience: Experience,
-    /// The token of the last pass.
-    last_token: Mutex<Option<SecretString>>,
 }
 
 impl Clients {
@@ -46,15 +35,13 @@ impl Clients {
         roots: &TrustRoots,
         probe_concurrency: NonZeroUsize,
     ) -> anyhow::Result<Self> {
+        let http = http::client(roots, settings.timeouts, probe_concurrency.get())?;
+        let config::Gitlab { base_url, username, token } = settings.gitlab.clone();
         Ok(Self {
             bucket: Bucket::connect(&settings.s3, settings.timeouts, roots).await?,
-            http: http::client(roots, settings.timeouts, probe_concurrency.get())?,
-            gitlab: settings.gitlab.clone(),
+            gitlab: Account::new(base_url, username, token, probe_concurrency),
+            http,
             graphql: settings.graphql.clone(),
-            probes: Semaphore::new(probe_concurrency.get()),
-            probe_concurrency,
-            experience: Experience::default(),
-            last_token: Mutex::default(),
         })
     }
 
@@ -68,11 +55,7 @@ impl Clients {
     }
 
     pub(crate) fn git(&self) -> Result<GitServer, PassError> {
-        let config::Gitlab { base_url, username, token } = &self.gitlab;
-        let token = read(token)?;
-        let login = Login::new(username, &token).map_err(PassError::Secret)?;
-        *self.last_token.lock() = Some(token);
-        Ok(GitServer::new(self.http.clone(), base_url.clone(), login))
+        self.gitlab.server(&self.http).map_err(PassError::Secret)
     }
 
     pub(crate) async fn heads(
@@ -81,25 +64,17 @@ impl Clients {
         targets: Vec<Target>,
         pulse: &Pulse,
     ) -> Result<Vec<(Target, Head)>, LoginRefused> {
-        heads::heads(git, targets, &self.probes, self.probe_concurrency, &self.experience, pulse).await
+        heads::heads(git, targets, self.gitlab.probes(pulse)).await
     }
 
     /// Whether GitLab refuses the login, so that only full passes try it.
     pub(super) fn login_is_refused(&self) -> bool {
-        self.experience.is_refused()
+        self.gitlab.login_is_refused()
     }
 
     /// Waits until the token is another than in the last pass.
     pub(super) async fn token_changes(&self) {
-        loop {
-            tokio::time::sleep(TOKEN_CHECK_INTERVAL).await;
-            let last = self.last_token.lock().clone();
-            if let (Ok(now), Some(last)) = (self.gitlab.token.read(), last)
-                && now.expose_secret() != last.expose_secret()
-            {
-                return;
-            }
-        }
+        self.gitlab.token_changes().await;
     }
 }
 

@@ -19,7 +19,7 @@ use crate::model::target::{Source, Target};
 use crate::plan::report::Report;
 use crate::plan::{Action, Desired, FormatChoice, MaxRetire, Plan, Policy, plan};
 use crate::publish::Publisher;
-use crate::status::{PassId, Seen, Trigger};
+use crate::status::{PassId, Planned, Trigger};
 
 /// Push passes at the same time. Each lists the bucket, and a large repository can keep one busy for long.
 pub(super) const MOST_PUSH_PASSES: usize = 8;
@@ -71,7 +71,8 @@ impl Reconciler {
         let planning = self.plan_for(&targets, format);
         let (git, mut plan, held) = stop.run_until_cancelled(planning).await.ok_or(PassError::Stopped)??;
         let moved = BTreeSet::new();
-        self.status.seen(pass, &Seen { plan: &plan, targets: &targets, held: &held, foreign: None, moved: &moved });
+        let planned = Planned { plan: &plan, targets: &targets, held: &held, foreign: None, moved: &moved };
+        self.status.seen(pass, |known| planned.seen(known));
         log::blocked(&plan);
         drop(held);
         let mut claims: BTreeMap<Destination, Claim> =

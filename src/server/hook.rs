@@ -3,17 +3,16 @@
 //! Invariant: a request is only trusted for the branch that was pushed to, and only once its token has been checked. The
 //! commit comes from GitLab as always.
 
-use std::sync::Arc;
-
 use axum::body::Bytes;
-use axum::extract::{FromRequest, Request, State};
+use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use secrecy::ExposeSecret;
 use serde::Deserialize;
 use subtle::ConstantTimeEq;
 
-use super::Site;
+use super::Webhooks;
+use crate::status::Status;
 use crate::status::metrics::WebhookResult;
 use crate::text::error_chain;
 
@@ -37,19 +36,19 @@ struct Project {
 }
 
 /// `POST /hooks/gitlab`. The token is compared before the body is read.
-pub(super) async fn gitlab(State(site): State<Arc<Site>>, request: Request) -> Response {
-    let answer = handle(&site, request).await;
+pub(super) async fn gitlab(webhooks: &Webhooks, status: &Status, request: Request) -> Response {
+    let answer = handle(webhooks, request).await;
     let result = match answer.0 {
         StatusCode::ACCEPTED => WebhookResult::Accepted,
         StatusCode::OK => WebhookResult::Ignored,
         _ => WebhookResult::Refused,
     };
-    site.status.metrics().webhook(result);
+    status.metrics().webhook(result);
     answer.into_response()
 }
 
-async fn handle(site: &Site, request: Request) -> (StatusCode, &'static str) {
-    match is_genuine(site, request.headers()) {
+async fn handle(webhooks: &Webhooks, request: Request) -> (StatusCode, &'static str) {
+    match is_genuine(webhooks, request.headers()) {
         Ok(true) => {}
         Ok(false) => return (StatusCode::UNAUTHORIZED, "the secret token is not WEBHOOK_SECRET\n"),
         Err(why) => {
@@ -74,15 +73,15 @@ async fn handle(site: &Site, request: Request) -> (StatusCode, &'static str) {
         return (StatusCode::BAD_REQUEST, "the push has no project or no ref\n");
     };
     let branch = reference.strip_prefix(BRANCHES);
-    if !branch.is_some_and(|branch| site.triggers.pushed_to(&project.path_with_namespace, branch)) {
+    if !branch.is_some_and(|branch| webhooks.triggers.pushed_to(&project.path_with_namespace, branch)) {
         return (StatusCode::OK, "no target has this branch as its source: ignored\n");
     }
     (StatusCode::ACCEPTED, "a pass for this branch begins\n")
 }
 
 /// Whether the request has the secret. The time this takes reveals only the secret's length.
-fn is_genuine(site: &Site, headers: &HeaderMap) -> Result<bool, String> {
-    let (Some(secret), Some(token)) = (&site.webhook_secret, headers.get("x-gitlab-token")) else { return Ok(false) };
-    let secret = secret.read().map_err(|error| error_chain(&error))?;
+fn is_genuine(webhooks: &Webhooks, headers: &HeaderMap) -> Result<bool, String> {
+    let Some(token) = headers.get("x-gitlab-token") else { return Ok(false) };
+    let secret = webhooks.secret.read().map_err(|error| error_chain(&error))?;
     Ok(secret.expose_secret().as_bytes().ct_eq(token.as_bytes()).into())
 }

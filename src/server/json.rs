@@ -6,6 +6,7 @@ use std::io::{self, Write};
 
 use serde::{Serialize, Serializer};
 
+use crate::model::program::Program;
 use crate::progress::ProgressView;
 use crate::status::{PassOutcome, PassRecord, RunningPass, Snapshot, TargetState, TargetStatus};
 use crate::text::timestamp;
@@ -44,6 +45,7 @@ pub(super) fn write(to: impl Write, now: &Snapshot, shard: &str, page: Option<Pa
     let begin = page.map_or(0, |Page { limit, page }| limit.saturating_mul(page - 1).min(all));
     let end = page.map_or(all, |Page { limit, .. }| begin.saturating_add(limit).min(all));
     let document = Document {
+        program: now.program.name(),
         version: env!("CARGO_PKG_VERSION"),
         shard,
         now: timestamp(now.now),
@@ -60,7 +62,7 @@ pub(super) fn write(to: impl Write, now: &Snapshot, shard: &str, page: Option<Pa
         counts: Map(&counts),
         passes: List(now.passes.iter().map(Passing::new)),
         running: List(now.running.iter().map(Running::new)),
-        history: List(now.history.iter().map(Past::new)),
+        history: List(now.history.iter().map(|pass| Past::new(pass, now.program))),
         page: page.map(|page| page.page),
         pages: page.map(|page| all.div_ceil(page.limit)),
         targets: List(now.targets[begin..end].iter().map(|target| Target::new(target))),
@@ -70,6 +72,7 @@ pub(super) fn write(to: impl Write, now: &Snapshot, shard: &str, page: Option<Pa
 
 #[derive(Serialize)]
 struct Document<'a, P: Serialize, R: Serialize, H: Serialize, T: Serialize> {
+    program: &'static str,
     version: &'static str,
     shard: &'a str,
     now: Option<String>,
@@ -102,7 +105,8 @@ struct Bucket {
 
 #[derive(Serialize)]
 struct Disk {
-    mirror_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mirror_bytes: Option<u64>,
     available_bytes: u64,
 }
 
@@ -177,13 +181,18 @@ struct Past<'a> {
     seconds: f64,
     outcome: &'static str,
     error: Option<&'a str>,
-    published: usize,
-    retired: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    published: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retired: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delivered: Option<usize>,
     troubled: usize,
 }
 
 impl<'a> Past<'a> {
-    fn new(pass: &'a PassRecord) -> Self {
+    fn new(pass: &'a PassRecord, program: Program) -> Self {
+        let of = |wanted: Program, number: usize| (program == wanted).then_some(number);
         let error = match &pass.outcome {
             PassOutcome::Failed(why) => Some(why.as_str()),
             PassOutcome::Success | PassOutcome::Incomplete => None,
@@ -194,8 +203,9 @@ impl<'a> Past<'a> {
             seconds: pass.took.as_secs_f64(),
             outcome: pass.outcome.name(),
             error,
-            published: pass.published,
-            retired: pass.retired,
+            published: of(Program::Producer, pass.transferred),
+            retired: of(Program::Producer, pass.retired),
+            delivered: of(Program::Consumer, pass.transferred),
             troubled: pass.troubled,
         }
     }
@@ -211,6 +221,8 @@ struct Target<'a> {
     state: &'static str,
     since: Option<String>,
     commit: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting: Option<&'a str>,
     bytes: Option<u64>,
     published: Option<String>,
     pending: Option<&'a str>,
@@ -231,6 +243,7 @@ impl<'a> Target<'a> {
             state: target.state.name(),
             since: timestamp(target.since),
             commit: target.commit.as_deref(),
+            waiting: target.waiting.as_deref(),
             bytes: target.bytes,
             published: target.published.and_then(timestamp),
             pending: target.pending.as_deref(),

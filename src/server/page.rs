@@ -7,6 +7,7 @@ mod figures;
 mod filter;
 mod header;
 mod rows;
+mod words;
 
 use askama::Template;
 
@@ -16,6 +17,7 @@ pub(super) use self::filter::Filter;
 use self::filter::{Chip, Only};
 use self::header::{PassView, RunningView, Verdict, facts, pass_view, running_view, verdict};
 use self::rows::{Card, List, cards, list};
+use self::words::Words;
 use crate::status::{Snapshot, TargetState, TargetStatus};
 
 /// Seconds between two updates, while a pass is under way and otherwise.
@@ -25,6 +27,7 @@ const QUIET_REFRESH: u32 = 5;
 #[derive(Template)]
 #[template(path = "status.html")]
 struct Page<'a> {
+    words: &'static Words,
     shard: &'a str,
     version: &'static str,
     now: Time,
@@ -45,24 +48,26 @@ struct Page<'a> {
 }
 
 pub(super) fn html(now: &Snapshot, shard: &str, filter: &Filter) -> Result<String, askama::Error> {
+    let words = Words::of(now.program);
     let page = Page {
+        words,
         shard,
         version: env!("CARGO_PKG_VERSION"),
         now: Time::new(now.now, now.now),
         refresh: if now.passes.is_empty() { QUIET_REFRESH } else { BUSY_REFRESH },
         dry_run: now.dry_run,
-        verdict: verdict(now),
-        facts: facts(now),
+        verdict: verdict(now, words),
+        facts: facts(now, words),
         guard: now.guard.as_deref(),
-        passes: now.passes.iter().map(|pass| pass_view(pass, now.now)).collect(),
+        passes: now.passes.iter().map(|pass| pass_view(pass, now.now, words)).collect(),
         running: now.running.iter().map(running_view).collect(),
-        cards: cards(now),
-        chart: chart(now),
+        cards: cards(now, words),
+        chart: chart(now, words),
         chips: filter.chips(now),
         filter,
         only: filter.only(),
         any: !now.targets.is_empty(),
-        list: list(now, filter),
+        list: list(now, filter, words),
     };
     page.render()
 }
@@ -76,12 +81,13 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::model::program::Program;
     use crate::status::Status;
 
     #[test]
     fn a_dry_run_is_told_apart() {
         for dry_run in [false, true] {
-            let now = Status::new("x", Duration::MAX, dry_run).snapshot();
+            let now = Status::new(Program::Producer, "x", Duration::MAX, dry_run).snapshot();
             assert_eq!(html(&now, "x", &Filter::default()).unwrap_or_default().contains("Dry run"), dry_run);
         }
     }

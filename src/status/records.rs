@@ -1,32 +1,63 @@
-//! What a plan and its outcomes say about single targets.
+//! What the producer's plans, outcomes and reports say about single targets.
 //!
 //! Invariant: what the plan does not say stays as it was known before: since when, and the last error.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::{Seen, TargetState, TargetStatus, TargetTrouble};
+use super::metrics::Count;
+use super::{
+    Arrived, BucketCount, Change, Known, PassSummary, Seen, TargetState, TargetStatus, TargetTrouble, What, Whole,
+};
 use crate::model::key::{Destination, HeldObject};
-use crate::model::target::Source;
+use crate::model::stage::Stage;
+use crate::model::target::{Source, Target};
 use crate::plan::outcome::{Done, Failure, Outcome};
-use crate::plan::{Action, Cause, PublishReason};
+use crate::plan::report::Report;
+use crate::plan::{Action, Cause, Plan, PublishReason};
+
+/// What a pass of the producer observed and planned.
+#[derive(Debug)]
+pub struct Planned<'a> {
+    pub plan: &'a Plan,
+    pub targets: &'a [Target],
+    pub held: &'a [HeldObject],
+    /// How many foreign objects the bucket holds; `None` for a pass for pushes.
+    pub foreign: Option<usize>,
+    /// Destinations that another pass has changed meanwhile: what is known of them is newer than this observation.
+    pub moved: &'a BTreeSet<Destination>,
+}
+
+impl Planned<'_> {
+    /// What is shown of it.
+    pub fn seen(&self, known: &Known<'_>) -> Seen {
+        let whole = self.foreign.map(|foreign| Whole {
+            bucket: BucketCount { objects: self.objects(known), foreign },
+            budget: Some(self.plan.budget),
+            guard: self.plan.guard.map(|guard| guard.to_string()),
+        });
+        Seen { records: records(self, known), actions: self.plan.actions.len(), whole }
+    }
+
+    /// How many objects the bucket holds. Destinations that another pass has changed meanwhile count as they are known.
+    fn objects(&self, known: &Known<'_>) -> usize {
+        let listed = self.held.iter().filter(|object| !self.moved.contains(&object.name.destination)).count();
+        let has_object =
+            |destination: &&Destination| known.targets.get(*destination).is_some_and(|target| target.commit.is_some());
+        listed + self.moved.iter().filter(has_object).count()
+    }
+}
 
 /// What a record is made of.
 struct Facts<'a> {
-    now: SystemTime,
-    before: &'a BTreeMap<Destination, Arc<TargetStatus>>,
-    remembered: &'a BTreeMap<Destination, SystemTime>,
+    known: &'a Known<'a>,
     newest: HashMap<&'a Destination, &'a HeldObject>,
     sources: HashMap<&'a Destination, &'a Source>,
 }
 
 impl<'a> Facts<'a> {
-    fn new(
-        before: &'a BTreeMap<Destination, Arc<TargetStatus>>,
-        remembered: &'a BTreeMap<Destination, SystemTime>,
-        Seen { targets, held, .. }: &Seen<'a>,
-    ) -> Self {
+    fn new(known: &'a Known<'a>, Planned { targets, held, .. }: &Planned<'a>) -> Self {
         let mut newest: HashMap<&Destination, &HeldObject> = HashMap::new();
         for object in *held {
             let slot = newest.entry(&object.name.destination).or_insert(object);
@@ -35,20 +66,12 @@ impl<'a> Facts<'a> {
             }
         }
         let sources = targets.iter().map(|target| (&target.destination, &target.source)).collect();
-        Self { now: SystemTime::now(), before, remembered, newest, sources }
+        Self { known, newest, sources }
     }
 
     fn record(&self, destination: &Destination, state: TargetState) -> TargetStatus {
         let object = self.newest.get(destination);
-        let since = match (self.before.get(destination), state) {
-            (Some(before), _) if (before.state == TargetState::InSync) == (state == TargetState::InSync) => {
-                before.since
-            }
-            // If nothing better is known, it has been in sync since its object was written.
-            (None, TargetState::InSync) => object.map_or(self.now, |object| object.last_modified),
-            (None, _) => self.remembered.get(destination).copied().unwrap_or(self.now),
-            (Some(_), _) => self.now,
-        };
+        let since = self.known.since(destination, state, object.map(|object| object.last_modified));
         TargetStatus {
             source: self.sources.get(destination).map(|source| (*source).clone()),
             commit: object.map(|object| object.name.commit.clone()),
@@ -60,7 +83,7 @@ impl<'a> Facts<'a> {
 
     /// An error of an action stays until another action succeeds.
     fn to_publish(&self, destination: &Destination, reason: &PublishReason) -> TargetStatus {
-        let before = self.before.get(destination);
+        let before = self.known.targets.get(destination);
         let acted_on = |trouble: &TargetTrouble| trouble.cause.is_of_an_action();
         let failing = before.filter(|before| before.trouble.as_ref().is_some_and(acted_on));
         TargetStatus {
@@ -71,14 +94,10 @@ impl<'a> Facts<'a> {
     }
 }
 
-/// The records of a pass's targets. What the plan does not say comes from the records `before`, else from what an earlier
-/// process saved.
-pub(super) fn records(
-    before: &BTreeMap<Destination, Arc<TargetStatus>>,
-    remembered: &BTreeMap<Destination, SystemTime>,
-    seen: &Seen<'_>,
-) -> BTreeMap<Destination, Arc<TargetStatus>> {
-    let (facts, plan) = (Facts::new(before, remembered, seen), seen.plan);
+/// The records of a pass's targets. What the plan does not say comes from what was known.
+fn records(planned: &Planned<'_>, known: &Known<'_>) -> BTreeMap<Destination, Arc<TargetStatus>> {
+    let (facts, plan) = (Facts::new(known, planned), planned.plan);
+    let (now, before) = (known.now, known.targets);
     let in_sync = plan.unchanged.iter().map(|unchanged| &unchanged.target.destination);
     let mut records: BTreeMap<_, _> = in_sync
         .map(|destination| (destination.clone(), Arc::new(facts.record(destination, TargetState::InSync))))
@@ -101,7 +120,7 @@ pub(super) fn records(
         let target = Arc::make_mut(target);
         match &mut target.trouble {
             Some(trouble) => trouble.error = format!("{}; {error}", trouble.error),
-            None => target.trouble = Some(TargetTrouble { cause, error, seen: facts.now }),
+            None => target.trouble = Some(TargetTrouble { cause, error, seen: now }),
         }
     }
     for held in &plan.held_retirements {
@@ -112,73 +131,60 @@ pub(super) fn records(
             records.entry(held.destination.clone()).or_insert_with(|| Arc::new(facts.record(&held.destination, state)));
         let record = Arc::make_mut(record);
         if trouble {
-            record.trouble = Some(TargetTrouble { cause: Cause::Kept, error: reason, seen: facts.now });
+            record.trouble = Some(TargetTrouble { cause: Cause::Kept, error: reason, seen: now });
         } else {
             record.pending = Some(reason);
         }
     }
-    let moved = seen.moved.iter().filter_map(|destination| before.get_key_value(destination));
+    let moved = planned.moved.iter().filter_map(|destination| before.get_key_value(destination));
     records.extend(moved.map(|(destination, known)| (destination.clone(), known.clone())));
     records
 }
 
-/// How many objects the bucket holds after a full pass has listed it. Destinations that another pass has changed meanwhile
-/// count as in the records `before`.
-pub(super) fn objects_now(
-    Seen { held, moved, .. }: &Seen<'_>,
-    before: &BTreeMap<Destination, Arc<TargetStatus>>,
-) -> usize {
-    let listed = held.iter().filter(|object| !moved.contains(&object.name.destination)).count();
-    let known =
-        moved.iter().filter(|destination| before.get(destination).is_some_and(|target| target.commit.is_some()));
-    listed + known.count()
-}
-
-/// Adds the objects that an action created, and subtracts those that it deleted.
-pub(super) fn count_objects(objects: &mut usize, Outcome { action, result }: &Outcome) {
-    let (came, gone) = match (action, result) {
-        (Action::Publish(publish), Ok(Done::Published(published))) => {
-            let overwritten = publish.overwrites_key() && published.key == publish.key;
-            (1, publish.supersedes.len() + usize::from(overwritten))
-        }
-        (Action::Retire(retire), Ok(_)) => (0, retire.keys.len()),
-        (Action::Sweep(sweep), Ok(_)) => (0, sweep.keys.len()),
-        (Action::Publish(_), Ok(Done::Deleted)) | (_, Err(_)) => return,
-    };
-    *objects = (*objects + came).saturating_sub(gone);
-}
-
-/// Records the outcome of an action.
-pub(super) fn settle(targets: &mut BTreeMap<Destination, Arc<TargetStatus>>, Outcome { action, result }: &Outcome) {
-    let now = SystemTime::now();
-    let destination = action.destination();
-    let mut out_of_sync = |state, cause, error: &String| {
-        let target = targets
-            .entry(destination.clone())
-            .or_insert_with(|| Arc::new(TargetStatus::new(destination, TargetState::InSync, now)));
-        let target = Arc::make_mut(target);
-        if target.state == TargetState::InSync {
-            target.since = now;
-        }
-        target.state = state;
-        target.trouble = Some(TargetTrouble { cause, error: error.clone(), seen: now });
-    };
-    match (action, result) {
-        (Action::Retire(_), Ok(_)) => drop(targets.remove(destination)),
-        (Action::Publish(_) | Action::Sweep(_), Ok(done)) => {
-            let Some(target) = targets.get_mut(destination).map(Arc::make_mut) else { return };
-            if target.state != TargetState::InSync {
-                (target.state, target.since) = (TargetState::InSync, now);
+impl Change {
+    /// What an action of the producer has changed that ended in this stage.
+    pub fn of(Outcome { action, result }: &Outcome, at: Stage) -> Self {
+        let out_of_sync = |state, cause, stage, error: &String| Self {
+            what: What::OutOfSync { state, cause, stage, error: error.clone() },
+            ..Self::NONE
+        };
+        match (action, result) {
+            (Action::Publish(publish), Ok(Done::Published(published))) => {
+                let overwritten = publish.overwrites_key() && published.key == publish.key;
+                let (commit, bytes) = (published.commit.to_string(), published.bytes);
+                Self {
+                    what: What::InSync(Some(Arrived { commit, bytes, published: SystemTime::now() })),
+                    objects: (1, publish.supersedes.len() + usize::from(overwritten)),
+                    count: Some(Count::published(&publish.reason)),
+                }
             }
-            (target.pending, target.trouble) = (None, None);
-            if let Done::Published(published) = done {
-                target.commit = Some(published.commit.to_string());
-                target.bytes = Some(published.bytes);
-                target.published = Some(now);
+            (Action::Publish(publish), Ok(Done::Deleted)) => {
+                Self { what: What::InSync(None), count: Some(Count::published(&publish.reason)), ..Self::NONE }
+            }
+            (Action::Retire(retire), Ok(_)) => Self {
+                what: What::Removed,
+                objects: (0, retire.keys.len()),
+                count: Some(Count::retired(retire.reason)),
+            },
+            (Action::Sweep(sweep), Ok(_)) => {
+                Self { what: What::InSync(None), objects: (0, sweep.keys.len()), count: Some(Count::Swept) }
+            }
+            (_, Err(Failure::Stopped)) => Self::NONE,
+            (_, Err(Failure::Held { error, .. })) => out_of_sync(TargetState::Blocked, Cause::Held, at, error),
+            (_, Err(Failure::Failed { cause, stage, error })) => {
+                out_of_sync(TargetState::Failing, *cause, *stage, error)
             }
         }
-        (_, Err(Failure::Stopped)) => {}
-        (_, Err(Failure::Held { error, .. })) => out_of_sync(TargetState::Blocked, Cause::Held, error),
-        (_, Err(Failure::Failed { cause, error, .. })) => out_of_sync(TargetState::Failing, *cause, error),
+    }
+}
+
+impl From<&Report> for PassSummary {
+    fn from(report: &Report) -> Self {
+        Self {
+            success: report.is_success(),
+            transferred: report.published,
+            retired: report.retired,
+            troubled: report.blocked.len() + report.failed.len() + report.held.len(),
+        }
     }
 }

@@ -5,14 +5,15 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::{PassId, PassOutcome, TargetState, Trigger};
 use crate::model::key::Destination;
+use crate::model::program::Program;
 use crate::model::target::Source;
 use crate::plan::{Cause, RetireBudget};
 use crate::progress::ProgressView;
 use crate::text::since;
-use crate::workdir::mirrors::Disk;
 
 #[derive(Debug, Clone)]
 pub struct Snapshot {
+    pub program: Program,
     pub now: SystemTime,
     pub started: SystemTime,
     pub dry_run: bool,
@@ -55,24 +56,28 @@ pub struct TargetStatus {
     /// The source; `None` if no target names the destination any more and deleting its objects failed.
     pub source: Option<Source>,
     pub state: TargetState,
-    /// This and the next two are the newest object's.
+    /// The producer: the newest object's commit. The consumer: the far branch's.
     pub commit: Option<String>,
+    /// The consumer: the newest object's commit, if the far branch does not have it.
+    pub waiting: Option<String>,
+    /// The newest object's size, and when it was written.
     pub bytes: Option<u64>,
     pub published: Option<SystemTime>,
     /// Since when it has been in sync, or out of sync, as far as this program knows.
     pub since: SystemTime,
-    /// Why it has to be published, if it is behind.
+    /// Why it has to be published, or delivered, if it is behind.
     pub pending: Option<String>,
     pub trouble: Option<TargetTrouble>,
 }
 
 impl TargetStatus {
-    pub(super) fn new(destination: &Destination, state: TargetState, since: SystemTime) -> Self {
+    pub fn new(destination: &Destination, state: TargetState, since: SystemTime) -> Self {
         Self {
             destination: destination.clone(),
             source: None,
             state,
             commit: None,
+            waiting: None,
             bytes: None,
             published: None,
             since,
@@ -106,10 +111,19 @@ pub struct PassRecord {
     pub began: SystemTime,
     pub took: Duration,
     pub outcome: PassOutcome,
-    pub published: usize,
+    /// How many targets were published, or delivered.
+    pub transferred: usize,
     pub retired: usize,
     /// Targets blocked or failed.
     pub troubled: usize,
+}
+
+/// Use of WORKDIR's disk, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Disk {
+    /// The consumer keeps no mirrors.
+    pub mirror_bytes: Option<u64>,
+    pub available_bytes: u64,
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::model::program::Program;
+
 /// Whether a target is in sync, the most urgent state first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TargetState {
@@ -9,9 +11,9 @@ pub enum TargetState {
     Failing,
     /// Nothing can be done for it until somebody acts.
     Blocked,
-    /// The bucket does not have the source's newest commit yet.
+    /// The bucket does not have the source's newest commit yet, or the far branch not the bucket's.
     Behind,
-    /// The bucket has the source's newest commit.
+    /// The bucket has the source's newest commit, or the far branch the bucket's.
     InSync,
 }
 
@@ -66,7 +68,13 @@ pub enum Trigger {
 }
 
 impl Trigger {
-    pub const ALL: [Self; 3] = [Self::Schedule, Self::Signal, Self::Push];
+    /// What starts passes of one program.
+    pub const fn of(program: Program) -> &'static [Self] {
+        match program {
+            Program::Producer => &[Self::Schedule, Self::Signal, Self::Push],
+            Program::Consumer => &[Self::Schedule, Self::Signal],
+        }
+    }
 
     pub const fn is_full(self) -> bool {
         match self {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use parking_lot::Mutex;
 use tempfile::NamedTempFile;
 
-use super::Workdir;
+use super::{DECODING, Workdir};
 use crate::model::key::Destination;
 
 /// Records of an earlier process.
@@ -27,7 +27,7 @@ pub struct CrashRecord {
 impl Workdir {
     /// Where packs being decoded are recorded.
     pub(super) fn decoding(&self) -> PathBuf {
-        self.root.join("decoding")
+        self.path(DECODING)
     }
 
     /// A record that [`CrashRecord::begin`] writes.

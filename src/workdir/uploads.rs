@@ -11,7 +11,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::Workdir;
+use super::{UPLOADS, Workdir};
 
 /// Records of this process's uploads, with the uploads' ids.
 pub(super) type UnderWay = Arc<Mutex<HashMap<PathBuf, String>>>;
@@ -36,7 +36,7 @@ pub struct UploadRecord {
 impl Workdir {
     /// Where uploads under way are recorded.
     pub(super) fn uploads(&self) -> PathBuf {
-        self.root.join("uploads")
+        self.path(UPLOADS)
     }
 
     /// Records a multipart upload before its first part is sent. If that fails, the upload must be aborted.

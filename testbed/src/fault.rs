@@ -39,15 +39,19 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// What is asked for, in the words of the service: `fetch`, `ls-refs`, `UploadPart`, …; `query` is GraphQL's.
+    /// What is asked for, in the words of the service: `fetch`, `ls-refs`, `receive-heads`, `receive-pack`, `UploadPart`,
+    /// …; `query` is GraphQL's.
     pub fn operation(&self) -> &'static str {
         let has = |parameter: &str| {
             self.query.split('&').any(|pair| pair.split('=').next().is_some_and(|name| name == parameter))
         };
         let says = |text: &[u8]| self.body.windows(text.len()).take(64).any(|window| window == text);
+        let service = self.path.rsplit_once(".git/").map_or("", |(_, service)| service);
         match self.method.as_str() {
-            "POST" if self.path.ends_with("/git-upload-pack") && says(b"command=ls-refs") => "ls-refs",
-            "POST" if self.path.ends_with("/git-upload-pack") => "fetch",
+            "POST" if service == "git-upload-pack" && says(b"command=ls-refs") => "ls-refs",
+            "POST" if service == "git-upload-pack" => "fetch",
+            "POST" if service == "git-receive-pack" => "receive-pack",
+            "GET" if service == "info/refs" && self.query == "service=git-receive-pack" => "receive-heads",
             "POST" if has("uploads") => "CreateMultipartUpload",
             "POST" if has("uploadId") => "CompleteMultipartUpload",
             "POST" => "query",
@@ -57,6 +61,7 @@ impl Seen {
             "DELETE" => "DeleteObject",
             "GET" if has("uploads") => "ListMultipartUploads",
             "GET" if has("list-type") => "ListObjectsV2",
+            "GET" if self.query.split('&').any(|pair| pair == "x-id=GetObject") => "GetObject",
             _ => "other",
         }
     }
@@ -84,7 +89,7 @@ pub enum Moment {
     Answered,
 }
 
-/// Changes the body of an answer.
+/// Changes the body of an answer, or of a request.
 type Alteration = Arc<dyn Fn(Vec<u8>) -> Vec<u8> + Send + Sync>;
 
 /// What happens to a request.
@@ -108,6 +113,8 @@ pub enum Fault {
     },
     /// Another body, in a well-formed answer.
     Alter(Alteration),
+    /// Another body, in the request that reaches the server.
+    AlterRequest(Alteration),
     /// The answer comes in this many pieces, with a pause before each.
     Trickle {
         /// How many.
@@ -147,6 +154,11 @@ impl Fault {
         Self::Alter(Arc::new(alteration))
     }
 
+    /// Changes the body of the request.
+    pub fn alter_request(alteration: impl Fn(Vec<u8>) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        Self::AlterRequest(Arc::new(alteration))
+    }
+
     /// The body ends early, and the head says that it is complete.
     pub fn truncate(at: At) -> Self {
         Self::alter(move |mut body| {
@@ -175,6 +187,7 @@ impl fmt::Debug for Fault {
             Self::Close(at) => write!(f, "close at {at:?}"),
             Self::Answer { status, .. } => write!(f, "answer {status}"),
             Self::Alter(_) => write!(f, "alter"),
+            Self::AlterRequest(_) => write!(f, "alter the request"),
             Self::Trickle { pieces, pause } => write!(f, "trickle {pieces} x {pause:?}"),
         }
     }

@@ -217,7 +217,12 @@ pub(crate) fn plain(status: StatusCode, text: &str) -> Response<Body> {
 
 /// The answer to missing or wrong credentials.
 pub(crate) fn unauthorized(realm: &'static str) -> Response<Body> {
-    let mut response = plain(StatusCode::UNAUTHORIZED, "HTTP Basic: Access denied");
+    challenge(realm, "HTTP Basic: Access denied")
+}
+
+/// The same with other words.
+pub(crate) fn challenge(realm: &'static str, text: &str) -> Response<Body> {
+    let mut response = plain(StatusCode::UNAUTHORIZED, text);
     response.headers_mut().insert(WWW_AUTHENTICATE, hyper::header::HeaderValue::from_static(realm));
     response
 }

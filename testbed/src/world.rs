@@ -2,6 +2,8 @@
 //!
 //! Invariant: worlds share nothing, so tests run side by side.
 
+mod far;
+
 use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs;
@@ -31,8 +33,11 @@ const AWS_SESSION_TOKEN: &str = "aws-session-secret-c41d";
 /// Settings whose values are secrets, if a test sets them.
 const SECRET_SETTINGS: [&str; 2] = ["AWS_SESSION_TOKEN", "WEBHOOK_SECRET"];
 
-/// The token for the destination's Git server, which the program never gets.
+/// The token for the far GitLab, which the producer never gets.
 const DESTINATION_TOKEN: &str = "glpat-far-side-secret-e07b";
+
+/// The file in a world's folder that holds all identities.
+const IDENTITIES_FILE: &str = "identities.txt";
 
 /// Chooses what a [`World`] is made of.
 #[derive(Debug, Clone)]
@@ -45,6 +50,8 @@ pub struct WorldBuilder {
     identities: usize,
     sleep: String,
     settings: Vec<(String, String)>,
+    consumer_settings: Vec<(String, String)>,
+    identities_in_file: bool,
 }
 
 impl WorldBuilder {
@@ -69,6 +76,13 @@ impl WorldBuilder {
         self
     }
 
+    /// Changes how the far GitLab starts.
+    #[must_use]
+    pub fn far(mut self, change: impl FnOnce(&mut GitOptions)) -> Self {
+        change(&mut self.destination);
+        self
+    }
+
     /// Lets anyone query GraphQL; no user or password is set.
     #[must_use]
     pub fn open_graphql(mut self) -> Self {
@@ -90,10 +104,24 @@ impl WorldBuilder {
         self
     }
 
-    /// One more variable of the program's environment; it replaces one of the same name.
+    /// One more variable of the producer's environment; it replaces one of the same name.
     #[must_use]
     pub fn setting(mut self, name: &str, value: &str) -> Self {
         self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The same for the consumer's environment.
+    #[must_use]
+    pub fn consumer_setting(mut self, name: &str, value: &str) -> Self {
+        self.consumer_settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Gives the consumer all identities in a file, instead of the first one's text.
+    #[must_use]
+    pub fn identities_in_file(mut self) -> Self {
+        self.identities_in_file = true;
         self
     }
 
@@ -101,7 +129,9 @@ impl WorldBuilder {
     pub fn start(self) -> Result<World> {
         ensure!(self.identities > 0, "a world needs at least one recipient");
         let folder = tempfile::Builder::new().prefix("testbed-world-").tempdir()?;
-        let keys = (0..self.identities).map(|index| Key::generate(folder.path(), index)).collect::<Result<_>>()?;
+        let keys: Vec<Key> =
+            (0..self.identities).map(|index| Key::generate(folder.path(), index)).collect::<Result<_>>()?;
+        far::write_identities(folder.path(), &keys.iter().map(|key| key.identity.as_str()).collect::<Vec<_>>())?;
         let s3 = if self.seaweed {
             S3Server::Seaweed(Seaweed::start()?)
         } else {
@@ -115,6 +145,8 @@ impl WorldBuilder {
             keys,
             sleep: self.sleep,
             settings: self.settings,
+            consumer_settings: self.consumer_settings,
+            identities_in_file: self.identities_in_file,
             consumers: Cell::new(0),
             folder,
         })
@@ -123,9 +155,9 @@ impl WorldBuilder {
 
 /// All servers of one test. Dropping it stops them and removes their data.
 pub struct World {
-    /// What the program fetches from.
+    /// What the producer fetches from.
     pub source: GitServer,
-    /// What the far side pushes to.
+    /// The far GitLab, which the consumer pushes to.
     pub destination: GitServer,
     /// Where the program learns what is wanted.
     pub graphql: GraphqlServer,
@@ -133,6 +165,8 @@ pub struct World {
     keys: Vec<Key>,
     sleep: String,
     settings: Vec<(String, String)>,
+    consumer_settings: Vec<(String, String)>,
+    identities_in_file: bool,
     consumers: Cell<usize>,
     folder: TempDir,
 }
@@ -142,18 +176,20 @@ enum S3Server {
     Seaweed(Seaweed),
 }
 
-/// One recipient and the file that holds its identity.
+/// One recipient, its identity and the file that holds it.
 struct Key {
     recipient: String,
+    identity: String,
     identity_file: PathBuf,
 }
 
 impl Key {
     fn generate(folder: &Path, index: usize) -> Result<Self> {
-        let identity = Identity::generate();
+        let pair = Identity::generate();
+        let identity = pair.to_string().expose_secret().to_owned();
         let identity_file = folder.join(format!("identity-{index}.txt"));
-        fs::write(&identity_file, format!("{}\n", identity.to_string().expose_secret()))?;
-        Ok(Self { recipient: identity.to_public().to_string(), identity_file })
+        fs::write(&identity_file, format!("{identity}\n"))?;
+        Ok(Self { recipient: pair.to_public().to_string(), identity, identity_file })
     }
 }
 
@@ -166,6 +202,8 @@ impl World {
                 user: "far-side-user".to_owned(),
                 password: DESTINATION_TOKEN.to_owned(),
                 allow_push: true,
+                fsck_objects: true,
+                create_projects: true,
                 ..GitOptions::default()
             },
             graphql: GraphqlOptions {
@@ -177,6 +215,8 @@ impl World {
             identities: 1,
             sleep: "1s".to_owned(),
             settings: Vec::new(),
+            consumer_settings: Vec::new(),
+            identities_in_file: false,
         }
     }
 
@@ -280,14 +320,34 @@ impl World {
             self.destination.password().to_owned(),
             self.s3_endpoint().secret_key,
         ];
+        secrets.extend(self.keys.iter().map(|key| key.identity.clone()));
         secrets.extend(self.graphql.basic().map(|(_, password)| password.to_owned()));
         let settings = self.env().into_iter().filter(|(name, _)| SECRET_SETTINGS.contains(&name.as_str()));
         secrets.extend(settings.map(|(_, value)| value));
         secrets
     }
 
-    /// The program's whole environment: its settings, and the search path.
+    /// The producer's whole environment: its settings, and the search path.
     pub fn env(&self) -> Vec<(String, String)> {
+        let mut variables = self.s3_env();
+        variables.extend([
+            ("GITLAB_BASE_URL", self.source.url()),
+            ("GITLAB_USERNAME", self.source.user().to_owned()),
+            ("GITLAB_TOKEN", self.source.password().to_owned()),
+            ("GRAPHQL_SERVER", self.graphql.url()),
+            ("PUBLIC_KEY", self.recipients().join(",")),
+            ("WORKDIR", self.workdir().to_string_lossy().into_owned()),
+        ]);
+        variables.extend(self.common_env());
+        if let Some((user, password)) = self.graphql.basic() {
+            variables.push(("GRAPHQL_USERNAME", user.to_owned()));
+            variables.push(("GRAPHQL_PASSWORD", password.to_owned()));
+        }
+        far::overridden(variables, &self.settings)
+    }
+
+    /// Where the bucket is, and the key for it.
+    fn s3_env(&self) -> Vec<(&'static str, String)> {
         let s3 = self.s3_endpoint();
         let mut variables = vec![
             ("AWS_ACCESS_KEY_ID", s3.access_key),
@@ -295,32 +355,22 @@ impl World {
             ("AWS_REGION", s3.region),
             ("AWS_S3_BUCKET", s3.bucket),
             ("AWS_ENDPOINT_URL_S3", s3.endpoint),
-            ("GITLAB_BASE_URL", self.source.url()),
-            ("GITLAB_USERNAME", self.source.user().to_owned()),
-            ("GITLAB_TOKEN", self.source.password().to_owned()),
-            ("GRAPHQL_SERVER", self.graphql.url()),
-            ("PUBLIC_KEY", self.recipients().join(",")),
-            ("WORKDIR", self.workdir().to_string_lossy().into_owned()),
-            ("RECONCILE_SLEEP_TIME", self.sleep.clone()),
-            ("METRICS_SERVER_ADDRESS", "127.0.0.1".to_owned()),
-            ("METRICS_SERVER_PORT", "0".to_owned()),
-            ("PATH", std::env::var("PATH").unwrap_or_default()),
         ];
         if matches!(self.s3, S3Server::Memory(_)) {
             // SeaweedFS would look it up.
             variables.push(("AWS_SESSION_TOKEN", AWS_SESSION_TOKEN.to_owned()));
         }
-        if let Some((user, password)) = self.graphql.basic() {
-            variables.push(("GRAPHQL_USERNAME", user.to_owned()));
-            variables.push(("GRAPHQL_PASSWORD", password.to_owned()));
-        }
-        let mut variables: Vec<(String, String)> =
-            variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        for (name, value) in &self.settings {
-            variables.retain(|(existing, _)| existing != name);
-            variables.push((name.clone(), value.clone()));
-        }
         variables
+    }
+
+    /// What both programs are started with.
+    fn common_env(&self) -> [(&'static str, String); 4] {
+        [
+            ("RECONCILE_SLEEP_TIME", self.sleep.clone()),
+            ("METRICS_SERVER_ADDRESS", "127.0.0.1".to_owned()),
+            ("METRICS_SERVER_PORT", "0".to_owned()),
+            ("PATH", std::env::var("PATH").unwrap_or_default()),
+        ]
     }
 
     /// A command with [`World::env`] as its whole environment.

@@ -7,6 +7,7 @@
 
 mod case;
 mod common;
+mod crossing;
 mod disk;
 mod git;
 mod graphql;

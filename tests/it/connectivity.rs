@@ -184,6 +184,7 @@ fn a_submodule_s_commit_need_not_be_there() {
 #[test]
 fn a_daemon_does_not_fetch_again_in_every_pass_what_it_knows_to_have_gaps() {
     let (world, source) = world();
+    world.sync("near/app", "main", "far/twin", "main").unwrap();
     let blob = &ids(&source, &["main:src/deep/text.txt"])[0];
     let answer = fetch_answer(&pack_without(&source, blob, true));
     let proxy = Proxy::start(&world.source.url()).unwrap();
@@ -191,11 +192,12 @@ fn a_daemon_does_not_fetch_again_in_every_pass_what_it_knows_to_have_gaps() {
     let mut command = program(&world, &[]);
     command.env("GITLAB_BASE_URL", proxy.url()).env("RECONCILE_SLEEP_TIME", "100ms");
     let daemon = Daemon::spawn(command);
-    daemon.wait_until_logged(&format!("the blob {blob} is missing"), 3);
-    assert_eq!(proxy.hits(), 1, "one fetch, and every pass says what is wrong");
+    daemon.wait_until_logged(&format!("the blob {blob} is missing"), 6);
+    assert_eq!(proxy.hits(), 1, "one fetch for both destinations, and every pass says what is wrong with each");
     // Another commit may be whole.
     proxy.clear();
     let head = source.commits("main", 1).unwrap();
-    wait_until("the new commit is published", || keys(&world) == [zip_key("far/app", "main", &head)]);
+    let expected = ["far/app", "far/twin"].map(|destination| zip_key(destination, "main", &head));
+    wait_until("the new commit is published", || keys(&world) == expected);
     daemon.stop().succeeded();
 }

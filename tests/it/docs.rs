@@ -1,11 +1,12 @@
 //! Documents that say what the program does keep up with it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::UNIX_EPOCH;
 
-use git_partition_sync_producer::config::{Fallback, reference};
+use git_partition_sync_producer::config::{CONSUMER, Fallback, Manual, PRODUCER};
 use testbed::judge;
 use testbed::world::World;
 
@@ -17,8 +18,18 @@ fn read(path: &str) -> String {
 
 #[test]
 fn the_readme_lists_every_setting_with_its_default() {
-    let readme = read("README.md");
-    for setting in reference().iter().flat_map(|section| section.settings) {
+    assert_lists_settings("README.md", &PRODUCER);
+}
+
+#[test]
+fn the_consumer_s_document_lists_every_setting_with_its_default() {
+    assert_lists_settings("docs/consumer.md", &CONSUMER);
+}
+
+#[track_caller]
+fn assert_lists_settings(document: &str, manual: &Manual) {
+    let readme = read(document);
+    for setting in manual.settings() {
         let variable = format!("`{}`", setting.variable);
         let row = readme.lines().find(|line| line.starts_with("| `") && line.contains(&variable));
         let row = row.unwrap_or_else(|| panic!("no row of the settings table begins with {variable}"));
@@ -41,15 +52,9 @@ const MESSAGES: &[(&str, &[&str])] = &[
     ("net", &["(it says: "]),
     ("net", &[", through the proxy ", "the server's answer is not TLS", "not the address of a proxy"]),
     ("git", &["GitLab refuses the login, "]),
-    (
-        "reconcile",
-        &[
-            "the next pass waits because the login is refused",
-            " targets for the same reason",
-            " more for the same reason",
-        ],
-    ),
-    ("net", &["SSL_CERT_FILE: cannot read", "holds no PEM certificate", "is not a bundle of PEM certificates"]),
+    ("passes", &["the next pass waits because the login is refused"]),
+    ("reconcile", &[" targets for the same reason", " more for the same reason"]),
+    ("net", &[": cannot read ", "holds no PEM certificate", "is not a bundle of PEM certificates"]),
     ("net", &["the server's certificate is not accepted", "the server's TLS is not accepted"]),
     (
         "config",
@@ -161,8 +166,30 @@ const MESSAGES: &[(&str, &[&str])] = &[
             "its repository is shallow",
         ],
     ),
+    ("artifact", &["holds a recipient (a public key, age1…)", "is neither a secret key", "it holds no secret key"]),
+    ("artifact", &["holds a secret key of a kind that is not used here"]),
     ("commands", &["is encrypted to an identity in", "exists already: move it away", "is not a safe folder name"]),
     ("git", &["is not of the kind that references to it expect"]),
+    ("deliver", &["delivered ", "pass done, not everything is in sync", "stopped before "]),
+    ("deliver", &["replaced: ", "does not descend from what the far branch was at", "held: "]),
+    ("deliver", &[" targets for the same reason", " more for the same reason"]),
+    ("deliver", &["cannot push", "its object cannot be used", "cannot make the pack to push"]),
+    ("deliver", &["cannot use WORKDIR for its object", "cannot keep which pushes were refused"]),
+    ("workdir", &["cannot read which pushes were refused", "cannot remove what an earlier process left"]),
+    ("model", &["the far GitLab refuses a push: ", "cannot read the far GitLab's branches: "]),
+    ("model", &["the far GitLab is unreachable: not tried"]),
+    (
+        "plan",
+        &[
+            "the far GitLab has no such branch",
+            "the far branch is at another commit",
+            "it was refused before, and is tried again",
+            "or at SIGUSR1)",
+            "the bucket holds it in several spellings",
+            "in its object's name",
+            "instead of the 40 hexadecimal digits of a commit",
+        ],
+    ),
 ];
 
 /// Everything that is in a module of the crate's root, without its tests.
@@ -204,6 +231,48 @@ fn what_the_program_says_is_explained_to_the_on_call() {
         }
     }
     assert!(gone.is_empty(), "{}", gone.join("\n"));
+}
+
+/// A document without its blocks of code.
+fn prose(path: &Path) -> String {
+    fs::read_to_string(path).unwrap().split("```").step_by(2).collect()
+}
+
+/// Where links can lead to in a document: its headings, as GitHub names them, and its own anchors.
+fn anchors(prose: &str) -> BTreeSet<String> {
+    let named = prose.split("<a id=\"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned());
+    let headings = prose.lines().filter(|line| line.starts_with('#')).map(|line| {
+        let kept = |letter: &char| letter.is_alphanumeric() || matches!(letter, ' ' | '-' | '_');
+        let text = line.trim_start_matches('#').trim().to_lowercase();
+        text.chars().filter(kept).collect::<String>().replace(' ', "-")
+    });
+    named.chain(headings).collect()
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let in_docs = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let at_the_top = ["README.md", "SECURITY.md", "CHANGELOG.md"].map(|name| root.join(name));
+    let documents = at_the_top.into_iter().chain(in_docs).filter(|path| path.extension().is_some_and(|it| it == "md"));
+    let (mut links, mut broken) = (0, vec![]);
+    for document in documents {
+        let prose = prose(&document);
+        for link in prose.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+            let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+            if path.starts_with("http") {
+                continue;
+            }
+            links += 1;
+            let to = if path.is_empty() { document.clone() } else { document.with_file_name(path) };
+            let is_there = to.exists() && (anchor.is_empty() || anchors(&self::prose(&to)).contains(anchor));
+            if !is_there {
+                broken.push(format!("{}: {link}", document.display()));
+            }
+        }
+    }
+    assert!(links > 100, "{links} links found");
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
 /// The commands of a section, block by block.

@@ -415,6 +415,8 @@ fn long_answers_are_compressed_for_whoever_takes_that() {
     for path in ["/", "/status.json", "/metrics", "/assets/status.js"] {
         let (head, plain) = ask(path, "");
         assert!(!head.contains("content-encoding"), "{head}");
+        let (head, _) = ask(path, "Accept-Encoding: gzip;q=0\r\n");
+        assert!(!head.contains("content-encoding"), "a client that refuses gzip: {head}");
         let (head, compressed) = ask(path, "Accept-Encoding: br, gzip\r\n");
         if plain.len() < 1_400 {
             continue;

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 
 /// The modules of `src/`, the lowest layer first.
 const LAYERS: [&[&str]; 10] = [
-    &["text", "files", "descriptors", "memory"],
+    &["text", "files", "descriptors", "interrupt", "memory"],
     &["model", "net", "terminal", "secret"],
     &["plan", "graphql", "progress", "telemetry"],
     &["git"],
     &["artifact", "workdir"],
     &["bucket", "status"],
     &["config", "passes", "publish"],
-    &["reconcile"],
+    &["deliver", "reconcile"],
     &["server"],
     &["commands"],
 ];
@@ -57,7 +57,8 @@ fn files() -> Vec<(String, PathBuf)> {
             }
             let inside = path.strip_prefix(source()).unwrap().with_extension("");
             let module = inside.iter().next().unwrap().to_str().unwrap().to_owned();
-            if module != "lib" && module != "main" {
+            // The programs themselves.
+            if !["lib", "main", "bin"].contains(&module.as_str()) {
                 files.push((module, path));
             }
         }

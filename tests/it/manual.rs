@@ -5,9 +5,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use git_partition_sync_producer::config::reference;
+use git_partition_sync_producer::config::Manual;
 
-const NAME: &str = "git-partition-sync-producer";
+const NAMES: [&str; 2] = ["git-partition-sync-producer", "git-partition-sync-consumer"];
 
 #[path = "../../examples/docs.rs"]
 #[expect(dead_code, reason = "its main function is for `make docs`")]
@@ -15,22 +15,24 @@ mod generator;
 
 fn written() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    assert_eq!(generator::write_to(folder.path()).unwrap().len(), 4);
+    assert_eq!(generator::write_to(folder.path()).unwrap().len(), 4 * NAMES.len());
     folder
 }
 
 #[test]
 fn the_man_page_has_every_setting() {
     let folder = written();
-    let page = fs::read_to_string(folder.path().join(format!("{NAME}.1"))).unwrap();
-    for setting in reference().iter().flat_map(|section| section.settings) {
-        assert!(page.contains(setting.variable), "{} is not in the man page", setting.variable);
-        let flag = setting.flag.map(|flag| format!("\\fB\\-{}\\fR", flag.replace('-', "\\-")));
-        assert!(flag.is_none_or(|flag| page.contains(&flag)), "-{:?} is not in the man page", setting.flag);
-    }
-    for section in ["NAME", "SYNOPSIS", "COMMANDS", "SETTINGS", "EXIT STATUS", "EXAMPLES"] {
-        let heading = [format!(".SH {section}\n"), format!(".SH \"{section}\"\n")];
-        assert!(heading.iter().any(|heading| page.contains(heading)), "no section {section}");
+    for (name, manual) in NAMES.into_iter().zip(Manual::ALL) {
+        let page = fs::read_to_string(folder.path().join(format!("{name}.1"))).unwrap();
+        for setting in manual.settings() {
+            assert!(page.contains(setting.variable), "{} is not in the man page", setting.variable);
+            let flag = setting.flag.map(|flag| format!("\\fB\\-{}\\fR", flag.replace('-', "\\-")));
+            assert!(flag.is_none_or(|flag| page.contains(&flag)), "-{:?} is not in the man page", setting.flag);
+        }
+        for section in ["NAME", "SYNOPSIS", "COMMANDS", "SETTINGS", "EXIT STATUS", "EXAMPLES"] {
+            let heading = [format!(".SH {section}\n"), format!(".SH \"{section}\"\n")];
+            assert!(heading.iter().any(|heading| page.contains(heading)), "no section {section}");
+        }
     }
 }
 
@@ -52,26 +54,33 @@ fn assert_taken(program: &str, arguments: &[&str], file: &Path) {
 fn programs_that_are_here_take_what_is_written_for_them() {
     let folder = written();
     let file = |name: &str| folder.path().join(name);
-    assert_taken("groff", &["-man", "-Tutf8", "-Kutf8", "-ww", "-z"], &file(&format!("{NAME}.1")));
-    assert_taken("bash", &["-n"], &file(&format!("{NAME}.bash")));
-    assert_taken("zsh", &["-n"], &file(&format!("_{NAME}")));
-    assert_taken("fish", &["--no-execute"], &file(&format!("{NAME}.fish")));
+    for name in NAMES {
+        assert_taken("groff", &["-man", "-Tutf8", "-Kutf8", "-ww", "-z"], &file(&format!("{name}.1")));
+        assert_taken("bash", &["-n"], &file(&format!("{name}.bash")));
+        assert_taken("zsh", &["-n"], &file(&format!("_{name}")));
+        assert_taken("fish", &["--no-execute"], &file(&format!("{name}.fish")));
+    }
 }
 
 #[test]
 fn bash_completes_commands_and_flags() {
     let folder = written();
-    let script = folder.path().join(format!("{NAME}.bash"));
-    let function = format!("_{}", NAME.replace('-', "__"));
-    let complete = |words: &str| {
+    let complete = |name: &str, words: &str| {
+        let script = folder.path().join(format!("{name}.bash"));
+        let function = format!("_{}", name.replace('-', "__"));
         let ask = format!(
-            "source {script:?}; COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
-             {function} {NAME} \"${{COMP_WORDS[-1]}}\" \"${{COMP_WORDS[-2]}}\"; echo \"${{COMPREPLY[@]}}\""
+            "source {script:?}; COMP_WORDS=({name} {words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
+             {function} {name} \"${{COMP_WORDS[-1]}}\" \"${{COMP_WORDS[-2]}}\"; echo \"${{COMPREPLY[@]}}\""
         );
         let output = Command::new("bash").args(["--norc", "-c", &ask]).output().unwrap();
-        String::from_utf8(output.stdout).unwrap()
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
     };
-    assert_eq!(complete(&format!("{NAME} che")).trim(), "check");
-    assert_eq!(complete(&format!("{NAME} --dry")).trim(), "--dry-run");
-    assert_eq!(complete(&format!("{NAME} restore --iden")).trim(), "--identity");
+    for name in NAMES {
+        assert_eq!(complete(name, "che"), "check");
+        assert_eq!(complete(name, "--dry"), "--dry-run");
+    }
+    let [producer, consumer] = NAMES;
+    assert_eq!(complete(producer, "restore --iden"), "--identity");
+    assert_eq!(complete(consumer, "res"), "");
+    assert_eq!(complete(consumer, "check --private"), "--private-key-file");
 }

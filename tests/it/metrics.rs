@@ -59,6 +59,8 @@ fn what_was_done_and_what_was_not_is_counted() {
     assert_eq!(value(&metrics, "targets", &[("state", "in_sync")]), Some(1.0));
     assert_eq!(value(&metrics, "targets", &[("state", "blocked")]), Some(1.0));
     assert_eq!(value(&metrics, "targets", &[("state", "failing")]), Some(0.0));
+    assert_eq!(value(&metrics, "troubled_targets", &[("reason", "unreadable")]), Some(1.0));
+    assert_eq!(value(&metrics, "troubled_targets", &[("reason", "upload")]), Some(0.0));
     assert_eq!(value(&metrics, "published_total", &[("reason", "new")]), Some(1.0));
     assert_eq!(value(&metrics, "published_total", &[("reason", "new_commit")]), Some(0.0));
     assert_eq!(value(&metrics, "bucket_foreign_objects", &[]), Some(1.0));
@@ -82,10 +84,12 @@ fn what_was_done_and_what_was_not_is_counted() {
     let metrics = get(&daemon, "/metrics").body;
     assert_eq!(value(&metrics, "failed_total", &[("stage", "uploading"), ("reason", "upload")]), Some(1.0));
     assert_eq!(value(&metrics, "targets", &[("state", "failing")]), Some(1.0));
+    assert_eq!(value(&metrics, "troubled_targets", &[("reason", "upload")]), Some(1.0));
     assert!(value(&metrics, "oldest_out_of_sync_seconds", &[]).unwrap() > oldest, "it goes on across passes");
     pass_now(&daemon);
     let metrics = get(&daemon, "/metrics").body;
     assert_eq!(value(&metrics, "published_total", &[("reason", "new_commit")]), Some(1.0));
+    assert_eq!(value(&metrics, "troubled_targets", &[("reason", "upload")]), Some(0.0));
     assert_eq!(value(&metrics, "failed_total", &[("stage", "uploading"), ("reason", "upload")]), Some(1.0));
 
     world.graphql.set_targets(vec![]);
@@ -193,7 +197,7 @@ fn a_label_in_the_settings_cannot_break_the_format() {
 }
 
 /// The name is what dashboards ask for, so it stays.
-const KNOWN_COMPLAINT: &str =
+pub const KNOWN_COMPLAINT: &str =
     "qontract_reconcile_execution_counter_total metric name should not include type 'counter'";
 
 #[test]
@@ -210,7 +214,7 @@ pub fn promtool() -> PathBuf {
 
 /// What `promtool check metrics` says of this. A text that it cannot read at all is a complaint too.
 #[track_caller]
-fn complaints(metrics: &str) -> Vec<String> {
+pub fn complaints(metrics: &str) -> Vec<String> {
     let mut promtool = Command::new(promtool())
         .args(["check", "metrics"])
         .stdin(Stdio::piped())

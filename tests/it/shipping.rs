@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use git_partition_sync_producer::config::reference;
+use git_partition_sync_producer::config::{CONSUMER, Manual, PRODUCER};
 use testbed::world::World;
 
 use crate::site::get;
@@ -45,92 +45,172 @@ fn variable(line: &str) -> Option<&str> {
         .then_some(name)
 }
 
+/// The manifests of one program: those of the consumer have its name in their path.
+fn manifests_of(manual: &Manual) -> Vec<(PathBuf, String)> {
+    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
+    let is_consumer_s = |path: &Path| path.strip_prefix(&deploy).unwrap().to_string_lossy().contains("consumer");
+    let wanted = manual.program == CONSUMER.program;
+    manifests().into_iter().filter(|(path, _)| is_consumer_s(path) == wanted).collect()
+}
+
 #[test]
 fn every_variable_in_a_manifest_is_a_setting() {
-    let settings: Vec<_> = reference().iter().flat_map(|section| section.settings).collect();
-    let known: BTreeSet<_> =
-        settings.iter().flat_map(|setting| setting.also.iter().copied().chain([setting.variable])).collect();
-    let mut used = BTreeSet::new();
-    for (path, text) in manifests() {
-        // Of a template the parameters have names of their own.
-        let text = text.split("\nparameters:").next().unwrap();
-        for name in text.lines().filter_map(variable) {
-            assert!(known.contains(name), "{}: {name} is no setting", path.display());
-            used.insert(name.to_owned());
+    let producer = ["GITLAB_TOKEN", "AWS_S3_BUCKET", "PUBLIC_KEY", "SHARD_COUNT", "GRAPHQL_SERVER", "WORKDIR"];
+    let consumer =
+        ["GITLAB_TOKEN", "AWS_S3_BUCKET", "PRIVATE_KEY", "PRIVATE_KEY_FILE", "INTERNAL_GIT_CA_PATH", "WORKDIR"];
+    for (manual, needed) in [(PRODUCER, producer), (CONSUMER, consumer)] {
+        let known: BTreeSet<_> =
+            manual.settings().flat_map(|setting| setting.also.iter().copied().chain([setting.variable])).collect();
+        let mut used = BTreeSet::new();
+        for (path, text) in manifests_of(&manual) {
+            // Of a template the parameters have names of their own.
+            let text = text.split("\nparameters:").next().unwrap();
+            for name in text.lines().filter_map(variable) {
+                assert!(known.contains(name), "{}: {name} is no setting", path.display());
+                used.insert(name.to_owned());
+            }
         }
-    }
-    for needed in ["GITLAB_TOKEN", "AWS_S3_BUCKET", "PUBLIC_KEY", "SHARD_COUNT", "GRAPHQL_SERVER", "WORKDIR"] {
-        assert!(used.contains(needed), "no manifest sets {needed}");
+        for needed in needed {
+            assert!(used.contains(needed), "no manifest of {} sets {needed}", manual.program.name());
+        }
     }
 }
 
 #[test]
 fn every_flag_in_a_manifest_is_one() {
-    let flags: BTreeSet<_> =
-        reference().iter().flat_map(|section| section.settings).filter_map(|setting| setting.flag).collect();
-    let mut found = 0;
-    for (path, text) in manifests() {
-        for line in text.lines().filter(|line| line.trim_start().starts_with("args: [\"-")) {
-            for word in line.split('"').filter(|word| word.starts_with('-')) {
-                let name = word.trim_start_matches('-').split('=').next().unwrap();
-                assert!(flags.contains(name), "{}: -{name} is no flag", path.display());
-                found += 1;
+    for manual in Manual::ALL {
+        let flags: BTreeSet<_> = manual.settings().filter_map(|setting| setting.flag).collect();
+        let mut found = 0;
+        for (path, text) in manifests_of(&manual) {
+            for line in text.lines().filter(|line| line.trim_start().starts_with("args: [\"-")) {
+                for word in line.split('"').filter(|word| word.starts_with('-')) {
+                    let name = word.trim_start_matches('-').split('=').next().unwrap();
+                    assert!(flags.contains(name), "{}: -{name} is no flag", path.display());
+                    found += 1;
+                }
+            }
+        }
+        assert!(found >= 2, "{found} flags of {} found", manual.program.name());
+    }
+}
+
+/// A template, and what deployments of the Go program of that name set and hold. These names are theirs: a copy of the
+/// template's would follow a mistake in it.
+struct Template {
+    path: &'static str,
+    parameters: &'static [&'static str],
+    /// Parameters that are accepted, and have no use.
+    unused: &'static [&'static str],
+    /// The parameter that names a secret, and the keys in it.
+    secrets: &'static [(&'static str, &'static [&'static str])],
+}
+
+const TEMPLATES: [Template; 2] = [
+    Template {
+        path: "deploy/openshift/producer.yaml",
+        parameters: &[
+            "IMAGE",
+            "IMAGE_TAG",
+            "RECONCILE_SLEEP_TIME",
+            "DRY_RUN",
+            "RUN_ONCE",
+            "GRAPHQL_GLSYNC_QUERY_FILE",
+            "GRAPHQL_PRCHECK_QUERY_FILE",
+            "GIT_PARTITION_SAAS_NAME",
+            "VOLUME_PATH",
+            "WORKDIR",
+            "MEMORY_REQUESTS",
+            "MEMORY_LIMIT",
+            "CPU_REQUESTS",
+            "CPU_LIMIT",
+            "REPLICAS",
+            "GQL_SECRET_NAME",
+            "VAULT_SECRET_NAME",
+            "INTERNAL_CERTIFICATES_IMAGE",
+        ],
+        unused: &[],
+        secrets: &[
+            (
+                "VAULT_SECRET_NAME",
+                &[
+                    "aws.access.key.id",
+                    "aws.secret.access.key",
+                    "aws.region",
+                    "aws.s3.bucket",
+                    "gitlab.url",
+                    "gitlab.username",
+                    "gitlab.token",
+                    "public.key",
+                ],
+            ),
+            ("GQL_SECRET_NAME", &["endpoint_url", "username", "password"]),
+        ],
+    },
+    Template {
+        path: "deploy/openshift/consumer.yaml",
+        parameters: &[
+            "IMAGE",
+            "IMAGE_TAG",
+            "RECONCILE_SLEEP_TIME",
+            "DRY_RUN",
+            "RUN_ONCE",
+            "VOLUME_PATH",
+            "WORKDIR",
+            "REPLICAS",
+            "MEMORY_REQUESTS",
+            "MEMORY_LIMIT",
+            "CPU_REQUESTS",
+            "CPU_LIMIT",
+            "VAULT_SECRET_NAME",
+        ],
+        unused: &["INTERNAL_CERT_INIT_IMAGE", "INTERNAL_CERT_INIT_IMAGE_TAG", "INTERNAL_CERT_INIT_IMAGE_PULL_POLICY"],
+        secrets: &[(
+            "VAULT_SECRET_NAME",
+            &[
+                "aws.access.key.id",
+                "aws.secret.access.key",
+                "aws.region",
+                "aws.s3.bucket",
+                "gitlab.url",
+                "gitlab.username",
+                "gitlab.token",
+                "private.key",
+            ],
+        )],
+    },
+];
+
+#[test]
+fn each_template_has_the_parameters_and_secret_keys_that_the_go_program_s_has() {
+    for Template { path, parameters, unused, secrets } in TEMPLATES {
+        let template = read(path);
+        let (objects, declared) = template.split_once("\nparameters:\n").unwrap();
+        for parameter in parameters.iter().chain(unused) {
+            assert!(declared.contains(&format!("  - name: {parameter}\n")), "{path}: no parameter {parameter}");
+            let used = [format!("${{{parameter}}}"), format!("${{{{{parameter}}}}}")];
+            let is_used = used.iter().any(|used| objects.contains(used));
+            assert_eq!(is_used, !unused.contains(parameter), "{path}: {parameter} is used, or not");
+        }
+        for (secret, keys) in secrets {
+            for key in *keys {
+                let reference = format!("name: ${{{secret}}}\n                      key: {key}\n");
+                assert!(objects.contains(&reference), "{path}: the key {key} of ${{{secret}}} is not read");
             }
         }
     }
-    assert!(found >= 2, "{found} flags found");
 }
 
-/// What deployments of the Go program set and hold: their names are theirs, and a copy of the template's would follow a
-/// mistake in it.
-const PARAMETERS: [&str; 18] = [
-    "IMAGE",
-    "IMAGE_TAG",
-    "RECONCILE_SLEEP_TIME",
-    "DRY_RUN",
-    "RUN_ONCE",
-    "GRAPHQL_GLSYNC_QUERY_FILE",
-    "GRAPHQL_PRCHECK_QUERY_FILE",
-    "GIT_PARTITION_SAAS_NAME",
-    "VOLUME_PATH",
-    "WORKDIR",
-    "MEMORY_REQUESTS",
-    "MEMORY_LIMIT",
-    "CPU_REQUESTS",
-    "CPU_LIMIT",
-    "REPLICAS",
-    "GQL_SECRET_NAME",
-    "VAULT_SECRET_NAME",
-    "INTERNAL_CERTIFICATES_IMAGE",
-];
-const VAULT_KEYS: [&str; 8] = [
-    "aws.access.key.id",
-    "aws.secret.access.key",
-    "aws.region",
-    "aws.s3.bucket",
-    "gitlab.url",
-    "gitlab.username",
-    "gitlab.token",
-    "public.key",
-];
-const GQL_KEYS: [&str; 3] = ["endpoint_url", "username", "password"];
-
+/// The image starts the producer, so whatever runs the consumer says so.
 #[test]
-fn the_template_has_the_parameters_and_secret_keys_that_the_go_program_s_has() {
-    let template = read("deploy/openshift/producer.yaml");
-    let (objects, parameters) = template.split_once("\nparameters:\n").unwrap();
-    for parameter in PARAMETERS {
-        assert!(parameters.contains(&format!("  - name: {parameter}\n")), "no parameter {parameter}");
-        assert!(
-            [format!("${{{parameter}}}"), format!("${{{{{parameter}}}}}")].iter().any(|used| objects.contains(used)),
-            "{parameter} is not used"
-        );
+fn the_consumer_s_manifests_name_its_program() {
+    let mut found = 0;
+    for (path, text) in manifests_of(&CONSUMER).into_iter().filter(|(_, text)| text.contains("kind: Deployment")) {
+        let command = format!("command: [\"/usr/local/bin/{}\"]", CONSUMER.program.name());
+        assert!(text.contains(&command), "{}: no {command}", path.display());
+        found += 1;
     }
-    let keys = VAULT_KEYS.map(|key| ("VAULT_SECRET_NAME", key)).into_iter();
-    for (secret, key) in keys.chain(GQL_KEYS.map(|key| ("GQL_SECRET_NAME", key))) {
-        let reference = format!("name: ${{{secret}}}\n                      key: {key}\n");
-        assert!(objects.contains(&reference), "the key {key} of ${{{secret}}} is not read");
-    }
+    assert_eq!(found, 2);
+    assert!(read("Dockerfile").contains(&format!("/image/usr/local/bin/{} ", CONSUMER.program.name())));
 }
 
 /// Under `latest` the registry may have another program, which takes the same settings and would act on them.
@@ -138,7 +218,7 @@ fn the_template_has_the_parameters_and_secret_keys_that_the_go_program_s_has() {
 fn the_image_has_the_version_wherever_it_is_named() {
     let tag = format!(":v{}", env!("CARGO_PKG_VERSION"));
     let mut found = 0;
-    let documents = ["README.md", "docs/migration.md", "docs/operations.md", "docs/scaling.md"];
+    let documents = ["README.md", "docs/consumer.md", "docs/migration.md", "docs/operations.md", "docs/scaling.md"];
     let documents = documents.map(|path| (PathBuf::from(path), read(path)));
     for (path, text) in manifests().into_iter().chain(documents) {
         for rest in text.split("app-sre/git-partition-sync-producer").skip(1).filter(|rest| rest.starts_with(':')) {
@@ -150,11 +230,10 @@ fn the_image_has_the_version_wherever_it_is_named() {
         }
     }
     assert!(found > 3, "{found} images found");
-    let template = read("deploy/openshift/producer.yaml");
-    assert!(
-        template.contains(&format!("value: \"{}\"\n  - name: INTERNAL", &tag[1..])),
-        "IMAGE_TAG has another default"
-    );
+    for Template { path, .. } in TEMPLATES {
+        let default = format!("value: \"{}\"\n  - name: INTERNAL", &tag[1..]);
+        assert!(read(path).contains(&default), "{path}: IMAGE_TAG has another default");
+    }
 }
 
 #[test]
@@ -167,10 +246,10 @@ fn a_bill_of_materials_lists_what_is_in_the_program_and_nothing_that_only_tests_
     assert_eq!(bill["spdxVersion"], "SPDX-2.3");
     let names: BTreeSet<_> =
         bill["packages"].as_array().unwrap().iter().map(|package| package["name"].as_str().unwrap()).collect();
-    for linked in ["git-partition-sync-producer", "age", "git2", "libgit2-sys", "rustls", "zip"] {
+    for linked in ["git-partition-sync-producer", "age", "git2", "libgit2-sys", "rustls", "tar"] {
         assert!(names.contains(linked), "{linked} is not in it");
     }
-    for other in ["testbed", "proptest", "criterion", "serde_derive", "syn"] {
+    for other in ["testbed", "proptest", "criterion", "serde_derive", "syn", "zip"] {
         assert!(!names.contains(other), "{other} is in it");
     }
 }

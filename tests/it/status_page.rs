@@ -6,12 +6,14 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use testbed::archive::Naming;
+use testbed::git::Protection;
 use testbed::graphql::{Canned, SyncTarget};
 use testbed::world::World;
 
 use crate::browser::{Browser, ENTER, SPACE, TAB};
 use crate::site::{address, get, pass_now};
-use crate::support::{Daemon, PATIENCE, program, wait_until};
+use crate::support::{Daemon, PATIENCE, consumer, program, wait_until};
 
 /// How many updates there would have been in this time, if there were any: a page with work on it is fetched every two
 /// seconds.
@@ -518,4 +520,40 @@ fn nothing_that_anybody_wrote_acts_on_the_page() {
         assert_eq!(browser.complaints(), [""; 0]);
     }
     assert!(get(&daemon, "/").body.contains("&#60;script&#62;"), "it is shown");
+}
+
+#[test]
+fn the_consumer_s_page_shows_the_far_side_what_waits_and_why() {
+    let world = World::builder().sleep("1h").start().unwrap();
+    for name in ["api", "models", "handbook"] {
+        let repo = world.project(&format!("near/{name}")).unwrap();
+        world.put_head(&repo, "main", &format!("mirror/platform/{name}"), "main", Naming::Zip).unwrap();
+        world.destination.repo(&format!("mirror/platform/{name}")).unwrap();
+    }
+    let daemon = Daemon::spawn(consumer(&world, &[]));
+    daemon.wait_until_logged("pass done", 1);
+    let browser = Browser::start();
+    browser.open(&url(&daemon, "/"));
+    assert_eq!(browser.text("document.querySelector('h1').innerText"), "All 3 destinations are in sync");
+    looks_good(&browser, "far-well");
+
+    let published = world.far_head("mirror/platform/models", "main").unwrap();
+    let source = world.source.repo("near/models").unwrap();
+    source.commits("main", 1).unwrap();
+    world.put_head(&source, "main", "mirror/platform/models", "main", Naming::Zip).unwrap();
+    world.destination.protect("mirror/platform/models", "main", Protection::NoPush);
+    pass_now(&daemon);
+    browser.open(&url(&daemon, "/"));
+    assert_eq!(browser.text("document.querySelector('h1').innerText"), "1 of 3 destinations needs attention");
+    let card = browser.text("document.querySelector('.card').innerText");
+    for part in ["Far branch is protected", "mirror/platform/models@main", "Protected branches", "not allowed to push"]
+    {
+        assert!(card.contains(part), "no {part:?} in {card}");
+    }
+    let row = browser.text("document.querySelector('tbody tr').innerText");
+    let waiting = source.head("main").unwrap();
+    for part in [&published[..10], &waiting[..10], "→"] {
+        assert!(row.contains(part), "no {part:?} in {row}");
+    }
+    looks_good(&browser, "far-trouble");
 }

@@ -12,6 +12,7 @@ use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
 use memchr::memmem;
 use rustix::process::{Pid, Signal, kill_process};
+use testbed::archive::Naming;
 use testbed::http::RequestRecord;
 use testbed::judge;
 use testbed::repo::Repo;
@@ -239,6 +240,69 @@ pub fn pass_with(world: &World, name: &str, value: &str) -> Run {
     program(world, &["-run-once"]).env(name, value).output().expect("the program starts").into()
 }
 
+/// The consumer with these arguments in this world, not yet started.
+pub fn consumer(world: &World, arguments: &[&str]) -> Command {
+    let program = env!("CARGO_BIN_EXE_git-partition-sync-consumer");
+    let mut command = world.consumer_command(program);
+    command.args(arguments);
+    command
+}
+
+/// One pass of the consumer.
+#[track_caller]
+pub fn deliver(world: &World) -> Run {
+    consumer(world, &["-run-once"]).output().expect("the consumer starts").into()
+}
+
+/// The same with another value of one setting.
+#[track_caller]
+pub fn deliver_with(world: &World, name: &str, value: &str) -> Run {
+    consumer(world, &["-run-once"]).env(name, value).output().expect("the consumer starts").into()
+}
+
+/// The consumer in the background, with hardly a pause between passes.
+pub fn delivering(world: &World) -> Daemon {
+    Daemon::spawn(consumer(world, &["-reconcile-sleep-time=10ms"]))
+}
+
+/// Puts the head of a project's `main` into the bucket, for this destination's `main`. Returns the commit.
+#[track_caller]
+pub fn put(world: &World, project: &str, destination: &str) -> String {
+    let source = world.project(project).unwrap();
+    world.put_head(&source, "main", destination, "main", Naming::Zip).unwrap();
+    source.head("main").unwrap()
+}
+
+/// A world whose bucket holds `main` of near/app for far/app, of which the far GitLab has nothing yet; and its commit.
+pub fn waiting() -> (World, Repo, String) {
+    let world = World::start().unwrap();
+    world.destination.group("far").unwrap();
+    let head = put(&world, "near/app", "far/app");
+    let source = world.project("near/app").unwrap();
+    (world, source, head)
+}
+
+/// The far branch is at this commit, with all that belongs to it, and nothing is left of other pushes.
+#[track_caller]
+pub fn assert_arrived(world: &World, destination: &str, branch: &str, commit: &str) {
+    assert_eq!(world.far_head(destination, branch).as_deref(), Some(commit), "{destination}@{branch}");
+    world.destination.repo(destination).unwrap().fsck().unwrap();
+    assert_far_is_clean(world, destination);
+}
+
+/// Nothing is left of pushes that were not taken.
+#[track_caller]
+pub fn assert_far_is_clean(world: &World, destination: &str) {
+    let quarantined = world.destination.quarantined(destination).unwrap();
+    assert!(quarantined.is_empty(), "{destination}: {quarantined:?}");
+}
+
+/// The pushes to a far project, in their order.
+pub fn pushes(world: &World, destination: &str) -> Vec<RequestRecord> {
+    let path = format!("/{destination}.git/git-receive-pack");
+    world.destination.requests().into_iter().filter(|request| request.path == path).collect()
+}
+
 /// What each of the requests asked for, sorted.
 pub fn operations(requests: &[RequestRecord]) -> Vec<&str> {
     let mut operations: Vec<_> =
@@ -330,13 +394,12 @@ fn needles(world: &World) -> Vec<(String, Vec<u8>)> {
         needles.push((format!("the secret {secret}"), secret.clone().into_bytes()));
         needles.push((format!("{secret} in base64"), BASE64_STANDARD_NO_PAD.encode(&secret).into_bytes()));
     }
-    let logins = [(world.source.user(), world.source.password())].into_iter().chain(world.graphql.basic());
+    let servers = [&world.source, &world.destination].map(|server| (server.user(), server.password()));
+    let logins = servers.into_iter().chain(world.graphql.basic());
     for (user, password) in logins {
         let basic = BASE64_STANDARD.encode(format!("{user}:{password}"));
         needles.push((format!("{user}'s login"), basic.trim_end_matches('=').as_bytes().to_vec()));
     }
-    let identity = fs::read_to_string(world.identity_file()).unwrap();
-    needles.push(("the age identity".to_owned(), identity.trim().as_bytes().to_vec()));
     needles
 }
 

@@ -3,7 +3,7 @@
 use tokio_util::sync::CancellationToken;
 
 use super::finding::Check;
-use crate::bucket::{Bucket, BucketError, Listing};
+use crate::bucket::{Bucket, BucketError, Foreign, Listing};
 use crate::config;
 use crate::text::{error_chain, objects};
 
@@ -17,14 +17,18 @@ pub(super) async fn listing(bucket: &Bucket, settings: &config::Run) -> (Check, 
             (check.advice("Set ARCHIVE_FORMAT to the format that the consumer reads."), true)
         }
         Ok(Listing { held, foreign }) => {
-            let foreign = match foreign.count {
-                0 => String::new(),
-                count => format!(", and {} with foreign names, which are left alone", objects(count)),
-            };
-            let finding = format!("{name} has {}{foreign}", objects(held.len()));
+            let finding = format!("{name} has {}{}", objects(held.len()), and_foreign(&foreign));
             (Check::passed(NAME, finding), true)
         }
         Err(error) => (failed(NAME, &error, "s3:ListBucket"), error.is_access_denied()),
+    }
+}
+
+/// How many foreign objects there are besides the others, if any.
+pub(super) fn and_foreign(foreign: &Foreign) -> String {
+    match foreign.count {
+        0 => String::new(),
+        count => format!(", and {} with foreign names, which are left alone", objects(count)),
     }
 }
 
@@ -55,7 +59,7 @@ pub(super) async fn writing(bucket: &Bucket, reached: bool, stop: &CancellationT
     vec![upload, delete, unfinished]
 }
 
-fn failed(name: &'static str, error: &BucketError, right: &str) -> Check {
+pub(super) fn failed(name: &'static str, error: &BucketError, right: &str) -> Check {
     Check::failed(name, error_chain(error)).advice(advice(error, right))
 }
 

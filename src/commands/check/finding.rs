@@ -1,9 +1,12 @@
 //! One check: its verdict, and its text for people and as JSON.
 
 use std::collections::BTreeMap;
+use std::process::ExitCode;
 
 use serde::Serialize;
 
+use super::super::{pretty, print};
+use crate::config::OutputFormat;
 use crate::terminal::{Paint, Style};
 use crate::text::printable;
 
@@ -38,6 +41,11 @@ pub(super) struct Check {
 }
 
 impl Check {
+    /// The settings were read before any check.
+    pub(super) fn settings() -> Self {
+        Self::passed("settings", "complete, and each value makes sense")
+    }
+
     pub(super) fn passed(name: &'static str, finding: impl Into<String>) -> Self {
         Self { name, verdict: Verdict::Passed, finding: finding.into(), details: vec![], advice: None }
     }
@@ -63,7 +71,7 @@ impl Check {
     }
 
     /// For people: a line, with details and advice below.
-    pub(super) fn text(&self, paint: Paint) -> String {
+    fn text(&self, paint: Paint) -> String {
         let (style, mark) = match self.verdict {
             Verdict::Passed => (Style::Green, "✓"),
             Verdict::Warning => (Style::Yellow, "!"),
@@ -83,13 +91,48 @@ impl Check {
     }
 }
 
+/// The checks so far. For people, each is shown when it is done.
+pub(super) struct Checks {
+    output: OutputFormat,
+    paint: Paint,
+    done: Vec<Check>,
+}
+
+impl Checks {
+    pub(super) fn new(output: OutputFormat) -> Self {
+        Self { output, paint: Paint::on(&std::io::stdout()), done: vec![] }
+    }
+
+    pub(super) fn add(&mut self, checks: impl IntoIterator<Item = Check>) {
+        for check in checks {
+            if self.output == OutputFormat::Text {
+                print(&check.text(self.paint), true);
+            }
+            self.done.push(check);
+        }
+    }
+
+    /// Shows the result, and returns the exit status. `complete` is false if the program was asked to stop.
+    pub(super) fn end(&self, complete: bool) -> ExitCode {
+        if !complete {
+            tracing::warn!("stopped before every check was done");
+            return ExitCode::FAILURE;
+        }
+        let text = match self.output {
+            OutputFormat::Text => summary(&self.done),
+            OutputFormat::Json => pretty(&json(&self.done)),
+        };
+        print(&text, is_good(&self.done))
+    }
+}
+
 /// Whether a pass can be expected to work for all targets.
-pub(super) fn is_good(checks: &[Check]) -> bool {
+fn is_good(checks: &[Check]) -> bool {
     checks.iter().all(|check| check.verdict != Verdict::Failed)
 }
 
 /// The last line, for people.
-pub(super) fn summary(checks: &[Check]) -> String {
+fn summary(checks: &[Check]) -> String {
     let count = |verdict| checks.iter().filter(|check| check.verdict == verdict).count();
     let [failed, skipped, warnings] = [Verdict::Failed, Verdict::Skipped, Verdict::Warning].map(count);
     if !is_good(checks) {
@@ -105,7 +148,7 @@ pub(super) fn summary(checks: &[Check]) -> String {
 }
 
 /// The checks as JSON; `docs/contract.md` describes the object.
-pub(super) fn json(checks: &[Check]) -> serde_json::Value {
+fn json(checks: &[Check]) -> serde_json::Value {
     serde_json::json!({ "good": is_good(checks), "checks": checks })
 }
 

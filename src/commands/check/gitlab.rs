@@ -6,6 +6,7 @@ use super::finding::{Check, by_reason};
 use super::request_advice;
 use crate::config;
 use crate::git::wire::{GitServer, WireError};
+use crate::model::program::Program;
 use crate::model::target::{Head, Target, Unknown};
 use crate::net::http::RequestError;
 use crate::plan::Cause;
@@ -13,9 +14,9 @@ use crate::progress::Pulse;
 use crate::reconcile::Clients;
 use crate::text::error_chain;
 
-/// Asked for if there are no targets: with a valid login, GitLab answers that it does not exist.
-const NO_PROJECT: &str = concat!(env!("CARGO_PKG_NAME"), "/check");
-const GITLAB: &str = "GitLab";
+/// Asked for if there are no projects: with a valid login, GitLab answers that it does not exist.
+pub(super) const NO_PROJECT: &str = concat!(env!("CARGO_PKG_NAME"), "/check");
+pub(super) const GITLAB: &str = "GitLab";
 const BRANCHES: &str = "source branches";
 const LOGIN: &str =
     "GITLAB_USERNAME and GITLAB_TOKEN: the token must not have expired, and needs the scope read_repository";
@@ -44,7 +45,7 @@ pub(super) async fn gitlab(settings: &config::Run, clients: &Clients, mut target
     if readable == 0 {
         // One more request tells a wrong login from unreadable projects.
         let project = heads.first().map_or(NO_PROJECT, |(target, _)| &target.source.project);
-        if let Some((why, advice)) = login_trouble(&git, project).await {
+        if let Answer::Trouble { why, advice } = ask(&git, project, LOGIN).await {
             let check = Check::failed(GITLAB, format!("{base}: {why}")).advice(advice);
             return vec![check, Check::skipped(BRANCHES, "before GitLab answers")];
         }
@@ -57,7 +58,7 @@ pub(super) async fn gitlab(settings: &config::Run, clients: &Clients, mut target
         (all, false) => {
             let finding = format!("{} of {all} cannot be read", unreadable.len());
             let check = Check::failed(BRANCHES, finding);
-            check.details(by_reason(unreadable)).advice(Cause::Unreadable.advice())
+            check.details(by_reason(unreadable)).advice(Cause::Unreadable.advice(Program::Producer))
         }
     };
     vec![login, branches]
@@ -74,19 +75,35 @@ fn unreadable((target, head): &(Target, Head)) -> Option<(String, String)> {
     Some((target.source.to_string(), reason))
 }
 
-/// Why the login fails; `None` if the server accepts it.
-async fn login_trouble(git: &GitServer, project: &str) -> Option<(String, String)> {
-    let error = git.ls_refs(project, &["HEAD"].into()).await.err()?;
+/// What GitLab answers to a request that reads a project.
+pub(super) enum Answer {
+    /// The project is there, and the login is accepted.
+    Project,
+    /// The login is accepted, and no such project is visible to the user.
+    NoProject,
+    Trouble {
+        why: String,
+        advice: String,
+    },
+}
+
+/// Reads a project. `login` says what to check if the login is refused.
+pub(super) async fn ask(git: &GitServer, project: &str, login: &str) -> Answer {
+    let Err(error) = git.ls_refs(project, &["HEAD"].into()).await else { return Answer::Project };
     let advice = match &error {
-        WireError::Request(RequestError::Status { status, .. }) if *status == StatusCode::NOT_FOUND => return None,
-        WireError::Request(error) => request_advice(error, "GITLAB_BASE_URL", LOGIN),
+        WireError::Request(RequestError::Status { status, .. }) if *status == StatusCode::NOT_FOUND => {
+            return Answer::NoProject;
+        }
+        WireError::Request(error) => request_advice(error, "GITLAB_BASE_URL", login),
         WireError::NotGit(_)
         | WireError::Malformed(_)
         | WireError::Truncated
         | WireError::Empty
         | WireError::NotVersion2 => "Check GITLAB_BASE_URL: it is what clone addresses begin with.".to_owned(),
         // Git answered, so the login is accepted.
-        WireError::Remote(_) | WireError::NotOurRef(_) | WireError::Sha256 | WireError::Shallow => return None,
+        WireError::Remote(_) | WireError::NotOurRef(_) | WireError::Sha256 | WireError::Shallow => {
+            return Answer::Project;
+        }
     };
-    Some((error_chain(&error), advice))
+    Answer::Trouble { why: error_chain(&error), advice }
 }

@@ -1,18 +1,20 @@
-//! What needs no server: the recipients and WORKDIR.
+//! What needs no server: recipients, identities and WORKDIR.
 
 use std::fs;
 use std::io::{self, Write};
+use std::ops::Deref;
 use std::path::Path;
 
 use age::x25519::Recipient;
 
 use super::finding::{Check, NAMES_SHOWN};
-use crate::artifact::encrypt::encrypting;
+use crate::artifact::encrypt::{Identities, encrypting};
 use crate::files::available_bytes;
 use crate::git::store::Store;
+use crate::model::program::Program;
 use crate::text::{error_chain, human_bytes};
 use crate::workdir::mirrors::MirrorError;
-use crate::workdir::{Workdir, WorkdirError};
+use crate::workdir::{Folder, Spool, Workdir, WorkdirError};
 
 /// Less free space than this is a warning, in bytes.
 const LITTLE_SPACE_BYTES: u64 = 1 << 30;
@@ -26,13 +28,29 @@ pub(super) fn recipients(recipients: &[Recipient]) -> Check {
         let finding = format!("cannot encrypt: {}", error_chain(&error));
         return Check::failed(NAME, finding).advice("Check PUBLIC_KEY.");
     }
+    Check::passed(NAME, format!("{}: {}", recipients.len(), listed(recipients)))
+}
+
+/// The recipients of the identities: what the near side must have in PUBLIC_KEY.
+pub(super) fn identities(identities: Result<&Identities, &anyhow::Error>) -> Check {
+    const NAME: &str = "identities";
+    match identities {
+        Ok(identities) => {
+            let recipients: Vec<_> = identities.recipients().collect();
+            let whose = if recipients.len() == 1 { "its recipient is" } else { "their recipients are" };
+            Check::passed(NAME, format!("{}: {whose} {}", recipients.len(), listed(&recipients)))
+        }
+        Err(error) => Check::failed(NAME, error_chain(error.as_ref())).advice("Correct the file, or its path."),
+    }
+}
+
+fn listed(recipients: &[Recipient]) -> String {
     let shown: Vec<_> = recipients.iter().take(NAMES_SHOWN).map(|recipient| short(&recipient.to_string())).collect();
     let more = match recipients.len().saturating_sub(NAMES_SHOWN) {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    let finding = format!("{}: {}{more}", recipients.len(), shown.join(", "));
-    Check::passed(NAME, finding)
+    format!("{}{more}", shown.join(", "))
 }
 
 /// Both ends of a recipient: enough to tell it from others.
@@ -43,10 +61,19 @@ fn short(recipient: &str) -> String {
     }
 }
 
-pub(super) fn workdir(path: &Path) -> Check {
+pub(super) fn workdir(program: Program, path: &Path) -> Check {
     const NAME: &str = "WORKDIR";
-    let workdir = match Workdir::open(path) {
-        Ok(workdir) => workdir,
+    // Locked until the trials are over.
+    let opened = match program {
+        Program::Producer => {
+            Workdir::open(path).map(|ours| (ours.mirrors(), Box::new(ours) as Box<dyn Deref<Target = Folder>>))
+        }
+        Program::Consumer => {
+            Spool::open(path).map(|ours| (ours.objects(), Box::new(ours) as Box<dyn Deref<Target = Folder>>))
+        }
+    };
+    let (place, _ours) = match opened {
+        Ok(opened) => opened,
         Err(WorkdirError::InUse(_)) => {
             let finding = format!("{}: another process is using it, so it was not tried", path.display());
             return Check::warning(NAME, finding)
@@ -57,32 +84,39 @@ pub(super) fn workdir(path: &Path) -> Check {
                 .advice("In Kubernetes: mount an emptyDir there; if it is another volume, set fsGroup.");
         }
     };
-    if let Err(error) = write_trial_file(&workdir) {
+    if let Err(error) = write_trial_file(&place) {
         let finding = format!("{}: cannot write a file: {error}", path.display());
         return Check::failed(NAME, finding).advice("Free space on this file system, or give it more.");
     }
-    if let Err(error) = open_trial_repository(&workdir) {
+    if let Err(error) = open_trial_repository(&place) {
         let finding = format!("{}: cannot open a repository in it: {}", path.display(), error_chain(&error));
-        return Check::failed(NAME, finding).advice("Nothing can be published like this. Set another WORKDIR.");
+        return Check::failed(NAME, finding).advice(match program {
+            Program::Producer => "Nothing can be published like this. Set another WORKDIR.",
+            Program::Consumer => "Nothing can be delivered like this. Set another WORKDIR.",
+        });
     }
     let free = available_bytes(path);
     let finding = format!("{}: writable, {} free", path.display(), human_bytes(free));
     if free < LITTLE_SPACE_BYTES {
-        return Check::warning(NAME, finding)
-            .advice("Plan for the largest repository times 1.2, times SYNC_CONCURRENCY, plus MIRROR_CACHE_BYTES.");
+        return Check::warning(NAME, finding).advice(match program {
+            Program::Producer => {
+                "Plan for the largest repository times 1.2, times SYNC_CONCURRENCY, plus MIRROR_CACHE_BYTES."
+            }
+            Program::Consumer => "Plan for the largest object times 1.2, times SYNC_CONCURRENCY.",
+        });
     }
     Check::passed(NAME, finding)
 }
 
-fn write_trial_file(workdir: &Workdir) -> io::Result<()> {
-    let mut file = tempfile::tempfile_in(workdir.mirrors())?;
+fn write_trial_file(place: &Path) -> io::Result<()> {
+    let mut file = tempfile::tempfile_in(place)?;
     file.write_all(&[0; TRIAL_FILE_BYTES])?;
     file.sync_all()
 }
 
 /// Opens and packs an empty repository as publishing does.
-fn open_trial_repository(workdir: &Workdir) -> Result<(), MirrorError> {
-    let folder = tempfile::tempdir_in(workdir.mirrors())?;
+fn open_trial_repository(place: &Path) -> Result<(), MirrorError> {
+    let folder = tempfile::tempdir_in(place)?;
     fs::create_dir_all(folder.path().join("objects/pack"))?;
     Ok(Store::open(folder.path())?.try_packing()?)
 }

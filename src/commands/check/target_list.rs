@@ -1,8 +1,11 @@
 //! The GraphQL server and the target list.
 
+use reqwest::StatusCode;
+
 use super::finding::{Check, by_reason, counted};
 use super::request_advice;
 use crate::graphql::TargetsError;
+use crate::model::program::Program;
 use crate::model::target::Targets;
 use crate::net::http::RequestError;
 use crate::plan::{Cause, Republish};
@@ -11,6 +14,9 @@ use crate::text::error_chain;
 
 const REFUSED_QUERY: &str = "The server does not know what the query asks for: it has another schema, or the query in \
                              GRAPHQL_QUERY_FILE is wrong.";
+
+/// Statuses that do not depend on the query.
+const NOT_THE_QUERY: [StatusCode; 3] = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::NOT_FOUND];
 
 pub(super) async fn graphql(clients: &Clients) -> (Check, Option<Targets>) {
     const NAME: &str = "GraphQL";
@@ -31,7 +37,12 @@ pub(super) async fn graphql(clients: &Clients) -> (Check, Option<Targets>) {
 
 fn graphql_advice(error: &TargetsError) -> String {
     match error {
-        TargetsError::Request(RequestError::Status { said, .. }) if !said.is_empty() => REFUSED_QUERY.to_owned(),
+        // What it says about a login or an address is not about the query.
+        TargetsError::Request(RequestError::Status { status, said, .. })
+            if !said.is_empty() && !NOT_THE_QUERY.contains(status) =>
+        {
+            REFUSED_QUERY.to_owned()
+        }
         TargetsError::Request(error) => request_advice(
             error,
             "GRAPHQL_SERVER",
@@ -66,5 +77,5 @@ pub(super) fn targets(targets: &Targets, republish: &Republish) -> Check {
         return Check::passed(NAME, "each target can be used");
     }
     let finding = format!("{} of {} cannot be used", refused.len(), counted(all, "target"));
-    Check::failed(NAME, finding).details(by_reason(refused)).advice(Cause::Refused.advice())
+    Check::failed(NAME, finding).details(by_reason(refused)).advice(Cause::Refused.advice(Program::Producer))
 }

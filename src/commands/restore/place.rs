@@ -8,9 +8,10 @@ use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use crate::artifact::Limits;
 use crate::artifact::encrypt::Identities;
 use crate::artifact::error::{ArtifactError, in_path};
-use crate::artifact::open::{Opened, open};
+use crate::artifact::open::{Expected, Opened, open};
 use crate::git::verify::VerifyError;
 use crate::memory::MemoryBudget;
 use crate::model::key::{ArchiveFormat, Destination};
@@ -32,7 +33,7 @@ pub struct Restored {
 ///
 /// With `into`, the repository is kept as `<into>/<group>/<project>@<branch>`, which must not exist yet; until it is
 /// verified, it is in a hidden folder of `into`. Without, it is unpacked in `scratch` and removed. Both folders are created
-/// if missing. A zip archive takes twice its size on the disk for a while.
+/// if missing. On the disk it takes the size of the archive's objects.
 ///
 /// # Errors
 /// [`RestoreError`]; nothing of the object stays on the disk.
@@ -59,7 +60,8 @@ pub fn restore_object(
     let repository = staging.path().join("repository");
     DirBuilder::new().mode(0o700).create(&repository).map_err(in_path(&repository))?;
 
-    let opened = open(reader, format, &destination.branch, commit, identities, &repository, memory)?;
+    let expected = Expected { format, branch: &destination.branch, commit, bytes: None };
+    let opened = open(reader, &expected, identities, Limits::default(), &repository, memory)?;
 
     if let Some(place) = &place {
         move_to(place, &repository)?;

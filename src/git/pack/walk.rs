@@ -389,7 +389,12 @@ where
     }
 }
 
-fn inflate(inflate: &mut Decompress, compressed: &[u8], size: u64, out: &mut Vec<u8>) -> Result<(), WalkError> {
+pub(super) fn inflate(
+    inflate: &mut Decompress,
+    compressed: &[u8],
+    size: u64,
+    out: &mut Vec<u8>,
+) -> Result<(), WalkError> {
     let size = usize::try_from(size).ok().filter(|size| *size <= OBJECT_LIMIT_BYTES);
     let size = size.ok_or(Shortage::Object { limit: OBJECT_LIMIT_BYTES as u64 })?;
     out.clear();

@@ -12,15 +12,15 @@ use super::error::WireError;
 use crate::net::http::RequestError;
 use crate::text::remote_text;
 
-pub(super) const FLUSH: &[u8] = b"0000";
-pub(super) const DELIMITER: &[u8] = b"0001";
+pub(in crate::git) const FLUSH: &[u8] = b"0000";
+pub(in crate::git) const DELIMITER: &[u8] = b"0001";
 
 /// Appends one packet. Lines are short: a branch name and a word.
-pub(super) fn data(request: &mut BytesMut, line: &str) {
+pub(in crate::git) fn data(request: &mut BytesMut, line: &str) {
     request.extend_from_slice(format!("{:04x}{line}", line.len() + 4).as_bytes());
 }
 
-pub(super) enum Packet {
+pub(in crate::git) enum Packet {
     Data(Bytes),
     Flush,
     Delimiter,
@@ -30,25 +30,25 @@ pub(super) enum Packet {
 }
 
 /// The packets of a response. At most one packet, 64 KiB, waits to be completed.
-pub(super) struct Packets {
+pub(in crate::git) struct Packets {
     response: Response,
     buffer: BytesMut,
 }
 
 impl Packets {
-    pub(super) fn new(response: Response) -> Self {
+    pub(in crate::git) fn new(response: Response) -> Self {
         Self { response, buffer: BytesMut::new() }
     }
 
     /// Reads the end of the body after the last packet, so that the connection is kept for the next request. A server
     /// that sends more loses its connection.
-    pub(super) async fn drain(&mut self) {
+    pub(in crate::git) async fn drain(&mut self) {
         if self.buffer.is_empty() {
             drop(self.response.chunk().await);
         }
     }
 
-    pub(super) async fn next(&mut self) -> Result<Packet, WireError> {
+    pub(in crate::git) async fn next(&mut self) -> Result<Packet, WireError> {
         loop {
             if let Some(packet) = take_packet(&mut self.buffer)? {
                 return Ok(packet);
@@ -66,7 +66,7 @@ impl Packets {
 }
 
 /// Cuts one packet off the front of `buffer`; `None` if it is not complete yet.
-fn take_packet(buffer: &mut BytesMut) -> Result<Option<Packet>, WireError> {
+pub(in crate::git) fn take_packet(buffer: &mut BytesMut) -> Result<Option<Packet>, WireError> {
     let decoded = streaming(buffer).map_err(|_| WireError::Malformed("not a packet line"))?;
     let Stream::Complete { line, bytes_consumed } = decoded else { return Ok(None) };
     let packet = match line {
@@ -88,7 +88,7 @@ fn take_packet(buffer: &mut BytesMut) -> Result<Option<Packet>, WireError> {
 
 /// A fetched pack, piece by piece.
 pub struct PackStream {
-    pub(super) packets: Packets,
+    pub(in crate::git) packets: Packets,
 }
 
 impl PackStream {

@@ -5,6 +5,7 @@
 use std::time::SystemTime;
 
 use super::figures::{Time, grouped, precise};
+use super::words::Words;
 use crate::status::{PassOutcome, PassRecord, Snapshot, Trigger};
 use crate::text::printable;
 
@@ -47,7 +48,7 @@ pub(super) struct PassRow {
 }
 
 /// The chart, once a pass has ended.
-pub(super) fn chart(now: &Snapshot) -> Option<Chart> {
+pub(super) fn chart(now: &Snapshot, words: &Words) -> Option<Chart> {
     let longest = now.history.iter().map(|pass| pass.took).max()?;
     let bar = |(at, pass): (usize, &PassRecord)| {
         let share = pass.took.as_secs_f64() / longest.as_secs_f64().max(f64::MIN_POSITIVE);
@@ -74,15 +75,16 @@ pub(super) fn chart(now: &Snapshot) -> Option<Chart> {
         width: now.history.len().max(LEAST_BARS) * BAR_STEP,
         bars: now.history.iter().enumerate().map(bar).collect(),
         legend: PassOutcome::NAMES.into_iter().zip(counts).collect(),
-        list: now.history.iter().rev().take(LISTED_PASSES).map(|pass| pass_row(pass, now.now)).collect(),
+        list: now.history.iter().rev().take(LISTED_PASSES).map(|pass| pass_row(pass, now.now, words)).collect(),
     })
 }
 
-fn pass_row(pass: &PassRecord, now: SystemTime) -> PassRow {
+fn pass_row(pass: &PassRecord, now: SystemTime, words: &Words) -> PassRow {
     let detail = match &pass.outcome {
         PassOutcome::Failed(why) => printable(why),
         PassOutcome::Success | PassOutcome::Incomplete => {
-            let parts = [(pass.published, "published"), (pass.retired, "retired"), (pass.troubled, "in trouble")];
+            let parts =
+                [(pass.transferred, words.transferred), (pass.retired, "retired"), (pass.troubled, "in trouble")];
             let parts = parts.iter().filter(|(number, _)| *number > 0);
             let parts: Vec<_> = parts.map(|(number, what)| format!("{} {what}", grouped(*number))).collect();
             if parts.is_empty() { "nothing to do".to_owned() } else { parts.join(", ") }

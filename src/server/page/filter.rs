@@ -85,8 +85,8 @@ impl Filter {
         let found = || {
             let source = target.source.as_ref().map(ToString::to_string).unwrap_or_default();
             let error = target.trouble.as_ref().map(|trouble| trouble.error.as_str()).unwrap_or_default();
-            let commit = target.commit.as_deref().unwrap_or_default();
-            let text = format!("{} {source} {commit} {error}", target.destination).to_lowercase();
+            let [commit, waiting] = [&target.commit, &target.waiting].map(|it| it.as_deref().unwrap_or_default());
+            let text = format!("{} {source} {commit} {waiting} {error}", target.destination).to_lowercase();
             self.q.to_lowercase().split_whitespace().all(|word| text.contains(word))
         };
         state && (self.cause.is_empty() || cause == Some(self.cause.as_str())) && (self.q.is_empty() || found())

@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use super::figures::{Time, coarse, count, grouped, sentence};
 use super::needs_attention;
+use super::words::Words;
 use crate::progress::ProgressView;
 use crate::status::{PassOutcome, PassRecord, RunningPass, Snapshot, TargetState, Trigger};
 use crate::text::{human_bytes, printable, since};
@@ -36,13 +37,13 @@ pub(super) struct RunningView {
     pub(super) share: Option<(u64, u64)>,
 }
 
-pub(super) fn verdict(now: &Snapshot) -> Verdict {
+pub(super) fn verdict(now: &Snapshot, words: &Words) -> Verdict {
     let all = now.targets.len();
     let bad = now.targets.iter().filter(|target| needs_attention(target)).count();
     let behind = now.targets.iter().filter(|target| target.state == TargetState::Behind).count();
     let some = |number, one, many| {
         let verb = if number == 1 { one } else { many };
-        format!("{} of {} {verb}", grouped(number), count(all, "target"))
+        format!("{} of {} {verb}", grouped(number), count(all, words.target))
     };
     let last = now.last_full_pass();
     if let Some(stalled) = &now.stalled {
@@ -67,13 +68,14 @@ pub(super) fn verdict(now: &Snapshot) -> Verdict {
             Verdict::new("behind", "busy", title, "Nothing needs attention.")
         }
         None if all == 0 => {
-            Verdict::new("first", "busy", "The first pass is under way", "Targets appear here once it has a plan.")
+            let detail = format!("{} appear here once it has a plan.", words.title);
+            Verdict::new("first", "busy", "The first pass is under way", detail)
         }
         _ => {
             let title = match all {
-                0 => "There are no targets".to_owned(),
-                1 => "The only target is in sync".to_owned(),
-                _ => format!("All {} are in sync", count(all, "target")),
+                0 => words.no_targets.to_owned(),
+                1 => format!("The only {} is in sync", words.target),
+                _ => format!("All {} are in sync", count(all, words.target)),
             };
             let checked =
                 |pass: &PassRecord| format!("Last checked {}.", Time::new(pass.began + pass.took, now.now).ago);
@@ -82,11 +84,11 @@ pub(super) fn verdict(now: &Snapshot) -> Verdict {
     }
 }
 
-pub(super) fn facts(now: &Snapshot) -> Vec<(&'static str, String)> {
+pub(super) fn facts(now: &Snapshot, words: &Words) -> Vec<(&'static str, String)> {
     let mut facts = vec![];
     if let Some(next) = now.next_pass {
         let due = if next > now.now { Time::new(next, now.now).ago } else { "now".to_owned() };
-        facts.push(("Next full pass", due));
+        facts.push((words.next_pass, due));
     }
     let success = now.last_success.map(|time| Time::new(time, now.now).ago);
     facts.push(("Last success", success.unwrap_or_else(|| "none since the start".to_owned())));
@@ -98,20 +100,23 @@ pub(super) fn facts(now: &Snapshot) -> Vec<(&'static str, String)> {
         facts.push(("Retire guard", budget.to_string()));
     }
     if let Some(disk) = now.disk {
-        let (mirrors, free) = (human_bytes(disk.mirror_bytes), human_bytes(disk.available_bytes));
-        facts.push(("Mirrors", format!("{mirrors}, {free} free")));
+        let free = human_bytes(disk.available_bytes);
+        facts.push(match disk.mirror_bytes {
+            Some(mirrors) => ("Mirrors", format!("{}, {free} free", human_bytes(mirrors))),
+            None => ("WORKDIR", format!("{free} free")),
+        });
     }
     facts.push(("Running for", coarse(since(now.started, now.now))));
     facts
 }
 
-pub(super) fn pass_view(pass: &RunningPass, now: SystemTime) -> PassView {
+pub(super) fn pass_view(pass: &RunningPass, now: SystemTime, words: &Words) -> PassView {
     let name = match pass.trigger {
         Trigger::Push => "A pass for pushes is under way",
-        Trigger::Schedule | Trigger::Signal => "A full pass is under way",
+        Trigger::Schedule | Trigger::Signal => words.a_full_pass,
     };
     let detail = match pass.actions {
-        None => "reading the target list, branches and bucket".to_owned(),
+        None => format!("reading {}", words.observes),
         Some((all, done)) => format!("{} of {} done", grouped(done), count(all, "action")),
     };
     PassView {

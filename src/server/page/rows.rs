@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use super::figures::{Time, coarse, count, grouped, sentence};
 use super::filter::Filter;
 use super::needs_attention;
+use super::words::Words;
 use crate::plan::Cause;
 use crate::status::{Snapshot, TargetStatus};
 use crate::text::{human_bytes, printable, short_commit, since};
@@ -37,7 +38,9 @@ pub(super) struct Row {
     pub(super) project: String,
     pub(super) branch: String,
     pub(super) source: String,
+    /// Commits: the first digits, and all of them.
     pub(super) commit: Option<(String, String)>,
+    pub(super) waiting: Option<(String, String)>,
     pub(super) size: String,
     pub(super) published: Option<Time>,
     pub(super) since: Time,
@@ -49,12 +52,13 @@ pub(super) struct Row {
 /// Targets with the same trouble.
 pub(super) struct Card {
     pub(super) cause: Cause,
+    pub(super) advice: &'static str,
     pub(super) count: String,
     pub(super) targets: Vec<Row>,
     pub(super) rest: Option<String>,
 }
 
-pub(super) fn list(now: &Snapshot, filter: &Filter) -> List {
+pub(super) fn list(now: &Snapshot, filter: &Filter, words: &Words) -> List {
     let mut chosen: Vec<_> = now.targets.iter().filter(|target| filter.matches(target)).collect();
     chosen.sort_by(|a, b| (a.state, &a.destination).cmp(&(b.state, &b.destination)));
     let pages = chosen.len().div_ceil(PAGE_ROWS).max(1);
@@ -63,9 +67,9 @@ pub(super) fn list(now: &Snapshot, filter: &Filter) -> List {
     List {
         rows: rows.map(|target| row(target, now.now)).collect(),
         found: match chosen.len() {
-            0 if now.targets.is_empty() => "No targets".to_owned(),
-            all if all == now.targets.len() => format!("{}, trouble first", count(all, "target")),
-            some => format!("{} of {}", grouped(some), count(now.targets.len(), "target")),
+            0 if now.targets.is_empty() => format!("No {}", words.targets),
+            all if all == now.targets.len() => format!("{}, trouble first", count(all, words.target)),
+            some => format!("{} of {}", grouped(some), count(now.targets.len(), words.target)),
         },
         pager: (pages > 1).then(|| Pager {
             text: format!("Page {page} of {pages}"),
@@ -75,7 +79,7 @@ pub(super) fn list(now: &Snapshot, filter: &Filter) -> List {
     }
 }
 
-pub(super) fn cards(now: &Snapshot) -> Vec<Card> {
+pub(super) fn cards(now: &Snapshot, words: &Words) -> Vec<Card> {
     let mut by_cause: BTreeMap<Cause, Vec<&TargetStatus>> = BTreeMap::new();
     for target in now.targets.iter().filter(|target| needs_attention(target)) {
         if let Some(trouble) = &target.trouble {
@@ -87,7 +91,8 @@ pub(super) fn cards(now: &Snapshot) -> Vec<Card> {
         let rest = targets.len().saturating_sub(CARD_TARGETS);
         Card {
             cause,
-            count: count(targets.len(), "target"),
+            advice: cause.advice(now.program),
+            count: count(targets.len(), words.target),
             targets: targets.iter().take(CARD_TARGETS).map(|target| row(target, now.now)).collect(),
             rest: (rest > 0).then(|| grouped(rest)),
         }
@@ -96,6 +101,7 @@ pub(super) fn cards(now: &Snapshot) -> Vec<Card> {
 }
 
 fn row(target: &TargetStatus, now: SystemTime) -> Row {
+    let commit = |commit: &Option<String>| commit.as_deref().map(|commit| (short_commit(commit), printable(commit)));
     let destination = &target.destination;
     let note = match (&target.trouble, &target.pending) {
         (Some(trouble), _) => printable(&trouble.error),
@@ -110,7 +116,8 @@ fn row(target: &TargetStatus, now: SystemTime) -> Row {
         project: printable(&destination.project),
         branch: printable(&destination.branch),
         source: target.source.as_ref().map(|source| printable(&source.to_string())).unwrap_or_default(),
-        commit: target.commit.as_deref().map(|commit| (short_commit(commit), printable(commit))),
+        commit: commit(&target.commit),
+        waiting: commit(&target.waiting),
         size: target.bytes.map(human_bytes).unwrap_or_default(),
         published: target.published.map(|time| Time::new(time, now)),
         since: Time::new(target.since, now),

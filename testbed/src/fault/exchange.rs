@@ -121,7 +121,13 @@ async fn exchange(
         }
         _ => {}
     }
-    let mut answer = forward(request, upstream).await?;
+    let mut answer = match &fault {
+        Some(Fault::AlterRequest(alteration)) => {
+            let altered = Message { head: request.head.clone(), body: alteration(request.body.clone()) };
+            forward(&altered, upstream).await?
+        }
+        _ => forward(request, upstream).await?,
+    };
     match fault {
         Some(Fault::Reset(Moment::Unanswered)) => return reset(client),
         Some(Fault::Reset(Moment::Within(at))) => {
@@ -161,7 +167,10 @@ async fn exchange(
             return Ok(true);
         }
         Some(Fault::Alter(alteration)) => answer.body = alteration(std::mem::take(&mut answer.body)),
-        None | Some(Fault::Reset(Moment::Unsent) | Fault::Hold(Moment::Unsent) | Fault::Answer { .. }) => {}
+        None
+        | Some(
+            Fault::Reset(Moment::Unsent) | Fault::Hold(Moment::Unsent) | Fault::Answer { .. } | Fault::AlterRequest(_),
+        ) => {}
     }
     send(client, &answer).await.map(|()| true)
 }

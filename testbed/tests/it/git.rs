@@ -3,12 +3,12 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use tempfile::tempdir;
 use testbed::git::{GitFault, GitOperation, GitOptions, GitServer};
 use testbed::repo::Repo;
 
-use crate::{complaint, git, run};
+use crate::{complaint, git, processes_with, run, wait_until};
 
 fn server() -> Result<GitServer> {
     GitServer::start(GitOptions { allow_push: true, ..GitOptions::default() })
@@ -52,7 +52,7 @@ fn clones_and_pushes() -> Result<()> {
 
     let requests = server.requests();
     let operations: Vec<&str> = requests.iter().filter_map(|request| request.operation.as_deref()).collect();
-    assert_eq!(operations, ["info-refs", "ls-refs", "fetch", "info-refs", "receive-pack"]);
+    assert_eq!(operations, ["info-refs", "ls-refs", "fetch", "receive-heads", "receive-pack"]);
     let fetch = requests.iter().find(|request| request.is("fetch")).context("no fetch")?;
     assert_eq!(fetch.path, "/group/sub/name.git/git-upload-pack");
     assert_eq!((fetch.method.as_str(), fetch.status), ("POST", Some(200)));
@@ -97,22 +97,6 @@ fn a_client_that_goes_away_leaves_no_process() -> Result<()> {
     slow.kill()?;
     slow.wait()?;
     wait_until(|| Ok(processes_with(&root)? == 0))
-}
-
-/// How many processes have this text in their environment.
-fn processes_with(text: &str) -> Result<usize> {
-    let environments =
-        std::fs::read_dir("/proc")?.filter_map(|entry| std::fs::read(entry.ok()?.path().join("environ")).ok());
-    Ok(environments.filter(|environment| String::from_utf8_lossy(environment).contains(text)).count())
-}
-
-fn wait_until(mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !condition()? {
-        ensure!(Instant::now() < deadline, "it did not happen in time");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The testbed's own tests: real programs use each part, which shows that it is real.
 
+mod archive;
 mod consumer;
+mod far;
 mod git;
 mod graphql;
 mod repo;
@@ -10,6 +12,7 @@ mod world;
 
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 
@@ -18,6 +21,13 @@ fn run(command: &mut Command) -> Result<String> {
     let output = command.output()?;
     ensure!(output.status.success(), "{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Runs a program that must fail, and returns its standard error.
+fn fails(command: &mut Command) -> Result<String> {
+    let output = command.output()?;
+    ensure!(!output.status.success(), "{command:?} succeeded\n{}", String::from_utf8_lossy(&output.stdout));
+    Ok(String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
 /// The error that a call must return, including its causes.
@@ -51,4 +61,20 @@ fn folder_bytes(folder: &Path) -> Result<u64> {
         total += if metadata.is_dir() { folder_bytes(&entry.path())? } else { metadata.len() };
     }
     Ok(total)
+}
+
+/// How many processes have this text in their environment.
+fn processes_with(text: &str) -> Result<usize> {
+    let environments =
+        std::fs::read_dir("/proc")?.filter_map(|entry| std::fs::read(entry.ok()?.path().join("environ")).ok());
+    Ok(environments.filter(|environment| String::from_utf8_lossy(environment).contains(text)).count())
+}
+
+fn wait_until(mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition()? {
+        ensure!(Instant::now() < deadline, "it did not happen in time");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
 }

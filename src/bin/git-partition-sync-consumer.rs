@@ -1,0 +1,9 @@
+//! The program of the far side: from the bucket into the other GitLab.
+
+use std::process::ExitCode;
+
+use git_partition_sync_producer::{commands, config};
+
+fn main() -> ExitCode {
+    commands::start(config::parse_consumer, commands::run_consumer)
+}

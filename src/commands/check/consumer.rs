@@ -1,0 +1,48 @@
+//! The consumer's `check`: what a pass on the far side needs.
+//!
+//! Invariant: nothing changes on either side. GitLab creates a missing project when it is asked for the right to push to it,
+//! so only projects that exist are asked about.
+
+use std::process::ExitCode;
+
+use tokio_util::sync::CancellationToken;
+
+use super::finding::{Check, Checks};
+use super::{far, here, objects};
+use crate::bucket::Bucket;
+use crate::commands::signals;
+use crate::config;
+use crate::model::program::Program;
+use crate::net::http;
+use crate::net::http::upload::Uploads;
+use crate::net::tls::TrustRoots;
+
+/// Tries everything that a pass needs, and prints each check when it is done.
+pub(in crate::commands) async fn command(settings: config::Consume, roots: &TrustRoots) -> anyhow::Result<ExitCode> {
+    let stop = signals::stop_on_signals()?;
+    let bucket = Bucket::connect(&settings.s3, settings.timeouts, roots).await?;
+    let http = http::client(roots, settings.timeouts, 1)?;
+    let uploads = Uploads::new(roots, settings.timeouts, 1)?;
+    let mut checks = Checks::new(settings.output);
+    let complete = run(&settings, &bucket, &http, &uploads, &stop, &mut checks).await.is_some();
+    Ok(checks.end(complete))
+}
+
+/// Tries everything. `None` if the program is asked to stop.
+async fn run(
+    settings: &config::Consume,
+    bucket: &Bucket,
+    http: &reqwest::Client,
+    uploads: &Uploads,
+    stop: &CancellationToken,
+    checks: &mut Checks,
+) -> Option<()> {
+    checks.add([Check::settings()]);
+    let identities = settings.identities();
+    checks.add([here::identities(identities.as_ref()), here::workdir(Program::Consumer, &settings.workdir)]);
+    let (check, held) = stop.run_until_cancelled(objects::listing(bucket, settings)).await?;
+    checks.add([check]);
+    checks.add([stop.run_until_cancelled(objects::reading(bucket, settings, &held, identities.ok())).await?]);
+    checks.add(stop.run_until_cancelled(far::gitlab(settings, http, uploads, &held)).await?);
+    (!stop.is_cancelled()).then_some(())
+}

@@ -1,0 +1,59 @@
+//! The clients of the far GitLab and of the bucket. Logins and identities in files are read again for each pass.
+
+use std::num::NonZeroUsize;
+
+use super::PassError;
+use crate::artifact::encrypt::Identities;
+use crate::bucket::Bucket;
+use crate::config;
+use crate::git::account::Account;
+use crate::git::push::PushServer;
+use crate::git::wire::GitServer;
+use crate::net::http;
+use crate::net::http::upload::Uploads;
+use crate::net::tls::TrustRoots;
+
+/// The clients of GitLab and S3, and the identities.
+pub struct Clients {
+    pub(crate) bucket: Bucket,
+    pub(crate) gitlab: Account,
+    http: reqwest::Client,
+    uploads: Uploads,
+    settings: config::Consume,
+}
+
+impl Clients {
+    /// Sets the clients up without sending a request.
+    ///
+    /// # Errors
+    /// If certificates, proxies or the AWS configuration are unusable.
+    pub async fn new(
+        settings: &config::Consume,
+        roots: &TrustRoots,
+        probe_concurrency: NonZeroUsize,
+    ) -> anyhow::Result<Self> {
+        let config::Gitlab { base_url, username, token } = settings.gitlab.clone();
+        Ok(Self {
+            bucket: Bucket::connect(&settings.s3, settings.timeouts, roots).await?,
+            gitlab: Account::new(base_url, username, token, probe_concurrency),
+            http: http::client(roots, settings.timeouts, probe_concurrency.get())?,
+            uploads: Uploads::new(roots, settings.timeouts, probe_concurrency.get())?,
+            settings: settings.clone(),
+        })
+    }
+
+    /// The far GitLab, with the login of now.
+    pub(crate) fn git(&self) -> Result<PushServer, PassError> {
+        self.gitlab.push_server(self.uploads.clone()).map_err(PassError::Secret)
+    }
+
+    /// The far GitLab for reading alone, with the login of now.
+    pub(super) fn reader(&self) -> Result<GitServer, PassError> {
+        self.gitlab.server(&self.http).map_err(PassError::Secret)
+    }
+
+    /// The identities of now.
+    pub(crate) fn identities(&self) -> Result<Identities, PassError> {
+        self.settings.identities().map_err(PassError::Secret)
+    }
+}

@@ -1,0 +1,119 @@
+//! What the status learns of the consumer's passes and deliveries.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{Deliverer, Observed, PassError};
+use crate::model::key::{Destination, HeldObject};
+use crate::model::stage::Stage;
+use crate::plan::Cause;
+use crate::plan::delivery::report::{DeliveryOutcome, DeliveryReport};
+use crate::plan::delivery::{Deliver, DeliverReason, DeliveryPlan};
+use crate::plan::outcome::Failure;
+use crate::progress::Progress;
+use crate::status::metrics::{Count, DeliveryReason};
+use crate::status::{
+    Arrived, BucketCount, Change, Known, PassId, PassSummary, Seen, TargetState, TargetStatus, TargetTrouble, What,
+    Whole,
+};
+use crate::text::error_chain;
+
+impl Deliverer {
+    pub(super) fn planned(&self, pass: PassId, observed: &Observed, plan: &DeliveryPlan) {
+        let moved = self.busy.moved();
+        self.status.seen(pass, |known| {
+            let mut records = records(plan, known);
+            // An earlier pass still works on them: what is known of them is newer.
+            let kept = moved.iter().filter_map(|destination| known.targets.get_key_value(destination));
+            records.extend(kept.map(|(destination, target)| (destination.clone(), Arc::clone(target))));
+            let bucket = BucketCount { objects: observed.held.len(), foreign: observed.foreign };
+            Seen { records, actions: plan.deliveries.len(), whole: Some(Whole { bucket, budget: None, guard: None }) }
+        });
+    }
+
+    pub(super) fn delivery_begins(&self, deliver: &Deliver) -> Arc<Progress> {
+        self.status.action_begins(deliver.destination().clone(), Stage::Downloading)
+    }
+
+    pub(super) fn delivery_ends(&self, pass: PassId, progress: &Arc<Progress>, outcome: &DeliveryOutcome) {
+        self.status.action_ends(pass, progress, &change(outcome, progress.stage()));
+    }
+
+    pub(super) fn pass_ends(&self, pass: PassId, result: Result<&DeliveryReport, &PassError>) {
+        match result {
+            Ok(_) => self.pauses.accepted(),
+            Err(PassError::Login(_)) => self.pauses.refused(),
+            // It did not get as far as the login.
+            Err(_) => {}
+        }
+        let summary = result.map(|report| PassSummary {
+            success: report.is_success(),
+            transferred: report.delivered,
+            retired: 0,
+            troubled: report.blocked.len() + report.failed.len() + report.held.len(),
+        });
+        self.status.pass_ends(pass, summary.map_err(|error| error_chain(error)));
+    }
+}
+
+/// The records of a pass's destinations. What the plan does not say comes from what was known.
+fn records(plan: &DeliveryPlan, known: &Known<'_>) -> BTreeMap<Destination, Arc<TargetStatus>> {
+    let record = |object: &HeldObject, state| {
+        let destination = &object.name.destination;
+        let far = known.targets.get(destination).and_then(|before| before.commit.clone());
+        TargetStatus {
+            commit: far,
+            bytes: Some(object.bytes),
+            published: Some(object.last_modified),
+            waiting: (state != TargetState::InSync).then(|| object.name.commit.clone()),
+            ..TargetStatus::new(destination, state, known.since(destination, state, Some(object.last_modified)))
+        }
+    };
+    let mut records = BTreeMap::new();
+    let mut add = |target: TargetStatus| drop(records.insert(target.destination.clone(), Arc::new(target)));
+    for object in &plan.unchanged {
+        let commit = Some(object.name.commit.clone());
+        add(TargetStatus { commit, ..record(object, TargetState::InSync) });
+    }
+    for deliver in &plan.deliveries {
+        // An error of a delivery stays until another delivery succeeds.
+        let before = known.targets.get(deliver.destination());
+        let trouble = before.and_then(|before| before.trouble.clone()).filter(|it| it.cause.is_of_an_action());
+        let state = if trouble.is_some() { TargetState::Failing } else { TargetState::Behind };
+        let commit = deliver.from.map(|commit| commit.to_string());
+        let pending = Some(deliver.reason.to_string());
+        add(TargetStatus { commit, pending, trouble, ..record(&deliver.object, state) });
+    }
+    for blocked in &plan.blocked {
+        let (cause, error) = (blocked.obstacle.cause(), blocked.obstacle.to_string());
+        let trouble = Some(TargetTrouble { cause, error, seen: known.now });
+        add(TargetStatus { trouble, ..record(&blocked.object, TargetState::Blocked) });
+    }
+    records
+}
+
+/// What a delivery has changed that ended in this stage.
+fn change(DeliveryOutcome { deliver, result }: &DeliveryOutcome, at: Stage) -> Change {
+    let out_of_sync = |state, cause, stage, error: &String| Change {
+        what: What::OutOfSync { state, cause, stage, error: error.clone() },
+        ..Change::NONE
+    };
+    match result {
+        Ok(delivered) => {
+            let reason = match (deliver.reason, deliver.from, delivered.rewritten_from) {
+                (_, _, Some(_)) => DeliveryReason::Rewritten,
+                (DeliverReason::New, _, None) | (_, None, None) => DeliveryReason::New,
+                (DeliverReason::Behind | DeliverReason::Again, Some(_), None) => DeliveryReason::NewCommit,
+            };
+            let arrived = Arrived {
+                commit: deliver.commit.to_string(),
+                bytes: deliver.object.bytes,
+                published: deliver.object.last_modified,
+            };
+            Change { what: What::InSync(Some(arrived)), objects: (0, 0), count: Some(Count::Delivered(reason)) }
+        }
+        Err(Failure::Stopped) => Change::NONE,
+        Err(Failure::Held { error, .. }) => out_of_sync(TargetState::Blocked, Cause::Diverged, at, error),
+        Err(Failure::Failed { cause, stage, error }) => out_of_sync(TargetState::Failing, *cause, *stage, error),
+    }
+}

@@ -1,0 +1,242 @@
+//! Every decision of the far side: objects of the bucket × branches of the far GitLab → what to push.
+//!
+//! Invariant: plain functions, like the rest of `plan`. What the bucket does not hold is *unknown*, so nothing is ever
+//! deleted on the far side.
+
+mod refusals;
+pub mod report;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::SystemTime;
+
+pub use self::refusals::{KeptRefusal, Refusal, Refusals};
+use super::{Cause, OnRewrite};
+use crate::model::key::{CommitId, Destination, HeldObject};
+use crate::model::target::{FarHead, FarUnknown, branch_problem, path_problem, project_problem};
+use crate::text::short_commit;
+
+/// The newest object of a destination, and what its name says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate<'a> {
+    /// The newest of the destination's objects. If two were written at the same time, the greater key counts.
+    pub object: &'a HeldObject,
+    /// The commit it holds, or why its name cannot be used.
+    pub commit: Result<CommitId, String>,
+}
+
+/// The newest object of each destination, sorted by destination. Older objects are left alone.
+pub fn candidates(held: &[HeldObject]) -> Vec<Candidate<'_>> {
+    let mut newest: BTreeMap<&Destination, &HeldObject> = BTreeMap::new();
+    for object in held {
+        let slot = newest.entry(&object.name.destination).or_insert(object);
+        if (slot.last_modified, &slot.key) < (object.last_modified, &object.key) {
+            *slot = object;
+        }
+    }
+    let mut spellings: BTreeMap<(String, &str), Vec<&Destination>> = BTreeMap::new();
+    for destination in newest.keys() {
+        // GitLab ignores case in paths.
+        let place = (destination.path().to_lowercase(), destination.branch.as_str());
+        spellings.entry(place).or_default().push(destination);
+    }
+    let doubtful: BTreeSet<&Destination> = spellings.into_values().filter(|all| all.len() > 1).flatten().collect();
+    let candidate = |(destination, object): (&&Destination, &&'_ HeldObject)| {
+        let problem = doubtful.contains(*destination).then_some(
+            "the bucket holds it in several spellings, which are one branch to GitLab: let the target list name one",
+        );
+        (problem.map(str::to_owned).or_else(|| name_problem(object)), object.name.commit.parse().ok())
+    };
+    let judged: Vec<_> = newest.iter().map(candidate).collect();
+    newest
+        .into_values()
+        .zip(judged)
+        .map(|(object, (problem, commit))| Candidate {
+            object,
+            commit: match (problem, commit) {
+                (None, Some(commit)) => Ok(commit),
+                (Some(problem), _) => Err(problem),
+                (None, None) => Err(format!(
+                    "its object's name says {:?} instead of the 40 hexadecimal digits of a commit: publish it again",
+                    short_commit(&object.name.commit)
+                )),
+            },
+        })
+        .collect()
+}
+
+/// Why an object's name cannot be used: names become a URL and a branch.
+fn name_problem(object: &HeldObject) -> Option<String> {
+    let Destination { group, project, branch } = &object.name.destination;
+    let problem = |what: &str, why: String| format!("the {what} in its object's name {why}: correct the target list");
+    path_problem(group)
+        .map(|why| problem("group", why))
+        .or_else(|| project_problem(project).map(|why| problem("project", why)))
+        .or_else(|| branch_problem(branch).map(|why| problem("branch", why)))
+}
+
+/// What one pass will do, sorted by destination.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeliveryPlan {
+    /// What to push; at most one for each destination.
+    pub deliveries: Vec<Deliver>,
+    /// Destinations that nothing is pushed to, and why.
+    pub blocked: Vec<Undeliverable>,
+    /// Destinations that are at the commit of their object.
+    pub unchanged: Vec<HeldObject>,
+}
+
+/// Pushes one object to the far side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deliver {
+    /// The object.
+    pub object: HeldObject,
+    /// The commit it holds.
+    pub commit: CommitId,
+    /// Where the far branch is; `None` if it does not exist.
+    pub from: Option<CommitId>,
+    /// What to do if the commit does not descend from `from`. Only the object can tell.
+    pub on_rewrite: OnRewrite,
+    /// Why.
+    pub reason: DeliverReason,
+}
+
+impl Deliver {
+    /// Where it goes.
+    pub fn destination(&self) -> &Destination {
+        &self.object.name.destination
+    }
+}
+
+/// Why an object is pushed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeliverReason {
+    /// The far side has no such branch.
+    New,
+    /// The far branch is at another commit.
+    Behind,
+    /// The far side refused it before, and is asked again.
+    Again,
+}
+
+impl fmt::Display for DeliverReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::New => "the far GitLab has no such branch",
+            Self::Behind => "the far branch is at another commit",
+            Self::Again => "it was refused before, and is tried again",
+        })
+    }
+}
+
+/// A destination that nothing is pushed to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Undeliverable {
+    /// Its newest object.
+    pub object: HeldObject,
+    /// Why.
+    pub obstacle: Obstacle,
+}
+
+impl Undeliverable {
+    /// The destination.
+    pub fn destination(&self) -> &Destination {
+        &self.object.name.destination
+    }
+}
+
+/// Why nothing is pushed to a destination.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum Obstacle {
+    /// The object's name cannot be used.
+    #[error("{0}")]
+    Name(String),
+    /// It is not known where the far branch is.
+    #[error(transparent)]
+    Far(#[from] FarUnknown),
+    /// An earlier attempt failed in a way that another one would repeat.
+    #[error("{0}")]
+    Refused(Refusal),
+}
+
+impl Obstacle {
+    /// The kind of trouble.
+    pub fn cause(&self) -> Cause {
+        match self {
+            Self::Name(_) => Cause::NameInvalid,
+            Self::Far(FarUnknown::Refused(_)) => Cause::NoRight,
+            Self::Far(FarUnknown::Unreadable(_) | FarUnknown::NotTried) => Cause::Unreachable,
+            Self::Refused(refusal) => refusal.cause,
+        }
+    }
+}
+
+/// The operator's choices, and the time.
+#[derive(Debug, Clone, Copy)]
+pub struct DeliveryPolicy {
+    /// `ON_REWRITE`.
+    pub on_rewrite: OnRewrite,
+    /// When the pass began.
+    pub now: SystemTime,
+    /// Whether to try again what was refused, although its pause is not over.
+    pub ask_again: bool,
+}
+
+/// Decides what one pass pushes. A destination without an entry in `far` counts as not tried.
+pub fn plan_deliveries(
+    candidates: &[Candidate<'_>],
+    far: &BTreeMap<Destination, FarHead>,
+    refusals: &Refusals,
+    policy: DeliveryPolicy,
+) -> DeliveryPlan {
+    let mut plan = DeliveryPlan::default();
+    for candidate in candidates {
+        let object = candidate.object;
+        let head = far.get(&object.name.destination);
+        match decide(candidate, head, refusals, policy) {
+            Decision::Deliver { commit, from, reason } => {
+                let on_rewrite = policy.on_rewrite;
+                plan.deliveries.push(Deliver { object: object.clone(), commit, from, on_rewrite, reason });
+            }
+            Decision::Leave => plan.unchanged.push(object.clone()),
+            Decision::Block(obstacle) => plan.blocked.push(Undeliverable { object: object.clone(), obstacle }),
+        }
+    }
+    plan
+}
+
+enum Decision {
+    Deliver { commit: CommitId, from: Option<CommitId>, reason: DeliverReason },
+    Leave,
+    Block(Obstacle),
+}
+
+/// The only place that decides about a destination of the far side.
+fn decide(
+    Candidate { object, commit }: &Candidate<'_>,
+    head: Option<&FarHead>,
+    refusals: &Refusals,
+    policy: DeliveryPolicy,
+) -> Decision {
+    let commit = match commit {
+        Ok(commit) => *commit,
+        Err(problem) => return Decision::Block(Obstacle::Name(problem.clone())),
+    };
+    let (from, reason) = match head {
+        None => return Decision::Block(FarUnknown::NotTried.into()),
+        Some(FarHead::Unknown(why)) => return Decision::Block(why.clone().into()),
+        Some(FarHead::At(head)) if *head == commit => return Decision::Leave,
+        Some(FarHead::At(head)) => (Some(*head), DeliverReason::Behind),
+        Some(FarHead::Absent) => (None, DeliverReason::New),
+    };
+    match refusals.of(object, from, policy.on_rewrite) {
+        None => Decision::Deliver { commit, from, reason },
+        Some(refusal) if policy.ask_again || refusal.is_due(policy.now) => {
+            Decision::Deliver { commit, from, reason: DeliverReason::Again }
+        }
+        Some(refusal) => Decision::Block(Obstacle::Refused(refusal.clone())),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,112 @@
+//! The consumer's folder: objects that need the disk while they are pushed, and refusals.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use super::folder::{Folder, WorkdirError};
+use crate::files::is_private_dir;
+use crate::model::program::Program;
+use crate::plan::delivery::{KeptRefusal, Refusals};
+
+/// The consumer's folder under WORKDIR.
+const OURS: &str = Program::Consumer.name();
+const OBJECTS: &str = "objects";
+const REFUSALS_FILE: &str = "refusals.json";
+/// Longest file of refusals that is read, in bytes: up to 4 KiB for each of 16,000 destinations.
+const REFUSALS_LIMIT_BYTES: u64 = 64 << 20;
+
+/// The consumer's folder. What it holds of repositories is plaintext, and removed when its push has ended.
+#[derive(Debug)]
+pub struct Spool(Folder);
+
+impl Spool {
+    /// Creates what is missing under `workdir`, locks it, and removes what a killed process left.
+    pub fn open(workdir: &Path) -> Result<Self, WorkdirError> {
+        let spool = Self(Folder::open(workdir, OURS, &[OBJECTS])?);
+        for left in fs::read_dir(spool.objects()).into_iter().flatten().flatten() {
+            let removed =
+                if left.path().is_dir() { fs::remove_dir_all(left.path()) } else { fs::remove_file(left.path()) };
+            if let Err(error) = removed {
+                tracing::warn!(%error, path = %left.path().display(), "cannot remove what an earlier process left");
+            }
+        }
+        Ok(spool)
+    }
+
+    /// Where objects are while they are pushed.
+    pub fn objects(&self) -> PathBuf {
+        self.path(OBJECTS)
+    }
+
+    /// An empty directory for one object. Dropping it removes everything in it.
+    pub fn place(&self) -> io::Result<TempDir> {
+        TempDir::new_in(self.objects())
+    }
+
+    /// Stores what need not be tried again soon. After an error, what was stored before is still there.
+    pub fn keep_refusals(&self, refusals: &Refusals) -> io::Result<()> {
+        self.keep(REFUSALS_FILE, &serde_json::to_vec(&refusals.kept())?)
+    }
+}
+
+impl Deref for Spool {
+    type Target = Folder;
+
+    fn deref(&self) -> &Folder {
+        &self.0
+    }
+}
+
+/// What [`Spool::keep_refusals`] stored last. It needs neither the lock nor a right to write. A file that cannot be read
+/// only costs attempts.
+pub fn kept_refusals(workdir: &Path) -> Refusals {
+    let root = workdir.join(OURS);
+    let read = || -> io::Result<Vec<KeptRefusal>> {
+        let mut text = vec![];
+        File::open(root.join(REFUSALS_FILE))?.take(REFUSALS_LIMIT_BYTES).read_to_end(&mut text)?;
+        Ok(serde_json::from_slice(&text)?)
+    };
+    match is_private_dir(&root).then(read) {
+        Some(Ok(kept)) => Refusals::from(kept),
+        Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(%error, "cannot read which pushes were refused: they are tried again");
+            Refusals::default()
+        }
+        Some(Err(_)) | None => Refusals::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    #[test]
+    fn what_a_killed_process_left_is_removed() {
+        let workdir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(workdir.path()).unwrap();
+        let left = spool.place().unwrap().keep();
+        fs::create_dir(left.join("repository")).unwrap();
+        fs::write(left.join("repository/pack"), "plaintext").unwrap();
+        drop(spool);
+        let again = Spool::open(workdir.path()).unwrap();
+        assert_eq!(fs::read_dir(again.objects()).unwrap().count(), 0);
+        assert!(matches!(Spool::open(workdir.path()), Err(WorkdirError::InUse(_))), "it is locked");
+    }
+
+    #[test]
+    fn without_a_file_nothing_is_refused() {
+        let workdir = tempfile::tempdir().unwrap();
+        assert_eq!(kept_refusals(workdir.path()), Refusals::default());
+        let spool = Spool::open(workdir.path()).unwrap();
+        spool.keep_refusals(&Refusals::default()).unwrap();
+        assert_eq!(kept_refusals(workdir.path()), Refusals::default());
+        fs::write(workdir.path().join(OURS).join(REFUSALS_FILE), "not JSON").unwrap();
+        assert_eq!(kept_refusals(workdir.path()), Refusals::default());
+    }
+}

@@ -1,0 +1,306 @@
+//! Which objects of the bucket the consumer takes, and what it makes of the others.
+
+use std::time::{Duration, SystemTime};
+
+use testbed::archive::{self, GoLayout, Naming, Packs};
+use testbed::judge;
+use testbed::mutate::mutated;
+use testbed::world::World;
+
+use crate::support::{
+    assert_arrived, assert_far_is_clean, count, deliver, deliver_with, files_below, pushes, put, waiting,
+};
+
+#[test]
+fn objects_of_either_go_program_arrive() {
+    let world = World::start().unwrap();
+    world.destination.group("far").unwrap();
+    let source = world.project("near/app").unwrap();
+    source.branch_from("side", "main").unwrap();
+    for (project, naming) in [("first", Naming::FirstGo), ("second", Naming::Go("main"))] {
+        let destination = format!("far/{project}");
+        for _ in 0..2 {
+            // Once as a first crossing, and once to a branch that exists.
+            let head = source.commits("main", 1).unwrap();
+            world.put_head(&source, "main", &destination, "production", naming).unwrap();
+            deliver(&world).succeeded();
+            assert_arrived(&world, &destination, "production", &head);
+        }
+        let refs = world.destination.repo(&destination).unwrap().refs().unwrap();
+        assert_eq!(refs.keys().collect::<Vec<_>>(), ["refs/heads/production"]);
+    }
+    for layout in [GoLayout::Files, GoLayout::Folders] {
+        // The name decides, not the layout.
+        let archive = archive::go_tar_gz(&source, layout).unwrap();
+        let (head, branch) = (source.head("main").unwrap(), format!("{layout:?}"));
+        world.put_object("far/first", &branch, &head, Naming::Tar, &archive).unwrap();
+        deliver(&world).succeeded();
+        assert_arrived(&world, "far/first", &branch, &head);
+    }
+}
+
+#[test]
+fn archives_that_cannot_be_streamed_arrive_by_way_of_the_disk() {
+    let world = World::start().unwrap();
+    world.destination.group("far").unwrap();
+    let source = world.project("near/app").unwrap();
+    let mut n = 0;
+    for packs in [Packs::Several(3), Packs::Loose, Packs::Mixed] {
+        // The contract's zip holds packs.
+        let formats: &[Naming<'_>] =
+            if matches!(packs, Packs::Several(_)) { &[Naming::Zip, Naming::Tar] } else { &[Naming::Tar] };
+        for naming in formats {
+            n += 1;
+            let destination = format!("far/p{n}");
+            for _ in 0..2 {
+                let head = source.commits("main", 1).unwrap();
+                let make = if *naming == Naming::Zip { archive::zip } else { archive::tar_gz };
+                let archive = make(&source, &head, "main", packs).unwrap();
+                world.put_object(&destination, "main", &head, *naming, &archive).unwrap();
+                deliver(&world).succeeded();
+                assert_arrived(&world, &destination, "main", &head);
+                assert_eq!(
+                    judge::object_names(world.destination.repo(&destination).unwrap().path(), "main").unwrap(),
+                    judge::object_names(source.path(), "main").unwrap()
+                );
+            }
+        }
+    }
+    let packs = files_below(&world.consumer_workdir()).into_iter();
+    assert_eq!(
+        packs.filter(|file| file.extension().is_some()).filter(|file| !file.ends_with("refusals.json")).count(),
+        0
+    );
+}
+
+#[test]
+fn a_bucket_of_more_than_a_page_is_read_to_its_end() {
+    let world = World::start().unwrap();
+    let source = world.project("near/app").unwrap();
+    let head = source.head("main").unwrap();
+    let branches: Vec<String> = (0..1_200).map(|n| format!("b/{n:04}")).collect();
+    // The far side has them all, and what they need.
+    let far = world.destination.repo("far/app").unwrap();
+    far.git(&["fetch", "-q", &source.path().to_string_lossy(), "main:refs/heads/b/0000"]).unwrap();
+    let packed: String = branches.iter().map(|branch| format!("{head} refs/heads/{branch}\n")).collect();
+    std::fs::write(far.path().join("packed-refs"), format!("# pack-refs with: peeled fully-peeled sorted \n{packed}"))
+        .unwrap();
+    for branch in &branches {
+        let key = archive::key("far/app", branch, &head, Naming::Zip).unwrap();
+        world.s3().put(&key, "not to be read");
+    }
+    // All but the last one of the listing.
+    let last = world.s3().keys().pop().unwrap();
+    let name = testbed::consumer::ObjectName::parse(&last).unwrap();
+    let object = archive::zip(&source, &head, &name.remote_branch, Packs::One).unwrap();
+    world.put_object("far/app", &name.remote_branch, &head, Naming::Zip, &object).unwrap();
+    far.delete_branch(&name.remote_branch).unwrap();
+
+    deliver(&world).succeeded().logged("delivered=1").logged("unchanged=1199");
+    assert_arrived(&world, "far/app", &name.remote_branch, &head);
+    assert_eq!(count(&world.s3().requests(), "ListObjectsV2"), 2);
+    assert_eq!(count(&world.destination.requests(), "receive-heads"), 1, "one question for all branches of a project");
+}
+
+#[test]
+fn objects_for_different_recipients_need_their_identities() {
+    for all in [true, false] {
+        let builder = World::builder().recipients(3);
+        let world = if all { builder.identities_in_file() } else { builder }.start().unwrap();
+        world.destination.group("far").unwrap();
+        let source = world.project("near/app").unwrap();
+        let head = source.head("main").unwrap();
+        let archive = archive::zip(&source, &head, "main", Packs::One).unwrap();
+        let recipients = world.recipients();
+        for (n, recipient) in recipients.iter().enumerate() {
+            let destination = format!("far/p{n}");
+            world.put_object_for(&[recipient], &destination, "main", &head, Naming::Zip, &archive).unwrap();
+        }
+        world.put_object_for(&recipients[..2], "far/both", "main", &head, Naming::Zip, &archive).unwrap();
+        let run = deliver(&world);
+        assert_arrived(&world, "far/p0", "main", &head);
+        assert_arrived(&world, "far/both", "main", &head);
+        if all {
+            run.succeeded();
+            assert_arrived(&world, "far/p1", "main", &head);
+            assert_arrived(&world, "far/p2", "main", &head);
+            continue;
+        }
+        let run = run.failed().logged("delivered=2");
+        for name in ["far/p1@main", "far/p2@main"] {
+            assert!(run.lines_with(&format!("failed: {name}")).len() == 1, "{}", run.log);
+        }
+        // With all identities, what was left is tried at once.
+        let identities = std::fs::read_to_string(world.identities_file()).unwrap();
+        deliver_with(&world, "PRIVATE_KEY", &identities).succeeded().logged("delivered=2");
+    }
+}
+
+#[test]
+fn foreign_objects_are_counted_and_left_alone() {
+    let (world, _, head) = waiting();
+    let increment = archive::key("far/app", "main", &head, Naming::Zip).unwrap().replace(".zip.", ".inc.");
+    for key in ["notes.txt", "a folder/", "not base64.tar.age", "e30=.zip.age", &increment] {
+        world.s3().put(key, "foreign");
+    }
+    let before = world.s3().keys();
+    let run = deliver(&world).succeeded().logged("foreign=5").logged("which are left alone");
+    assert_arrived(&world, "far/app", "main", &head);
+    assert_eq!(world.s3().keys(), before, "{}", run.log);
+    assert_eq!(count(&world.s3().requests(), "GetObject"), 1);
+}
+
+#[test]
+fn an_object_that_holds_another_commit_or_branch_than_its_name_says_is_not_taken() {
+    for packs in [Packs::One, Packs::Several(2)] {
+        let (world, source, head) = waiting();
+        deliver(&world).succeeded();
+        let next = source.commits("main", 1).unwrap();
+        // As a first crossing, and to a branch that exists.
+        for destination in ["far/new", "far/app"] {
+            let before = world.far_head(destination, "main");
+            for (naming, make) in [(Naming::Zip, archive::zip as fn(_, _, _, _) -> _), (Naming::Tar, archive::tar_gz)] {
+                let other: Vec<u8> = make(&source, &head, "main", packs).unwrap();
+                let elsewhere: Vec<u8> = make(&source, &next, "elsewhere", packs).unwrap();
+                let mut wrong = vec![(next.clone(), other)];
+                if naming == Naming::Zip {
+                    // In tar.gz the branch may have the source's name.
+                    wrong.push((next.clone(), elsewhere));
+                }
+                for (commit, archive) in wrong {
+                    let key = world.put_object(destination, "main", &commit, naming, &archive).unwrap();
+                    let run = deliver(&world).failed();
+                    let lines = run.lines_with(&format!("failed: {destination}@main"));
+                    assert!(lines.len() == 1, "{destination} {naming:?} {packs:?}: {}", run.log);
+                    assert_eq!(world.far_head(destination, "main"), before, "{}", run.log);
+                    if before.is_some() || world.destination.repo_path(destination).is_dir() {
+                        assert_far_is_clean(&world, destination);
+                    }
+                    world.s3().delete(&key);
+                }
+            }
+        }
+        put(&world, "near/app", "far/app");
+        deliver(&world).succeeded();
+        assert_arrived(&world, "far/app", "main", &next);
+    }
+}
+
+#[test]
+fn of_several_objects_of_a_destination_the_newest_one_counts() {
+    let world = World::start().unwrap();
+    world.destination.group("far").unwrap();
+    let source = world.project("near/app").unwrap();
+    let old = source.head("main").unwrap();
+    let old_key = world.put_head(&source, "main", "far/app", "main", Naming::Tar).unwrap();
+    let new = source.commits("main", 1).unwrap();
+    let new_key = world.put_head(&source, "main", "far/app", "main", Naming::Zip).unwrap();
+    let now = SystemTime::now();
+    let hour = Duration::from_secs(3_600);
+    for (newest, other, commit) in [(&new_key, &old_key, &new), (&old_key, &new_key, &old)] {
+        world.s3().set_last_modified(newest, now).unwrap();
+        world.s3().set_last_modified(other, now - hour).unwrap();
+        world.destination.clear_requests();
+        for _ in 0..2 {
+            deliver(&world).succeeded();
+            assert_arrived(&world, "far/app", "main", commit);
+        }
+        assert_eq!(pushes(&world, "far/app").len(), 1);
+    }
+}
+
+#[test]
+fn what_is_no_longer_in_the_bucket_stays_on_the_far_side() {
+    let (world, source, head) = waiting();
+    world.put_head(&source, "main", "far/app", "other", Naming::Zip).unwrap();
+    deliver(&world).succeeded();
+    world.s3().delete(&archive::key("far/app", "main", &head, Naming::Zip).unwrap());
+    world.destination.clear_requests();
+    deliver(&world).succeeded().logged("unchanged=1");
+    for key in world.s3().keys() {
+        world.s3().delete(&key);
+    }
+    deliver(&world).succeeded();
+    for branch in ["main", "other"] {
+        assert_arrived(&world, "far/app", branch, &head);
+    }
+    assert_eq!(count(&world.destination.requests(), "receive-pack"), 0);
+}
+
+/// Damage of the archive before it was encrypted, and of the object after it.
+#[test]
+fn a_damaged_object_changes_nothing_and_is_named() {
+    let (world, source, head) = waiting();
+    deliver(&world).succeeded();
+    let next = source.commits("main", 1).unwrap();
+    let mut damaged: Vec<(String, Naming<'_>, Vec<u8>)> = vec![];
+    for (format, naming) in [("zip", Naming::Zip), ("tar", Naming::Tar)] {
+        let make = if naming == Naming::Zip { archive::zip } else { archive::tar_gz };
+        let good = make(&source, &next, "main", Packs::One).unwrap();
+        let encrypted = archive::encrypt(&good, &world.recipients()).unwrap();
+        for at in [10, encrypted.len() / 3, encrypted.len() / 2, encrypted.len() - 10] {
+            let mut flipped = encrypted.clone();
+            flipped[at] ^= 1;
+            damaged.push((format!("{format}: a bit at {at} of {}", encrypted.len()), naming, flipped));
+        }
+        for length in [0, 100, encrypted.len() / 2, encrypted.len() - 1] {
+            damaged.push((format!("{format}: cut at {length}"), naming, encrypted[..length].to_vec()));
+        }
+        for seed in 0..12 {
+            let mutant = mutated(&good, seed);
+            if mutant != good {
+                let object = archive::encrypt(&mutant, &world.recipients()).unwrap();
+                damaged.push((format!("{format}: mutant {seed}"), naming, object));
+            }
+        }
+    }
+    for destination in ["far/new", "far/app"] {
+        let before = world.far_head(destination, "main");
+        for (what, naming, object) in &damaged {
+            let key = archive::key(destination, "main", &next, *naming).unwrap();
+            world.s3().put(&key, object.clone());
+            let run = deliver(&world);
+            let now = world.far_head(destination, "main");
+            if now != before {
+                // A mutant may differ where nothing depends on it, and then it is what its name says.
+                assert!(
+                    what.contains("mutant") && now.as_deref() == Some(&*next),
+                    "{destination}, {what}: {}",
+                    run.log
+                );
+                assert_arrived(&world, destination, "main", &next);
+                let far = world.destination.repo(destination).unwrap();
+                match &before {
+                    Some(before) => far.git(&["update-ref", "refs/heads/main", before]).unwrap(),
+                    None => far.git(&["update-ref", "-d", "refs/heads/main"]).unwrap(),
+                };
+            } else {
+                let run = run.failed();
+                assert_eq!(run.lines_with(&format!("{destination}@main")).len(), 1, "{what}: {}", run.log);
+            }
+            if world.destination.repo_path(destination).is_dir() {
+                assert_far_is_clean(&world, destination);
+            }
+            world.s3().delete(&key);
+        }
+    }
+    assert_arrived(&world, "far/app", "main", &head);
+}
+
+#[test]
+fn odd_names_arrive_under_exactly_these_names() {
+    let world = World::start().unwrap();
+    let source = world.project("near/app").unwrap();
+    let head = source.head("main").unwrap();
+    for (group, project, branch) in [
+        ("grüppe/sub group", "name+plus & more", "größe/分支"),
+        ("a/b/c", "with.dots", "feature/#1%20"),
+        ("far", "quo\"te<>", "rel'ease"),
+    ] {
+        world.destination.group(group).unwrap();
+        let destination = format!("{group}/{project}");
+        world.put_head(&source, "main", &destination, branch, Naming::Zip).unwrap();
+        deliver(&world).succeeded();
+        assert_arrived(&world, &destination, branch, &head);
+    }
+}
