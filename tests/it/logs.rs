@@ -12,7 +12,10 @@ fn eventful_world(log_format: &str) -> World {
     world.sync("near/p", "main", "far/p", "main").unwrap();
     world.sync("near/gone", "main", "far/gone", "main").unwrap();
     let old = "00000000000000000000000000000000000000aa";
-    world.s3().put(&crate::support::zip_key("far/unwanted", "main", old), "older");
+    // The missing one was published before, so no target could mean the unwanted one.
+    for destination in ["far/unwanted", "far/gone"] {
+        world.s3().put(&crate::support::zip_key(destination, "main", old), "older");
+    }
     world
 }
 
