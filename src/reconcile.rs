@@ -228,7 +228,7 @@ impl Reconciler {
     pub async fn wait(&self, stop: &CancellationToken) -> Option<Trigger> {
         let (pause, refused) = self.pauses.next(self.settings.sleep);
         self.status.sleeps(pause);
-        let another_token = async { if refused { self.clients.token_changes().await } else { pending().await } };
+        let another_token = async { if refused { self.clients.gitlab.token_changes().await } else { pending().await } };
         passes::wait(pause, &self.triggers, another_token, stop).await
     }
 
@@ -344,6 +344,7 @@ impl Reconciler {
     ) -> ApplyContext<'a> {
         ApplyContext {
             publisher,
+            gitlab: &self.clients.gitlab,
             git,
             workers: Workers { concurrency: self.concurrency.sync, slots: &self.slots, all_begun },
             uploads: &self.uploads,
