@@ -339,33 +339,16 @@ fn what_a_refused_target_could_mean_is_not_retired() {
         let refused = vec![refused_at(group, project, branch)];
         let desired = Desired { targets: vec![at("b", 1)], refused: refused.clone() };
         let objects = [held("a", 1, 10), held("b", 1, 10), held("c", 2, 10)];
-        let memory = memory_of(&target("c"));
-        let own = plan_with(&desired, &objects, bucket_wide(), GuardBudget::default(), &memory);
+        let own = plan(&desired, &objects, POLICY).unwrap();
         assert_eq!((kept(&own), retired(&own)), (vec![("a", true)], 1), "{group}/{project}@{branch}");
         assert!(own.doubts_the_list());
         // The same if the refused target belongs to another shard.
         let desired = Desired { targets: vec![at("b", 1)], refused: vec![] };
         let elsewhere = Elsewhere { refused, ..Elsewhere::default() };
         let bucket_wide = BucketWide { elsewhere, ..bucket_wide() };
-        let share = plan_with(&desired, &objects, bucket_wide, GuardBudget::default(), &memory);
+        let share = plan_with(&desired, &objects, bucket_wide, GuardBudget::default(), &Memory::default());
         assert_eq!(kept(&share), [("a", true)], "{group}/{project}@{branch}");
     }
-}
-
-#[test]
-fn a_destination_of_unknown_origin_is_not_retired_while_a_target_in_trouble_has_no_object() {
-    let objects = [held("a", 1, 10), held("b", 2, 10)];
-    let lost_memory =
-        |desired: &Desired| plan_with(desired, &objects, bucket_wide(), GuardBudget::default(), &Memory::default());
-    let typo = refused_at("https://far", "a", "main");
-    let plan = lost_memory(&Desired { targets: vec![at("b", 2)], refused: vec![typo] });
-    assert_eq!((kept(&plan), retired(&plan)), (vec![("a", true)], 0));
-    let reason = plan.held_retirements[0].reason.to_string();
-    assert!(reason.contains("https://far/a@main"), "{reason}");
-    // One that has an object means that.
-    let unread = (target("b"), Head::Unknown(Unknown::NotTried));
-    let plan = lost_memory(&Desired { targets: vec![unread], refused: vec![] });
-    assert_eq!((kept(&plan), retired(&plan)), (vec![], 1));
 }
 
 #[test]

@@ -73,8 +73,6 @@ pub(super) struct Claimants<'a> {
     projects: HashMap<String, HoldReason>,
     sources: HashMap<u64, HoldReason>,
     commits: HashMap<String, HoldReason>,
-    /// A target in trouble without an object: it could mean any destination whose source is not known.
-    trouble: Option<HoldReason>,
 }
 
 impl<'a> Claimants<'a> {
@@ -97,7 +95,7 @@ impl<'a> Claimants<'a> {
         targets.sort_by_key(|(waits, target, _)| (*waits, *target));
 
         let (places, projects, sources, commits) = Default::default();
-        let mut claimants = Self { memory, places, projects, sources, commits, trouble: None };
+        let mut claimants = Self { memory, places, projects, sources, commits };
         for (waits, target, head) in targets {
             claimants.add(waits, target, head, held.contains(&target.destination));
         }
@@ -116,9 +114,6 @@ impl<'a> Claimants<'a> {
             }
         }
         if !waits {
-            if !has_object {
-                self.trouble.get_or_insert_with(|| reason.clone());
-            }
             self.places.entry(place).or_insert(reason);
         }
     }
@@ -130,7 +125,7 @@ impl<'a> Claimants<'a> {
         let reasons = [
             self.places.get(&place),
             self.projects.get(&place.0),
-            source.map_or(self.trouble.as_ref(), |source| self.sources.get(&source)),
+            source.and_then(|source| self.sources.get(&source)),
             objects.last().and_then(|newest| self.commits.get(&newest.name.commit)),
         ];
         let mut reasons: Vec<_> = reasons.into_iter().flatten().collect();

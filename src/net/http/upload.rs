@@ -119,7 +119,7 @@ async fn expect_success(url: &Url, response: Response) -> Result<Response, Reque
         let to = shown(&redirected(url, response.headers(), status)?);
         return Err(RequestError::Redirect { to, why: "an upload cannot be sent a second time" });
     }
-    Err(refused(response).await)
+    Err(refused(response, true).await)
 }
 
 /// Gives everything to the connection, piece by piece.

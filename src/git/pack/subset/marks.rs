@@ -30,8 +30,12 @@ pub(super) struct Marks(Vec<u8>);
 
 impl Marks {
     /// Everything is new.
-    pub(super) fn everything(objects: &Objects) -> Self {
-        Self((0..objects.len()).map(|object| if objects.is_first(object) { NEW } else { 0 }).collect())
+    pub(super) fn everything(reader: &Reader<'_>) -> Result<Self, WalkError> {
+        let mark = |object| {
+            reader.go_on()?;
+            Ok(if reader.objects.is_first(object) { NEW } else { 0 })
+        };
+        (0..reader.objects.len()).map(mark).collect::<Result<_, _>>().map(Self)
     }
 
     /// What `new` reaches and `have` does not.
@@ -46,7 +50,7 @@ impl Marks {
             trees: vec![],
         };
         if walk.reader.read(have)?.kind != Kind::Commit {
-            return Ok(Self::everything(objects));
+            return Ok(Self::everything(walk.reader)?);
         }
         walk.commits(objects.require(&new)?, have)?;
         walk.trees(have)?;
@@ -196,7 +200,7 @@ impl Walk<'_, '_> {
     }
 }
 
-fn parents(objects: &Objects, commit: &[u8]) -> Result<Vec<u32>, WalkError> {
+pub(super) fn parents(objects: &Objects, commit: &[u8]) -> Result<Vec<u32>, WalkError> {
     let mut parents = vec![];
     each_reference(Kind::Commit, commit, |kind, id| {
         if kind == Kind::Commit {

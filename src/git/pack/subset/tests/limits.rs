@@ -114,3 +114,81 @@ fn what_is_not_there_is_named() {
     let gone = write_subset(empty.path(), first, None, &memory, &GO_ON, |_| Ok(io::sink()));
     assert!(matches!(gone, Err(SubsetError::Objects(_))), "{gone:?}");
 }
+
+/// Writes an index of these ids, each with an offset, for this pack.
+fn index_as(pack: &Path, mut rows: Vec<(CommitId, u32)>) {
+    rows.sort_unstable();
+    let upto = |first: u8| rows.iter().filter(|(id, _)| id.as_bytes()[0] <= first).count() as u32;
+    let mut index = b"\xfftOc\0\0\0\x02".to_vec();
+    (0..=u8::MAX).for_each(|first| index.extend(upto(first).to_be_bytes()));
+    rows.iter().for_each(|(id, _)| index.extend(id.as_bytes()));
+    index.extend(vec![0; 4 * rows.len()]);
+    rows.iter().for_each(|(_, offset)| index.extend(offset.to_be_bytes()));
+    // No checksum is read.
+    index.extend([0; 40]);
+    let path = pack.with_extension("idx");
+    fs::remove_file(&path).unwrap();
+    fs::write(path, index).unwrap();
+}
+
+/// What the index of this pack says.
+fn index_of(near: &Near, pack: &Path) -> Vec<(CommitId, u32)> {
+    let index = fs::read(pack.with_extension("idx")).unwrap();
+    let listed = git_with_input(near.path(), &["show-index"], &index);
+    let words = listed.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    words.map(|words| (words[1].parse().unwrap(), words[0].parse().unwrap())).collect()
+}
+
+/// A repository of two commits in this pack, and one more in another: everything is sent if the far side may lack it.
+fn two_packs() -> (Near, [CommitId; 2], PathBuf) {
+    let near = Near::new();
+    let commits = ["one", "two"].map(|name| {
+        near.write(name, name);
+        near.commit(name)
+    });
+    near.git(&["repack", "-adfq"]);
+    let pack = near.packs().remove(0);
+    near.write("three", "three");
+    near.commit("three");
+    near.pack();
+    (near, commits, pack)
+}
+
+#[test]
+fn an_index_that_has_all_objects_at_one_place_does_not_multiply_the_pack() {
+    let (near, [_, second], pack) = two_packs();
+    let mut rows = index_of(&near, &pack);
+    let place = rows[0].1;
+    rows.extend((0..50).map(|n| (CommitId::from_bytes([n; 20]), place)));
+    index_as(&pack, rows);
+    let refused = written(&near, second, None, 64 << 20).unwrap_err();
+    assert!(
+        matches!(&refused, SubsetError::Objects(WalkError::Damaged(why)) if why.contains("one place")),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn an_index_that_has_one_object_many_times_takes_no_time() {
+    let (near, [_, second], pack) = two_packs();
+    let mut rows = index_of(&near, &pack);
+    rows.extend(vec![(CommitId::from_bytes([7; 20]), rows[0].1); 200_000]);
+    index_as(&pack, rows);
+    let begun = std::time::Instant::now();
+    written(&near, second, None, 64 << 20).unwrap_err();
+    // If each were compared with all others: an hour.
+    assert!(begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_repository_of_very_many_packs_is_refused() {
+    let (near, [first, second], pack) = two_packs();
+    for n in 0..4096 {
+        for extension in ["pack", "idx"] {
+            let other = pack.with_file_name(format!("pack-{n:040x}.{extension}"));
+            fs::hard_link(pack.with_extension(extension), other).unwrap();
+        }
+    }
+    let refused = written(&near, second, Some(first), 64 << 20).unwrap_err();
+    assert!(matches!(&refused, SubsetError::Objects(WalkError::Damaged(why)) if why.contains("4096")), "{refused:?}");
+}
