@@ -228,7 +228,7 @@ impl Reconciler {
     pub async fn wait(&self, stop: &CancellationToken) -> Option<Trigger> {
         let (pause, refused) = self.pauses.next(self.settings.sleep);
         self.status.sleeps(pause);
-        let another_token = async { if refused { self.clients.token_changes().await } else { pending().await } };
+        let another_token = async { if refused { self.clients.gitlab.token_changes().await } else { pending().await } };
         passes::wait(pause, &self.triggers, another_token, stop).await
     }
 
@@ -313,12 +313,16 @@ impl Reconciler {
         let (targets, wanted) = (observed.accepted().cloned().collect::<Vec<_>>(), observed.wanted());
         self.recall.count(&publisher.workdir, &observed, &plan);
         let list_is_doubtful = observed.is_doubtful(&plan);
-        let Observed { git, foreign, republish, .. } = observed;
+        let Observed { git, held, foreign, republish, .. } = observed;
         {
             let mut left = self.republish.lock();
-            let accepted: BTreeSet<_> = targets.iter().map(|target| &target.destination).collect();
-            left.get_or_insert(republish).retain(|destination| accepted.contains(destination));
+            // What is not in the bucket is not published again.
+            let held: BTreeSet<_> = held.iter().map(|object| &object.name.destination).collect();
+            let accepted = targets.iter().map(|target| &target.destination);
+            let again: BTreeSet<_> = accepted.filter(|destination| held.contains(destination)).collect();
+            left.get_or_insert(republish).retain(|destination| again.contains(destination));
         }
+        drop(held);
         self.triggers.accept(targets.iter().map(|target| target.source.clone()));
         *self.known.lock() = Some(Arc::new(LastFullPass { targets, format: plan.format }));
         log::blocked(&plan);
@@ -344,6 +348,7 @@ impl Reconciler {
     ) -> ApplyContext<'a> {
         ApplyContext {
             publisher,
+            gitlab: &self.clients.gitlab,
             git,
             workers: Workers { concurrency: self.concurrency.sync, slots: &self.slots, all_begun },
             uploads: &self.uploads,

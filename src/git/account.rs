@@ -75,9 +75,14 @@ impl Account {
         Probes { slots: &self.probes, concurrency: self.probe_concurrency, experience: &self.experience, pulse }
     }
 
-    /// Whether the server refuses the login, so that only full passes try it.
+    /// Whether the server refuses the login, so that only the probes of full passes try it.
     pub fn login_is_refused(&self) -> bool {
         self.experience.is_refused()
+    }
+
+    /// A request other than a probe showed whether the login is accepted.
+    pub fn login_was(&self, accepted: bool) {
+        self.experience.login_was(accepted);
     }
 
     /// Waits until the token is another than in the last pass.

@@ -94,6 +94,15 @@ impl Experience {
     pub fn is_refused(&self) -> bool {
         self.refusals.load(Ordering::Relaxed) >= LOGIN_REFUSED_AFTER
     }
+
+    /// A request other than a probe showed whether the login is accepted.
+    pub fn login_was(&self, accepted: bool) {
+        if accepted {
+            self.refusals.store(0, Ordering::Relaxed);
+        } else {
+            self.refusals.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 impl<'a> Probing<'a> {

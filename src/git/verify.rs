@@ -196,12 +196,14 @@ impl Objects {
             let hashed = hash_blob(len, &mut content).map_err(|_| bad("cannot be inflated"))?;
             return if hashed.as_deref() == Some(id) { Ok(kind) } else { Err(bad("does not hash to its name")) };
         }
-        let mut bytes = vec![];
-        let limit = (memory.bytes() / LOOSE_COPIES).min(OBJECT_LIMIT_BYTES as u64);
-        let read = content.take(limit).read_to_end(&mut bytes).map_err(|_| bad("cannot be inflated"))?;
-        if read as u64 == limit {
-            return Err(Shortage::Object { limit }.into());
+        let needed = len.saturating_mul(LOOSE_COPIES);
+        if len > OBJECT_LIMIT_BYTES as u64 {
+            return Err(Shortage::Object { limit: OBJECT_LIMIT_BYTES as u64 }.into());
+        } else if needed > memory.bytes() {
+            return Err(Shortage::Loose { needed, budget: memory.bytes() }.into());
         }
+        let mut bytes = vec![];
+        content.take(len + 1).read_to_end(&mut bytes).map_err(|_| bad("cannot be inflated"))?;
         let intact = gix_object::Data::new(&bytes, kind, HASH).verify_checksum(id).is_ok();
         if bytes.len() as u64 != len || !intact {
             return Err(bad("does not hash to its name"));
@@ -398,6 +400,20 @@ mod tests {
             overwrite(&path, &bad);
             assert!(matches!(verified(&project), Err(VerifyError::BadObject { object, .. }) if object == blob), "{at}");
         }
+    }
+
+    #[test]
+    fn a_loose_commit_that_takes_more_than_the_memory_budget_is_not_read() {
+        let project = Project::new();
+        let dir = project.dir.path();
+        let text = format!("{}\n", "long words ".repeat(600_000));
+        let tree = git(dir, &["rev-parse", "HEAD^{tree}"]);
+        let commit = git_with_input(dir, &["commit-tree", &tree, "-p", "HEAD"], text.as_bytes()).parse().unwrap();
+        let within = |mib: u64| verify(dir, commit, &MemoryBudget::new(Some(mib << 20)));
+        let error = within(16).unwrap_err();
+        assert!(matches!(error, VerifyError::Memory(Shortage::Loose { .. })), "{error}");
+        assert!(error.to_string().contains("more than MEMORY_BUDGET_BYTES allows (16.0 MiB)"), "{error}");
+        within(32).unwrap();
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub enum PublishError {
     /// The branch moved, and its object's name would be too long.
     #[error(transparent)]
     Name(#[from] KeyTooLong),
+    #[error("not tried: GitLab has refused the login for others, so the token has expired during this pass")]
+    LoginRefused,
     #[error("{0} is gone since it was probed")]
     BranchGone(Source),
     /// The branch was rewritten, and `ON_REWRITE` holds it.
@@ -82,9 +84,17 @@ impl PublishError {
         matches!(self, Self::Mirror(_) | Self::Archive(_))
     }
 
+    /// Whether the server refused the login, not the project.
+    pub fn refuses_login(&self) -> bool {
+        match self {
+            Self::Fetch { source: WireError::Request(error), .. } | Self::Request(error) => error.refuses_login(),
+            _ => false,
+        }
+    }
+
     fn cause(&self) -> Cause {
         match self {
-            Self::Fetch { .. } | Self::Request(_) => Cause::Fetch,
+            Self::Fetch { .. } | Self::Request(_) | Self::LoginRefused => Cause::Fetch,
             Self::Pack(PackError::Io(_)) | Self::Mirror(MirrorError::Io(_)) | Self::Upload(BucketError::Record(_)) => {
                 Cause::Disk
             }
@@ -104,7 +114,7 @@ impl PublishError {
     /// still being verified.
     fn stage(&self, at: Stage) -> Stage {
         match self {
-            Self::Fetch { .. } | Self::BranchGone(_) => Stage::Fetching,
+            Self::Fetch { .. } | Self::LoginRefused | Self::BranchGone(_) => Stage::Fetching,
             Self::Pack(_) | Self::Mirror(_) => at.min(Stage::Verifying),
             Self::Archive(_) | Self::Upload(_) => Stage::Uploading,
             _ => at,

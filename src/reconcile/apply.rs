@@ -14,6 +14,7 @@ use super::claims::Claim;
 use super::log;
 use super::uploads::Uploads;
 use crate::bucket::BucketError;
+use crate::git::account::Account;
 use crate::git::wire::GitServer;
 use crate::model::key::Destination;
 use crate::model::stage::Stage;
@@ -21,13 +22,14 @@ use crate::passes::{Workers, work_off};
 use crate::plan::outcome::{Done, Failure, Outcome};
 use crate::plan::{Action, Cause, Publish, Retire, Sweep};
 use crate::progress::Progress;
-use crate::publish::Publisher;
+use crate::publish::{PublishError, Publisher};
 use crate::status::{Change, PassId, Status};
 use crate::text::error_chain;
 
 /// What a plan is carried out with.
 pub struct ApplyContext<'a> {
     pub publisher: &'a Publisher,
+    pub gitlab: &'a Account,
     pub git: &'a GitServer,
     pub workers: Workers<'a>,
     pub uploads: &'a Uploads,
@@ -105,7 +107,15 @@ async fn run(
     let publisher = context.publisher;
     match action {
         Action::Publish(publish) => {
+            if context.gitlab.login_is_refused() {
+                return Err(PublishError::LoginRefused.into_failure(progress.stage()));
+            }
             let published = publisher.publish(context.git, publish, progress, stop).await;
+            match &published {
+                Ok(_) => context.gitlab.login_was(true),
+                Err(error) if error.refuses_login() => context.gitlab.login_was(false),
+                Err(_) => {}
+            }
             let published = published.map_err(|error| error.into_failure(progress.stage()))?;
             context.uploads.stored(&publish.target.destination, &published.key, &publish.supersedes);
             let _deleting = progress.enter(Stage::Deleting);

@@ -21,7 +21,7 @@ use crate::secret::Secret;
 pub struct Clients {
     pub(crate) bucket: Bucket,
     http: reqwest::Client,
-    gitlab: Account,
+    pub(super) gitlab: Account,
     graphql: config::Graphql,
 }
 
@@ -65,16 +65,6 @@ impl Clients {
         pulse: &Pulse,
     ) -> Result<Vec<(Target, Head)>, LoginRefused> {
         heads::heads(git, targets, self.gitlab.probes(pulse)).await
-    }
-
-    /// Whether GitLab refuses the login, so that only full passes try it.
-    pub(super) fn login_is_refused(&self) -> bool {
-        self.gitlab.login_is_refused()
-    }
-
-    /// Waits until the token is another than in the last pass.
-    pub(super) async fn token_changes(&self) {
-        self.gitlab.token_changes().await;
     }
 }
 

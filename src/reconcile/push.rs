@@ -44,7 +44,7 @@ impl Reconciler {
     /// A pass for the targets of these source branches.
     async fn push_pass(&self, publisher: &Publisher, pushed: BTreeSet<Source>, stop: &CancellationToken) {
         // A full pass covers the pushes that are dropped while the login is refused.
-        let known = self.known.lock().clone().filter(|_| !self.clients.login_is_refused());
+        let known = self.known.lock().clone().filter(|_| !self.clients.gitlab.login_is_refused());
         let Some(known) = known else { return };
         let targets = known.targets.iter().filter(|target| pushed.contains(&target.source)).cloned().collect();
         let claimed = self.claims.of_push_pass(targets);

@@ -67,6 +67,7 @@ const MESSAGES: &[(&str, &[&str])] = &[
     ),
     ("net", &[", through the proxy ", "the server's answer is not TLS", "not the address of a proxy"]),
     ("git", &["GitLab refuses the login, "]),
+    ("publish", &["not tried: GitLab has refused the login for others"]),
     ("passes", &["the next pass waits because the login is refused"]),
     ("reconcile", &[" targets for the same reason", " more for the same reason"]),
     ("net", &[": cannot read ", "holds no PEM certificate", "is not a bundle of PEM certificates"]),

@@ -507,6 +507,30 @@ fn a_refused_login_is_one_fact_and_is_tried_less_and_less() {
     daemon.stop().succeeded();
 }
 
+/// GitLab bans an address after ten failed logins.
+#[test]
+fn a_token_that_expires_during_a_pass_is_not_tried_for_each_target() {
+    let world = World::start().unwrap();
+    let mut expected: Vec<_> = (0..20).map(|n| healthy(&world, &format!("p-{n:02}"))).collect();
+    let front = Proxy::start(&world.source.url()).unwrap();
+    front.on_later(3, |seen| seen.operation() == "fetch", usize::MAX, Fault::status(401));
+    let mut command = program(&world, &["-reconcile-sleep-time=1h", "-metrics-server-port=0"]);
+    let daemon = Daemon::spawn({
+        command.env("GITLAB_BASE_URL", front.url()).env("SYNC_CONCURRENCY", "2");
+        command
+    });
+    daemon.wait_until_logged("pass done", 1);
+    assert!((5..=6).contains(&front.hits()), "{} refused fetches", front.hits());
+    assert!(daemon.log().contains("not tried: GitLab has refused the login for others"), "{}", daemon.log());
+    assert_eq!(keys(&world).len(), 3);
+    front.forget();
+    daemon.signal(Signal::USR1);
+    daemon.wait_until_logged("pass done", 2);
+    expected.sort();
+    assert_eq!(keys(&world), expected);
+    daemon.stop().succeeded();
+}
+
 #[test]
 fn few_targets_add_up_to_a_refused_login_over_passes() {
     let world = World::start().unwrap();

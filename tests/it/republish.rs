@@ -160,6 +160,12 @@ fn on_recipient_change_uploads_everything_again_once_after_each_change() {
     on_change(&one).1.failed();
     assert_eq!(on_change(&one).0, 3, "one failed, so that all are uploaded again");
     assert_eq!(on_change(&one).0, 0);
+    // There is nothing of it to upload again.
+    world.sync("near/nothing", "main", "far/nothing", "main").unwrap();
+    assert_eq!(on_change(&two).0, 3);
+    assert_eq!(on_change(&two).0, 0, "what cannot be published at all is not waited for");
+    world.unsync("far/nothing", "main");
+    assert_eq!(on_change(&one).0, 3);
     let file = world.workdir().join(OURS).join("recipients");
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     std::fs::remove_file(file).unwrap();

@@ -42,6 +42,12 @@ pub enum Shortage {
         human_bytes(*needed), human_bytes(*budget)
     )]
     Deltas { needed: u64, budget: u64 },
+    #[error(
+        "decoding one of the repository's objects takes {} of memory, more than MEMORY_BUDGET_BYTES allows ({}): raise it, \
+         and the container's memory limit",
+        human_bytes(*needed), human_bytes(*budget)
+    )]
+    Loose { needed: u64, budget: u64 },
     #[error("the repository holds an object of more than {} that cannot be read as a stream", human_bytes(*limit))]
     Object { limit: u64 },
     #[error("the system has no memory left")]
