@@ -90,6 +90,7 @@ impl Bucket {
         let mut builder = aws_sdk_s3::config::Builder::from(&shared)
             .force_path_style(settings.force_path_style)
             .interceptor(client::ShortAnswers)
+            .interceptor(client::NamesProxy)
             .interceptor(proof::Proof)
             .retry_classifier(WorthAnotherTry);
         builder.set_region(Some(aws_config::Region::new(region)));

@@ -254,10 +254,24 @@ impl Reconciler {
         stop: &CancellationToken,
     ) -> Result<Report, PassError> {
         let pass = self.status.pass_begins(trigger);
-        let result = self.full_pass(publisher, pass, all_begun, stop).await;
-        self.pass_ends(pass, result.as_ref());
+        let report = self.full_pass(publisher, pass, all_begun, stop).await;
+        self.ends(publisher, pass, report, stop)
+    }
+
+    /// A pass is over. The status learns of it first, so that what the log says can be seen there.
+    fn ends(
+        &self,
+        publisher: &Publisher,
+        pass: PassId,
+        report: Result<Report, PassError>,
+        stop: &CancellationToken,
+    ) -> Result<Report, PassError> {
+        let is_stopped = stop.is_cancelled();
+        self.pass_ends(pass, if is_stopped { Err(&PassError::Stopped) } else { report.as_ref() });
         self.keep_since(publisher);
-        result
+        let report = report?;
+        log::report(&report);
+        if is_stopped { Err(PassError::Stopped) } else { Ok(report) }
     }
 
     async fn full_pass(
@@ -274,8 +288,7 @@ impl Reconciler {
         let outcomes = apply(actions, &self.context(publisher, &git, pass, &claim, all_begun), stop).await;
         report.add(&outcomes, begun.elapsed());
         self.recipients.keep(publisher, self.republish.lock().as_ref().map_or(0, BTreeSet::len));
-        log::report(&report);
-        if stop.is_cancelled() { Err(PassError::Stopped) } else { Ok(report) }
+        Ok(report)
     }
 
     /// Observes and plans. Returns the actions, and the report of what the plan does without any.

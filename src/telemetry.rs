@@ -20,8 +20,8 @@ pub enum LogFormat {
 
 /// Starts logging at `RUST_LOG`'s levels or `info`, above what is drawn on the board. A second call changes nothing.
 pub fn start(format: LogFormat, board: Board) {
-    // The AWS SDK warns about every source that has no region or credentials, and logs errors that it returns as well; our
-    // error says enough.
+    // The AWS SDK warns about every source that has no region or credentials, and prints an error that ours replaces; ours
+    // says enough.
     let directives = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|directives| !directives.is_empty());
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
     let filter =

@@ -1,4 +1,4 @@
-//! Whole-program benchmarks: this producer beside what a user would do instead, on the same servers, in one run.
+//! Whole-program benchmarks: both programs beside what a user would do instead, on the same servers, in one run.
 //!
 //! `cargo bench --bench compare -- [--rounds N] [--profile] [WORKLOAD…]`, or `make bench`, which installs the rivals' tools first.
 //! `BENCH_RIVAL=PATH` adds another producer that understands the same environment. Figures are the operating system's:
@@ -6,6 +6,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that cannot go on says so by panicking")]
 
+mod far;
 mod measure;
 mod rivals;
 mod workloads;

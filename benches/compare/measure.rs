@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use testbed::http::RequestRecord;
 use testbed::world::World;
 
 use crate::rivals;
@@ -42,15 +43,16 @@ pub struct Measured {
     pub resident: u64,
     /// Peak of the bytes on disk below the watched folder.
     pub disk: u64,
-    /// Requests to the Git server, and bytes it answered.
+    /// Requests to the Git servers, the bytes that the near one answered, and those that the far one got or answered.
     pub git: (usize, u64),
-    /// Requests to S3, and bytes it received.
+    /// Requests to S3, the bytes it received, and the objects it answered.
     pub s3: (usize, u64),
 }
 
 /// Runs the command to its end; it must succeed.
 pub fn measure(world: &World, command: &Command, watched: &Path) -> Measured {
     world.source.clear_requests();
+    world.destination.clear_requests();
     world.s3().clear_requests();
     let scratch = tempfile::tempdir().unwrap();
     let profile = scratch.path().join("profile");
@@ -87,7 +89,10 @@ pub fn measure(world: &World, command: &Command, watched: &Path) -> Measured {
     }
     let [own_after, git_after] = cpu();
     let git_cpu = (git_after - git_before - cpu_of_run).max(0.0);
-    let (git, s3) = (world.source.requests(), world.s3().requests());
+    let (near, far, s3) = (world.source.requests(), world.destination.requests(), world.s3().requests());
+    let answered: u64 = near.iter().map(|request| request.response_bytes).sum();
+    let pushed: u64 = far.iter().map(|request| request.request_bytes + request.response_bytes).sum();
+    let read = |request: &RequestRecord| if request.is("GetObject") { request.response_bytes } else { 0 };
     Measured {
         wall,
         cpu: cpu_of_run,
@@ -96,8 +101,8 @@ pub fn measure(world: &World, command: &Command, watched: &Path) -> Measured {
         anonymous,
         resident,
         disk,
-        git: (git.len(), git.iter().map(|request| request.response_bytes).sum()),
-        s3: (s3.len(), s3.iter().map(|request| request.request_bytes).sum()),
+        git: (near.len() + far.len(), answered + pushed),
+        s3: (s3.len(), s3.iter().map(|request| request.request_bytes + read(request)).sum()),
     }
 }
 

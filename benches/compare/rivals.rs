@@ -16,6 +16,9 @@ const PIPELINE_PARALLEL: usize = 4;
 /// This producer.
 pub const PRODUCER: &str = env!("CARGO_BIN_EXE_git-partition-sync-producer");
 
+/// This consumer.
+pub const CONSUMER: &str = env!("CARGO_BIN_EXE_git-partition-sync-consumer");
+
 /// One pass of this producer.
 pub fn ours(world: &World, extra: &[(&str, &str)]) -> Command {
     let mut command = world.command(PRODUCER);

@@ -18,21 +18,21 @@ use testbed::s3::S3Options;
 use testbed::world::World;
 
 use crate::measure::{Cage, Measured, fresh, measure, rounds};
-use crate::rivals;
+use crate::{far, rivals};
 
 type Workload = fn(usize);
-type Contestants<'a> = BTreeMap<&'a str, Box<dyn FnMut() -> Measured + 'a>>;
+pub type Contestants<'a> = BTreeMap<&'a str, Box<dyn FnMut() -> Measured + 'a>>;
 
 /// `PROBE_CONCURRENCY` of the quiet workloads, for the program and for curl.
-const PROBES: usize = 32;
+pub const PROBES: usize = 32;
 /// How much of a file each commit of the deep repository changes: enough for a pack of more than 200 MB.
 const DEEP_LINES_PER_EDIT: usize = 66;
 /// The memory cgroup that large repositories have to be content with, in bytes.
-const CAGE_BYTES: u64 = 256 << 20;
+pub const CAGE_BYTES: u64 = 256 << 20;
 
 /// Runs the workloads asked for, all where none is, and prints the table.
 pub fn run(wanted: &[String], count: usize) {
-    let workloads: [(&str, Workload); 9] = [
+    let workloads: [(&str, Workload); 14] = [
         ("W1", w1),
         ("W2", w2),
         ("W3a", w3a),
@@ -42,6 +42,11 @@ pub fn run(wanted: &[String], count: usize) {
         ("W6", w6),
         ("W7", w7),
         ("W8", w8),
+        ("F1", far::f1),
+        ("F2", far::f2),
+        ("F3", far::f3),
+        ("F4", far::f4),
+        ("F5", far::f5),
     ];
     println!(
         "| workload | contestant | wall s | ÷ ours | CPU s | anonymous MB | RSS MB | disk MB | Git requests | Git MB | S3 requests | S3 MB | Git's CPU s | all servers' CPU s |"
@@ -55,7 +60,7 @@ pub fn run(wanted: &[String], count: usize) {
     }
 }
 
-fn print(workload: &str, medians: &BTreeMap<String, Measured>) {
+pub fn print(workload: &str, medians: &BTreeMap<String, Measured>) {
     let ours = medians.get("ours").map_or(f64::NAN, |ours| ours.wall);
     for (name, run) in medians {
         let mb = |bytes: u64| bytes as f64 / 1e6;
@@ -83,7 +88,7 @@ fn world() -> World {
 }
 
 /// So many projects; the first is made by `make`, the others are copies of it.
-fn projects(world: &World, count: usize, make: impl Fn(&Repo)) -> Vec<String> {
+pub fn projects(world: &World, count: usize, make: impl Fn(&Repo)) -> Vec<String> {
     let names: Vec<_> = (0..count).map(|n| format!("near/p{n:04}")).collect();
     let first = world.source.repo(&names[0]).unwrap();
     make(&first);
@@ -93,7 +98,7 @@ fn projects(world: &World, count: usize, make: impl Fn(&Repo)) -> Vec<String> {
     names
 }
 
-fn copy(repo: &Path, to: &Path) {
+pub fn copy(repo: &Path, to: &Path) {
     std::fs::create_dir_all(to.parent().unwrap()).unwrap();
     assert!(Command::new("cp").arg("-a").args([repo, to]).status().unwrap().success());
 }
@@ -155,7 +160,7 @@ fn w2(count: usize) {
 }
 
 /// A long history of small edits to large text files: 400,000 objects. Made once, for it takes minutes.
-fn deep(world: &World) -> Vec<String> {
+pub fn deep(world: &World) -> Vec<String> {
     static MADE: OnceLock<TempDir> = OnceLock::new();
     let made = MADE.get_or_init(|| {
         let dir = tempfile::tempdir().unwrap();
@@ -169,7 +174,7 @@ fn deep(world: &World) -> Vec<String> {
 }
 
 /// 400 MB that do not compress.
-fn incompressible(world: &World) -> Vec<String> {
+pub fn incompressible(world: &World) -> Vec<String> {
     projects(world, 1, |repo| repo.fill_incompressible(400, 7).unwrap())
 }
 

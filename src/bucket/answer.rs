@@ -10,6 +10,7 @@ use aws_sdk_s3::config::interceptors::InterceptorContext;
 use aws_sdk_s3::config::retry::{ClassifyRetry, RetryAction};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
+use super::client::proxy_in;
 use super::proof::{Unproven, unproven};
 use crate::net::tls;
 use crate::text::{error_chain, remote_text};
@@ -58,11 +59,11 @@ where
             (Some(code), None) => remote_text(code.as_bytes()),
             (None, _) => not_from_s3(refused.raw().status().as_u16()),
         },
-        SdkError::TimeoutError(_) => "no answer in time".to_owned(),
+        SdkError::TimeoutError(_) => no_answer(error),
         SdkError::DispatchFailure(_) if let Some(lacking) = credentials_error(error) => {
             format!("could not load the AWS credentials: {}", why_no_credentials(lacking))
         }
-        SdkError::DispatchFailure(failure) if failure.is_timeout() => "no answer in time".to_owned(),
+        SdkError::DispatchFailure(failure) if failure.is_timeout() => no_answer(error),
         SdkError::DispatchFailure(failure) => {
             // The SDK's own first words are only that the request could not be dispatched.
             let cause = failure.as_connector_error().and_then(|error| error.source());
@@ -77,14 +78,28 @@ where
     }
 }
 
+fn no_answer(error: &(dyn Error + 'static)) -> String {
+    match proxy_in(error) {
+        Some(proxy) => format!("no answer in time, through the proxy {proxy}"),
+        None => "no answer in time".to_owned(),
+    }
+}
+
 /// What is wrong with the credentials, if that is why no request was sent.
 pub(super) fn credentials_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a CredentialsError> {
     error.downcast_ref().or_else(|| error.source().and_then(credentials_error))
 }
 
-/// The SDK names a feature of its own source code.
+/// The SDK names a feature of its own source code, and a status without its server.
 fn why_no_credentials(error: &CredentialsError) -> String {
     let chain = error_chain(error);
+    if let Some((_, status)) = chain.split_once("Non-success status from HTTP credential provider: StatusCode(") {
+        let status: String = status.chars().take_while(char::is_ascii_digit).collect();
+        return format!(
+            "the server for a container's credentials answered {status}: check the role of the pod or the task, and \
+             AWS_CONTAINER_CREDENTIALS_FULL_URI or AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"
+        );
+    }
     match chain.split_once("cargo feature(s) enabled: ") {
         Some((_, feature)) if feature.starts_with("credentials-process") => {
             "the AWS profile names a credential_process, and this program starts no other program: give the profile access \

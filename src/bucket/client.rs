@@ -2,8 +2,12 @@
 //!
 //! Invariant: only an object's content can be longer than that limit, and it is read as a stream.
 
+use std::error::Error;
+
 use anyhow::{Context, anyhow};
-use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextMut;
+use aws_sdk_s3::config::interceptors::{
+    BeforeDeserializationInterceptorContextMut, BeforeTransmitInterceptorContextRef, FinalizerInterceptorContextMut,
+};
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents, SharedHttpClient};
 use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::primitives::SdkBody;
@@ -12,9 +16,10 @@ use aws_smithy_runtime_api::client::connector_metadata::ConnectorMetadata;
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
 };
-use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, Metadata};
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, Metadata, OrchestratorError};
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponentsBuilder;
+use aws_smithy_types::config_bag::{Storable, StoreReplace};
 use http_body_util::Limited;
 use url::Url;
 
@@ -143,6 +148,55 @@ impl HttpConnector for ByAddress<SharedHttpConnector> {
 struct Through {
     proxy: &'static Proxy,
     source: BoxError,
+}
+
+/// The proxy that failed, if that is in the error.
+pub(super) fn proxy_in(error: &(dyn Error + 'static)) -> Option<&'static Proxy> {
+    let here = error.downcast_ref().map(|Through { proxy, .. }| *proxy);
+    here.or_else(|| error.source().and_then(proxy_in))
+}
+
+/// Names the proxy in the error of an attempt that took too long: the SDK drops what the connector would say.
+#[derive(Debug)]
+pub(super) struct NamesProxy;
+
+/// The proxy that an attempt goes through.
+#[derive(Debug)]
+struct Via(&'static Proxy);
+
+impl Storable for Via {
+    type Storer = StoreReplace<Self>;
+}
+
+impl Intercept for NamesProxy {
+    fn name(&self) -> &'static str {
+        "NamesProxy"
+    }
+
+    fn read_before_transmit(
+        &self,
+        context: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        settings: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let url: Option<Url> = context.request().uri().parse().ok();
+        settings.interceptor_state().store_or_unset(url.as_ref().and_then(proxy::for_url).map(Via));
+        Ok(())
+    }
+
+    fn modify_before_attempt_completion(
+        &self,
+        context: &mut FinalizerInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        settings: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if let (Some(Err(error)), Some(Via(proxy))) = (context.output_or_error_mut(), settings.load::<Via>())
+            && error.is_timeout_error()
+        {
+            *error = OrchestratorError::timeout(Through { proxy, source: "it took too long".into() }.into());
+        }
+        Ok(())
+    }
 }
 
 /// The same kind of error, which names the proxy.

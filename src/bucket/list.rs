@@ -110,7 +110,7 @@ impl Bucket {
                     if seen.fetch_add(1, Ordering::Relaxed) == MAX_OBJECTS {
                         return Err(BucketError::TooManyObjects);
                     }
-                    let key = object.key.take().ok_or(without("an object's key"))?;
+                    let key = object.key.take().filter(|key| !key.is_empty()).ok_or(without("an object's key"))?;
                     let (key, name) = read_key(key, encoded);
                     if key.len() > KEY_LIMIT_BYTES {
                         return Err(BucketError::TooLong { action: LIST, what: "a key", limit_bytes: KEY_LIMIT_BYTES });

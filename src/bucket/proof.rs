@@ -19,6 +19,10 @@ use base64::engine::general_purpose::STANDARD;
 use super::client::STREAMED;
 use super::xml::{self, Flaw};
 
+/// Statuses with which S3, or a server like it, says that something is done. 202 would say that it is not done yet, 203 that
+/// somebody changed the answer, and 206 that a part is missing.
+const DONE: [u16; 3] = [200, 201, 204];
+
 /// Why an answer counts as a failure although its status is 200.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Unproven {
@@ -57,10 +61,14 @@ impl Intercept for Proof {
         settings: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let response = context.response();
-        if !response.status().is_success() {
+        let status = response.status();
+        if !status.is_success() {
             return Ok(());
         }
-        let refuse = |why| Unproven::NotFromS3 { status: response.status().as_u16(), why };
+        let refuse = |why| Err(Unproven::NotFromS3 { status: status.as_u16(), why }.into());
+        if !DONE.contains(&status.as_u16()) {
+            return refuse("S3 does not say success with that status");
+        }
         let body = match (response.body().bytes(), context.output_or_error()) {
             (Some(body), _) => body,
             (None, Ok(_)) => &[],
@@ -68,42 +76,39 @@ impl Intercept for Proof {
             (None, Err(_)) => return Ok(()),
         };
         if is_page(body) && !is_content(settings) {
-            return Err(refuse("it is a web page").into());
+            return refuse("it is a web page");
         }
-        match proof_of(operation(settings), context.output_or_error().ok()) {
-            Needed::WholeDocument => match xml::root(body) {
+        // `None` if the SDK could not read the answer: its error stands.
+        let output = context.output_or_error().ok();
+        match operation(settings) {
+            "ListObjectsV2" | "ListMultipartUploads" => match xml::root(body) {
                 Ok(_) => Ok(()),
                 Err(Flaw::CutOff) => Err(Unproven::CutOff.into()),
                 Err(Flaw::Malformed) => Err(Unproven::Malformed.into()),
             },
-            Needed::ETag { is_there: false } => Err(refuse("it has no ETag").into()),
-            Needed::NoContent if !is_removal(body) => Err(refuse("it has a body of another kind").into()),
-            Needed::ETag { is_there: true } | Needed::NoContent | Needed::Nothing => Ok(()),
+            "DeleteObject" | "AbortMultipartUpload" | "PutObject" | "UploadPart"
+                if output.is_some() && !is_empty_or_xml(body) =>
+            {
+                refuse("it has a body of another kind")
+            }
+            _ if output.is_some_and(lacks_e_tag) => refuse("it has no ETag"),
+            _ => Ok(()),
         }
     }
 }
 
-/// What an answer needs to be S3's.
-enum Needed {
-    WholeDocument,
-    ETag { is_there: bool },
-    NoContent,
-    Nothing,
-}
-
-/// `output` is what the SDK read, if it could read the answer. If not, its error stands.
-fn proof_of(operation: &str, output: Option<&Output>) -> Needed {
-    let has = |e_tag: Option<&str>| Needed::ETag { is_there: e_tag.is_some_and(|e_tag| !e_tag.trim().is_empty()) };
-    match (operation, output) {
-        ("ListObjectsV2" | "ListMultipartUploads", _) => Needed::WholeDocument,
-        ("DeleteObject" | "AbortMultipartUpload", Some(_)) => Needed::NoContent,
-        (_, Some(output)) if let Some(put) = output.downcast_ref::<PutObjectOutput>() => has(put.e_tag()),
-        (_, Some(output)) if let Some(part) = output.downcast_ref::<UploadPartOutput>() => has(part.e_tag()),
-        (_, Some(output)) if let Some(whole) = output.downcast_ref::<CompleteMultipartUploadOutput>() => {
-            has(whole.e_tag())
-        }
-        _ => Needed::Nothing,
-    }
+/// Whether something was stored, and the answer does not say as what.
+fn lacks_e_tag(output: &Output) -> bool {
+    let e_tag = if let Some(put) = output.downcast_ref::<PutObjectOutput>() {
+        put.e_tag()
+    } else if let Some(part) = output.downcast_ref::<UploadPartOutput>() {
+        part.e_tag()
+    } else if let Some(whole) = output.downcast_ref::<CompleteMultipartUploadOutput>() {
+        whole.e_tag()
+    } else {
+        return false;
+    };
+    e_tag.is_none_or(|e_tag| e_tag.trim().trim_matches('"').is_empty())
 }
 
 /// The operation's name in S3's API.
@@ -116,8 +121,8 @@ fn is_content(settings: &ConfigBag) -> bool {
     operation(settings) == STREAMED
 }
 
-/// S3 answers a removal without a body. Some servers send an XML document.
-fn is_removal(body: &[u8]) -> bool {
+/// S3 answers a removal, and what stores an object or a part, without a body. Some servers send an XML document.
+fn is_empty_or_xml(body: &[u8]) -> bool {
     body.trim_ascii().is_empty() || (!is_page(body) && xml::root(body).is_ok())
 }
 
@@ -205,9 +210,9 @@ mod tests {
     }
 
     #[test]
-    fn a_removal_is_answered_by_nothing_or_by_xml() {
+    fn what_needs_no_body_is_answered_by_none_or_by_xml() {
         for good in ["", "\n", "<?xml version=\"1.0\"?><DeleteResult/>"] {
-            assert!(is_removal(good.as_bytes()), "{good}");
+            assert!(is_empty_or_xml(good.as_bytes()), "{good}");
         }
         for other in [
             "<html><body>Down</body></html>",
@@ -216,7 +221,7 @@ mod tests {
             "{\"error\":1}",
             "<DeleteResult>",
         ] {
-            assert!(!is_removal(other.as_bytes()), "{other}");
+            assert!(!is_empty_or_xml(other.as_bytes()), "{other}");
         }
     }
 }

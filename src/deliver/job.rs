@@ -19,9 +19,8 @@ use crate::artifact::encrypt::Identities;
 use crate::artifact::open::{Expected, unpack};
 use crate::artifact::stream::{Streamed, stream_pack};
 use crate::files::create_private_dir;
-use crate::git::pack::subset::write_subset;
+use crate::git::pack::subset::{descends, write_subset};
 use crate::git::push::{PackBody, PackWriter, PushServer, RefUpdate, Remedy, pack_channel};
-use crate::git::store::{Indexes, Store};
 use crate::interrupt::Interrupt;
 use crate::model::key::{CommitId, HeldObject};
 use crate::model::stage::Stage;
@@ -77,27 +76,42 @@ impl Job<'_> {
         Ok((None, pushed.await?))
     }
 
-    /// Keeps the object on the disk, and pushes what the far side lacks of it.
+    /// Keeps the object on the disk while it is pushed.
     async fn push_from_disk(&self) -> Result<Pushed, DeliverError> {
         let place = self.courier.spool.place().map_err(DeliverError::Disk)?;
-        let repository = place.path().join("repository");
-        self.unpack(&repository).await?;
+        let pushed = self.unpack_and_push(&place.path().join("repository")).await;
+        place.remove().await;
+        pushed
+    }
+
+    /// Unpacks the object, and pushes what the far side lacks of it.
+    async fn unpack_and_push(&self, repository: &Path) -> Result<Pushed, DeliverError> {
+        self.unpack(repository).await?;
         let (from, to) = (self.deliver.from, self.deliver.commit);
-        let git_dir = repository.join(".git");
-        let descends = spawn_blocking(move || from.is_none_or(|from| descends(&git_dir, to, from))).await?;
-        let rewritten_from = from.filter(|_| !descends);
+        let rewritten_from = match from {
+            Some(from) if !self.descends(repository, from).await? => Some(from),
+            Some(_) | None => None,
+        };
         if let (Some(from), OnRewrite::Hold) = (rewritten_from, self.deliver.on_rewrite) {
             return Err(DeliverError::Held(Rewrite { from, to }));
         }
-        match self.push_lacking(&repository, from).await {
+        match self.push_lacking(repository, from).await {
             // The far side lacks what it should have: send everything, once.
             Err(DeliverError::Push(error))
                 if from.is_some() && error.refusal().is_some_and(|it| it.remedy() == Remedy::SendWhole) =>
             {
-                Ok((rewritten_from, self.push_lacking(&repository, None).await?))
+                Ok((rewritten_from, self.push_lacking(repository, None).await?))
             }
             pushed => Ok((rewritten_from, pushed?)),
         }
+    }
+
+    /// Whether the commit descends from `base`.
+    async fn descends(&self, repository: &Path, base: CommitId) -> Result<bool, DeliverError> {
+        let (repository, commit) = (repository.to_owned(), self.deliver.commit);
+        let (memory, interrupt) = (Arc::clone(&self.courier.memory), Interrupt::when(self.stop));
+        let asking = spawn_blocking(move || descends(&repository, commit, base, &memory, &interrupt.flag));
+        Ok(asking.await??)
     }
 
     /// Pushes what the commit has and `have` lacks. Returns the size of the pack in bytes.
@@ -213,14 +227,4 @@ impl Write for Counted {
 fn expected(object: &HeldObject, commit: CommitId) -> Expected<'_> {
     let name = &object.name;
     Expected { format: name.format, branch: &name.destination.branch, commit, bytes: Some(object.bytes) }
-}
-
-/// Whether `commit` descends from `base`. What cannot be read, or is not there, counts as no.
-fn descends(git_dir: &Path, commit: CommitId, base: CommitId) -> bool {
-    let store = Store::open(git_dir);
-    let descends = store.and_then(|store| {
-        store.require_commit(base)?;
-        store.descends(commit, base, &Indexes::open::<&Path>([])?)
-    });
-    descends.unwrap_or_default()
 }

@@ -163,7 +163,7 @@ fn command(update: &RefUpdate<'_>, server: Capabilities) -> Bytes {
         (server.side_band, "side-band-64k"),
         (server.quiet, "quiet"),
         (server.object_format, "object-format=sha1"),
-        (server.agent, concat!("agent=", env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"))),
+        (server.agent, concat!("agent=git-partition-sync-consumer/", env!("CARGO_PKG_VERSION"))),
     ];
     let ours: Vec<_> = capabilities.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect();
     let mut request = BytesMut::new();

@@ -230,15 +230,15 @@ async fn send(
             return Ok(response);
         }
         if !status.is_redirection() {
-            return Err(refused(response).await);
+            return Err(refused(response, method == Method::GET).await);
         }
         to = redirected(&to, response.headers(), status)?;
     }
     Err(RequestError::Redirect { to: shown(&to), why: "too many redirects, one after another" })
 }
 
-/// An answer whose status is neither 2xx nor a redirect.
-async fn refused(response: Response) -> RequestError {
+/// An answer whose status is neither 2xx nor a redirect. A `plain` text is the server's own words, as GitLab's to a push.
+async fn refused(response: Response, plain: bool) -> RequestError {
     let (status, retry_after) = (response.status(), retry_after(response.headers()));
     let kind = content_type(response.headers()).unwrap_or_default();
     // A body that does not come changes nothing: the status is known.
@@ -247,8 +247,7 @@ async fn refused(response: Response) -> RequestError {
     let is_ban = body.as_ref().is_some_and(|body| BAN_TEXTS.contains(&body.trim_ascii()));
     let said = match body {
         Some(body) if kind.ends_with("json") => reason(&body),
-        // What GitLab says to Git. Proxies answer with pages.
-        Some(body) if kind == "text/plain" && !is_ban => remote_text(&body),
+        Some(body) if plain && kind == "text/plain" && !is_ban => remote_text(&body),
         Some(_) | None => String::new(),
     };
     let refuses_login = status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN && is_ban;

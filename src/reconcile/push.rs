@@ -52,10 +52,8 @@ impl Reconciler {
             return;
         }
         let pass = self.status.pass_begins(Trigger::Push);
-        let result = self.publish_pushed(publisher, pass, known.format, claimed, stop).await;
-        self.pass_ends(pass, result.as_ref());
-        self.keep_since(publisher);
-        if let Err(error) = result {
+        let report = self.publish_pushed(publisher, pass, known.format, claimed, stop).await;
+        if let Err(error) = self.ends(publisher, pass, report, stop) {
             log::failed_pass(&error);
         }
     }
@@ -90,9 +88,7 @@ impl Reconciler {
             apply(actions, &self.context(publisher, &git, pass, &claim, &CancellationToken::new()), stop).await;
         let done = outcomes.iter().filter(|outcome| outcome.result.is_ok());
         done.for_each(|outcome| self.claims.settled(outcome.action.destination()));
-        let report = Report::new(&plan, &outcomes, 0, begun.elapsed());
-        log::report(&report);
-        if stop.is_cancelled() { Err(PassError::Stopped) } else { Ok(report) }
+        Ok(Report::new(&plan, &outcomes, 0, begun.elapsed()))
     }
 
     /// Observes and plans for these targets. Only their objects are listed, so no other object can be deleted. The bucket

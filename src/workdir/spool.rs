@@ -6,6 +6,8 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
+use tokio::runtime::Handle;
+use tokio::task::spawn_blocking;
 
 use super::folder::{Folder, WorkdirError};
 use crate::files::is_private_dir;
@@ -42,14 +44,44 @@ impl Spool {
         self.path(OBJECTS)
     }
 
-    /// An empty directory for one object. Dropping it removes everything in it.
-    pub fn place(&self) -> io::Result<TempDir> {
-        TempDir::new_in(self.objects())
+    /// An empty directory for one object.
+    pub fn place(&self) -> io::Result<Place> {
+        Ok(Place(Some(TempDir::new_in(self.objects())?)))
     }
 
     /// Stores what need not be tried again soon. After an error, what was stored before is still there.
     pub fn keep_refusals(&self, refusals: &Refusals) -> io::Result<()> {
         self.keep(REFUSALS_FILE, &serde_json::to_vec(&refusals.kept())?)
+    }
+}
+
+/// A directory for one object. Dropping it removes everything in it.
+///
+/// An archive may bring very many files, so a thread that can wait removes them. If the program ends meanwhile, the next start
+/// removes the rest.
+#[derive(Debug)]
+pub struct Place(Option<TempDir>);
+
+impl Place {
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        self.0.as_ref().map_or(Path::new(""), TempDir::path)
+    }
+
+    /// Removes it, and waits for that.
+    pub async fn remove(mut self) {
+        if let Some(directory) = self.0.take() {
+            // What cannot be removed now, the next start removes.
+            let _ = spawn_blocking(|| drop(directory)).await;
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let (Some(directory), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn_blocking(|| drop(directory));
+        }
     }
 }
 
@@ -90,13 +122,36 @@ mod tests {
     fn what_a_killed_process_left_is_removed() {
         let workdir = tempfile::tempdir().unwrap();
         let spool = Spool::open(workdir.path()).unwrap();
-        let left = spool.place().unwrap().keep();
+        let mut place = spool.place().unwrap();
+        let left = place.0.take().unwrap().keep();
         fs::create_dir(left.join("repository")).unwrap();
         fs::write(left.join("repository/pack"), "plaintext").unwrap();
         drop(spool);
         let again = Spool::open(workdir.path()).unwrap();
         assert_eq!(fs::read_dir(again.objects()).unwrap().count(), 0);
         assert!(matches!(Spool::open(workdir.path()), Err(WorkdirError::InUse(_))), "it is locked");
+    }
+
+    #[test]
+    fn an_object_is_removed_by_another_thread() {
+        let workdir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(workdir.path()).unwrap();
+        let left = || fs::read_dir(spool.objects()).unwrap().count();
+        drop(spool.place().unwrap());
+        assert_eq!(left(), 0, "without a runtime, at once");
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+        runtime.block_on(async {
+            let (go_on, waiting) = std::sync::mpsc::channel::<()>();
+            let busy = spawn_blocking(move || waiting.recv());
+            drop(spool.place().unwrap());
+            let place = spool.place().unwrap();
+            fs::write(place.path().join("pack"), "plaintext").unwrap();
+            assert_eq!(left(), 2, "nobody waits for it");
+            drop(go_on);
+            place.remove().await;
+            assert_eq!(left(), 0);
+            let _ = busy.await;
+        });
     }
 
     #[test]

@@ -24,6 +24,11 @@ fn answer(headers: &[(&str, &str)], body: &str) -> Fault {
     Fault::Answer { status: 200, headers, body: body.as_bytes().to_vec() }
 }
 
+/// The same with an ETag, as if something were stored.
+fn stored(body: &str) -> Fault {
+    answer(&[("etag", "\"1\"")], body)
+}
+
 /// What a proxy answers in S3's place.
 fn web_page() -> Fault {
     answer(&[("content-type", "text/html")], "<html><body><h1>Down for maintenance</h1><br></body></html>")
@@ -75,6 +80,8 @@ fn the_bucket_is_listed_whole_or_nothing_changes() {
             "without a token for the next page",
             page("<IsTruncated>true</IsTruncated><NextContinuationToken></NextContinuationToken>"),
         ),
+        ("a key that cannot be read", "without an object's key", page(&format!("{}{last}", object("<![CDATA[key]]>")))),
+        ("a part of a page", "as S3 does not say success with that status", Fault::status(206)),
         (
             "a key that is too long",
             "with a key of more than 1024 bytes",
@@ -169,6 +176,14 @@ fn an_object_is_stored_whole_or_its_destination_stays_as_it_is() {
     for (name, says, fault) in [
         ("a web page", "is not S3's, as it is a web page", web_page()),
         ("success without an ETag", "is not S3's, as it has no ETag", answer(&[], "")),
+        ("success with an empty ETag", "is not S3's, as it has no ETag", answer(&[("etag", "\"\"")], "")),
+        ("another server's file", "as it has a body of another kind", stored("{\"maintenance\":true}")),
+        ("part of a web page", "as it has a body of another kind", stored("<h1>Down</h1><hr>nginx")),
+        (
+            "accepted, but not done",
+            "as S3 does not say success with that status",
+            Fault::status_with(202, "etag", "\"1\""),
+        ),
         ("an error of status 200", "InternalError", error_of_status_200()),
         (
             "the checksum of other bytes",
@@ -259,6 +274,7 @@ fn an_upload_in_parts_is_completed_or_aborted() {
     let without_e_tag = "<CompleteMultipartUploadResult><Key>k</Key></CompleteMultipartUploadResult>";
     for (name, operation, says, fault) in [
         ("a part has no ETag", "UploadPart", "as it has no ETag", answer(&[], "")),
+        ("a part is answered by another server", "UploadPart", "a body of another kind", stored("accepted")),
         ("a part has the checksum of other bytes", "UploadPart", "the checksum of what S3 stored", other_part),
         ("the end has no ETag", "CompleteMultipartUpload", "as it has no ETag", answer(&[], without_e_tag)),
         ("the end is not answered at all", "CompleteMultipartUpload", "S3 cannot complete an upload", answer(&[], "")),

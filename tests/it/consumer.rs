@@ -10,8 +10,8 @@ use testbed::world::World;
 
 use crate::site::get;
 use crate::support::{
-    Daemon, assert_arrived, assert_clean, assert_far_is_clean, consumer, count, deliver, delivering, files_below,
-    operations, pass, pass_with, pushes, put, wait_until, waiting,
+    Daemon, ONE_PUSH, assert_arrived, assert_clean, assert_far_is_clean, consumer, count, deliver, delivering,
+    files_below, operations, pass, pass_with, pushes, put, wait_until, waiting,
 };
 
 #[test]
@@ -21,6 +21,7 @@ fn a_first_crossing_makes_the_project_and_brings_the_whole_history() {
         world.destination.group("far").unwrap();
         let source = world.project("near/app").unwrap();
         world.put_head(&source, "main", "far/app", "release/größe", naming).unwrap();
+        world.s3().clear_requests();
         deliver(&world).succeeded().logged("delivered far/app@release/größe").logged("delivered=1");
 
         let head = source.head("main").unwrap();
@@ -32,7 +33,7 @@ fn a_first_crossing_makes_the_project_and_brings_the_whole_history() {
             judge::object_names(source.path(), "main").unwrap()
         );
         assert_eq!(world.destination.created(), ["far/app"]);
-        assert_eq!(operations(&world.destination.requests()), ["receive-heads", "receive-pack"]);
+        assert_eq!(operations(&world.destination.requests()), ONE_PUSH);
         assert_eq!(world.destination.anonymous_requests().len(), 0, "the login is in the first request");
         let push = &pushes(&world, "far/app")[0];
         assert!(push.header("content-length").is_some(), "some proxies answer 411 without: {:?}", push.headers);
@@ -42,7 +43,7 @@ fn a_first_crossing_makes_the_project_and_brings_the_whole_history() {
 
 #[test]
 fn both_programs_together_keep_the_far_side_at_the_near_side() {
-    let world = World::builder().setting("MAX_RETIRE", "1").start().unwrap();
+    let world = World::builder().setting("MAX_RETIRE", "100%").start().unwrap();
     let source = world.project("near/app").unwrap();
     world.sync("near/app", "main", "far/app", "release/1").unwrap();
     let cross = || {
@@ -87,7 +88,7 @@ fn a_moved_branch_is_pushed_as_what_the_far_side_lacks() {
         world.destination.clear_requests();
         deliver(&world).succeeded().logged("delivered far/app@main");
         assert_arrived(&world, "far/app", "main", &head);
-        assert_eq!(operations(&world.destination.requests()), ["receive-heads", "receive-pack"]);
+        assert_eq!(operations(&world.destination.requests()), ONE_PUSH);
         let lacking = pushes(&world, "far/app")[0].request_bytes;
         assert!(lacking < whole / 20, "{naming:?}: {lacking} of {whole} bytes");
     }
@@ -98,7 +99,7 @@ fn a_quiet_pass_is_the_listing_alone() {
     let (world, source, head) = waiting();
     put(&world, "near/other", "far/other");
     let daemon = delivering(&world);
-    daemon.wait_until_logged("pass done", 1);
+    daemon.wait_until_logged("delivered far/", 2);
     assert_arrived(&world, "far/app", "main", &head);
     let passes = || count(&world.s3().requests(), "ListObjectsV2");
     // Requests of the pass that has begun meanwhile are like those after it.
@@ -132,6 +133,20 @@ fn after_a_restart_each_project_is_asked_once_and_nothing_is_downloaded() {
     assert_eq!(operations(&world.s3().requests()), ["ListObjectsV2"]);
 }
 
+/// They bring the same objects, and Git on the far side stores one push at a time.
+#[test]
+fn many_branches_of_one_project_arrive_in_one_pass() {
+    let (world, source, head) = waiting();
+    let branches = ["a", "b", "c", "d", "e", "f", "g"];
+    for branch in branches {
+        world.put_head(&source, "main", "far/app", branch, Naming::Zip).unwrap();
+    }
+    deliver(&world).succeeded().logged("delivered=8");
+    for branch in branches {
+        assert_arrived(&world, "far/app", branch, &head);
+    }
+}
+
 #[test]
 fn a_dry_run_says_what_it_would_do_and_does_nothing() {
     let (world, source, head) = waiting();
@@ -151,7 +166,8 @@ fn a_dry_run_says_what_it_would_do_and_does_nothing() {
         assert_eq!(files_below(&world.consumer_workdir()), [""; 0].map(std::path::PathBuf::from));
         // Then with a branch that is behind.
         let far = world.destination.repo("far/app").unwrap();
-        far.git(&["fetch", "-q", &source.path().to_string_lossy(), "main~1:refs/heads/main"]).unwrap();
+        far.git(&["fetch", "-q", &source.path().to_string_lossy(), "main:refs/heads/main"]).unwrap();
+        far.git(&["update-ref", "refs/heads/main", "main~1"]).unwrap();
     }
     assert_ne!(world.far_head("far/app", "main"), source.head("main"));
 }
@@ -162,7 +178,7 @@ fn a_first_crossing_needs_no_disk() {
     let world = World::start().unwrap();
     world.destination.group("far").unwrap();
     let source = world.source.repo("near/large").unwrap();
-    source.fill_incompressible(24, 1).unwrap();
+    source.fill_incompressible(8, 1).unwrap();
     let s3 = Proxy::start(&world.s3().url()).unwrap();
     let bytes = || -> u64 {
         let files = files_below(&world.consumer_workdir()).into_iter();

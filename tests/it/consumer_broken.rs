@@ -1,5 +1,7 @@
 //! Connections that break while the consumer works, and ends of the process in the middle of a push.
 
+use std::thread;
+
 use rustix::process::Signal;
 use testbed::archive::Naming;
 use testbed::fault::{ALWAYS, At, Fault, Moment, Proxy};
@@ -8,8 +10,8 @@ use testbed::repo::Repo;
 use testbed::world::World;
 
 use crate::support::{
-    Daemon, Run, STOP_LIMIT, assert_arrived, assert_far_is_clean, consumer, count, deliver, delivering, files_below,
-    pushes, put, wait_until, waiting,
+    Daemon, ONE_PUSH, Run, STOP_LIMIT, assert_arrived, assert_far_is_clean, assert_pushes_were_ended, consumer, count,
+    deliver, delivering, files_below, pushes, put, wait_until, waiting, waiting_with_a_megabyte,
 };
 
 /// Runs one pass through these proxies in front of the far GitLab and the bucket.
@@ -24,8 +26,11 @@ fn proxies(world: &World) -> (Proxy, Proxy) {
 }
 
 /// Brings near/app to the far side, and then a commit more: the first crossing streams, the second uses the disk.
-fn cross_twice(arrange: impl Fn(&Proxy, &Proxy), check: impl Fn(&World, &Run)) {
-    let (world, source, _) = waiting();
+fn cross_twice(
+    (world, source, _): (World, Repo, String),
+    arrange: impl Fn(&Proxy, &Proxy),
+    check: impl Fn(&World, &Run),
+) {
     let (far, s3) = proxies(&world);
     for _ in 0..2 {
         let before = far.hits() + s3.hits();
@@ -42,42 +47,59 @@ fn cross_twice(arrange: impl Fn(&Proxy, &Proxy), check: impl Fn(&World, &Run)) {
 
 #[test]
 fn a_push_whose_answer_is_lost_is_looked_up_and_not_repeated() {
-    for fault in [
+    let faults = [
         Fault::Reset(Moment::Unanswered),
         Fault::Reset(Moment::Within(At::Half)),
         Fault::Close(At::Half),
         Fault::truncate(At::Half),
-    ] {
-        cross_twice(
-            |far, _| far.on(|seen| seen.operation() == "receive-pack", 1, fault.clone()),
-            |world, run| {
-                assert_eq!(pushes(world, "far/app").len(), 1, "{fault:?}: {}", run.log);
-                assert_eq!(count(&world.destination.requests(), "receive-heads"), 2, "{fault:?}: {}", run.log);
-            },
-        );
-    }
+    ];
+    // The last lookup is of the lost answer.
+    let lookups = ONE_PUSH.iter().filter(|operation| **operation == "receive-heads").count() + 1;
+    thread::scope(|scope| {
+        for fault in faults {
+            scope.spawn(move || {
+                let arrange = |far: &Proxy, _: &Proxy| {
+                    far.on(|seen| seen.operation() == "receive-pack", 1, fault.clone());
+                };
+                cross_twice(waiting(), arrange, |world, run| {
+                    assert_eq!(pushes(world, "far/app").len(), 1, "{fault:?}: {}", run.log);
+                    let asked = count(&world.destination.requests(), "receive-heads");
+                    assert_eq!(asked, lookups, "{fault:?}: {}", run.log);
+                });
+            });
+        }
+    });
 }
 
 #[test]
 fn what_breaks_once_is_tried_again_in_the_same_pass() {
-    for operation in ["receive-heads", "receive-pack"] {
-        for fault in [Fault::Reset(Moment::Unsent), Fault::status(503), Fault::status(429)] {
-            cross_twice(|far, _| far.on(move |seen| seen.operation() == operation, 1, fault.clone()), |_, _| {});
+    let far = [Fault::Reset(Moment::Unsent), Fault::status(503), Fault::status(429)];
+    let s3 = [Fault::Reset(Moment::Within(At::Half)), Fault::Close(At::Half), Fault::s3_error(503, "SlowDown")];
+    // They are mostly pauses.
+    thread::scope(|scope| {
+        for fault in far {
+            for operation in ["receive-heads", "receive-pack"] {
+                let fault = fault.clone();
+                let arrange =
+                    move |far: &Proxy, _: &Proxy| far.on(move |seen| seen.operation() == operation, 1, fault.clone());
+                scope.spawn(|| cross_twice(waiting(), arrange, |_, _| {}));
+            }
         }
-    }
-    for fault in [Fault::Reset(Moment::Within(At::Half)), Fault::Close(At::Half), Fault::s3_error(503, "SlowDown")] {
-        cross_twice(|_, s3| s3.on(|seen| seen.operation() == "GetObject", 1, fault.clone()), |_, _| {});
-    }
+        for fault in s3 {
+            let arrange = move |_: &Proxy, s3: &Proxy| s3.on(|seen| seen.operation() == "GetObject", 1, fault.clone());
+            scope.spawn(|| cross_twice(waiting_with_a_megabyte(), arrange, |_, _| {}));
+        }
+    });
 }
 
 /// The archive is complete only once its last byte was read: a download that lacks it, or has others, moves no branch.
 #[test]
 fn bytes_that_change_on_their_way_from_the_bucket_move_no_branch() {
-    let (world, source, _) = waiting();
+    let (world, source, _) = waiting_with_a_megabyte();
     let (far, s3) = proxies(&world);
     for _ in 0..2 {
         let before = world.far_head("far/app", "main");
-        for from_end in [1, 40, 5_000, 30_000] {
+        for from_end in [1, 40, 100_000, 900_000] {
             s3.clear();
             s3.on(|seen| seen.operation() == "GetObject", ALWAYS, Fault::flip_bit(from_end));
             let run = deliver_through(&world, &far, &s3).failed();
@@ -104,7 +126,7 @@ fn with_large() -> (World, Repo) {
     let world = World::start().unwrap();
     world.destination.group("far").unwrap();
     let source = world.source.repo("near/large").unwrap();
-    source.fill_incompressible(16, 1).unwrap();
+    source.fill_incompressible(6, 1).unwrap();
     world.put_head(&source, "main", "far/large", "main", Naming::Zip).unwrap();
     (world, source)
 }
@@ -113,7 +135,7 @@ fn with_large() -> (World, Repo) {
 fn a_push_that_breaks_in_the_middle_is_cleaned_up_and_done_again() {
     let (world, source) = with_large();
     world.destination.repo("far/large").unwrap();
-    world.destination.fault("far/large", GitFault::CutPushAfter(5 << 20));
+    world.destination.fault("far/large", GitFault::CutPushAfter(3 << 20));
     let daemon = delivering(&world);
     wait_until("a push was cut", || pushes(&world, "far/large").len() > 1);
     world.destination.clear_overrides();
@@ -138,22 +160,33 @@ fn in_mid_push(world: &World) -> (Daemon, Proxy) {
 }
 
 #[test]
-fn a_consumer_that_ends_in_mid_push_leaves_the_far_side_clean() {
-    for signal in [Signal::TERM, Signal::INT, Signal::KILL] {
+fn a_consumer_asked_to_stop_in_mid_push_leaves_the_far_side_clean() {
+    for signal in [Signal::TERM, Signal::INT] {
         let (world, source) = with_large();
         let (daemon, _s3) = in_mid_push(&world);
         daemon.signal(signal);
         let run = daemon.ends_within(STOP_LIMIT);
-        if signal != Signal::KILL {
-            assert_eq!(run.status, 0, "{}", run.log);
-            assert!(!run.log.contains(" ERROR "), "a stop is not a failure\n{}", run.log);
-        }
-        assert_eq!(world.far_head("far/large", "main"), None);
-        // Git notices when the connection ends.
+        assert_eq!(run.status, 0, "{}", run.log);
+        assert!(!run.log.contains(" ERROR "), "a stop is not a failure\n{}", run.log);
+        assert_pushes_were_ended(&world, "far/large");
         wait_until("the far side is clean", || world.destination.quarantined("far/large").unwrap().is_empty());
+        assert_eq!(world.far_head("far/large", "main"), None);
         deliver(&world).succeeded();
         assert_arrived(&world, "far/large", "main", &source.head("main").unwrap());
     }
+}
+
+#[test]
+fn a_consumer_killed_in_mid_push_moves_no_branch_and_the_next_one_does() {
+    let (world, source) = with_large();
+    let (daemon, _s3) = in_mid_push(&world);
+    daemon.signal(Signal::KILL);
+    daemon.ends_within(STOP_LIMIT);
+    assert_eq!(world.far_head("far/large", "main"), None);
+    deliver(&world).succeeded();
+    // What the first push had sent stays there until GitLab's housekeeping.
+    assert_eq!(world.far_head("far/large", "main"), source.head("main"));
+    world.destination.repo("far/large").unwrap().fsck().unwrap();
 }
 
 #[test]
@@ -202,4 +235,31 @@ fn a_consumer_killed_after_its_push_was_taken_does_not_push_again() {
     assert_arrived(&world, "far/app", "main", &head);
     deliver(&world).succeeded().logged("unchanged=1");
     assert_eq!(pushes(&world, "far/app").len(), 1);
+}
+
+/// As after a rename: GitLab leads to the new place, for the question and for the push.
+#[test]
+fn a_renamed_project_is_followed() {
+    let (world, source, head) = waiting();
+    world.destination.repo("far/renamed").unwrap();
+    world.destination.fault("far/app", GitFault::Redirect("far/renamed".to_owned()));
+    deliver(&world).succeeded();
+    assert_arrived(&world, "far/renamed", "main", &head);
+    let next = source.commits("main", 1).unwrap();
+    put(&world, "near/app", "far/app");
+    deliver(&world).succeeded();
+    assert_arrived(&world, "far/renamed", "main", &next);
+    assert_eq!(world.destination.created(), [""; 0]);
+}
+
+/// The producer has replaced an object between the listing and the download.
+#[test]
+fn an_object_that_is_gone_meanwhile_is_not_remembered() {
+    let (world, _, head) = waiting();
+    let (far, s3) = proxies(&world);
+    s3.on(|seen| seen.operation() == "GetObject", 1, Fault::s3_error(404, "NoSuchKey"));
+    let run = deliver_through(&world, &far, &s3).failed();
+    assert_eq!(run.lines_with("far/app@main").len(), 1, "{}", run.log);
+    deliver_through(&world, &far, &s3).succeeded();
+    assert_arrived(&world, "far/app", "main", &head);
 }

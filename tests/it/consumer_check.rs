@@ -4,6 +4,7 @@ use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 
 use testbed::archive::{self, Naming};
+use testbed::fault::{ALWAYS, At, Fault, Moment, Proxy};
 use testbed::world::World;
 
 use crate::support::{Run, consumer, files_below, keys, s3_writes};
@@ -201,4 +202,20 @@ fn only_the_share_of_this_replica_is_tried() {
     let tried: usize =
         shards.iter().flatten().map(|line| if line.contains("the newest object can") { 1 } else { 2 }).sum();
     assert_eq!(tried, 2, "{shards:?}");
+}
+
+#[test]
+fn a_download_that_breaks_or_never_comes_is_not_called_a_bad_object() {
+    let world = good();
+    let s3 = Proxy::start(&world.s3().url()).unwrap();
+    for (fault, why) in [
+        (Fault::Close(At::Half), "it could not be downloaded"),
+        (Fault::Hold(Moment::Within(At::Half)), "it could not be downloaded: timed out"),
+    ] {
+        s3.on(|seen| seen.operation() == "GetObject", ALWAYS, fault);
+        let run = check(&world, &[("AWS_ENDPOINT_URL_S3", s3.url().as_str()), ("IDLE_TIMEOUT", "2s")]);
+        let said = ["2 of 2 objects cannot be opened", why, "Allow s3:GetObject"];
+        assert_fails(&world, run, &["bucket: read"], &said);
+        s3.clear();
+    }
 }

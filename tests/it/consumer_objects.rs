@@ -5,10 +5,12 @@ use std::time::{Duration, SystemTime};
 use testbed::archive::{self, GoLayout, Naming, Packs};
 use testbed::judge;
 use testbed::mutate::mutated;
+use testbed::repo::Repo;
 use testbed::world::World;
 
 use crate::support::{
-    assert_arrived, assert_far_is_clean, count, deliver, deliver_with, files_below, pushes, put, waiting,
+    assert_arrived, assert_far_is_clean, assert_pushes_were_ended, count, deliver, deliver_with, files_below, pushes,
+    put, waiting,
 };
 
 #[test]
@@ -99,7 +101,7 @@ fn a_bucket_of_more_than_a_page_is_read_to_its_end() {
     deliver(&world).succeeded().logged("delivered=1").logged("unchanged=1199");
     assert_arrived(&world, "far/app", &name.remote_branch, &head);
     assert_eq!(count(&world.s3().requests(), "ListObjectsV2"), 2);
-    assert_eq!(count(&world.destination.requests(), "receive-heads"), 1, "one question for all branches of a project");
+    assert_eq!(count(&world.destination.requests(), "receive-heads"), 2, "one for all branches, and one for the push");
 }
 
 #[test]
@@ -179,6 +181,7 @@ fn an_object_that_holds_another_commit_or_branch_than_its_name_says_is_not_taken
                     world.s3().delete(&key);
                 }
             }
+            assert_pushes_were_ended(&world, destination);
         }
         put(&world, "near/app", "far/app");
         deliver(&world).succeeded();
@@ -283,8 +286,52 @@ fn a_damaged_object_changes_nothing_and_is_named() {
             }
             world.s3().delete(&key);
         }
+        assert_pushes_were_ended(&world, destination);
     }
     assert_arrived(&world, "far/app", "main", &head);
+}
+
+/// More of the pack is under way than the program holds, so the far side has begun to read it.
+#[test]
+fn damage_that_is_found_in_the_middle_of_a_push_ends_it_as_the_far_side_expects() {
+    let world = World::start().unwrap();
+    world.destination.group("far").unwrap();
+    let source = world.source.repo("near/large").unwrap();
+    source.fill_incompressible(5, 1).unwrap();
+    let head = source.head("main").unwrap();
+    for (naming, project) in [(Naming::Zip, "zip"), (Naming::Tar, "tar")] {
+        let destination = format!("far/{project}");
+        let make = if naming == Naming::Zip { archive::zip } else { archive::tar_gz };
+        let good = make(&source, &head, "main", Packs::One).unwrap();
+        let encrypted = archive::encrypt(&good, &world.recipients()).unwrap();
+        let flipped = |mut bytes: Vec<u8>, at: usize| {
+            bytes[at] ^= 1;
+            bytes
+        };
+        let encrypt = |bytes: &[u8]| archive::encrypt(bytes, &world.recipients()).unwrap();
+        let damaged = [
+            flipped(encrypted.clone(), encrypted.len() / 2),
+            flipped(encrypted.clone(), encrypted.len() - 10),
+            encrypted[..encrypted.len() - 1].to_vec(),
+            encrypt(&flipped(good.clone(), good.len() / 2)),
+            encrypt(&good[..good.len() - 100]),
+        ];
+        let key = archive::key(&destination, "main", &head, naming).unwrap();
+        for (n, object) in damaged.into_iter().enumerate() {
+            world.s3().put(&key, object);
+            // It is another object only if it is of another second.
+            world.s3().set_last_modified(&key, SystemTime::now() + Duration::from_secs(n as u64 * 10)).unwrap();
+            let run = deliver(&world).failed();
+            assert_eq!(pushes(&world, &destination).len(), n + 1, "{naming:?} {n}: {}", run.log);
+            assert_pushes_were_ended(&world, &destination);
+            assert_far_is_clean(&world, &destination);
+            assert_eq!(world.far_head(&destination, "main"), None, "{naming:?} {n}: {}", run.log);
+        }
+        world.s3().put(&key, encrypted);
+        deliver(&world).succeeded();
+        assert_arrived(&world, &destination, "main", &head);
+        world.s3().delete(&key);
+    }
 }
 
 #[test]
@@ -303,4 +350,37 @@ fn odd_names_arrive_under_exactly_these_names() {
         deliver(&world).succeeded();
         assert_arrived(&world, &destination, branch, &head);
     }
+}
+
+#[test]
+fn odd_histories_arrive_if_gitlab_takes_them() {
+    let world = World::start().unwrap();
+    world.destination.group("far").unwrap();
+    let source = Repo::odd(world.source.repo_path("near/odd")).unwrap();
+    for branch in ["main", "wörk/分支"] {
+        world.put_head(&source, branch, "far/odd", branch, Naming::Zip).unwrap();
+        deliver(&world).succeeded();
+        assert_arrived(&world, "far/odd", branch, &source.head(branch).unwrap());
+        // A commit that brings no new tree.
+        let no_files: [(&str, &str); 0] = [];
+        source.commit(branch, &no_files, "Nothing new").unwrap();
+        world.put_head(&source, branch, "far/odd", branch, Naming::Tar).unwrap();
+        deliver(&world).succeeded();
+        assert_arrived(&world, "far/odd", branch, &source.head(branch).unwrap());
+    }
+}
+
+#[test]
+fn a_branch_among_very_many_others_is_found() {
+    let (world, source, head) = waiting();
+    let far = world.destination.repo("far/app").unwrap();
+    far.git(&["fetch", "-q", &source.path().to_string_lossy(), "main:refs/heads/main"]).unwrap();
+    let others: String = (0..30_000).map(|n| format!("{head} refs/heads/many/{n:05}\n")).collect();
+    std::fs::write(far.path().join("packed-refs"), format!("# pack-refs with: peeled fully-peeled sorted \n{others}"))
+        .unwrap();
+    deliver(&world).succeeded().logged("unchanged=1");
+    source.commits("main", 1).unwrap();
+    let next = put(&world, "near/app", "far/app");
+    deliver(&world).succeeded();
+    assert_eq!(world.far_head("far/app", "main"), Some(next));
 }

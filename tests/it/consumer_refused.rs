@@ -6,6 +6,7 @@ use testbed::git::{GitFault, GitOperation, Protection, words};
 use testbed::repo::Repo;
 use testbed::world::World;
 
+use crate::site::get;
 use crate::support::{
     assert_arrived, assert_far_is_clean, consumer, count, deliver, deliver_with, delivering, operations, pushes, put,
     wait_until, waiting,
@@ -19,13 +20,21 @@ struct Case {
     begins: fn(&World),
     ends: fn(&World),
     /// What the log says, besides the destination.
-    says: &'static [&'static str],
+    says: &'static str,
+    /// What the log and the page advise.
+    advises: &'static str,
 }
 
 const RULE: &str = "Commit message does not follow the pattern '^JIRA-'";
 
-const fn case(name: &'static str, begins: fn(&World), ends: fn(&World), says: &'static [&'static str]) -> Case {
-    Case { name, prepare: |_| {}, begins, ends, says }
+const fn case(
+    name: &'static str,
+    begins: fn(&World),
+    ends: fn(&World),
+    says: &'static str,
+    advises: &'static str,
+) -> Case {
+    Case { name, prepare: |_| {}, begins, ends, says, advises }
 }
 
 const CASES: [Case; 6] = [
@@ -33,13 +42,15 @@ const CASES: [Case; 6] = [
         "a protected branch",
         |world| world.destination.protect("far/bad", "main", Protection::NoPush),
         |world| world.destination.unprotect("far/bad", "main"),
-        &[words::PROTECTED, "Allowed to push"],
+        words::PROTECTED,
+        "Allowed to force push",
     ),
     case(
         "a push rule",
         |world| world.destination.decline("far/bad", Some(RULE)),
         |world| world.destination.decline("far/bad", None),
-        &[RULE],
+        RULE,
+        "Push rules",
     ),
     Case {
         prepare: |source| {
@@ -50,7 +61,8 @@ const CASES: [Case; 6] = [
             "LFS objects",
             |world| world.destination.set_refuse_lfs(true),
             |world| world.destination.set_refuse_lfs(false),
-            &["LFS objects are missing", "Git LFS"],
+            "LFS objects are missing",
+            "LFS",
         )
     },
     Case {
@@ -59,7 +71,8 @@ const CASES: [Case; 6] = [
             "nginx's limit",
             |world| world.destination.set_max_body_bytes(Some(1 << 20)),
             |world| world.destination.set_max_body_bytes(None),
-            &["413"],
+            "413",
+            "client_max_body_size",
         )
     },
     Case {
@@ -68,7 +81,8 @@ const CASES: [Case; 6] = [
             "GitLab's limit",
             |world| world.destination.set_max_push_bytes(Some(1 << 20)),
             |world| world.destination.set_max_push_bytes(None),
-            &["exceeds maximum allowed size"],
+            "exceeds maximum allowed size",
+            "Maximum push size",
         )
     },
     Case {
@@ -80,13 +94,13 @@ const CASES: [Case; 6] = [
             let commit = source.git(&["hash-object", "-w", "--literally", "-t", "commit", &written]).unwrap();
             source.git(&["update-ref", "refs/heads/main", &commit]).unwrap();
         },
-        ..case("fsck", |_| {}, |_| {}, &["missingAuthor"])
+        ..case("fsck", |_| {}, |_| {}, "missingAuthor", "Push rules")
     },
 ];
 
 #[test]
 fn a_refused_push_costs_one_upload_over_passes_and_restarts() {
-    for Case { name, prepare, begins, ends, says } in CASES {
+    for Case { name, prepare, begins, ends, says, advises } in CASES {
         let (world, good, head) = waiting();
         let bad = world.project("near/bad").unwrap();
         prepare(&bad);
@@ -96,7 +110,7 @@ fn a_refused_push_costs_one_upload_over_passes_and_restarts() {
         assert_arrived(&world, "far/app", "main", &head);
         let lines = run.lines_with("far/bad@main");
         assert!(lines.len() == 1 && lines[0].contains("ERROR"), "{name}: {}", run.log);
-        for text in says {
+        for text in [says, advises] {
             assert!(lines[0].contains(text), "{name}: {text:?} is not in {}", lines[0]);
         }
         assert_eq!(world.far_head("far/bad", "main"), None, "{name}");
@@ -107,6 +121,8 @@ fn a_refused_push_costs_one_upload_over_passes_and_restarts() {
         put(&world, "near/app", "far/app");
         wait_until("others go on", || world.far_head("far/app", "main") == good.head("main"));
         daemon.wait_until_logged("pass done", 3);
+        let page = get(&daemon, "/").body;
+        assert!(page.contains(advises), "{name}: {advises:?} is not on the page\n{page}");
         let log = daemon.stop().log;
         assert!(log.contains("blocked: far/bad@main") && log.contains("SIGUSR1"), "{name}: {log}");
         assert_eq!(pushes(&world, "far/bad").len(), 1, "{name}: {log}");
@@ -257,6 +273,10 @@ fn a_token_that_may_only_read_is_one_fact() {
     assert_eq!(count(&world.s3().requests(), "GetObject"), 0);
     assert_eq!(count(&world.destination.requests(), "receive-pack"), 0);
     assert_eq!(world.destination.created(), [""; 0]);
+    let daemon = delivering(&world);
+    daemon.wait_until_logged("pass done", 1);
+    assert!(get(&daemon, "/").body.contains("write_repository"));
+    drop(daemon);
     world.destination.set_read_only(false);
     deliver(&world).logged("delivered far/app@main");
     assert_arrived(&world, "far/app", "main", &head);
@@ -269,16 +289,11 @@ fn an_expired_token_is_one_fact_and_tried_a_few_times_only() {
     world.destination.set_expired(true);
     let run = deliver(&world).failed().logged("GitLab refuses the login");
     assert_eq!(run.log.matches("ERROR").count(), 1, "{}", run.log);
-    let asked = operations_or_none(&world);
+    let asked = world.destination.requests().len();
     assert!(asked <= 5, "GitLab bans an address after ten: {asked}");
     world.destination.set_expired(false);
     deliver(&world).logged("delivered far/app@main");
     assert_arrived(&world, "far/app", "main", &head);
-}
-
-/// How many requests there were; a request with a wrong login is not looked into.
-fn operations_or_none(world: &World) -> usize {
-    world.destination.requests().len()
 }
 
 #[test]
@@ -291,6 +306,7 @@ fn a_project_that_may_not_be_made_or_pushed_to_is_blocked_with_gitlab_s_words() 
     world.destination.repo("far/theirs").unwrap();
     world.destination.set_create_projects(false);
     world.destination.fault("far/theirs", GitFault::Answer(403, words::NO_PUSH.to_owned()));
+    world.s3().clear_requests();
     let run = deliver(&world).failed().logged("blocked=3");
     assert_arrived(&world, "far/app", "main", &head);
     for (name, text) in [("far/missing", "404"), ("nowhere/p", "404"), ("far/theirs", words::NO_PUSH)] {

@@ -119,6 +119,8 @@ fn dry_run_announces_exactly_what_the_pass_then_does() {
 fn json_plan_has_the_documented_shape() {
     let Scene { world, new, changed } = scene();
     world.sync("near/missing", "main", "far/deep/missing", "trunk").unwrap();
+    // It was published before, so it could not mean another destination.
+    world.s3().put(&zip_key("far/deep/missing", "trunk", OLD_COMMIT), "kept");
     let plan = run(&world, &["-dry-run", "-run-once", "-output", "json"]).failed().json();
     let destination = |project: &str| serde_json::json!({"group": "far/deep", "project": project, "branch": "trunk"});
     let with = |project: &str, further: serde_json::Value| {
@@ -173,6 +175,9 @@ fn blocked_target_fails_the_dry_run_and_the_rest_is_planned() {
     let Scene { world, .. } = scene();
     world.sync("near/missing", "main", "far/deep/missing", "trunk").unwrap();
     world.sync("near/same", "no-such-branch", "far/deep/branchless", "trunk").unwrap();
+    for published in ["far/deep/missing", "far/deep/branchless"] {
+        world.s3().put(&zip_key(published, "trunk", OLD_COMMIT), "kept");
+    }
     let dry = run(&world, &["-dry-run", "-run-once"]).failed();
     let blocked = dry.out.split_once("Blocked (2):").unwrap().1;
     assert!(line(blocked, "far/deep/missing").contains("404"), "{blocked}");

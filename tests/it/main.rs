@@ -13,6 +13,7 @@ mod consumer_check;
 mod consumer_objects;
 mod consumer_program;
 mod consumer_refused;
+mod credentials;
 mod daemon;
 mod docs;
 mod dry_run;

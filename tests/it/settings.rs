@@ -246,3 +246,22 @@ fn a_certificate_that_is_none_is_refused_with_the_setting_s_name() {
         }
     }
 }
+
+/// The runtime panics if the system gives it no thread.
+#[test]
+fn a_panic_ends_in_one_sentence_and_a_status_of_its_own() {
+    let world = World::start().unwrap();
+    let limited = ["prlimit", "--nproc=0", env!("CARGO_BIN_EXE_git-partition-sync-producer"), "-run-once"];
+    // The limit does not hold for root.
+    let another_user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    let words: Vec<_> = match rustix::process::geteuid().is_root() {
+        true => another_user.into_iter().chain(limited).collect(),
+        false => limited.into(),
+    };
+    let mut command = world.command(words[0]);
+    command.args(&words[1..]).env("PATH", std::env::var_os("PATH").unwrap()).env("RUST_BACKTRACE", "1");
+    let run = Run::from(command.output().unwrap());
+    assert_eq!(run.status, 70, "{}", run.log);
+    assert_eq!(run.log.lines().count(), 1, "{}", run.log);
+    run.logged("internal error at ").logged("this is a bug in the program: please report this line");
+}

@@ -265,6 +265,9 @@ pub fn delivering(world: &World) -> Daemon {
     Daemon::spawn(consumer(world, &["-reconcile-sleep-time=10ms"]))
 }
 
+/// A pass asks where the branch is, and a push asks again before it sends anything.
+pub const ONE_PUSH: [&str; 3] = ["receive-heads", "receive-heads", "receive-pack"];
+
 /// Puts the head of a project's `main` into the bucket, for this destination's `main`. Returns the commit.
 #[track_caller]
 pub fn put(world: &World, project: &str, destination: &str) -> String {
@@ -279,6 +282,16 @@ pub fn waiting() -> (World, Repo, String) {
     world.destination.group("far").unwrap();
     let head = put(&world, "near/app", "far/app");
     let source = world.project("near/app").unwrap();
+    (world, source, head)
+}
+
+/// The same with a project of a megabyte, whose object is decrypted in many pieces.
+pub fn waiting_with_a_megabyte() -> (World, Repo, String) {
+    let world = World::start().unwrap();
+    world.destination.group("far").unwrap();
+    let source = world.project("near/app").unwrap();
+    source.fill_incompressible(1, 1).unwrap();
+    let head = put(&world, "near/app", "far/app");
     (world, source, head)
 }
 
@@ -301,6 +314,16 @@ pub fn assert_far_is_clean(world: &World, destination: &str) {
 pub fn pushes(world: &World, destination: &str) -> Vec<RequestRecord> {
     let path = format!("/{destination}.git/git-receive-pack");
     world.destination.requests().into_iter().filter(|request| request.path == path).collect()
+}
+
+/// Every push was sent to its last byte: a server cleans up after one that it refuses, and need not after one that breaks
+/// off.
+#[track_caller]
+pub fn assert_pushes_were_ended(world: &World, destination: &str) {
+    for push in pushes(world, destination) {
+        let announced = push.header("content-length").expect("a push says how long it is");
+        assert_eq!(announced, push.request_bytes.to_string(), "{destination}");
+    }
 }
 
 /// What each of the requests asked for, sorted.

@@ -1,10 +1,10 @@
 //! The target list: how it is asked for, and what becomes of answers that are not what they should be.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
 use std::thread;
 use std::time::Duration;
 
+use testbed::fault::ClosedPort;
 use testbed::graphql::{Canned, GraphqlOptions, GraphqlServer, ProjectRef, SyncTarget};
 use testbed::world::World;
 
@@ -374,14 +374,16 @@ fn a_server_error_is_passed_over_when_a_later_attempt_succeeds() {
 
 #[test]
 fn a_server_that_stays_broken_or_away_fails_the_pass_and_changes_nothing() {
-    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    let closed = ClosedPort::new().unwrap();
+    let nobody = format!("{}/graphql", closed.url());
     let broken = |answer: Option<Canned>, reason: &'static str| {
+        let nobody = nobody.clone();
         move || {
             let world = world_with_work();
             let mut command = program(&world, &["-run-once"]);
             match &answer {
                 Some(answer) => world.graphql.respond_with(answer.clone()),
-                None => drop(command.env("GRAPHQL_SERVER", format!("http://{closed}/graphql"))),
+                None => drop(command.env("GRAPHQL_SERVER", &nobody)),
             }
             Run::from(command.output().unwrap()).failed().logged("no target list from GRAPHQL_SERVER").logged(reason);
             assert_untouched(&world);

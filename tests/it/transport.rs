@@ -1,8 +1,10 @@
 //! What lies between the program and its servers: certificates of a private authority, proxies, and TLS that is too old.
 
 use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::process::Command;
+use std::thread;
 
 use testbed::fault::{Authority, ClosedPort, Proxy, Validity};
 use testbed::http::RequestRecord;
@@ -223,6 +225,30 @@ fn a_dead_proxy_is_named_by_its_address_and_without_its_login() {
     let named = format!("through the proxy http://{address}");
     assert_eq!(run.out.matches(&named).count(), 3, "GraphQL, GitLab and S3\n{}", run.out);
     assert!(!run.out.contains("proxy-secret") && !run.log.contains("proxy-secret"));
+}
+
+/// It accepts connections, and never answers.
+#[test]
+fn a_proxy_that_swallows_requests_to_s3_is_named() {
+    let swallowed = |url: &'static str, variable: &'static str| {
+        move || {
+            let world = World::start().unwrap();
+            let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let address = silent.local_addr().unwrap();
+            let mut command = program(&world, &["list"]);
+            command.env(variable, format!("http://proxy-user:proxy-secret-77aa@{address}"));
+            command.env("AWS_ENDPOINT_URL_S3", url).env("CONNECT_TIMEOUT", "1s").env("IDLE_TIMEOUT", "1s");
+            let run = Run::from(command.output().unwrap()).failed();
+            assert!(!run.log.contains("proxy-secret"), "{}", run.log);
+            run.logged(&format!("no answer in time, through the proxy http://{address}"));
+        }
+    };
+    // Together, for they spend their time waiting.
+    let cases = [
+        thread::spawn(swallowed("https://s3.inside.test", "HTTPS_PROXY")),
+        thread::spawn(swallowed("http://s3.inside.test", "HTTP_PROXY")),
+    ];
+    cases.into_iter().for_each(|case| case.join().unwrap());
 }
 
 #[test]

@@ -42,7 +42,7 @@ async fn run(
     checks.add([here::identities(identities.as_ref()), here::workdir(Program::Consumer, &settings.workdir)]);
     let (check, held) = stop.run_until_cancelled(objects::listing(bucket, settings)).await?;
     checks.add([check]);
-    checks.add([stop.run_until_cancelled(objects::reading(bucket, &held, identities.ok())).await?]);
+    checks.add([stop.run_until_cancelled(objects::reading(bucket, settings, &held, identities.ok())).await?]);
     checks.add(stop.run_until_cancelled(far::gitlab(settings, http, uploads, &held)).await?);
     (!stop.is_cancelled()).then_some(())
 }

@@ -2,10 +2,11 @@
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
-use std::sync::Arc;
-use std::time::SystemTime;
+use std::io::{self, Read};
+use std::time::{Duration, SystemTime};
 
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::bucket::{and_foreign, failed};
@@ -21,6 +22,8 @@ use crate::text::{error_chain, human_duration, objects, since};
 
 /// Of how many objects the first bytes are read, at most: the newest ones of as many destinations.
 const OBJECTS_TRIED: usize = 5;
+/// How much of an object is read, in bytes: the longest header, and the nonce behind it.
+const HEAD_BYTES: u64 = (64 << 10) + 16;
 
 /// The bucket's listing, and the objects of this replica's share, the newest first.
 pub(super) async fn listing(bucket: &Bucket, settings: &config::Consume) -> (Check, Vec<HeldObject>) {
@@ -52,15 +55,20 @@ pub(super) async fn listing(bucket: &Bucket, settings: &config::Consume) -> (Che
 }
 
 /// Whether the identities open objects. Of each only the first bytes are read.
-pub(super) async fn reading(bucket: &Bucket, held: &[HeldObject], identities: Option<Identities>) -> Check {
+pub(super) async fn reading(
+    bucket: &Bucket,
+    settings: &config::Consume,
+    held: &[HeldObject],
+    identities: Option<Identities>,
+) -> Check {
     const NAME: &str = "bucket: read";
-    let Some(identities) = identities.map(Arc::new) else { return Check::skipped(NAME, "without an identity") };
+    let Some(identities) = identities else { return Check::skipped(NAME, "without an identity") };
     let mut seen = HashSet::new();
     let newest = held.iter().filter(|object| seen.insert(&object.name.destination)).take(OBJECTS_TRIED);
     let (mut tried, mut unopened, mut trouble) = (0, vec![], None);
     for object in newest {
         tried += 1;
-        match open(bucket, &object.key, &identities).await {
+        match open(bucket, &object.key, settings.timeouts.idle, &identities).await {
             Ok(()) => {}
             // It would be the same for all objects.
             Err(Unopened::Request(error)) if error.is_access_denied() => return failed(NAME, &error, "s3:GetObject"),
@@ -104,11 +112,23 @@ impl Unopened {
     }
 }
 
-/// Downloads as much of an object as its header takes, and decrypts that.
-async fn open(bucket: &Bucket, key: &str, identities: &Arc<Identities>) -> Result<(), Unopened> {
-    let reader = bucket.download(key, &CancellationToken::new(), |_| {}).await.map_err(Unopened::Request)?;
-    let identities = Arc::clone(identities);
-    let opening = spawn_blocking(move || decrypting(&identities, reader, None).map(drop).map_err(ArtifactError::from));
-    let opened = opening.await.unwrap_or_else(|error| Err(ArtifactError::Download(error.into())));
-    opened.map_err(Unopened::Content)
+/// Downloads the first bytes of an object, within `limit`, and decrypts its header.
+async fn open(bucket: &Bucket, key: &str, limit: Duration, identities: &Identities) -> Result<(), Unopened> {
+    let head = timeout(limit, first_bytes(bucket, key)).await;
+    let late = |_| Unopened::Content(ArtifactError::Download(io::ErrorKind::TimedOut.into()));
+    let head = head.map_err(late)??;
+    decrypting(identities, &head[..], None).map(drop).map_err(|error| Unopened::Content(error.into()))
+}
+
+async fn first_bytes(bucket: &Bucket, key: &str) -> Result<Vec<u8>, Unopened> {
+    // However this ends, the rest is not downloaded.
+    let stop = CancellationToken::new();
+    let _end = stop.clone().drop_guard();
+    let reader = bucket.download(key, &stop, |_| {}).await.map_err(Unopened::Request)?;
+    let reading = spawn_blocking(move || {
+        let mut head = vec![];
+        reader.take(HEAD_BYTES).read_to_end(&mut head).map(|_| head)
+    });
+    let head = reading.await.unwrap_or_else(|error| Err(error.into()));
+    head.map_err(|error| Unopened::Content(ArtifactError::Download(error)))
 }

@@ -6,6 +6,7 @@
 //! Memory, within the budget: one byte for each object of the repository, and 8 MiB. More only if a commit, a tree or a delta
 //! takes more than 2 MiB while it is decoded, or more than 47,000 objects are sent from one pack, for [`ROW_BYTES`] each.
 
+mod ancestry;
 mod marks;
 mod objects;
 mod reader;
@@ -18,6 +19,7 @@ use std::sync::atomic::AtomicBool;
 
 use gix_hash::ObjectId;
 
+pub(crate) use self::ancestry::descends;
 use self::marks::Marks;
 use self::objects::Objects;
 use self::reader::{Reader, Room, Stop};
@@ -90,17 +92,8 @@ pub(crate) fn write_subset<W: Write>(
         write::copy(pack, &mut out, interrupt)?;
         return Ok(sent);
     }
-    // Nothing is held while more is asked for.
-    let mut room = Room::default();
-    let (_share, mut reader, marks, counted) = loop {
-        let share = reserve(memory, &objects, room, interrupt)?;
-        let mut reader = Reader::new(&objects, interrupt, room);
-        match plan(&mut reader, id(new), have) {
-            Ok((marks, counted)) => break (share, reader, marks, counted),
-            Err(Stop::Room(needed)) => room = needed,
-            Err(Stop::Error(error)) => return Err(error),
-        }
-    };
+    let planned = within(&objects, memory, interrupt, |reader| plan(reader, id(new), have));
+    let (_share, mut reader, (marks, counted)) = planned?;
     let out = begin(counted.bytes).map_err(SubsetError::Receiver)?;
     let writer = Writer::new(&mut reader, &marks, counted.objects, out);
     let written = writer.write().map_err(|stop| match stop {
@@ -113,10 +106,29 @@ pub(crate) fn write_subset<W: Write>(
     Ok(Sent { bytes: counted.bytes, objects: counted.objects, is_whole: have.is_none() })
 }
 
+/// Does `work` within the memory that it turns out to need. Nothing is held while more is asked for.
+fn within<'a, 'b, T>(
+    objects: &'b Objects,
+    memory: &'a MemoryBudget,
+    interrupt: &'b AtomicBool,
+    work: impl Fn(&mut Reader<'b>) -> Result<T, Stop>,
+) -> Result<(Share<'a>, Reader<'b>, T), SubsetError> {
+    let mut room = Room::default();
+    loop {
+        let share = reserve(memory, objects, room, interrupt)?;
+        let mut reader = Reader::new(objects, interrupt, room);
+        match work(&mut reader) {
+            Ok(done) => return Ok((share, reader, done)),
+            Err(Stop::Room(needed)) => room = needed,
+            Err(Stop::Error(error)) => return Err(error),
+        }
+    }
+}
+
 /// Finds what is to be sent, and counts its bytes.
 fn plan(reader: &mut Reader<'_>, new: ObjectId, have: Option<u32>) -> Result<(Marks, Counted), Stop> {
     let marks = match have {
-        None => Marks::everything(reader.objects),
+        None => Marks::everything(reader)?,
         Some(have) => Marks::difference(reader, new, have)?,
     };
     reader.require_lists(marks.most_of_a_pack(reader.objects) * ROW_BYTES)?;

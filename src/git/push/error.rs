@@ -83,6 +83,7 @@ impl Retryable for PushError {
     fn retry(&self) -> (bool, Duration) {
         match self {
             Self::Before(error) | Self::During { source: error, .. } => error.retry(),
+            Self::Refused { refusal: Refusal::Busy, .. } => (true, Duration::ZERO),
             Self::Refused { .. } | Self::NoReport | Self::NotABranch(_) => (false, Duration::ZERO),
         }
     }

@@ -29,7 +29,7 @@ pub enum Refusal {
     NotForward,
     /// The server hides the branch's name.
     HiddenRef,
-    /// The server is overloaded.
+    /// The server is overloaded, or was busy with another push of the same objects.
     Busy,
     /// What its words say, and no program knows.
     Other,
@@ -84,6 +84,8 @@ impl Refusal {
             | "reference already exists"
             | "reference does not exist" => Self::Moved,
             _ if said.contains("cannot lock ref") => Self::Moved,
+            // Another push has just stored the same objects.
+            "unable to migrate objects to permanent storage" => Self::Busy,
             _ => Self::Other,
         }
     }
@@ -180,6 +182,7 @@ mod tests {
                 Refusal::NameTaken,
             ),
             ("incorrect old value provided", "", Refusal::Moved),
+            ("unable to migrate objects to permanent storage", "", Refusal::Busy),
             ("branch is currently checked out", "", Refusal::Other),
             ("", "", Refusal::Other),
         ] {

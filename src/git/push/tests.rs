@@ -106,7 +106,7 @@ fn pack(dir: &Path, revisions: &str) -> Vec<u8> {
 
 /// The pack, written from another thread.
 fn body(pack: Vec<u8>) -> PackBody {
-    let (mut writer, body) = pack_channel(pack.len() as u64);
+    let (mut writer, body): (PackWriter, _) = pack_channel(pack.len() as u64);
     thread::spawn(move || drop(writer.write_all(&pack)));
     body
 }

@@ -24,6 +24,8 @@ use crate::net::Timeouts;
 use crate::net::proxy;
 use crate::net::tls::TrustRoots;
 
+/// Only the consumer uploads.
+const USER_AGENT: &str = concat!("git/2.0 (git-partition-sync-consumer ", env!("CARGO_PKG_VERSION"), ")");
 /// The largest piece of a body on its way, in bytes.
 const PIECE_BYTES: usize = 64 << 10;
 /// How many pieces wait for the connection.
@@ -44,7 +46,7 @@ impl Uploads {
     /// `max_idle` bounds the connections kept open to one host.
     pub fn new(roots: &TrustRoots, timeouts: Timeouts, max_idle: usize) -> anyhow::Result<Self> {
         // No read timeout: it would count from the beginning of a request, and an upload may take hours.
-        let builder = builder(timeouts, max_idle).http1_only();
+        let builder = builder(timeouts, max_idle).http1_only().user_agent(USER_AGENT);
         // Ends the connection to a server that takes nothing any more, even if the request was given up.
         #[cfg(target_os = "linux")]
         let builder = builder.tcp_user_timeout(timeouts.idle);
@@ -117,7 +119,7 @@ async fn expect_success(url: &Url, response: Response) -> Result<Response, Reque
         let to = shown(&redirected(url, response.headers(), status)?);
         return Err(RequestError::Redirect { to, why: "an upload cannot be sent a second time" });
     }
-    Err(refused(response).await)
+    Err(refused(response, true).await)
 }
 
 /// Gives everything to the connection, piece by piece.

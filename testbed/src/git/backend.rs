@@ -17,6 +17,7 @@ use hyper::body::{Body as _, Frame, SizeHint};
 use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Response, StatusCode};
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::runtime::Handle;
@@ -78,30 +79,46 @@ pub(super) fn cgi_environment(
     variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// Runs `git http-backend` over one request. The process is killed when the answer is dropped unread.
+/// Runs `git http-backend` over one request. If the client goes away, Git gets a signal, as on GitLab. Since Git 2.39 a push
+/// then leaves its quarantine behind, for housekeeping.
 pub(super) async fn exchange(
     backend: &Path,
     environment: Vec<(String, String)>,
     start: Bytes,
     mut body: Body,
 ) -> Result<Response<Body>, BoxError> {
-    let (child, input, output) = spawn(backend, environment)?;
+    let (child, mut input, output) = spawn(backend, environment)?;
+    let group = Group::of(&child);
+    let reader = Group(group.0);
     tokio::spawn(async move {
-        if let Err(error) = feed(input, start, &mut body).await {
-            tracing::debug!(%error, "git http-backend took only part of the request");
+        match feed(&mut input, start, &mut body).await {
+            // The signal comes before the end of the input does.
+            Err(Unfed::Client(error)) => {
+                drop(reader);
+                tracing::debug!(%error, "the client went away within its request");
+            }
+            Err(Unfed::Git(error)) => {
+                reader.forget();
+                tracing::debug!(%error, "git http-backend took only part of the request");
+            }
+            Ok(()) => reader.forget(),
         }
     });
 
     let mut output = BufReader::with_capacity(PIECE_BYTES, output);
     let mut response = Response::new(full(Bytes::new()));
     read_backend_header(&mut output, &mut response).await?;
-    *response.body_mut() = StreamBody::new(
-        ReaderStream::with_capacity(output, PIECE_BYTES)
-            .map_ok(Frame::data)
-            .map_err(BoxError::from)
-            .chain(stream::once(reap(child)).filter_map(|()| async { None })),
-    )
-    .boxed_unsync();
+    let pieces = ReaderStream::with_capacity(output, PIECE_BYTES).map_ok(Frame::data).map_err(BoxError::from);
+    // The group is the first to be dropped.
+    let answer = stream::unfold((group, Box::pin(pieces), child), async |(group, mut pieces, child)| {
+        if let Some(piece) = pieces.next().await {
+            return Some((piece, (group, pieces, child)));
+        }
+        reap(child).await;
+        group.forget();
+        None
+    });
+    *response.body_mut() = StreamBody::new(answer).boxed_unsync();
     Ok(response)
 }
 
@@ -114,17 +131,41 @@ pub(super) async fn exchange_cut(
     body: Body,
     bytes: u64,
 ) -> Result<(), BoxError> {
-    let (child, input, output) = spawn(backend, environment)?;
+    let (child, mut input, output) = spawn(backend, environment)?;
     // Without a reader, Git would be stopped by its output, not by the end of its input.
     let output = tokio::spawn(ReaderStream::new(output).for_each(|_| async {}));
     let whole = stream::once(async { Ok(Frame::data(start)) }).chain(body.into_data_stream().map_ok(Frame::data));
     // Alive until Git has ended: the client must not get rid of the rest.
     let mut part = cut(StreamBody::new(whole).boxed_unsync(), bytes);
-    if let Err(error) = feed(input, Bytes::new(), &mut part).await {
-        tracing::debug!(%error, "git http-backend got only part of the request");
+    if let Err(error) = feed(&mut input, Bytes::new(), &mut part).await {
+        tracing::debug!(?error, "git http-backend got only part of the request");
     }
+    drop(input);
     reap(child).await;
     Ok(output.await?)
+}
+
+/// The processes of one request. Dropping it asks those that still run to stop.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(child: &Child) -> Self {
+        Self(child.id().and_then(|id| Pid::from_raw(id.cast_signed())))
+    }
+
+    /// Lets them run to their end.
+    fn forget(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            // They may have ended just now.
+            let _ = kill_process_group(group, Signal::TERM);
+        }
+    }
 }
 
 fn spawn(backend: &Path, environment: Vec<(String, String)>) -> Result<(Child, ChildStdin, ChildStdout), BoxError> {
@@ -134,7 +175,7 @@ fn spawn(backend: &Path, environment: Vec<(String, String)>) -> Result<(Child, C
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
-        .kill_on_drop(true)
+        .process_group(0)
         .spawn()?;
     let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
         return Err("git http-backend without pipes".into());
@@ -142,11 +183,20 @@ fn spawn(backend: &Path, environment: Vec<(String, String)>) -> Result<(Child, C
     Ok((child, input, output))
 }
 
-async fn feed(mut input: ChildStdin, start: Bytes, body: &mut Body) -> Result<(), BoxError> {
-    input.write_all(&start).await?;
+/// Why a request did not reach Git as a whole.
+#[derive(Debug)]
+enum Unfed {
+    /// The client did not send it.
+    Client(BoxError),
+    /// Git did not take it.
+    Git(std::io::Error),
+}
+
+async fn feed(input: &mut ChildStdin, start: Bytes, body: &mut Body) -> Result<(), Unfed> {
+    input.write_all(&start).await.map_err(Unfed::Git)?;
     while let Some(frame) = body.frame().await {
-        if let Ok(data) = frame?.into_data() {
-            input.write_all(&data).await?;
+        if let Ok(data) = frame.map_err(Unfed::Client)?.into_data() {
+            input.write_all(&data).await.map_err(Unfed::Git)?;
         }
     }
     Ok(())

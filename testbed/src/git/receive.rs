@@ -210,7 +210,7 @@ impl GitServer {
     }
 
     /// What pushes that were not taken have left of themselves in a project: quarantines, and packs and objects that
-    /// were not completed. Empty once Git has cleaned up.
+    /// were not completed. Git cleans up after a push that it refuses, but not after one whose client goes away.
     pub fn quarantined(&self, project: &str) -> Result<Vec<PathBuf>> {
         let mut found = vec![];
         unfinished(&self.state.repository(project).join("objects"), &mut found)?;

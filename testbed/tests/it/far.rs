@@ -200,7 +200,17 @@ fn push_rules_speak_for_themselves() -> Result<()> {
     assert_declined(&mut far.push(&["main"]), rule)?;
     assert_eq!(far.head("main")?, None);
     far.server.decline("g/p", None);
-    run(&mut far.push(&["-q", "main"]))?;
+    // A hook of the project's own sees the same changes.
+    let hooks = far.server.repo_path("g/p").join("hooks");
+    std::fs::create_dir_all(&hooks)?;
+    std::os::unix::fs::symlink("/bin/cat", hooks.join("pre-receive"))?;
+    let output = far.push(&["main"]).output()?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    let head = far.local.git(&["rev-parse", "main"])?;
+    assert!(
+        output.status.success() && told.contains(&format!("remote: {} {head} refs/heads/main", "0".repeat(40))),
+        "{told}"
+    );
     Ok(())
 }
 
@@ -332,8 +342,9 @@ fn send(far: &Far, request: &[u8]) -> Result<Command> {
     Ok(curl)
 }
 
+/// Which is why a client must send a push to its end, even one that it wants to be refused.
 #[test]
-fn a_client_that_goes_away_leaves_nothing() -> Result<()> {
+fn a_client_that_goes_away_leaves_a_quarantine_and_no_process() -> Result<()> {
     let far = Far::start(GitOptions::default())?;
     with_large_main(&far)?;
     far.server.repo("g/p")?;
@@ -343,9 +354,11 @@ fn a_client_that_goes_away_leaves_nothing() -> Result<()> {
     slow.wait()?;
     let root = far.server.root().to_string_lossy().into_owned();
     wait_until(|| Ok(processes_with(&root)? == 0))?;
-    assert_eq!(far.head("main")?, None);
+    assert!(!far.server.quarantined("g/p")?.is_empty());
+    let project = far.server.repo("g/p")?;
+    assert_eq!(project.head("main"), None);
     run(&mut far.push(&["-q", "main"]))?;
-    assert_eq!(far.head("main")?, far.local.head("main"));
+    assert_eq!(project.head("main"), far.local.head("main"));
     Ok(())
 }
 

@@ -30,8 +30,12 @@ pub(super) struct Marks(Vec<u8>);
 
 impl Marks {
     /// Everything is new.
-    pub(super) fn everything(objects: &Objects) -> Self {
-        Self((0..objects.len()).map(|object| if objects.is_first(object) { NEW } else { 0 }).collect())
+    pub(super) fn everything(reader: &Reader<'_>) -> Result<Self, WalkError> {
+        let mark = |object| {
+            reader.go_on()?;
+            Ok(if reader.objects.is_first(object) { NEW } else { 0 })
+        };
+        (0..reader.objects.len()).map(mark).collect::<Result<_, _>>().map(Self)
     }
 
     /// What `new` reaches and `have` does not.
@@ -42,17 +46,14 @@ impl Marks {
             reader,
             queue: BinaryHeap::new(),
             open: 0,
+            left: vec![],
             trees: vec![],
         };
         if walk.reader.read(have)?.kind != Kind::Commit {
-            return Ok(Self::everything(objects));
+            return Ok(Self::everything(walk.reader)?);
         }
         walk.commits(objects.require(&new)?, have)?;
-        let marks = &walk.marks.0;
-        let is_new = |object: &u32| marks[*object as usize] & (MET | HELD) == MET;
-        let new: Vec<u32> = (0..objects.len()).filter(is_new).collect();
-        walk.reader.require_lists(new.len() as u64 * 4)?;
-        walk.trees(&new, have)?;
+        walk.trees(have)?;
         Ok(walk.marks)
     }
 
@@ -82,6 +83,8 @@ struct Walk<'a, 'b> {
     queue: BinaryHeap<(i64, u32)>,
     /// How many of those are not held, as far as is known.
     open: usize,
+    /// Commits that were not held when they left the queue. In this order, their trees are deltas on each other.
+    left: Vec<u32>,
     /// Trees whose entries are still to be marked.
     trees: Vec<u32>,
 }
@@ -110,6 +113,8 @@ impl Walk<'_, '_> {
                 self.open -= 1;
                 oldest = oldest.min(date);
                 slack = SLACK_COMMITS;
+                self.left.push(commit);
+                self.reader.require_lists(self.lists_bytes())?;
             }
             let content = self.reader.read_as(commit, Kind::Commit)?;
             for parent in parents(self.reader.objects, &content)? {
@@ -134,24 +139,31 @@ impl Walk<'_, '_> {
         self.open += usize::from(!is_held);
         let content = self.reader.read_as(commit, Kind::Commit)?;
         self.queue.push((date(&content), commit));
-        self.reader.require_lists(self.queue.len() as u64 * size_of::<(i64, u32)>() as u64)
+        self.reader.require_lists(self.lists_bytes())
+    }
+
+    fn lists_bytes(&self) -> u64 {
+        let ids = self.left.len() + self.trees.len();
+        (self.queue.len() * size_of::<(i64, u32)>() + ids * size_of::<u32>()) as u64
     }
 
     /// Marks the trees of the far side's commits next to the new ones, and then what else is in the trees of these.
-    fn trees(&mut self, new: &[u32], have: u32) -> Result<(), Stop> {
+    fn trees(&mut self, have: u32) -> Result<(), Stop> {
         let objects = self.reader.objects;
+        self.queue = BinaryHeap::new();
+        self.left.retain(|commit| self.marks.0[*commit as usize] & HELD == 0);
         self.tree(have, HELD)?;
-        for commit in new {
-            let content = self.reader.read_as(*commit, Kind::Commit)?;
+        for at in 0..self.left.len() {
+            let content = self.reader.read_as(self.left[at], Kind::Commit)?;
             for parent in parents(objects, &content)? {
                 if self.marks.is_held(parent) {
                     self.tree(parent, HELD)?;
                 }
             }
         }
-        for commit in new {
-            self.marks.0[*commit as usize] |= NEW;
-            self.tree(*commit, NEW)?;
+        for at in 0..self.left.len() {
+            self.marks.0[self.left[at] as usize] |= NEW;
+            self.tree(self.left[at], NEW)?;
         }
         Ok(())
     }
@@ -182,13 +194,13 @@ impl Walk<'_, '_> {
         *marks |= mark;
         if kind == Kind::Tree {
             self.trees.push(object);
-            self.reader.require_lists(self.trees.len() as u64 * 4)?;
+            self.reader.require_lists(self.lists_bytes())?;
         }
         Ok(())
     }
 }
 
-fn parents(objects: &Objects, commit: &[u8]) -> Result<Vec<u32>, WalkError> {
+pub(super) fn parents(objects: &Objects, commit: &[u8]) -> Result<Vec<u32>, WalkError> {
     let mut parents = vec![];
     each_reference(Kind::Commit, commit, |kind, id| {
         if kind == Kind::Commit {

@@ -2,6 +2,7 @@
 //!
 //! Invariant: an object that is there several times has one place, by which it is found: the first.
 
+use std::cmp::Ordering;
 use std::fs::{self, DirEntry};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,10 @@ use gix_pack::{data, index};
 use super::SubsetError;
 use crate::git::pack::HASH;
 use crate::git::pack::walk::{WalkError, damaged};
+
+/// The most packs that a repository may have. An archive of this program has a few. Each takes two mappings, of which Linux
+/// gives a process 65,530, and all of them are asked for an object that is not there.
+const MAX_PACKS: usize = 4096;
 
 pub(super) struct Objects {
     pub(super) packs: Vec<Pack>,
@@ -43,6 +48,9 @@ impl Objects {
             for file in if path.is_dir() { list(&path)? } else { vec![] } {
                 let path = file.path();
                 if name == "pack" && path.extension().is_some_and(|extension| extension == "pack") {
+                    if packs.len() == MAX_PACKS {
+                        return Err(damaged(format!("it has more than {MAX_PACKS} packs")).into());
+                    }
                     let data = data::File::at(&path, HASH).map_err(WalkError::from)?;
                     let index = index::File::at(path.with_extension("idx"), HASH).map_err(WalkError::from)?;
                     packs.push(Pack { data, index, first: 0 });
@@ -136,13 +144,19 @@ impl Pack {
         self.first..self.first + self.index.num_objects()
     }
 
-    /// Where the index has an object. A pack may hold one twice.
+    /// Where the index has an object first. A pack may hold one twice; an index that lies, any number of times.
     fn position(&self, id: &oid) -> Option<u32> {
-        let mut position = self.index.lookup(id)?;
-        while position > 0 && self.index.oid_at_index(position - 1) == id {
-            position -= 1;
+        let (mut first, mut known) = (0, self.index.lookup(id)?);
+        while first < known {
+            let middle = first.midpoint(known);
+            match self.index.oid_at_index(middle).cmp(id) {
+                Ordering::Less => first = middle + 1,
+                Ordering::Equal => known = middle,
+                // The index is not sorted.
+                Ordering::Greater => break,
+            }
         }
-        Some(position)
+        Some(known)
     }
 }
 

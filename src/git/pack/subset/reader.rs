@@ -146,6 +146,8 @@ impl<'a> Reader<'a> {
     fn packed(&mut self, pack: usize, mut offset: u64) -> Result<Decoded, Stop> {
         let mut deltas = vec![];
         let mut decoded = loop {
+            // Chains may be long.
+            self.go_on()?;
             if let Some(known) = self.cache.get((pack, offset)) {
                 break known;
             }
@@ -176,6 +178,7 @@ impl<'a> Reader<'a> {
     }
 
     fn apply(&mut self, pack: usize, offset: u64, base: &[u8]) -> Result<Vec<u8>, Stop> {
+        self.go_on()?;
         let (entry, compressed) = self.entry(pack, offset)?;
         let begun = (base.len() as u64).saturating_add(entry.decompressed_size);
         self.require_decoding(begun)?;

@@ -50,6 +50,10 @@ impl Rows {
         let mut rows = Vec::with_capacity(new().count());
         rows.extend(new().map(|object| Row { offset: offset(object), end, out: 0, object, base: NONE }));
         rows.sort_unstable_by_key(|row| row.offset);
+        if rows.windows(2).any(|two| two[0].offset == two[1].offset) {
+            // Otherwise the bytes up to the next one would be sent for each.
+            return Err(damaged("its index has two objects at one place").into());
+        }
         let mut rows = Self { pack, rows };
         if rows.rows.is_empty() {
             return Ok(rows);

@@ -215,7 +215,7 @@ async fn an_answer_that_comes_early_is_the_answer() {
         let new = CommitId::from_bytes([1; 20]);
         let pushed = server.push(PROJECT, &RefUpdate { branch: "main", old: None, new }, pack).await;
         match (pushed.unwrap_err(), expected) {
-            (PushError::Refused { refusal, .. }, Some(expected)) => assert_eq!(refusal, expected, "{status}"),
+            (error, Some(expected)) => assert_eq!(error.refusal(), Some(expected), "{status}"),
             (
                 PushError::During { source: WireError::Request(RequestError::Status { status: found, .. }), .. },
                 None,
@@ -268,7 +268,8 @@ async fn a_lost_connection_tells_whether_everything_was_sent() {
     assert!(!error.all_sent() && crate::net::http::Retryable::retry(&error).0, "{error:?}");
 }
 
-#[tokio::test]
+// The connection ends in another thread.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_writer_that_gives_up_breaks_the_request_off() {
     let (tell, told) = mpsc::channel();
     let script: Script = Box::new(move |stream, head| {
