@@ -10,7 +10,7 @@ IMAGE ?= quay.io/app-sre/$(BIN):v$(shell sed -n 's/^version = "\(.*\)"/\1/p' Car
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: ## Watch the program run against real servers of its own (KEEP=1 leaves them up)
+demo: ## Watch both programs run between two GitLabs of their own (KEEP=1 leaves them up)
 	@scripts/demo $(if $(filter-out 0,$(KEEP)),keep)
 
 test: ## Install what the tests need, then check formatting, lints and documentation and run all tests

@@ -1,0 +1,64 @@
+//! A status page, as text.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+/// How long the program may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a status page says.
+pub struct Page {
+    pub headline: String,
+    /// Troubles: the heading, what to do, where, and what happened.
+    pub cards: Vec<[String; 4]>,
+}
+
+impl Page {
+    /// Asks for the page at `http://ADDRESS/`.
+    pub fn at(url: &str) -> Result<Self> {
+        let html = get(url).with_context(|| format!("asking for {url}"))?;
+        let headline = element(&html, "h1").map(plain).context("a page without a headline")?;
+        Ok(Self { headline, cards: html.split("<section class=\"panel card\"").skip(1).filter_map(card).collect() })
+    }
+}
+
+fn card(html: &str) -> Option<[String; 4]> {
+    let (title, count) = element(html, "h2")?.split_once("<span")?;
+    let (place, what) = element(html, "li")?.split_once("<br>")?;
+    let advice = plain(element(html, "p")?);
+    Some([format!("{} ({})", plain(title), plain(&format!("<span{count}"))), advice, plain(place), plain(what)])
+}
+
+fn get(url: &str) -> Result<String> {
+    let address = url.trim_start_matches("http://").trim_end_matches('/');
+    let mut connection = TcpStream::connect(address)?;
+    connection.set_read_timeout(Some(TIMEOUT))?;
+    write!(connection, "GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer)?;
+    ensure!(answer.starts_with("HTTP/1.1 200 "), "{}", answer.lines().next().unwrap_or("no answer"));
+    Ok(answer)
+}
+
+/// What is in the first such element.
+fn element<'a>(html: &'a str, name: &str) -> Option<&'a str> {
+    let opening = html.find(&format!("<{name} ")).into_iter().chain(html.find(&format!("<{name}>"))).min()?;
+    let (_, content) = html[opening..].split_once('>')?;
+    content.split_once(&format!("</{name}>")).map(|(content, _)| content)
+}
+
+/// Without tags, and with the characters that are escaped in HTML.
+fn plain(html: &str) -> String {
+    let mut text = String::new();
+    for (index, piece) in html.split('<').enumerate() {
+        let content = if index == 0 { piece } else { piece.split_once('>').map_or("", |(_, content)| content) };
+        text.push_str(content);
+    }
+    for (escaped, character) in [("&#34;", "\""), ("&#39;", "'"), ("&#60;", "<"), ("&#62;", ">"), ("&#38;", "&")] {
+        text = text.replace(escaped, character);
+    }
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

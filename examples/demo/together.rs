@@ -1,0 +1,81 @@
+//! Passes of both sides, one after the other.
+
+use anyhow::Result;
+use git_partition_sync_producer::text::human_bytes;
+
+use crate::programs::Side::{Far, Near};
+use crate::{Demo, REMOVED, TARGETS, projects, still_wanted};
+
+impl Demo {
+    pub fn quiet_passes(&mut self) -> Result<()> {
+        self.world.source.clear_requests();
+        let pass = self.run(Near, &["-run-once"])?.exits_with(0)?;
+        let requests = self.world.source.requests();
+        let bytes: u64 = requests.iter().map(|request| request.response_bytes).sum();
+        self.check("the pass logged one line", pass.log.lines().count() == 1)?;
+        self.check(
+            &format!("{} requests to the GitLab, {} of answers, nothing fetched", requests.len(), human_bytes(bytes)),
+            requests.len() == projects() && self.fetched() == 0,
+        )?;
+        self.world.destination.clear_requests();
+        let pass = self.run(Far, &["-run-once"])?.exits_with(0)?;
+        let requests = self.world.destination.requests().len();
+        self.check("the pass logged one line", pass.log.lines().count() == 1)?;
+        self.check(
+            &format!("{requests} requests to the GitLab, nothing downloaded, nothing pushed"),
+            requests == projects() && self.pushes().is_empty(),
+        )?;
+        self.story.proves("a pass without changes costs one small request per project.");
+        Ok(())
+    }
+
+    pub fn second_passes(&mut self) -> Result<()> {
+        let world = &self.world;
+        world.source.clear_requests();
+        world.destination.clear_requests();
+        let before = world.bucket()?.keys()?;
+        self.run(Near, &["-run-once"])?.exits_with(0)?;
+        let after = world.bucket()?.keys()?;
+        self.check(
+            "the old objects of the three are gone, and so is the removed one",
+            after.len() == TARGETS.len() - 1,
+        )?;
+        let new = after.iter().filter(|key| !before.contains(key)).count();
+        self.check("three objects are new, and nothing else changed", new == 3)?;
+        let (fetched, at_first) = (self.fetched(), self.fetched_at_first);
+        self.check(
+            &format!("{} were fetched; the first pass needed {}", human_bytes(fetched), human_bytes(at_first)),
+            fetched > 0 && fetched * 20 < at_first,
+        )?;
+
+        let pass = self.run(Far, &["-run-once"])?.exits_with(0)?;
+        self.check("it delivered the three, and warns about the rewritten one", {
+            pass.log.contains("delivered=3 ") && pass.log.contains("replaced: mirror/data/pipelines@main")
+        })?;
+        let (pushed, at_first) = (self.pushes().iter().sum(), self.pushed_at_first);
+        self.check(
+            &format!("{} were pushed; the first pass pushed {}", human_bytes(pushed), human_bytes(at_first)),
+            pushed > 0 && pushed * 20 < at_first,
+        )?;
+        let one = self.pushed_to(TARGETS[0][2]).first().copied().unwrap_or_default();
+        self.check(
+            &format!("the one commit of platform/api was a push of {}", human_bytes(one)),
+            one > 0 && one < 2_000,
+        )?;
+        let [_, _, removed, branch] = REMOVED;
+        self.check(
+            &format!("{removed} is still in the far GitLab: the consumer deletes nothing there"),
+            world.far_head(removed, branch).is_some(),
+        )?;
+        self.check_histories(&still_wanted(), &world.destination, "on both sides")?;
+        self.story.proves("only what changed is fetched, uploaded and pushed, even rewritten history.");
+        Ok(())
+    }
+
+    /// The sizes of the pushes to one project of the far GitLab.
+    fn pushed_to(&self, project: &str) -> Vec<u64> {
+        let path = format!("/{project}.git/git-receive-pack");
+        let requests = self.world.destination.requests().into_iter();
+        requests.filter(|request| request.path == path).map(|request| request.request_bytes).collect()
+    }
+}
