@@ -105,7 +105,9 @@ fn download(world: &World, key: &str, dir: &Path) -> Command {
 fn curl(world: &World) -> String {
     let s3 = world.s3_endpoint();
     let (region, access, secret) = (s3.region, s3.access_key, s3.secret_key);
-    format!("curl -sSf --aws-sigv4 aws:amz:{region}:s3 -u {access}:{secret}")
+    format!(
+        "curl -sSf --aws-sigv4 aws:amz:{region}:s3 -u {access}:{secret} -H 'x-amz-content-sha256: UNSIGNED-PAYLOAD'"
+    )
 }
 
 /// A shell whose Git logs in to the far GitLab.
