@@ -275,7 +275,9 @@ async fn a_writer_that_gives_up_breaks_the_request_off() {
     let script: Script = Box::new(move |stream, head| {
         let mut body = vec![];
         let read = stream.read_to_end(&mut body);
-        tell.send((content_length(head), body.len(), read.is_ok())).unwrap();
+        // It may break off before its head has come.
+        let announced = if head.is_empty() { usize::MAX } else { content_length(head) };
+        tell.send((announced, body.len(), read.is_ok())).unwrap();
     });
     let server = scripted(vec![greets(ALL), script]);
     let (mut writer, pack) = pack_channel(1_000);
