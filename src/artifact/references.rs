@@ -275,7 +275,7 @@ mod tests {
         ];
         assert_eq!(check(ArchiveFormat::TarGz, &files).unwrap(), 5);
         assert_eq!(check(ArchiveFormat::TarGz, &[head(), branch()]).unwrap(), 0);
-        // A line of packed-refs that a file hides is no reference to the commit.
+        // A line of packed-refs that a file hides is not a reference to the commit.
         let hidden =
             [head(), ("refs/heads/main", format!("{EVIL}\n")), ("packed-refs", format!("{GOOD} refs/heads/main\n"))];
         assert!(matches!(check(ArchiveFormat::TarGz, &hidden), Err(ReferenceError::OtherCommit { .. })));

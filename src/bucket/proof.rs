@@ -1,4 +1,4 @@
-//! Proof that an answer of status 200 is S3's, and that S3 did what was asked.
+//! Proof that an answer with a status of success is S3's, and that S3 did what was asked.
 //!
 //! A page of a proxy has that status, too. The SDK takes it for success, and then the object that was to be replaced is
 //! deleted. Invariant: what is not proven counts as failed.
@@ -23,7 +23,7 @@ use super::xml::{self, Flaw};
 /// somebody changed the answer, and 206 that a part is missing.
 const DONE: [u16; 3] = [200, 201, 204];
 
-/// Why an answer counts as a failure although its status is 200.
+/// Why an answer counts as a failure although its status says success.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Unproven {
     #[error("the answer ended before it was complete")]

@@ -18,7 +18,7 @@ use crate::text::hide;
 
 /// The environment's proxies. It is read once: it does not change.
 static OF_ENVIRONMENT: LazyLock<Result<Proxies, String>> = LazyLock::new(|| {
-    // A variable that is not UTF-8 is no address.
+    // A variable that is not UTF-8 is not an address.
     let read = |name: &str| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
     Proxies::new(&read).map_err(|error| format!("{error:#}"))
 });

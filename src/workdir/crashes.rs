@@ -53,7 +53,7 @@ impl Workdir {
 }
 
 impl CrashRecord {
-    /// Writes the record. Without one, a crash has no consequence at the next start; that is no reason to stop.
+    /// Writes the record. Without one, a crash has no consequence at the next start; that is not a reason to stop.
     pub fn begin(&mut self) {
         let written = || -> io::Result<NamedTempFile> {
             let mut file = NamedTempFile::new_in(&self.dir)?;

@@ -1,6 +1,6 @@
 //! For which recipients the bucket's objects were encrypted: a fingerprint, kept between starts.
 //!
-//! Invariant: it is no secret, and only decides about a warning and about republishing. A lost file starts over.
+//! Invariant: it is not a secret, and only decides about a warning and about republishing. A lost file starts over.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -67,7 +67,7 @@ pub(in crate::git) fn visit_all(
     });
     drop(share);
     match (sums, walked) {
-        // A checksum that was given up is no problem of its own.
+        // A checksum that was given up is not a problem of its own.
         (Err(error), Ok(_) | Err(WalkError::Stopped)) => Err(error.into()),
         (_, Err(error)) => Err(error),
         (Ok(_), Ok(visited)) if visited == table.len() => Ok(()),

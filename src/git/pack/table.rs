@@ -11,7 +11,7 @@ use super::{LARGE_BLOB_BYTES, Shortage};
 
 /// No object: the end of a list.
 pub(super) const NONE: u32 = u32::MAX;
-/// In place of a base: the object is no delta, and starts a tree.
+/// In place of a base: the object is not a delta, and starts a tree.
 const ROOT: u32 = u32::MAX - 1;
 /// In place of a base: the delta names it by id, which is noted among the ids.
 const BY_ID: u32 = u32::MAX - 2;
@@ -30,7 +30,7 @@ pub(in crate::git) struct Found {
 /// What a delta is based on, if an entry is one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::git) enum Base {
-    /// It is no delta, and of this kind.
+    /// It is not a delta, and of this kind.
     None(Kind),
     /// The entry at this offset.
     Offset(u64),
@@ -90,7 +90,7 @@ impl Table {
         Ok(Self { rows, found, by_id: vec![], end: 0, longest_instructions: 0 })
     }
 
-    /// Adds an entry, which follows all others. `false`: its base is no entry of the pack.
+    /// Adds an entry, which follows all others. `false`: its base is not an entry of the pack.
     pub(in crate::git) fn push(&mut self, noted: Noted) -> bool {
         let (next, id, kind) = match noted.base {
             Base::None(kind) => (ROOT, noted.id, Some(kind)),
