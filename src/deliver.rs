@@ -61,6 +61,8 @@ pub struct Deliverer {
     slots: Semaphore,
     far: KnownHeads,
     refusals: Mutex<Refusals>,
+    /// The recipients of the identities that the last pass read.
+    recipients: Mutex<Option<Vec<String>>>,
     /// What the log said of foreign objects.
     foreign_seen: Mutex<Foreign>,
     pauses: Pauses,
@@ -95,6 +97,7 @@ impl Deliverer {
             slots: Semaphore::new(concurrency.sync.get()),
             far: KnownHeads::default(),
             refusals: Mutex::new(refusals),
+            recipients: Mutex::default(),
             foreign_seen: Mutex::default(),
             pauses: Pauses::default(),
             settings,
@@ -198,7 +201,7 @@ impl Deliverer {
     ) -> Result<DeliveryReport, PassError> {
         let begun = Instant::now();
         courier.spool.restore()?;
-        let (git, identities) = (self.clients.git()?, Arc::new(self.clients.identities()?));
+        let (git, identities) = (self.clients.git()?, Arc::new(self.identities()?));
         let (observed, mut plan) = self.observe_and_plan(FarSide::ForPush(&git), pass, trigger, stop).await?;
         self.refusals.lock().keep_only(&observed.held);
         log::blocked(&plan);
@@ -298,6 +301,17 @@ impl Deliverer {
         let plan = self.busy.without(plan);
         self.planned(pass, &observed, &plan);
         Ok((observed, plan))
+    }
+
+    /// The identities of now. If they are others than before, what they could not open is tried again.
+    fn identities(&self) -> Result<Identities, PassError> {
+        let identities = self.clients.identities()?;
+        let recipients: Vec<_> = identities.recipients().map(|recipient| recipient.to_string()).collect();
+        let before = self.recipients.lock().replace(recipients.clone());
+        if before.is_some_and(|before| before != recipients) {
+            self.refusals.lock().new_identities();
+        }
+        Ok(identities)
     }
 
     fn keep_refusals(&self, courier: &Courier) {

@@ -9,8 +9,8 @@ use testbed::repo::Repo;
 use testbed::world::World;
 
 use crate::support::{
-    assert_arrived, assert_far_is_clean, assert_pushes_were_ended, count, deliver, deliver_with, files_below, pushes,
-    put, waiting,
+    assert_arrived, assert_far_is_clean, assert_pushes_were_ended, count, deliver, deliver_with, delivering,
+    files_below, pushes, put, waiting,
 };
 
 /// When the nth object of a key was written. What is remembered of an object holds for this second.
@@ -141,6 +141,25 @@ fn objects_for_different_recipients_need_their_identities() {
         let identities = std::fs::read_to_string(world.identities_file()).unwrap();
         deliver_with(&world, "PRIVATE_KEY", &identities).succeeded().logged("delivered=2");
     }
+}
+
+#[test]
+fn an_identity_that_comes_into_the_file_opens_at_once_what_was_refused() {
+    let world = World::builder().recipients(2).identities_in_file().start().unwrap();
+    world.destination.group("far").unwrap();
+    let source = world.project("near/app").unwrap();
+    let head = source.head("main").unwrap();
+    let archive = archive::zip(&source, &head, "main", Packs::One).unwrap();
+    world.put_object_for(&world.recipients()[1..], "far/app", "main", &head, Naming::Zip, &archive).unwrap();
+    let all = std::fs::read_to_string(world.identities_file()).unwrap();
+    std::fs::write(world.identities_file(), all.lines().next().unwrap()).unwrap();
+    let daemon = delivering(&world);
+    daemon.wait_until_logged("failed: far/app@main", 1);
+    daemon.wait_until_logged("blocked: far/app@main", 1);
+    std::fs::write(world.identities_file(), all).unwrap();
+    daemon.wait_until_logged("delivered far/app@main", 1);
+    daemon.stop().succeeded();
+    assert_arrived(&world, "far/app", "main", &head);
 }
 
 #[test]
