@@ -55,7 +55,7 @@ pub struct Consume {
     pub gitlab: Gitlab,
     /// Where objects come from.
     pub s3: S3,
-    /// `PRIVATE_KEY` or `PRIVATE_KEY_FILE`: one or several age identities; [`Self::identities`] reads them.
+    /// `PRIVATE_KEY` or `PRIVATE_KEY_FILE`: one or several age identities; they are read again at each pass.
     pub private_key: Secret,
     /// `WORKDIR`.
     pub workdir: PathBuf,
