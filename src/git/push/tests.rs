@@ -36,7 +36,7 @@ fn push_server(base: &str, user: &str, password: &str, idle: Duration) -> PushSe
 
 /// A far side with an empty project that checks what it gets, and a repository to push from.
 struct Far {
-    git: GitServer,
+    git: Arc<GitServer>,
     repo: Repo,
     near: tempfile::TempDir,
     push: PushServer,
@@ -44,7 +44,7 @@ struct Far {
 
 impl Far {
     fn new() -> Self {
-        let git = GitServer::start(GitOptions { allow_push: true, ..GitOptions::default() }).unwrap();
+        let git = Arc::new(GitServer::start(GitOptions { allow_push: true, ..GitOptions::default() }).unwrap());
         let repo = git.repo(PROJECT).unwrap();
         repo.configure("receive.fsckObjects", "true").unwrap();
         let near = tempfile::tempdir().unwrap();
@@ -340,21 +340,11 @@ async fn a_right_that_is_lost_in_between_is_a_refusal() {
     let first = far.commit("one");
     for (status, expected) in [(403, Refusal::NotAllowed), (413, Refusal::TooLarge)] {
         // The first request passes.
-        let (git, pack) = (&far.git, far.pack("HEAD"));
-        git.clear_requests();
-        let update = RefUpdate { branch: "main", old: None, new: first };
-        let (mut writer, body) = pack_channel(pack.len() as u64);
-        let pushing = far.push.push(PROJECT, &update, body);
-        let changing = async {
-            while git.requests().iter().all(|request| request.status.is_none()) {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-            git.override_status(PROJECT, status);
-            thread::spawn(move || drop(writer.write_all(&pack)));
-        };
-        let (pushed, ()) = tokio::join!(pushing, changing);
+        let git = Arc::clone(&far.git);
+        far.git.before(PROJECT, GitOperation::ReceivePack, move || git.override_status(PROJECT, status));
+        let pushed = far.push("main", None, first, far.pack("HEAD")).await;
         assert_eq!(refusal(pushed).0, expected);
-        git.clear_overrides();
+        far.git.clear_overrides();
     }
     assert_eq!(far.head(), None);
 }
