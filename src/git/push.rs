@@ -83,6 +83,9 @@ impl PushServer {
         if !git2::Reference::is_valid_name(&reference) {
             return Err(PushError::NotABranch(remote_text(update.branch.as_bytes())));
         }
+        if update.new.is_none() {
+            return Err(PushError::Deletes);
+        }
         let branches = [update.branch].into();
         let (advertised, url) = self.advertised(project, &branches).await?;
         match advertised.heads.get(update.branch).copied() {

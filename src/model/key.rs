@@ -65,6 +65,11 @@ impl CommitId {
         Self(bytes)
     }
 
+    /// Whether it is all zeros, by which Git means that there is no commit. To push it to a branch deletes the branch.
+    pub fn is_none(&self) -> bool {
+        self.0 == [0; 20]
+    }
+
     /// The 20 raw bytes.
     pub const fn as_bytes(&self) -> &[u8; 20] {
         &self.0

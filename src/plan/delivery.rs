@@ -45,7 +45,7 @@ pub fn candidates(held: &[HeldObject]) -> Vec<Candidate<'_>> {
         let problem = doubtful.contains(*destination).then_some(
             "the bucket holds it in several spellings, which are one branch to GitLab: let the target list name one",
         );
-        (problem.map(str::to_owned).or_else(|| name_problem(object)), object.name.commit.parse().ok())
+        (problem.map(str::to_owned).or_else(|| name_problem(object)), object.name.commit.parse::<CommitId>().ok())
     };
     let judged: Vec<_> = newest.iter().map(candidate).collect();
     newest
@@ -54,6 +54,11 @@ pub fn candidates(held: &[HeldObject]) -> Vec<Candidate<'_>> {
         .map(|(object, (problem, commit))| Candidate {
             object,
             commit: match (problem, commit) {
+                (None, Some(commit)) if commit.is_none() => Err(
+                    "its object's name says 40 zeros instead of a commit, which would delete the far branch: find out who can \
+                     write to the bucket"
+                        .to_owned(),
+                ),
                 (None, Some(commit)) => Ok(commit),
                 (Some(problem), _) => Err(problem),
                 (None, None) => Err(format!(

@@ -204,6 +204,7 @@ const MESSAGES: &[(&str, &[&str])] = &[
             "the bucket holds it in several spellings",
             "in its object's name",
             "instead of the 40 hexadecimal digits of a commit",
+            "says 40 zeros instead of a commit",
         ],
     ),
 ];

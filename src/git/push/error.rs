@@ -29,6 +29,8 @@ pub enum PushError {
     NoReport,
     #[error("{0:?} is not a valid name of a branch")]
     NotABranch(String),
+    #[error("40 zeros are no commit: the push would delete the branch, so nothing was sent")]
+    Deletes,
 }
 
 fn broken(all_sent: bool) -> &'static str {
@@ -67,7 +69,7 @@ impl PushError {
     pub fn refusal(&self) -> Option<Refusal> {
         match self {
             Self::Refused { refusal, .. } => Some(*refusal),
-            Self::Before(_) | Self::During { .. } | Self::NoReport | Self::NotABranch(_) => None,
+            Self::Before(_) | Self::During { .. } | Self::NoReport | Self::NotABranch(_) | Self::Deletes => None,
         }
     }
 }
@@ -84,7 +86,7 @@ impl Retryable for PushError {
         match self {
             Self::Before(error) | Self::During { source: error, .. } => error.retry(),
             Self::Refused { refusal: Refusal::Busy, .. } => (true, Duration::ZERO),
-            Self::Refused { .. } | Self::NoReport | Self::NotABranch(_) => (false, Duration::ZERO),
+            Self::Refused { .. } | Self::NoReport | Self::NotABranch(_) | Self::Deletes => (false, Duration::ZERO),
         }
     }
 }

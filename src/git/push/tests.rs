@@ -368,6 +368,19 @@ async fn a_renamed_project_gets_the_push() {
 }
 
 #[tokio::test]
+async fn no_branch_is_ever_deleted() {
+    let far = Far::new();
+    let first = far.commit("one");
+    far.push("side", None, first, far.pack("HEAD")).await.unwrap();
+    let requests = far.git.requests().len();
+    for old in [None, Some(first)] {
+        let pushed = far.push("side", old, NOTHING, far.pack("HEAD")).await;
+        assert!(matches!(pushed, Err(PushError::Deletes)), "{pushed:?}");
+    }
+    assert_eq!(far.git.requests().len(), requests);
+}
+
+#[tokio::test]
 async fn names_that_are_no_branches_are_not_sent() {
     let far = Far::new();
     let first = far.commit("one");

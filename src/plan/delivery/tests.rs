@@ -84,11 +84,14 @@ fn names_that_cannot_be_used_are_blocked_and_say_why() {
     let mut short = object("b", 1, 1);
     short.name.commit = "1234567".to_owned();
     dash.name.destination.branch = "main".to_owned();
-    let plan = plan(&[dash, short], &[("-a", FarHead::Absent), ("b", FarHead::Absent)], &Refusals::default());
+    let zeros = object("c", 0, 1);
+    let far = [("-a", FarHead::Absent), ("b", FarHead::Absent), ("c", FarHead::At(commit(1)))];
+    let plan = plan(&[dash, short, zeros], &far, &Refusals::default());
     assert_eq!(plan.deliveries, []);
     let reasons: Vec<_> = plan.blocked.iter().map(|it| it.obstacle.to_string()).collect();
     assert!(reasons[0].contains("begins with a dash"), "{reasons:?}");
     assert!(reasons[1].contains("40 hexadecimal digits"), "{reasons:?}");
+    assert!(reasons[2].contains("40 zeros"), "it would delete the branch: {reasons:?}");
 }
 
 #[test]
