@@ -3,6 +3,7 @@
 mod check;
 mod consumer;
 mod list;
+mod passing;
 mod restore;
 mod run;
 mod show;

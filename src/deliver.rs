@@ -27,14 +27,14 @@ pub use self::error::PassError;
 use self::known::KnownHeads;
 pub use self::log::failed_pass as log_failed_pass;
 use crate::artifact::encrypt::Identities;
-use crate::bucket::Foreign;
+use crate::bucket::Listing;
 use crate::config;
 use crate::descriptors::{Concurrency, SERVER_DESCRIPTORS};
 use crate::git::heads::FarSide;
 use crate::git::push::PushServer;
-use crate::model::key::HeldObject;
 use crate::model::program::Program;
 use crate::net::tls::TrustRoots;
+use crate::passes::log::{Failures, ForeignLog};
 use crate::passes::{self, Pauses, Triggers, Workers, work_off};
 use crate::plan::Cause;
 use crate::plan::delivery::report::{DeliveryOutcome, DeliveryReport};
@@ -42,12 +42,6 @@ use crate::plan::delivery::{Deliver, DeliveryPlan, DeliveryPolicy, Refusals, can
 use crate::plan::outcome::Failure;
 use crate::status::{PassId, Status, Trigger, Watched};
 use crate::workdir::kept_refusals;
-
-/// What one pass observed.
-struct Observed {
-    held: Vec<HeldObject>,
-    foreign: usize,
-}
 
 /// What passes share and remember.
 pub struct Deliverer {
@@ -63,8 +57,7 @@ pub struct Deliverer {
     refusals: Mutex<Refusals>,
     /// The recipients of the identities that the last pass read.
     recipients: Mutex<Option<Vec<String>>>,
-    /// What the log said of foreign objects.
-    foreign_seen: Mutex<Foreign>,
+    foreign_log: ForeignLog,
     pauses: Pauses,
 }
 
@@ -98,7 +91,7 @@ impl Deliverer {
             far: KnownHeads::default(),
             refusals: Mutex::new(refusals),
             recipients: Mutex::default(),
-            foreign_seen: Mutex::default(),
+            foreign_log: ForeignLog::default(),
             pauses: Pauses::default(),
             settings,
         })
@@ -131,8 +124,8 @@ impl Deliverer {
         let (pass, begun) = (self.status.pass_begins(trigger), Instant::now());
         let previewed = async {
             let git = self.clients.reader()?;
-            let (observed, plan) = self.observe_and_plan(FarSide::ReadOnly(&git), pass, trigger, stop).await?;
-            Ok((plan, observed.foreign))
+            let (listing, plan) = self.observe_and_plan(FarSide::ReadOnly(&git), pass, trigger, stop).await?;
+            Ok((plan, listing.foreign.count))
         };
         let previewed: Result<_, PassError> = previewed.await;
         let report =
@@ -183,12 +176,16 @@ impl Deliverer {
         stop: &CancellationToken,
     ) -> Result<DeliveryReport, PassError> {
         let pass = self.status.pass_begins(trigger);
-        let result = self.full_pass(courier, pass, trigger, all_begun, stop).await;
-        self.pass_ends(pass, result.as_ref());
+        let report = self.full_pass(courier, pass, trigger, all_begun, stop).await;
+        // The status learns of it first, so that what the log says can be seen there.
+        let is_stopped = stop.is_cancelled();
+        self.pass_ends(pass, if is_stopped { Err(&PassError::Stopped) } else { report.as_ref() });
         if let Err(error) = courier.spool.keep_since(&self.status.out_of_sync()) {
             tracing::debug!(%error, "cannot save since when destinations are out of sync");
         }
-        result
+        let report = report?;
+        log::report(&report);
+        if is_stopped { Err(PassError::Stopped) } else { Ok(report) }
     }
 
     async fn full_pass(
@@ -202,14 +199,14 @@ impl Deliverer {
         let begun = Instant::now();
         courier.spool.restore()?;
         let (git, identities) = (self.clients.git()?, Arc::new(self.identities()?));
-        let (observed, mut plan) = self.observe_and_plan(FarSide::ForPush(&git), pass, trigger, stop).await?;
-        self.refusals.lock().keep_only(&observed.held);
+        let (listing, mut plan) = self.observe_and_plan(FarSide::ForPush(&git), pass, trigger, stop).await?;
+        self.refusals.lock().keep_only(&listing.held);
         log::blocked(&plan);
         let deliveries = std::mem::take(&mut plan.deliveries);
-        let mut report = DeliveryReport::new(&plan, &[], observed.foreign, begun.elapsed());
-        drop((observed, plan));
+        let mut report = DeliveryReport::new(&plan, &[], listing.foreign.count, begun.elapsed());
+        drop((listing, plan));
         let workers = Workers { concurrency: self.concurrency.sync, slots: &self.slots, all_begun };
-        let (outcomes, failures) = (RefCell::new(vec![]), log::Failures::default());
+        let (outcomes, failures) = (RefCell::new(vec![]), Failures::default());
         work_off(
             deliveries,
             |deliver| deliver.object.bytes,
@@ -230,8 +227,7 @@ impl Deliverer {
         outcomes.sort_by(|a, b| a.deliver.destination().cmp(b.deliver.destination()));
         report.add(&outcomes, begun.elapsed());
         self.keep_refusals(courier);
-        log::report(&report);
-        if stop.is_cancelled() { Err(PassError::Stopped) } else { Ok(report) }
+        Ok(report)
     }
 
     /// One delivery, and what it teaches.
@@ -275,7 +271,7 @@ impl Deliverer {
         pass: PassId,
         trigger: Trigger,
         stop: &CancellationToken,
-    ) -> Result<(Observed, DeliveryPlan), PassError> {
+    ) -> Result<(Listing, DeliveryPlan), PassError> {
         self.busy.observing();
         let requested = trigger == Trigger::Signal;
         if requested {
@@ -284,23 +280,18 @@ impl Deliverer {
         }
         let observing = async {
             let mut listing = self.clients.bucket.list().await?;
-            self.settings.share.keep_own(&mut listing.held, |object| &object.name.destination);
-            if !self.settings.share.is_first() {
-                // They belong to no share; the first replica reports them.
-                listing.foreign = Foreign::default();
-            }
-            log::foreign(&listing.foreign, &self.foreign_seen);
-            let foreign = listing.foreign.count;
-            let far = self.far_heads(side, &candidates(&listing.held)).await?;
-            Ok::<_, PassError>((Observed { held: listing.held, foreign }, far))
+            listing.keep_own(self.settings.share);
+            self.foreign_log.log(&listing.foreign);
+            let candidates = candidates(&listing.held);
+            let far = self.far_heads(side, &candidates).await?;
+            let policy =
+                DeliveryPolicy { on_rewrite: self.settings.on_rewrite, now: SystemTime::now(), ask_again: requested };
+            let plan = plan_deliveries(&candidates, &far, &self.refusals.lock(), policy);
+            Ok::<_, PassError>((listing, self.busy.without(plan)))
         };
-        let (observed, far) = stop.run_until_cancelled(observing).await.ok_or(PassError::Stopped)??;
-        let policy =
-            DeliveryPolicy { on_rewrite: self.settings.on_rewrite, now: SystemTime::now(), ask_again: requested };
-        let plan = plan_deliveries(&candidates(&observed.held), &far, &self.refusals.lock(), policy);
-        let plan = self.busy.without(plan);
-        self.planned(pass, &observed, &plan);
-        Ok((observed, plan))
+        let (listing, plan) = stop.run_until_cancelled(observing).await.ok_or(PassError::Stopped)??;
+        self.planned(pass, &listing, &plan);
+        Ok((listing, plan))
     }
 
     /// The identities of now. If they are others than before, what they could not open is tried again.

@@ -3,6 +3,7 @@
 //! Invariant: an action that takes long delays no other action's pass, and no request starts more passes than the bounds
 //! here allow.
 
+pub mod log;
 mod pause;
 mod schedule;
 mod triggers;

@@ -21,6 +21,7 @@ use self::memory::Memory;
 use crate::bucket::{Bucket, BucketError};
 use crate::git::pack::IndexTurns;
 use crate::git::wire::{GitServer, Tip, WireError};
+use crate::interrupt::within;
 use crate::memory::MemoryBudget;
 use crate::model::key::{self, CommitId};
 use crate::model::target::{Source, Target};
@@ -33,8 +34,6 @@ use crate::workdir::{CrashRecord, Workdir};
 
 /// Limit for probing a branch again, if its commit is gone.
 const REPROBE_BUDGET: Duration = Duration::from_secs(60);
-/// How long a target may take to abort its upload when it has to stop.
-const STOP_GRACE: Duration = Duration::from_secs(8);
 
 /// What publishing any target needs.
 pub struct Publisher {
@@ -99,18 +98,8 @@ impl Publisher {
         stop: &CancellationToken,
     ) -> Result<Published, PublishError> {
         let begun = Instant::now();
-        let stop_this = stop.child_token();
-        let mut work = Box::pin(self.publish_head(git, publish, progress, &stop_this));
-        let in_time = timeout(self.time_limit, &mut work);
-        let done = match stop.run_until_cancelled(in_time).await {
-            Some(Ok(done)) => done,
-            ended => {
-                stop_this.cancel();
-                let why = ended.map_or(PublishError::Stopped, |_| PublishError::TimeLimit(self.time_limit));
-                // Wait for the clean-up, but not forever. The upload may still have succeeded.
-                timeout(STOP_GRACE, work).await.ok().and_then(Result::ok).ok_or(why)
-            }
-        };
+        let publish_head = async |stop| self.publish_head(git, publish, progress, &stop).await;
+        let done = within(self.time_limit, stop, publish_head).await;
         let (commit, key, Shipped { bytes, rewritten_from, lfs_paths }) = match done {
             Err(_) if stop.is_cancelled() => return Err(PublishError::Stopped),
             other => other?,

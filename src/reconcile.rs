@@ -34,7 +34,6 @@ pub use self::pr_check::is_concerned;
 use self::recipients::Recipients;
 use self::remember::Recall;
 use self::uploads::Uploads;
-use crate::bucket::Foreign;
 use crate::config;
 use crate::descriptors::{Concurrency, DESCRIPTORS_PER_TARGET, SERVER_DESCRIPTORS};
 use crate::git::wire::GitServer;
@@ -42,15 +41,13 @@ use crate::model::key::{ArchiveFormat, Destination};
 use crate::model::program::Program;
 use crate::model::target::Target;
 use crate::net::tls::TrustRoots;
+use crate::passes::log::ForeignLog;
 use crate::passes::{self, Pauses, Triggers, Workers};
 use crate::plan::report::{Report, Trouble};
 use crate::plan::{Action, Plan, Remembered, plan_share};
 use crate::publish::{Limits, Publisher};
 use crate::status::{PassId, PassSummary, Planned, Status, Trigger, Watched};
-use crate::text::{error_chain, remote_text};
-
-/// How many foreign keys the log names; the rest are only counted.
-const FOREIGN_SHOWN: usize = 5;
+use crate::text::error_chain;
 
 /// What push passes reuse of the last full pass: GraphQL can be slow, and a push does not change the target list.
 #[derive(Debug)]
@@ -87,8 +84,7 @@ pub struct Reconciler {
     slots: Semaphore,
     known: Mutex<Option<Arc<LastFullPass>>>,
     recall: Recall,
-    /// What the log said of foreign objects.
-    foreign_seen: Mutex<Foreign>,
+    foreign_log: ForeignLog,
     /// What the next listing must show.
     uploads: Uploads,
     /// What is left to do of `REPUBLISH`; `None` before the first pass.
@@ -122,7 +118,7 @@ impl Reconciler {
             slots: Semaphore::new(concurrency.sync.get() + push_slots),
             known: Mutex::default(),
             recall: Recall::default(),
-            foreign_seen: Mutex::default(),
+            foreign_log: ForeignLog::default(),
             uploads: Uploads::default(),
             republish: Mutex::default(),
             recipients: Recipients::compare(&mut settings),
@@ -183,7 +179,7 @@ impl Reconciler {
         let republish = self.republish.lock().clone();
         let observing = observe(&self.clients, &self.settings, republish, self.status.pulse());
         let observed = stop.run_until_cancelled(observing).await.ok_or(PassError::Stopped)??;
-        self.log_foreign(&observed.foreign);
+        self.foreign_log.log(&observed.foreign);
         Ok(observed)
     }
 
@@ -364,22 +360,5 @@ impl Reconciler {
         if let Err(error) = publisher.workdir.keep_since(&self.status.out_of_sync()) {
             tracing::debug!(%error, "cannot save since when targets are out of sync");
         }
-    }
-
-    /// Logs what is new since the last time. Only examples are remembered, so a bucket full of them takes no memory.
-    fn log_foreign(&self, foreign: &Foreign) {
-        let before = std::mem::replace(&mut *self.foreign_seen.lock(), foreign.clone());
-        let is_new = |key: &&String| !before.examples.contains(key);
-        let new: Vec<_> = foreign.examples.iter().filter(is_new).collect();
-        if foreign.count <= before.count && new.is_empty() {
-            return;
-        }
-        let examples = if new.is_empty() { foreign.examples.iter().collect() } else { new };
-        let shown: Vec<_> = examples.into_iter().take(FOREIGN_SHOWN).map(|key| remote_text(key.as_bytes())).collect();
-        tracing::warn!(
-            count = foreign.count,
-            examples = shown.join(" "),
-            "the bucket holds objects with foreign names, which are left alone"
-        );
     }
 }

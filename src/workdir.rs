@@ -9,8 +9,7 @@ mod recipients;
 mod spool;
 mod uploads;
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
@@ -21,7 +20,6 @@ pub use self::recipients::kept_recipients;
 pub use self::spool::{Spool, kept_refusals};
 use self::uploads::UnderWay;
 pub use self::uploads::{RecordedUpload, UploadRecord};
-use crate::files::is_private_dir;
 use crate::model::program::Program;
 use crate::plan::Memory;
 
@@ -72,17 +70,8 @@ impl Deref for Workdir {
 
 /// What passes of an earlier process remembered; `None` if there is nothing. It needs neither the lock nor a right to write.
 pub fn kept_memory(workdir: &Path) -> io::Result<Option<Memory>> {
-    let root = workdir.join(OURS);
-    if !is_private_dir(&root) {
-        return Ok(None);
-    }
-    let file = match File::open(root.join(MEMORY_FILE)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        file => file?,
-    };
-    let mut text = vec![];
-    file.take(MEMORY_LIMIT_BYTES).read_to_end(&mut text)?;
-    Ok(Some(serde_json::from_slice(&text)?))
+    let kept = folder::kept(workdir, OURS, MEMORY_FILE, MEMORY_LIMIT_BYTES)?;
+    Ok(kept.map(|text| serde_json::from_slice(&text)).transpose()?)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::error::failed;
 use super::{Bucket, BucketError};
 use crate::model::key::{self, DecodedKey, Destination, HeldObject};
+use crate::model::shard::Shard;
 
 /// Objects that are read from a listing. A bucket with more is used for something else too.
 pub(super) const MAX_OBJECTS: usize = 1_000_000;
@@ -48,6 +49,16 @@ pub struct Foreign {
     pub count: usize,
     /// The first keys.
     pub examples: Vec<String>,
+}
+
+impl Listing {
+    /// Keeps what belongs to this share. Foreign objects belong to no share; the first replica reports them.
+    pub fn keep_own(&mut self, share: Shard) {
+        share.keep_own(&mut self.held, |object| &object.name.destination);
+        if !share.is_first() {
+            self.foreign = Foreign::default();
+        }
+    }
 }
 
 impl Foreign {

@@ -7,11 +7,13 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{pass_scene, pretty, print, signals};
+use super::passing::{one_pass, previews};
+use super::{pretty, signals};
 use crate::config::{self, OutputFormat};
 use crate::deliver::{Deliverer, PassError, log_failed_pass};
 use crate::net::tls::TrustRoots;
 use crate::passes::Triggers;
+use crate::plan::delivery::report::DeliveryReport;
 use crate::server::{Server, Site};
 use crate::status::Trigger;
 use crate::terminal::{Board, Paint};
@@ -42,18 +44,9 @@ pub(super) async fn run(settings: config::Consume, roots: &TrustRoots, board: &B
         tracing::info!("stopped");
         return Ok(ExitCode::SUCCESS);
     }
-    let status = deliverer.status();
     let passing = deliverer.pass(&courier, Trigger::Schedule, &stop);
-    Ok(match board.during(|| pass_scene(&status), passing).await {
-        Ok(report) => {
-            let text = match settings.output {
-                OutputFormat::Text => String::new(),
-                OutputFormat::Json => pretty(&serde_json::json!(report)),
-            };
-            print(&text, report.is_success())
-        }
-        Err(error) => failed_pass(&error),
-    })
+    let is_success = DeliveryReport::is_success;
+    Ok(one_pass(passing, is_success, failed_pass, settings.output, &deliverer.status(), board).await)
 }
 
 fn failed_pass(error: &PassError) -> ExitCode {
@@ -68,25 +61,14 @@ async fn dry_run(
     board: &Board,
     stop: &CancellationToken,
 ) -> ExitCode {
-    let status = deliverer.status();
-    let mut trigger = Trigger::Schedule;
-    loop {
-        let exit = match board.during(|| pass_scene(&status), deliverer.preview(trigger, stop)).await {
-            Ok((plan, foreign)) => {
-                let text = match settings.output {
-                    OutputFormat::Text => show::plan_text(&plan, foreign, Paint::on(&std::io::stdout())),
-                    OutputFormat::Json => pretty(&show::plan_json(&plan, foreign)),
-                };
-                print(&text, plan.blocked.is_empty())
-            }
-            Err(error) => failed_pass(&error),
+    let preview = async |trigger| {
+        let (plan, foreign) = deliverer.preview(trigger, stop).await?;
+        let text = match settings.output {
+            OutputFormat::Text => show::plan_text(&plan, foreign, Paint::on(&std::io::stdout())),
+            OutputFormat::Json => pretty(&show::plan_json(&plan, foreign)),
         };
-        if settings.run_once {
-            return exit;
-        }
-        match deliverer.wait(stop).await {
-            Some(next) => trigger = next,
-            None => return ExitCode::SUCCESS,
-        }
-    }
+        Ok((text, plan.blocked.is_empty()))
+    };
+    let wait = async || deliverer.wait(stop).await;
+    previews(preview, failed_pass, wait, settings.run_once, &deliverer.status(), board).await
 }

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{pass_scene, pretty, print, show, signals};
+use super::passing::{one_pass, previews};
+use super::{pretty, show, signals};
 use crate::config::{self, OutputFormat};
 use crate::net::tls::TrustRoots;
 use crate::passes::Triggers;
+use crate::plan::report::Report;
 use crate::reconcile::{PassError, Reconciler, is_concerned, log_failed_pass};
 use crate::server::{Server, Site, Webhooks};
 use crate::status::Trigger;
@@ -48,18 +50,8 @@ pub(super) async fn run(settings: config::Run, roots: &TrustRoots, board: &Board
         tracing::info!("stopped");
         return Ok(ExitCode::SUCCESS);
     }
-    let status = reconciler.status();
     let passing = reconciler.pass(&publisher, Trigger::Schedule, &stop);
-    Ok(match board.during(|| pass_scene(&status), passing).await {
-        Ok(report) => {
-            let text = match settings.output {
-                OutputFormat::Text => String::new(),
-                OutputFormat::Json => pretty(&serde_json::json!(report)),
-            };
-            print(&text, report.is_success())
-        }
-        Err(error) => failed_pass(&error),
-    })
+    Ok(one_pass(passing, Report::is_success, failed_pass, settings.output, &reconciler.status(), board).await)
 }
 
 fn failed_pass(error: &PassError) -> ExitCode {
@@ -69,25 +61,14 @@ fn failed_pass(error: &PassError) -> ExitCode {
 
 /// Prints what a pass would do: once, or again for every pass until a signal.
 async fn dry_run(reconciler: &Reconciler, settings: &config::Run, board: &Board, stop: &CancellationToken) -> ExitCode {
-    let status = reconciler.status();
-    let mut trigger = Trigger::Schedule;
-    loop {
-        let exit = match board.during(|| pass_scene(&status), reconciler.preview(trigger, stop)).await {
-            Ok((plan, foreign)) => {
-                let text = match settings.output {
-                    OutputFormat::Text => show::plan_text(&plan, foreign, Paint::on(&std::io::stdout())),
-                    OutputFormat::Json => pretty(&show::plan_json(&plan, foreign)),
-                };
-                print(&text, plan.is_clean())
-            }
-            Err(error) => failed_pass(&error),
+    let preview = async |trigger| {
+        let (plan, foreign) = reconciler.preview(trigger, stop).await?;
+        let text = match settings.output {
+            OutputFormat::Text => show::plan_text(&plan, foreign, Paint::on(&std::io::stdout())),
+            OutputFormat::Json => pretty(&show::plan_json(&plan, foreign)),
         };
-        if settings.run_once {
-            return exit;
-        }
-        match reconciler.wait(stop).await {
-            Some(next) => trigger = next,
-            None => return ExitCode::SUCCESS,
-        }
-    }
+        Ok((text, plan.is_clean()))
+    };
+    let wait = async || reconciler.wait(stop).await;
+    previews(preview, failed_pass, wait, settings.run_once, &reconciler.status(), board).await
 }

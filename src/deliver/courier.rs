@@ -3,15 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::error::DeliverError;
 use super::job::Job;
 use crate::artifact::encrypt::Identities;
 use crate::bucket::Bucket;
 use crate::config;
 use crate::git::push::PushServer;
+use crate::interrupt::within;
 use crate::memory::MemoryBudget;
 use crate::net::http;
 use crate::plan::delivery::Deliver;
@@ -19,9 +18,6 @@ use crate::plan::delivery::report::Delivered;
 use crate::plan::outcome::Failure;
 use crate::progress::Progress;
 use crate::workdir::Spool;
-
-/// How long a delivery may take to end its push properly when it has to stop.
-const STOP_GRACE: Duration = Duration::from_secs(8);
 
 /// What delivering any destination needs.
 pub struct Courier {
@@ -55,20 +51,12 @@ impl Courier {
         stop: &CancellationToken,
     ) -> Result<Delivered, Failure> {
         let begun = Instant::now();
-        let stop_this = stop.child_token();
-        let job = Job { courier: self, git, deliver, identities, progress, stop: &stop_this };
-        let mut work = Box::pin(http::retrying_until(&stop_this, self.time_limit, async || job.run().await));
-        let in_time = timeout(self.time_limit, &mut work);
-        let done = match stop.run_until_cancelled(in_time).await {
-            Some(Ok(done)) => done,
-            ended => {
-                stop_this.cancel();
-                let why = ended.map_or(DeliverError::Stopped, |_| DeliverError::TimeLimit(self.time_limit));
-                // The far side cleans up if the push is ended properly. It may still have succeeded.
-                timeout(STOP_GRACE, work).await.ok().and_then(Result::ok).ok_or(why)
-            }
+        let attempts = async |stop| {
+            let job = Job { courier: self, git, deliver, identities, progress, stop: &stop };
+            http::retrying_until(&stop, self.time_limit, async || job.run().await).await
         };
-        match done {
+        // The far side cleans up if a push that has to stop is ended properly.
+        match within(self.time_limit, stop, attempts).await {
             Ok((rewritten_from, pushed_bytes)) => Ok(Delivered { rewritten_from, pushed_bytes, took: begun.elapsed() }),
             Err(_) if stop.is_cancelled() => Err(Failure::Stopped),
             Err(error) => Err(error.into_failure(progress.stage())),

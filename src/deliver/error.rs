@@ -13,6 +13,7 @@ use crate::bucket::BucketError;
 use crate::git::heads::LoginRefused;
 use crate::git::pack::subset::SubsetError;
 use crate::git::push::{PushError, Refusal};
+use crate::interrupt::Cut;
 use crate::model::stage::Stage;
 use crate::net::http::{RequestError, Retryable};
 use crate::plan::Cause;
@@ -71,6 +72,15 @@ pub(super) enum DeliverError {
     /// A thread of the program failed.
     #[error("internal error: a task failed")]
     Task(#[from] JoinError),
+}
+
+impl From<Cut> for DeliverError {
+    fn from(cut: Cut) -> Self {
+        match cut {
+            Cut::Stopped => Self::Stopped,
+            Cut::TimeLimit(limit) => Self::TimeLimit(limit),
+        }
+    }
 }
 
 impl Retryable for DeliverError {

@@ -1,25 +1,17 @@
 //! What a pass writes to the log: one line for each blocked destination, for each delivery, and for the pass. Of many with
 //! an equal reason, only a few are named.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
 use super::PassError;
-use crate::bucket::Foreign;
 use crate::model::key::Destination;
 use crate::model::program::Program;
+use crate::passes::log::{Failures, NAMED};
 use crate::plan::delivery::report::{DeliveryOutcome, DeliveryReport};
 use crate::plan::delivery::{DeliveryPlan, Undeliverable};
 use crate::plan::outcome::Failure;
-use crate::text::{error_chain, printable, remote_text};
-
-/// How many destinations with an equal reason get a line each, and how many examples a line for more of them names.
-const NAMED: usize = 3;
-/// How many foreign keys the log names; the rest are only counted.
-const FOREIGN_SHOWN: usize = 5;
+use crate::text::{error_chain, printable};
 
 pub(super) fn blocked(plan: &DeliveryPlan) {
     let mut alike: BTreeMap<String, Vec<&Undeliverable>> = BTreeMap::new();
@@ -39,30 +31,6 @@ pub(super) fn blocked(plan: &DeliveryPlan) {
         let names: Vec<_> = alike.iter().take(NAMED).map(|it| printable(&it.destination().to_string())).collect();
         let (count, examples) = (alike.len(), names.join(", "));
         tracing::error!(count, examples, %reason, advice, "blocked: {count} targets for the same reason, such as {examples}");
-    }
-}
-
-/// Failures of a pass by their reasons. The first few of each are logged at once, and the others in one line at the end.
-#[derive(Debug, Default)]
-pub(super) struct Failures(RefCell<BTreeMap<String, usize>>);
-
-impl Failures {
-    /// Whether the failure is logged at once.
-    fn is_named(&self, error: &str) -> bool {
-        let mut reasons = self.0.borrow_mut();
-        let count = reasons.entry(error.to_owned()).or_default();
-        *count += 1;
-        *count <= NAMED
-    }
-}
-
-impl Drop for Failures {
-    fn drop(&mut self) {
-        for (error, count) in self.0.take() {
-            if let Some(count) = count.checked_sub(NAMED).filter(|count| *count > 0) {
-                tracing::error!(count, error, "failed: {count} more for the same reason");
-            }
-        }
     }
 }
 
@@ -91,7 +59,7 @@ pub(super) fn outcome(DeliveryOutcome { deliver, result }: &DeliveryOutcome, fai
         Err(Failure::Held { rewrite, error }) => {
             tracing::warn!(group, project, branch, old_commit = %rewrite.from, commit = %rewrite.to, reason = error, "held: {name}");
         }
-        Err(Failure::Failed { cause, error, .. }) if failures.is_named(error) => {
+        Err(Failure::Failed { cause, error, .. }) if failures.is_named(error.clone()) => {
             let advice = cause.advice(Program::Consumer);
             tracing::error!(group, project, branch, error, advice, "failed: {name}");
         }
@@ -122,21 +90,4 @@ pub(super) fn report(report: &DeliveryReport) {
     } else {
         log!(warn, "pass done, not everything is in sync");
     }
-}
-
-/// Logs what is new since the last time. Only examples are remembered, so a bucket full of them takes no memory.
-pub(super) fn foreign(foreign: &Foreign, seen: &Mutex<Foreign>) {
-    let before = std::mem::replace(&mut *seen.lock(), foreign.clone());
-    let is_new = |key: &&String| !before.examples.contains(key);
-    let new: Vec<_> = foreign.examples.iter().filter(is_new).collect();
-    if foreign.count <= before.count && new.is_empty() {
-        return;
-    }
-    let examples = if new.is_empty() { foreign.examples.iter().collect() } else { new };
-    let shown: Vec<_> = examples.into_iter().take(FOREIGN_SHOWN).map(|key| remote_text(key.as_bytes())).collect();
-    tracing::warn!(
-        count = foreign.count,
-        examples = shown.join(" "),
-        "the bucket holds objects with foreign names, which are left alone"
-    );
 }

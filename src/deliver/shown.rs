@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Deliverer, Observed, PassError};
+use super::{Deliverer, PassError};
+use crate::bucket::Listing;
 use crate::model::key::{Destination, HeldObject};
 use crate::model::stage::Stage;
 use crate::plan::Cause;
@@ -19,14 +20,14 @@ use crate::status::{
 use crate::text::error_chain;
 
 impl Deliverer {
-    pub(super) fn planned(&self, pass: PassId, observed: &Observed, plan: &DeliveryPlan) {
+    pub(super) fn planned(&self, pass: PassId, listing: &Listing, plan: &DeliveryPlan) {
         let moved = self.busy.moved();
         self.status.seen(pass, |known| {
             let mut records = records(plan, known);
             // An earlier pass still works on them: what is known of them is newer.
             let kept = moved.iter().filter_map(|destination| known.targets.get_key_value(destination));
             records.extend(kept.map(|(destination, target)| (destination.clone(), Arc::clone(target))));
-            let bucket = BucketCount { objects: observed.held.len(), foreign: observed.foreign };
+            let bucket = BucketCount { objects: listing.held.len(), foreign: listing.foreign.count };
             Seen { records, actions: plan.deliveries.len(), whole: Some(Whole { bucket, budget: None, guard: None }) }
         });
     }

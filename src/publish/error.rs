@@ -10,6 +10,7 @@ use tokio::task::JoinError;
 use crate::bucket::BucketError;
 use crate::git::pack::PackError;
 use crate::git::wire::WireError;
+use crate::interrupt::Cut;
 use crate::model::key::KeyTooLong;
 use crate::model::stage::Stage;
 use crate::model::target::Source;
@@ -60,6 +61,15 @@ pub enum PublishError {
     /// A thread of the program failed.
     #[error("internal error: a task failed")]
     Task(#[from] JoinError),
+}
+
+impl From<Cut> for PublishError {
+    fn from(cut: Cut) -> Self {
+        match cut {
+            Cut::Stopped => Self::Stopped,
+            Cut::TimeLimit(limit) => Self::TimeLimit(limit),
+        }
+    }
 }
 
 impl Retryable for PublishError {

@@ -18,6 +18,7 @@ use crate::git::account::Account;
 use crate::git::wire::GitServer;
 use crate::model::key::Destination;
 use crate::model::stage::Stage;
+use crate::passes::log::Failures;
 use crate::passes::{Workers, work_off};
 use crate::plan::outcome::{Done, Failure, Outcome};
 use crate::plan::{Action, Cause, Publish, Retire, Sweep};
@@ -58,7 +59,7 @@ pub async fn apply(actions: Vec<Action>, context: &ApplyContext<'_>, stop: &Canc
 }
 
 async fn run_all(actions: Vec<Action>, context: &ApplyContext<'_>, stop: &CancellationToken) -> Vec<Outcome> {
-    let (outcomes, failures) = (RefCell::new(vec![]), log::Failures::default());
+    let (outcomes, failures) = (RefCell::new(vec![]), Failures::default());
     work_off(actions, weight, context.workers, async |action| {
         let Some(claim) = (context.claim)(&action) else {
             context.status.left_out(context.pass);

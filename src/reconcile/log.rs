@@ -1,7 +1,6 @@
 //! What a pass writes to the log: one line for each blocked target, for each action, and for the pass. Of many with an
 //! equal reason, only a few are named.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -9,13 +8,11 @@ use super::PassError;
 use super::uploads::{LOST, Lost};
 use crate::model::key::Destination;
 use crate::model::target::Unknown;
+use crate::passes::log::{Failures, NAMED};
 use crate::plan::outcome::{Done, Failure, Outcome, Published};
 use crate::plan::report::Report;
 use crate::plan::{Action, Blocked, Blocker, Plan, Publish};
 use crate::text::{error_chain, printable};
-
-/// How many targets with an equal reason get a line each, and how many examples a line for more of them names.
-const NAMED: usize = 3;
 
 pub(super) fn blocked(plan: &Plan) {
     let mut alike: BTreeMap<String, Vec<&Blocked>> = BTreeMap::new();
@@ -65,30 +62,6 @@ fn reason_of(blocker: &Blocker) -> String {
         Blocker::HeadUnknown(Unknown::Unreadable { why, .. }) => format!("cannot read them: {why}"),
         Blocker::HeadUnknown(Unknown::NoBranch(_)) => "their projects have no such branch".to_owned(),
         other => other.to_string(),
-    }
-}
-
-/// Failures of a pass by their reasons. The first few of each are logged at once, and the others in one line at the end.
-#[derive(Debug, Default)]
-pub(super) struct Failures(RefCell<BTreeMap<String, usize>>);
-
-impl Failures {
-    /// Whether the failure of this action is logged at once.
-    fn is_named(&self, action: &Action, error: &str) -> bool {
-        let mut reasons = self.0.borrow_mut();
-        let count = reasons.entry(without_names(action, error)).or_default();
-        *count += 1;
-        *count <= NAMED
-    }
-}
-
-impl Drop for Failures {
-    fn drop(&mut self) {
-        for (error, count) in self.0.take() {
-            if let Some(count) = count.checked_sub(NAMED).filter(|count| *count > 0) {
-                tracing::error!(count, error, "failed: {count} more for the same reason");
-            }
-        }
     }
 }
 
@@ -165,7 +138,7 @@ pub(super) fn outcome(Outcome { action, result }: &Outcome, failures: &Failures)
         (_, Err(Failure::Held { rewrite, error })) => {
             tracing::warn!(group, project, branch, old_commit = %rewrite.from, commit = %rewrite.to, reason = error, "held: {name}");
         }
-        (_, Err(Failure::Failed { error, .. })) if failures.is_named(action, error) => {
+        (_, Err(Failure::Failed { error, .. })) if failures.is_named(without_names(action, error)) => {
             tracing::error!(group, project, branch, error, "failed: {name}");
         }
         (_, Err(Failure::Failed { .. })) => {}

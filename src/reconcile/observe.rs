@@ -77,11 +77,7 @@ pub(super) async fn observe(
     let heads = clients.heads(&git, targets.accepted, pulse).await?;
     let format = settings.archive_format.resolve(&listing.held)?;
     let bucket_wide = BucketWide { format, no_targets, unlisted_apps, elsewhere };
-    share.keep_own(&mut listing.held, |object| &object.name.destination);
-    if !share.is_first() {
-        // They belong to no share; the first replica reports them.
-        listing.foreign = Foreign::default();
-    }
+    listing.keep_own(share);
     let Listing { held, foreign } = listing;
     let desired = Desired { targets: heads, refused: targets.refused };
     Ok(Observed { git, desired, held, foreign, bucket_wide, republish })

@@ -1,7 +1,7 @@
 //! A private, locked folder under WORKDIR.
 
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -107,6 +107,22 @@ impl Folder {
         file.write_all(text)?;
         fs::rename(new, path)
     }
+}
+
+/// What a file of the folder `name` under `workdir` holds, up to `limit` bytes; `None` if there is no such file, or the folder
+/// is not ours. It needs neither the lock nor a right to write.
+pub(super) fn kept(workdir: &Path, name: &str, file: &str, limit_bytes: u64) -> io::Result<Option<Vec<u8>>> {
+    let root = workdir.join(name);
+    if !is_private_dir(&root) {
+        return Ok(None);
+    }
+    let file = match File::open(root.join(file)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    let mut content = vec![];
+    file.take(limit_bytes).read_to_end(&mut content)?;
+    Ok(Some(content))
 }
 
 /// A target that is out of sync.

@@ -1,7 +1,7 @@
 //! The consumer's folder: objects that need the disk while they are pushed, and refusals.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
@@ -9,8 +9,7 @@ use tempfile::TempDir;
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 
-use super::folder::{Folder, WorkdirError};
-use crate::files::is_private_dir;
+use super::folder::{Folder, WorkdirError, kept};
 use crate::model::program::Program;
 use crate::plan::delivery::{KeptRefusal, Refusals};
 
@@ -96,19 +95,15 @@ impl Deref for Spool {
 /// What [`Spool::keep_refusals`] stored last. It needs neither the lock nor a right to write. A file that cannot be read
 /// only costs attempts.
 pub fn kept_refusals(workdir: &Path) -> Refusals {
-    let root = workdir.join(OURS);
-    let read = || -> io::Result<Vec<KeptRefusal>> {
-        let mut text = vec![];
-        File::open(root.join(REFUSALS_FILE))?.take(REFUSALS_LIMIT_BYTES).read_to_end(&mut text)?;
-        Ok(serde_json::from_slice(&text)?)
-    };
-    match is_private_dir(&root).then(read) {
-        Some(Ok(kept)) => Refusals::from(kept),
-        Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
+    let kept = kept(workdir, OURS, REFUSALS_FILE, REFUSALS_LIMIT_BYTES);
+    let read =
+        kept.and_then(|kept| Ok(kept.map(|text| serde_json::from_slice::<Vec<KeptRefusal>>(&text)).transpose()?));
+    match read {
+        Ok(kept) => kept.map(Refusals::from).unwrap_or_default(),
+        Err(error) => {
             tracing::warn!(%error, "cannot read which pushes were refused: they are tried again");
             Refusals::default()
         }
-        Some(Err(_)) | None => Refusals::default(),
     }
 }
 

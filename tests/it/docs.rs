@@ -69,7 +69,8 @@ const MESSAGES: &[(&str, &[&str])] = &[
     ("git", &["GitLab refuses the login, "]),
     ("publish", &["not tried: GitLab has refused the login for others"]),
     ("passes", &["the next pass waits because the login is refused"]),
-    ("reconcile", &[" targets for the same reason", " more for the same reason"]),
+    ("reconcile", &[" targets for the same reason"]),
+    ("passes", &[" more for the same reason"]),
     ("net", &[": cannot read ", "holds no PEM certificate", "is not a bundle of PEM certificates"]),
     ("net", &["the server's certificate is not accepted", "the server's TLS is not accepted"]),
     (
@@ -188,7 +189,7 @@ const MESSAGES: &[(&str, &[&str])] = &[
     ("git", &["is not of the kind that references to it expect"]),
     ("deliver", &["delivered ", "pass done, not everything is in sync", "stopped before "]),
     ("deliver", &["replaced: ", "does not descend from what the far branch was at", "held: "]),
-    ("deliver", &[" targets for the same reason", " more for the same reason"]),
+    ("deliver", &[" targets for the same reason"]),
     ("deliver", &["cannot push", "its object cannot be used", "cannot make the pack to push"]),
     ("deliver", &["cannot use WORKDIR for its object", "cannot keep which pushes were refused"]),
     ("workdir", &["cannot read which pushes were refused", "cannot remove what an earlier process left"]),

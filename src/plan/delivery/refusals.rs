@@ -101,6 +101,9 @@ impl Refusals {
 
     /// Forgets what concerns no object of the bucket any more.
     pub fn keep_only(&mut self, held: &[HeldObject]) {
+        if self.0.is_empty() {
+            return;
+        }
         let keys: BTreeSet<&str> = held.iter().map(|object| object.key.as_str()).collect();
         self.0.retain(|_, refusal| keys.contains(refusal.key.as_str()));
     }
