@@ -115,7 +115,7 @@ fn in_sync(world: &World, projects: &[String]) {
     }
 }
 
-/// Empties the bucket and WORKDIR, and gives a folder for whoever works elsewhere.
+/// Empties the bucket and WORKDIR, and gives a folder for a program that works elsewhere.
 fn reset(world: &World) -> std::path::PathBuf {
     for key in world.s3().keys() {
         world.s3().delete(&key);

@@ -407,7 +407,7 @@ fn neither_debug_nor_any_problem_shows_a_secret() {
 }
 
 #[test]
-fn a_secret_from_a_file_is_read_anew_each_time_without_its_line_end() {
+fn a_secret_from_a_file_is_read_again_each_time_without_its_line_end() {
     let (_folder, path) = file_with("first\n");
     let run = run_with(&[("GITLAB_TOKEN", ""), ("GITLAB_TOKEN_FILE", &path)], &[]);
     assert_eq!(run.gitlab.token.read().unwrap().expose_secret(), "first");

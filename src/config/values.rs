@@ -197,7 +197,7 @@ pub(super) fn recipients(text: &str) -> Result<Vec<Recipient>, String> {
     }
 }
 
-/// What a word is that is no recipient, and what to give.
+/// What a word is that is not a recipient, and what to give.
 fn what_instead(word: &str) -> &'static str {
     let upper = word.to_ascii_uppercase();
     if upper.contains("AGE-SECRET-KEY-") {
@@ -205,7 +205,7 @@ fn what_instead(word: &str) -> &'static str {
     } else if upper.starts_with("AGE1PQ1") {
         "is a post-quantum recipient (age1pq1…), which this program cannot use: give one that `age-keygen` makes without -pq"
     } else if upper.strip_prefix("AGE1").is_some_and(|rest| rest.contains('1')) {
-        // The digit 1 is no letter of bech32: it ends the plugin's name.
+        // Bech32 has no digit 1 in its data: it ends the plugin's name.
         "is the recipient of an age plugin, and plugins are not used: give one that `age-keygen` makes"
     } else if word.starts_with("ssh-") {
         "is an SSH key, which is not used: give a recipient that `age-keygen` makes"

@@ -24,7 +24,7 @@ pub(super) async fn listing(bucket: &Bucket, settings: &config::Run) -> (Check, 
     }
 }
 
-/// How many foreign objects there are besides the others, if any.
+/// How many foreign objects there are as well, if any.
 pub(super) fn and_foreign(foreign: &Foreign) -> String {
     match foreign.count {
         0 => String::new(),

@@ -66,7 +66,7 @@ impl Advertisement {
     }
 
     /// A ref, after which the first line has the capabilities. The commits of other repositories (`.have`), those at which a
-    /// history is cut off (`shallow`), and the line in place of the first ref (`capabilities^{}`) are no branches. What a
+    /// history is cut off (`shallow`), and the line in place of the first ref (`capabilities^{}`) are not branches. What a
     /// shallow repository lacks is sent with the whole history, as after every refusal for missing objects.
     pub(super) fn line(&mut self, line: &[u8], is_first: bool, branches: &BTreeSet<&str>) -> Result<(), WireError> {
         let (line, capabilities) = match line.iter().position(|byte| *byte == 0) {

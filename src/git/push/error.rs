@@ -29,7 +29,7 @@ pub enum PushError {
     NoReport,
     #[error("{0:?} is not a valid name of a branch")]
     NotABranch(String),
-    #[error("40 zeros are no commit: the push would delete the branch, so nothing was sent")]
+    #[error("40 zeros are not a commit: the push would delete the branch, so nothing was sent")]
     Deletes,
 }
 

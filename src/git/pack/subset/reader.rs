@@ -128,7 +128,7 @@ impl<'a> Reader<'a> {
         Ok((entry, compressed))
     }
 
-    /// The offset of what an entry is a delta on, in the same pack; `None` if it is no delta.
+    /// The offset of what an entry is a delta on, in the same pack; `None` if it is not a delta.
     fn base(&self, pack: usize, entry: &data::Entry) -> Result<Option<u64>, WalkError> {
         let gone = || damaged(format!("the base of the object at {} is not in it", entry.pack_offset()));
         let base = match entry.header {

@@ -9,7 +9,7 @@ use super::objects::Place;
 use super::reader::{Reader, Stop};
 use crate::git::pack::walk::{WalkError, damaged};
 
-/// In place of a base: the object is no delta.
+/// In place of a base: the object is not a delta.
 const NONE: u32 = u32::MAX;
 /// What is kept for each object that is sent from a pack, in bytes: a [`Row`], and a base that is not sent from there.
 pub(super) const ROW_BYTES: u64 = 32 + 12;
@@ -141,7 +141,7 @@ impl Rows {
 
     /// How an entry is sent that goes to its place.
     ///
-    /// Bases come before their deltas, or are no deltas, so that no object is a delta on itself in the end: the copies of
+    /// Bases come before their deltas, or are not deltas, so that in the end no object is a delta on itself: the copies of
     /// two packs may be deltas on each other.
     pub(super) fn how(&self, at: usize, reader: &Reader<'_>, marks: &Marks) -> Result<How, WalkError> {
         let row = self.rows[at];

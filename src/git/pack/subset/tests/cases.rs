@@ -27,7 +27,7 @@ fn one_pack_is_sent_as_it_is_to_a_far_side_that_has_nothing() {
     assert_eq!(pack, fs::read(&near.packs()[0]).unwrap());
     assert!(sent.is_whole);
     near.check(new, None);
-    // What the far side has is not known here, or is no commit.
+    // What the far side has is not known here, or is not a commit.
     assert_eq!(near.subset(new, Some(CommitId::from_bytes([7; 20]))), (pack.clone(), sent));
     assert_eq!(near.subset(new, Some(near.at("HEAD:a"))).1.objects, sent.objects);
 }
