@@ -1,14 +1,18 @@
 # Both programs in a small image, which runs the producer. Builds with docker (BuildKit or not), podman and buildah:
 #   docker build -t git-partition-sync-producer .
-# Base images can be changed: --build-arg RUST_IMAGE=…, --build-arg RUN_IMAGE=…. The run-time base needs only glibc:
-# debian, ubi-minimal and distroless all work. If it has /etc/ssl/certs/ca-certificates.crt, like distroless, the programs
+# Base images can be changed: --build-arg RUST_IMAGE=… --build-arg RUST_DIGEST=, and the same with RUN_. The run-time base needs
+# only glibc: debian, ubi-minimal and distroless all work. If it has /etc/ssl/certs/ca-certificates.crt, like distroless, the programs
 # use that file and not the bundle in /etc/pki: then mount a volume with your own authorities at /etc/ssl/certs, or name
 # it in SSL_CERT_FILE.
 #
 # The consumer, for the far side, is in it too: docker run --entrypoint git-partition-sync-consumer …
 
+# The digests say which builds of these tags: @sha256:…. scripts/pin-images fills them in and renews them. Without a digest the
+# tag's newest build is taken.
 ARG RUST_IMAGE=docker.io/library/rust:1.95-slim-bookworm
+ARG RUST_DIGEST=
 ARG RUN_IMAGE=docker.io/library/debian:bookworm-slim
+ARG RUN_DIGEST=
 
 # BuildKit's bill of materials covers this stage as well as the image: the stripped binaries name no crate. (Not the next
 # stage, where the scanner would find the lock files of all crates' own tests, too.)
@@ -16,7 +20,7 @@ FROM scratch AS crates
 ARG BUILDKIT_SBOM_SCAN_STAGE=true
 COPY Cargo.lock /
 
-FROM ${RUST_IMAGE} AS build
+FROM ${RUST_IMAGE}${RUST_DIGEST} AS build
 WORKDIR /build
 # What docker and buildah call the architecture; without them it is the machine's own. Each is built on its own kind.
 ARG TARGETARCH
@@ -67,15 +71,25 @@ RUN install -D -m 0755 target/release/git-partition-sync-producer /image/usr/loc
     && install -d -m 0777 /image/working \
     && find /image -exec touch --no-dereference --date="@${SOURCE_DATE_EPOCH}" {} +
 
-FROM ${RUN_IMAGE}
+FROM ${RUN_IMAGE}${RUN_DIGEST}
+ARG RUN_IMAGE
+ARG RUN_DIGEST
 ARG VERSION=dev
 ARG REVISION=unknown
+# When the source was committed, in RFC 3339.
+ARG CREATED=1970-01-01T00:00:00Z
+# The repository that it was built from.
+ARG SOURCE=https://github.com/OWNER/git-partition-sync-producer
 LABEL org.opencontainers.image.title="git-partition-sync-producer" \
       org.opencontainers.image.description="Copies GitLab projects, encrypted, through an S3 bucket into a GitLab in an isolated partition" \
-      org.opencontainers.image.source="https://github.com/app-sre/git-partition-sync-producer" \
+      org.opencontainers.image.source="${SOURCE}" \
+      org.opencontainers.image.url="${SOURCE}" \
+      org.opencontainers.image.documentation="${SOURCE}/blob/${REVISION}/README.md" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}" \
+      org.opencontainers.image.base.name="${RUN_IMAGE}${RUN_DIGEST}"
 COPY --from=build /image/ /
 
 # A number, so that Kubernetes can tell that it is not root; OpenShift puts one of its own in its place.

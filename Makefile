@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .PHONY: help demo test lint unit soak audit build setup bench docs diagram image image-test clean
 
 BIN := git-partition-sync-producer
-IMAGE ?= quay.io/app-sre/$(BIN):v$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+IMAGE ?= $(BIN):v$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use testbed::world::World;
 
+use crate::docs::source_of;
 use crate::metrics::promtool;
 use crate::site::get;
 use crate::support::{Daemon, consumer, program, wait_until};
@@ -70,15 +71,96 @@ fn each_alert_fires_when_it_should_and_not_before() {
     }
 }
 
+/// Where each alert leads: the address is a placeholder's, which `scripts/render-rules`, the chart and the kustomize components
+/// replace.
+const RUNBOOK: &str = concat!(
+    "runbook_url: https://github.com/OWNER/git-partition-sync-producer/blob/v",
+    env!("CARGO_PKG_VERSION"),
+    "/docs/operations.md#"
+);
+
+/// What the example in an alert's section shows, without what varies, and the module that says it.
+const LOGGED: [(&str, &str, &str); 23] = [
+    ("Absent", "config", "is still the example's replace-me"),
+    ("ShardAbsent", "workdir", "WORKDIR: another process is using"),
+    ("Stuck", "status", "no progress for "),
+    ("PassesFail", "git", "GitLab refuses the login, "),
+    ("HalfTargetsInTrouble", "model", "the Git server is unreachable: not tried"),
+    ("UploadsFail", "passes", " more for the same reason"),
+    ("TargetsInTrouble", "reconcile", "blocked: "),
+    ("TargetOutOfSync", "publish", "not finished within TARGET_TIMEOUT ("),
+    ("RetireGuard", "plan", "destinations held are no longer wanted and MAX_RETIRE allows"),
+    ("WorkdirSpace", "git", "cannot store the pack"),
+    ("WebhooksRefused", "server", "the secret token is not WEBHOOK_SECRET"),
+    ("ConsumerAbsent", "artifact", "it holds no secret key"),
+    ("ConsumerShardAbsent", "workdir", "WORKDIR: another process is using"),
+    ("ConsumerStuck", "status", "no progress for "),
+    ("ConsumerPassesFail", "reconcile", "the pass failed and nothing was changed"),
+    ("ConsumerHalfDestinationsInTrouble", "model", "the far GitLab is unreachable: not tried"),
+    ("ConsumerDownloadsFail", "bucket", "read an object"),
+    ("ConsumerDestinationsInTrouble", "git", "the Git server refuses the push: "),
+    ("ConsumerDestinationOutOfSync", "deliver", "not finished within TARGET_TIMEOUT ("),
+    ("ConsumerPushForbidden", "model", "the far GitLab refuses a push: "),
+    ("ConsumerObjectsRefused", "deliver", "its object cannot be used"),
+    ("ConsumerWebhooksRefused", "server", "the secret token is not WEBHOOK_SECRET"),
+    ("ConsumerWorkdirSpace", "deliver", "cannot use WORKDIR for its object"),
+];
+
 #[test]
-fn each_alert_is_explained_where_it_says() {
+fn each_alert_is_explained_where_it_says_with_a_line_that_the_program_has() {
     let operations = read("docs/operations.md");
     for rules in RULES.map(read) {
         for alert in alerts(&rules) {
-            assert!(operations.contains(&format!("### {alert}\n")), "docs/operations.md has no section {alert}");
-            let anchor = format!("runbook: docs/operations.md#{}\n", alert.to_lowercase());
+            let (_, section) = operations
+                .split_once(&format!("### {alert}\n"))
+                .unwrap_or_else(|| panic!("docs/operations.md has no section {alert}"));
+            let section = section.split("\n###").next().unwrap();
+            let example = section.split("```text\n").nth(1).and_then(|rest| rest.split("```").next());
+            let example = example.unwrap_or_else(|| panic!("{alert} has no example"));
+            let known = LOGGED.iter().find(|(name, ..)| alert.strip_prefix("GitPartitionSync") == Some(name));
+            let (_, module, said) = known.unwrap_or_else(|| panic!("{alert} is not in LOGGED"));
+            assert!(example.contains(said), "{alert}: no {said:?} in {example}");
+            let source = source_of(module).split("\\\n").map(str::trim_start).collect::<String>();
+            assert!(source.contains(said), "{alert}: src/{module} does not say {said:?}");
+            let anchor = format!("{RUNBOOK}{}\n", alert.to_lowercase());
             assert!(rules.contains(&anchor), "no {anchor}");
         }
+    }
+}
+
+/// What may page: it stops everything, or much of it. A single target never does.
+#[test]
+fn only_what_concerns_many_targets_pages() {
+    const PAGES: [&str; 6] = ["Absent", "ShardAbsent", "Stuck", "PassesFail", "InTrouble", "sFail"];
+    for rules in RULES.map(read) {
+        for rule in rules.split("- alert: ").skip(1) {
+            let name = rule.lines().next().unwrap();
+            let is_of_many = name.contains("Half") || !name.ends_with("InTrouble");
+            let pages = is_of_many && PAGES.iter().any(|end| name.ends_with(end));
+            assert_eq!(rule.contains("severity: critical"), pages, "{name}");
+            assert_eq!(rule.contains("severity: warning"), !pages, "{name}");
+        }
+    }
+}
+
+#[test]
+fn the_address_of_the_runbook_can_be_set_and_the_copies_of_the_rules_are_equal() {
+    let script = |arguments: &[&str]| {
+        let output = Command::new("python3")
+            .arg("scripts/render-rules")
+            .args(arguments)
+            .current_dir(in_repository("."))
+            .output()
+            .unwrap();
+        let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+        assert!(output.status.success(), "{out}\n{err}");
+        out
+    };
+    assert_eq!(script(&["--check"]), "");
+    for (program, rules) in ["producer", "consumer"].into_iter().zip(RULES) {
+        let moved = script(&["--runbook-url", "https://wiki.example.com/sync", program]);
+        assert_eq!(moved, read(rules).replace(RUNBOOK, "runbook_url: https://wiki.example.com/sync#"));
+        assert!(!moved.lines().any(|line| line.contains("runbook_url: https://github.com")), "{moved}");
     }
 }
 

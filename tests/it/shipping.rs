@@ -2,10 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 
-use git_partition_sync_producer::config::{CONSUMER, Manual, PRODUCER};
+use git_partition_sync_producer::config::{CONSUMER, Kind, Manual, PRODUCER, Setting};
 use testbed::world::World;
 
 use crate::site::get;
@@ -28,7 +31,8 @@ fn files_below(folder: &str) -> Vec<(PathBuf, String)> {
         for entry in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
             match entry.is_dir() {
                 true => walk(&entry, found),
-                false => found.push((entry.clone(), fs::read_to_string(&entry).unwrap())),
+                // Not a picture.
+                false => found.extend(fs::read_to_string(&entry).ok().map(|text| (entry, text))),
             }
         }
     }
@@ -45,12 +49,19 @@ fn variable(line: &str) -> Option<&str> {
         .then_some(name)
 }
 
+/// What is for both programs at once.
+const FOR_BOTH: [&str; 2] = ["helm", "compose"];
+
 /// The manifests of one program: those of the consumer have its name in their path.
 fn manifests_of(manual: &Manual) -> Vec<(PathBuf, String)> {
     let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
     let is_consumer_s = |path: &Path| path.strip_prefix(&deploy).unwrap().to_string_lossy().contains("consumer");
     let wanted = manual.program == CONSUMER.program;
-    manifests().into_iter().filter(|(path, _)| is_consumer_s(path) == wanted).collect()
+    let is_for_one = |path: &Path| {
+        let inside = path.strip_prefix(&deploy).unwrap().to_string_lossy();
+        !FOR_BOTH.iter().any(|folder| inside.starts_with(folder))
+    };
+    manifests().into_iter().filter(|(path, _)| is_for_one(path) && is_consumer_s(path) == wanted).collect()
 }
 
 #[test]
@@ -74,6 +85,65 @@ fn every_variable_in_a_manifest_is_a_setting() {
             assert!(used.contains(needed), "no manifest of {} sets {needed}", manual.program.name());
         }
     }
+}
+
+/// The variables that a program reads.
+fn variables_of(manual: &Manual) -> BTreeSet<&'static str> {
+    manual.settings().flat_map(|setting| setting.also.iter().copied().chain([setting.variable])).collect()
+}
+
+#[test]
+fn every_variable_in_the_compose_file_is_a_setting_of_its_program() {
+    let compose = read("deploy/compose.yaml");
+    let bucket = compose.split("x-bucket: &bucket\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    for (service, manual) in [("producer", PRODUCER), ("consumer", CONSUMER)] {
+        let known = variables_of(&manual);
+        let own = compose.split(&format!("\n  {service}:\n")).nth(1).unwrap().split("\n\n").next().unwrap();
+        let mut found = 0;
+        for line in bucket.lines().chain(own.lines()) {
+            let Some((name, _)) = line.trim().split_once(": ") else { continue };
+            if !name.is_empty()
+                && name.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
+            {
+                assert!(known.contains(name), "{service}: {name} is no setting");
+                found += 1;
+            }
+        }
+        assert!(found > 8, "{service}: {found} variables found");
+    }
+}
+
+/// What the chart sets itself, or has a place of its own for.
+const SET_BY_THE_CHART: [&str; 7] =
+    ["WORKDIR", "METRICS_SERVER_PORT", "SHARD_COUNT", "SHARD_INDEX", "HOSTNAME", "RUN_ONCE", "PRIVATE_KEY_FILE"];
+
+/// So that a misspelt setting is refused, and a new one is not.
+#[test]
+fn the_schema_of_the_chart_s_values_has_every_setting() {
+    let schema: serde_json::Value =
+        serde_json::from_str(&read("deploy/helm/git-partition-sync/values.schema.json")).unwrap();
+    for (program, manual) in [("producer", PRODUCER), ("consumer", CONSUMER)] {
+        let named = |what: &str| -> BTreeSet<String> {
+            let names = &schema["properties"][program]["properties"][what]["properties"];
+            names.as_object().unwrap().keys().cloned().collect()
+        };
+        let is_secret = |setting: &&Setting| setting.kind == Kind::Secret;
+        let names = |wanted: &dyn Fn(&&Setting) -> bool| -> BTreeSet<String> {
+            let left = manual.settings().filter(wanted).map(|setting| setting.variable);
+            left.filter(|name| !SET_BY_THE_CHART.contains(name)).map(str::to_owned).collect()
+        };
+        assert_eq!(named("settings"), names(&|setting| !is_secret(setting)), "{program}.settings in the schema");
+        let mut secrets = names(&is_secret);
+        // The consumer's identities are a file.
+        secrets.remove("PRIVATE_KEY");
+        // A login's two halves are one secret.
+        secrets.extend((program == "producer").then(|| "GRAPHQL_USERNAME".to_owned()));
+        assert_eq!(named("secrets"), secrets, "{program}.secrets in the schema");
+    }
+    let templates = files_below("deploy/helm/git-partition-sync/templates");
+    let known: BTreeSet<_> = [PRODUCER, CONSUMER].iter().flat_map(variables_of).collect();
+    let set: Vec<_> = templates.iter().flat_map(|(_, text)| text.lines()).filter_map(variable).collect();
+    assert!(set.len() > 4 && set.iter().all(|name| known.contains(name)), "{set:?}");
 }
 
 #[test]
@@ -126,9 +196,12 @@ const TEMPLATES: [Template; 2] = [
             "REPLICAS",
             "GQL_SECRET_NAME",
             "VAULT_SECRET_NAME",
-            "INTERNAL_CERTIFICATES_IMAGE",
         ],
-        unused: &[],
+        unused: &[
+            "INTERNAL_CERTIFICATES_IMAGE",
+            "INTERNAL_CERTIFICATES_IMAGE_TAG",
+            "INTERNAL_CERTIFICATES_IMAGE_PULL_POLICY",
+        ],
         secrets: &[
             (
                 "VAULT_SECRET_NAME",
@@ -216,24 +289,56 @@ fn the_consumer_s_manifests_name_its_program() {
 /// Under `latest` the registry may have another program, which takes the same settings and would act on them.
 #[test]
 fn the_image_has_the_version_wherever_it_is_named() {
-    let tag = format!(":v{}", env!("CARGO_PKG_VERSION"));
+    let tag = concat!("v", env!("CARGO_PKG_VERSION"));
     let mut found = 0;
-    let documents = ["README.md", "docs/consumer.md", "docs/migration.md", "docs/operations.md", "docs/scaling.md"];
-    let documents = documents.map(|path| (PathBuf::from(path), read(path)));
+    let documents = files_below("docs").into_iter().chain([(PathBuf::from("README.md"), read("README.md"))]);
+    let documents = documents.filter(|(path, _)| path.extension().is_some_and(|it| it == "md"));
     for (path, text) in manifests().into_iter().chain(documents) {
-        for rest in text.split("app-sre/git-partition-sync-producer").skip(1).filter(|rest| rest.starts_with(':')) {
-            assert!(rest.starts_with(&tag), "{}: an image that is not {tag}", path.display());
-            found += 1;
-        }
-        for line in text.lines().filter(|line| line.contains("newTag: ") || line.contains("IMAGE_TAG=")) {
-            assert!(line.contains(&tag[1..]), "{}: {line}", path.display());
+        for before in ["git-partition-sync-producer:", "?ref=", "newTag: ", "IMAGE_TAG=", "appVersion: ", "/blob/"] {
+            for rest in
+                text.split(before).skip(1).filter(|rest| rest.starts_with(['v', 'l']) && !rest.starts_with("v2"))
+            {
+                assert!(rest.starts_with(tag), "{}: {before}{}", path.display(), rest.split('\n').next().unwrap());
+                found += 1;
+            }
         }
     }
-    assert!(found > 3, "{found} images found");
+    assert!(found > 50, "{found} versions found");
     for Template { path, .. } in TEMPLATES {
-        let default = format!("value: \"{}\"\n  - name: INTERNAL", &tag[1..]);
+        let default = format!("value: \"{tag}\"\n  - name: INTERNAL");
         assert!(read(path).contains(&default), "{path}: IMAGE_TAG has another default");
     }
+    let chart = read("deploy/helm/git-partition-sync/Chart.yaml");
+    assert!(chart.contains(&format!("\nversion: {}\n", &tag[1..])), "{chart}");
+}
+
+/// Whoever follows these must not run another organisation's image, or ask its registry. `OWNER` is no organisation: names of
+/// images have no capital letters.
+#[test]
+fn the_owner_of_image_and_repository_is_one_placeholder() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = ["deploy", "docs", "scripts", ".github"].into_iter().flat_map(files_below);
+    let files = ["README.md", "SECURITY.md", "Dockerfile", "Makefile"].map(|name| (root.join(name), read(name)));
+    let mut named = 0;
+    for (path, text) in folders.chain(files) {
+        for line in text.lines() {
+            // This line of the README is a contract.
+            let is_kept = path.ends_with("README.md") && line.ends_with("-dry-run=true -run-once=true");
+            assert!(is_kept || !line.contains("quay.io/"), "{}: {line}", path.display());
+            for place in ["ghcr.io/", "github.com/"] {
+                for rest in line.split(place).skip(1).filter(|rest| rest.contains("/git-partition-sync-producer")) {
+                    let owner = rest.split('/').next().unwrap();
+                    // The chart's examples and the script that copies the kustomizations have put one in.
+                    let is_example =
+                        path.starts_with(root.join("deploy/helm/git-partition-sync/ci")) && owner == "acme";
+                    let is_variable = owner.starts_with(['$', '{']);
+                    assert!(owner == "OWNER" || is_example || is_variable, "{}: {line}", path.display());
+                    named += 1;
+                }
+            }
+        }
+    }
+    assert!(named > 20, "{named} names found");
 }
 
 #[test]
@@ -280,4 +385,78 @@ fn dry_run_that_goes_on_answers_probes() {
     wait_until("the first plan is there", || get(&daemon, "/readyz").status == 200);
     daemon.stop().succeeded();
     assert_eq!(keys(&world), [""; 0]);
+}
+
+/// A registry that wants the token that it gives everybody, as Docker Hub does; its address. It answers until the test ends.
+fn registry(digest: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let own = address.clone();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.unwrap());
+            let mut lines = stream.by_ref().lines().map_while(Result::ok).take_while(|line| !line.is_empty());
+            let request = lines.next().unwrap_or_default();
+            let has_token = lines.filter(|line| line == "Authorization: Bearer for-everybody").count() == 1;
+            let challenge =
+                format!("Www-Authenticate: Bearer realm=\"http://{own}/token\",service=\"r\",scope=\"pull\"\r\n");
+            let (status, headers, body) = match request.split(' ').nth(1).unwrap_or_default() {
+                "/token?service=r&scope=pull" => ("200 OK", String::new(), r#"{"token":"for-everybody"}"#),
+                "/v2/library/rust/manifests/1" | "/v2/library/debian/manifests/12" if has_token => {
+                    ("200 OK", format!("Docker-Content-Digest: {digest}\r\n"), "")
+                }
+                path if path.ends_with("/1") || path.ends_with("/12") => ("401 Unauthorized", challenge, ""),
+                _ => ("404 Not Found", String::new(), ""),
+            };
+            let length = body.len();
+            write!(stream.get_mut(), "HTTP/1.0 {status}\r\n{headers}Content-Length: {length}\r\n\r\n{body}").unwrap();
+        }
+    });
+    address
+}
+
+#[test]
+fn base_images_are_pinned_to_the_digests_that_their_registry_says() {
+    let digest = format!("sha256:{}", "0123456789abcdef".repeat(4));
+    let registry = registry(digest.clone());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("Dockerfile");
+    let original = read("Dockerfile")
+        .replace("docker.io/library/rust:1.95-slim-bookworm", &format!("{registry}/library/rust:1"))
+        .replace("docker.io/library/debian:bookworm-slim", &format!("{registry}/library/debian:12"));
+    let pin = |mode: &[&str]| {
+        let mut command = Command::new("python3");
+        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/pin-images")).args(mode).arg(&path);
+        let output = command.env("no_proxy", "127.0.0.1").output().unwrap();
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        (output.status.success(), said)
+    };
+    // What the checkout has, or has not, must not matter here.
+    let unpinned: String = original
+        .lines()
+        .map(|line| if line.contains("_DIGEST=") { line.split_inclusive('=').next().unwrap() } else { line })
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    fs::write(&path, &unpinned).unwrap();
+
+    for mode in ["--pinned", "--check"] {
+        let (good, said) = pin(&[mode]);
+        assert!(!good, "{mode}: {said}");
+    }
+    assert_eq!(fs::read_to_string(&path).unwrap(), unpinned, "it was only asked");
+    let (good, said) = pin(&[]);
+    assert!(good && said.contains(&digest), "{said}");
+    let pinned = fs::read_to_string(&path).unwrap();
+    assert_eq!(pinned, unpinned.replace("_DIGEST=\n", &format!("_DIGEST=@{digest}\n")));
+    for mode in ["--pinned", "--check"] {
+        let (good, said) = pin(&[mode]);
+        assert!(good, "{mode}: {said}");
+    }
+
+    // What cannot be asked stays as it is.
+    fs::write(&path, pinned.replace("/library/debian:12", "/library/debian:13")).unwrap();
+    let before = fs::read_to_string(&path).unwrap();
+    let (good, said) = pin(&[]);
+    assert!(!good && said.contains("does not say its digest: HTTP Error 404"), "{said}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), before);
 }
