@@ -35,6 +35,11 @@ impl<W> Checked<W> {
         self.len
     }
 
+    /// Where it went.
+    pub(crate) fn into_inner(self) -> W {
+        self.inner
+    }
+
     /// What was written so far, as the file at `path`.
     pub(crate) fn finish(&self, path: PathBuf) -> CheckedFile {
         CheckedFile { path, len: self.len, crc32: self.crc32.clone().finalize() }

@@ -335,3 +335,24 @@ fn a_gap_that_only_a_delta_names_is_found_however_the_delta_names_its_base() {
         assert!(are_received(&[pack(&objects, &entries)], head, &dir.path().join("mirror")), "{what}");
     }
 }
+
+#[test]
+fn copies_of_an_object_that_are_deltas_on_each_other_are_decoded_once() {
+    use Stored::{ById, Whole};
+    let (mut objects, _) = with_a_gap(true);
+    objects[3].1 = entry("100644", "c", id(&objects[0]));
+    objects[6] = commit(id(&objects[3]), &[id(&objects[5])], "top");
+    let head = CommitId::from_bytes(id(&objects[6]).as_slice().try_into().unwrap());
+    let others = [(0, Whole), (3, Whole), (4, Whole), (5, Whole), (6, Whole)];
+    for circle in [
+        [(1, ById(2)), (2, ById(1)), (1, Whole)],
+        [(1, Whole), (2, ById(1)), (1, ById(2))],
+        [(2, ById(1)), (1, Whole), (1, ById(2))],
+    ] {
+        // Git refuses such a pack, so the index is ours.
+        let dir = tempfile::tempdir().unwrap();
+        let pack = pack(&objects, &[&circle[..], &others].concat());
+        assert!(are_received(&[pack], head, &dir.path().join(".git")));
+        verify(dir.path(), head, &MemoryBudget::new(None)).unwrap();
+    }
+}

@@ -23,6 +23,22 @@ pub(crate) fn git_with_input(dir: &Path, arguments: &[&str], input: &[u8]) -> St
 }
 
 fn run_with_input(dir: &Path, program: &str, arguments: &[&str], input: &[u8]) -> String {
+    String::from_utf8_lossy(&output_of(dir, program, arguments, input)).trim_end().to_owned()
+}
+
+/// What a server sends to a client that has `have` and asks for a thin pack of `new`.
+pub(crate) fn thin_pack(dir: &Path, new: CommitId, have: CommitId) -> Vec<u8> {
+    let arguments = ["pack-objects", "--stdout", "--revs", "--thin", "--delta-base-offset", "-q"];
+    output_of(dir, "git", &arguments, format!("{new}\n^{have}\n").as_bytes())
+}
+
+/// What a server sends to a client that has nothing.
+pub(crate) fn whole_pack(dir: &Path, new: CommitId) -> Vec<u8> {
+    let arguments = ["pack-objects", "--stdout", "--revs", "--delta-base-offset", "-q"];
+    output_of(dir, "git", &arguments, format!("{new}\n").as_bytes())
+}
+
+fn output_of(dir: &Path, program: &str, arguments: &[&str], input: &[u8]) -> Vec<u8> {
     let mut stdin = tempfile::tempfile().unwrap();
     stdin.write_all(input).unwrap();
     stdin.rewind().unwrap();
@@ -38,7 +54,7 @@ fn run_with_input(dir: &Path, program: &str, arguments: &[&str], input: &[u8]) -
         .unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{program} {arguments:?}: {out}{err}");
-    out.trim_end().to_owned()
+    output.stdout
 }
 
 /// A repository of five commits with a merge, in two packs.

@@ -7,19 +7,14 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use git2::{Config, ConfigLevel, ObjectType, Odb, OdbObject, Oid, Repository};
+use git2::{ObjectType, Odb, OdbObject, Oid};
 use gix_hash::ObjectId;
 use gix_object::Kind;
 use gix_pack::index;
-use tempfile::NamedTempFile;
 
 use super::pack::HASH;
-use super::references::{Malformed, each_reference, tree_entries};
+use super::references::{Malformed, each_reference};
 use crate::model::key::CommitId;
-
-/// While packs are joined, how much libgit2 compares with each other, and the largest object that it compares, in bytes.
-/// Otherwise it would hold ten objects of any size, with a table as large as each.
-pub const JOIN_WINDOW_BYTES: i64 = 16 << 20;
 
 /// The objects of one repository.
 pub struct Store {
@@ -56,58 +51,6 @@ impl Store {
             })?;
         }
         Ok(false)
-    }
-
-    /// Writes one pack, with its index, of all the objects in `increments` that are not in `base`, into `pack_dir`. Returns
-    /// its name.
-    pub fn join(self, base: &Indexes, increments: &Indexes, pack_dir: &Path) -> Result<String, git2::Error> {
-        let repository = self.repository()?;
-        let settings = NamedTempFile::new_in(pack_dir).map_err(|error| git2::Error::from_str(&error.to_string()))?;
-        let mut config = Config::new()?;
-        config.add_file(settings.path(), ConfigLevel::Local, true)?;
-        // The second one limits single objects too, under this name.
-        for setting in ["pack.windowMemory", "pack.deltaCacheSize"] {
-            config.set_i64(setting, JOIN_WINDOW_BYTES)?;
-        }
-        repository.set_config(&config)?;
-        let odb = repository.odb()?;
-        let mut builder = repository.packbuilder()?;
-        let objects = || increments.0.iter().flat_map(index::File::iter).map(|entry| entry.oid);
-        let is_new = |id: Oid| increments.hold(id) && !base.hold(id);
-        // Names let libgit2 find the versions of one file, which make good deltas.
-        for id in objects() {
-            let id = Oid::from_bytes(id.as_slice())?;
-            if odb.read_header(id)?.1 != ObjectType::Tree {
-                continue;
-            }
-            for entry in tree_entries(read(&odb, id, ObjectType::Tree)?.data()) {
-                let entry = entry?;
-                let (id, name) = (Oid::from_bytes(entry.id)?, str::from_utf8(entry.name).ok());
-                if entry.kind.is_some() && is_new(id) {
-                    builder.insert_object(id, name)?;
-                }
-            }
-        }
-        for id in objects() {
-            let id = Oid::from_bytes(id.as_slice())?;
-            if is_new(id) {
-                builder.insert_object(id, None)?;
-            }
-        }
-        builder.write(pack_dir, 0o600)?;
-        Ok(format!("pack-{}", builder.name()?.unwrap_or_default()))
-    }
-
-    /// Tries what [`Store::join`] needs.
-    pub fn try_packing(self) -> Result<(), git2::Error> {
-        self.repository()?.packbuilder().map(drop)
-    }
-
-    /// All that libgit2's packbuilder needs: the objects, and an empty configuration in place of the user's.
-    fn repository(self) -> Result<Repository, git2::Error> {
-        let repository = Repository::from_odb(self.odb)?;
-        repository.set_config(&Config::new()?)?;
-        Ok(repository)
     }
 }
 

@@ -74,7 +74,17 @@ impl GitServer {
 
     /// Asks for `want` with all its history, or with what it has beyond `have`.
     pub async fn fetch(&self, project: &str, want: CommitId, have: Option<CommitId>) -> Result<PackStream, WireError> {
-        find_pack(Packets::new(self.upload_pack(project, fetch_request(want, have)).await?), want).await
+        self.fetch_pack(project, fetch_request(want, have, false), want).await
+    }
+
+    /// Asks for what `want` has beyond `have`. Objects in the pack may be deltas on objects that `have` reaches and that the
+    /// server leaves out. It may also send a pack without gaps, or all of the history.
+    pub async fn fetch_thin(&self, project: &str, want: CommitId, have: CommitId) -> Result<PackStream, WireError> {
+        self.fetch_pack(project, fetch_request(want, Some(have), true), want).await
+    }
+
+    async fn fetch_pack(&self, project: &str, request: Bytes, want: CommitId) -> Result<PackStream, WireError> {
+        find_pack(Packets::new(self.upload_pack(project, request).await?), want).await
     }
 
     async fn upload_pack(&self, project: &str, request: Bytes) -> Result<Response, WireError> {
@@ -157,10 +167,10 @@ async fn find_pack(mut packets: Packets, want: CommitId) -> Result<PackStream, W
     }
 }
 
-fn fetch_request(want: CommitId, have: Option<CommitId>) -> Bytes {
-    let options = ["ofs-delta".to_owned(), "no-progress".to_owned(), format!("want {want}")];
+fn fetch_request(want: CommitId, have: Option<CommitId>, thin: bool) -> Bytes {
+    let options = ["ofs-delta", "no-progress"].into_iter().chain(thin.then_some("thin-pack")).map(str::to_owned);
     let have = have.map(|have| format!("have {have}"));
-    request("fetch", None, options.into_iter().chain(have).chain(["done".to_owned()]))
+    request("fetch", None, options.chain([format!("want {want}")]).chain(have).chain(["done".to_owned()]))
 }
 
 /// A command with its arguments, one line each.
@@ -241,6 +251,20 @@ mod tests {
         assert!(matches!(parse_ref(line.as_bytes()), Err(WireError::Sha256)));
     }
 
+    #[test]
+    fn only_a_thin_fetch_asks_for_a_thin_pack() {
+        let [want, have] = [1, 2].map(|byte| CommitId::from_bytes([byte; 20]));
+        let request = |have, thin| String::from_utf8(fetch_request(want, have, thin).to_vec()).unwrap();
+        let [id, held] = ["01".repeat(20), "02".repeat(20)];
+        let agent = concat!("agent=", env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"), "\n");
+        let start = format!("0012command=fetch\n{:04x}{agent}0001000eofs-delta\n0010no-progress\n", agent.len() + 4);
+        let wanted = format!("0032want {id}\n");
+        let held = format!("0032have {held}\n");
+        assert_eq!(request(None, false), format!("{start}{wanted}0009done\n0000"));
+        assert_eq!(request(Some(have), false), format!("{start}{wanted}{held}0009done\n0000"));
+        assert_eq!(request(Some(have), true), format!("{start}000ethin-pack\n{wanted}{held}0009done\n0000"));
+    }
+
     /// What a real Git server answers: a list of refs, and a fetch.
     fn recorded() -> [Vec<u8>; 2] {
         let git = testbed::git::GitServer::start(Default::default()).unwrap();
@@ -250,7 +274,7 @@ mod tests {
         let login = Login::new(git.user(), &secrecy::SecretString::from(git.password().to_owned())).unwrap();
         let server = GitServer::new(reqwest::Client::new(), git.url().parse().unwrap(), login);
         let refs = request("ls-refs", None, ["ref-prefix refs/heads/".to_owned()]);
-        let fetch = fetch_request(head, None);
+        let fetch = fetch_request(head, None, false);
         let runtime = tokio::runtime::Runtime::new().unwrap();
         [refs, fetch].map(|request| {
             runtime.block_on(async {

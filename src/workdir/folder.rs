@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::files::{is_private_dir, not_ours, private_file};
@@ -74,13 +75,7 @@ impl Folder {
     /// Stores since when targets are out of sync; without any, the file is removed. After an error, what was stored before
     /// is still there.
     pub fn keep_since(&self, targets: &[OutOfSync]) -> io::Result<()> {
-        if targets.is_empty() {
-            return match fs::remove_file(self.path(OUT_OF_SYNC_FILE)) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-                removed => removed,
-            };
-        }
-        self.keep(OUT_OF_SYNC_FILE, &serde_json::to_vec(targets)?)
+        self.keep(OUT_OF_SYNC_FILE, Some(targets).filter(|targets| !targets.is_empty()))
     }
 
     /// What [`Self::keep_since`] stored last. It is only shown to people, so an unreadable file is ignored.
@@ -89,9 +84,22 @@ impl Folder {
         kept.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
     }
 
-    /// Gives a file of the folder this content. After an error, what was stored before is still there.
-    pub(super) fn keep(&self, name: &str, content: &[u8]) -> io::Result<()> {
-        if fs::read(self.path(name)).is_ok_and(|kept| kept == content) { Ok(()) } else { self.replace(name, content) }
+    /// Gives a file of the folder this content, as JSON; without one, the file is removed. After an error, what was stored
+    /// before is still there.
+    pub(super) fn keep(&self, name: &str, content: Option<&(impl Serialize + ?Sized)>) -> io::Result<()> {
+        let Some(content) = content else {
+            return match fs::remove_file(self.path(name)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                removed => removed,
+            };
+        };
+        let content = serde_json::to_vec(content)?;
+        if fs::read(self.path(name)).is_ok_and(|kept| kept == content) { Ok(()) } else { self.replace(name, &content) }
+    }
+
+    /// What [`Self::keep`] stored last.
+    pub(super) fn kept<T: DeserializeOwned>(&self, name: &str, limit_bytes: u64) -> io::Result<Option<T>> {
+        kept(&self.root, name, limit_bytes)
     }
 
     /// Replaces a file of our folder: whole or not at all. It fails if somebody has put another folder in its place.
@@ -109,11 +117,10 @@ impl Folder {
     }
 }
 
-/// What a file of the folder `name` under `workdir` holds, up to `limit` bytes; `None` if there is no such file, or the folder
-/// is not ours. It needs neither the lock nor a right to write.
-pub(super) fn kept(workdir: &Path, name: &str, file: &str, limit_bytes: u64) -> io::Result<Option<Vec<u8>>> {
-    let root = workdir.join(name);
-    if !is_private_dir(&root) {
+/// What [`Folder::keep`] stored in a file of the folder at `root`; `None` if there is no such file, or the folder is not
+/// ours. It needs neither the lock nor a right to write. A file of more than `limit_bytes` is an error.
+pub(super) fn kept<T: DeserializeOwned>(root: &Path, file: &str, limit_bytes: u64) -> io::Result<Option<T>> {
+    if !is_private_dir(root) {
         return Ok(None);
     }
     let file = match File::open(root.join(file)) {
@@ -122,7 +129,7 @@ pub(super) fn kept(workdir: &Path, name: &str, file: &str, limit_bytes: u64) -> 
     };
     let mut content = vec![];
     file.take(limit_bytes).read_to_end(&mut content)?;
-    Ok(Some(content))
+    Ok(Some(serde_json::from_slice(&content)?))
 }
 
 /// A target that is out of sync.

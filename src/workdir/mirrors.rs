@@ -20,6 +20,9 @@ pub use self::mirror::Mirror;
 use self::state::State;
 pub use self::state::StoredPack;
 use crate::files::available_bytes;
+use crate::git::pack::PackError;
+use crate::git::pack::subset::SubsetError;
+use crate::model::key::CommitId;
 use crate::model::target::Source;
 
 /// This share of the file system stays free of mirrors, but no more than [`RESERVE_LIMIT_BYTES`].
@@ -32,6 +35,22 @@ pub enum MirrorError {
     Io(#[from] io::Error),
     #[error("the fetched repository cannot be used")]
     Git(#[from] git2::Error),
+    /// Reading its packs failed, or joining them.
+    #[error("the packs of the kept repository cannot be used")]
+    Packs(#[source] PackError),
+    /// An increment was to begin at a commit that is not there.
+    #[error("the kept repository does not hold the commit {0}")]
+    NoBase(CommitId),
+}
+
+impl From<PackError> for MirrorError {
+    fn from(error: PackError) -> Self {
+        match error {
+            PackError::Io(error) => Self::Io(error),
+            PackError::Kept(SubsetError::NoBase(base)) => Self::NoBase(base),
+            error => Self::Packs(error),
+        }
+    }
 }
 
 /// Use of WORKDIR's disk, in bytes.

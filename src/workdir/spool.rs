@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use tempfile::TempDir;
 use tokio::runtime::Handle;
@@ -11,12 +12,15 @@ use tokio::task::spawn_blocking;
 
 use super::folder::{Folder, WorkdirError, kept};
 use crate::model::program::Program;
-use crate::plan::delivery::{KeptRefusal, Refusals};
+use crate::plan::delivery::{KeptRefusal, KeptTaken, Refusals, Taken};
 
 /// The consumer's folder under WORKDIR.
 const OURS: &str = Program::Consumer.name();
 const OBJECTS: &str = "objects";
 const REFUSALS_FILE: &str = "refusals.json";
+const TAKEN_FILE: &str = "taken.json";
+/// Longest record of what was taken that is read, in bytes: up to 4 KiB for each of 16,000 destinations, or usual names for all.
+const TAKEN_LIMIT_BYTES: u64 = 64 << 20;
 /// Longest file of refusals that is read, in bytes: up to 4 KiB for each of 16,000 destinations.
 const REFUSALS_LIMIT_BYTES: u64 = 64 << 20;
 
@@ -50,7 +54,30 @@ impl Spool {
 
     /// Stores what need not be tried again soon. After an error, what was stored before is still there.
     pub fn keep_refusals(&self, refusals: &Refusals) -> io::Result<()> {
-        self.keep(REFUSALS_FILE, &serde_json::to_vec(&refusals.kept())?)
+        self.keep(REFUSALS_FILE, Some(&refusals.kept()))
+    }
+}
+
+impl Spool {
+    /// Stores when what was taken had been published. After an error, what was stored before is still there.
+    pub fn keep_taken(&self, taken: &Taken) -> io::Result<()> {
+        self.keep(TAKEN_FILE, Some(&taken.kept()))
+    }
+
+    /// What [`Self::keep_taken`] stored last. Without it, a new record begins.
+    pub fn taken(&self) -> Taken {
+        match self.kept::<KeptTaken>(TAKEN_FILE, TAKEN_LIMIT_BYTES) {
+            Ok(Some(kept)) => kept.into(),
+            Ok(None) => Taken::since(SystemTime::now()),
+            Err(error) => {
+                tracing::warn!(
+                    %error,
+                    "cannot read when what was taken had been published: a new record begins, and what is replaced from \
+                     now on has to be published after this moment"
+                );
+                Taken::since(SystemTime::now())
+            }
+        }
     }
 }
 
@@ -95,10 +122,7 @@ impl Deref for Spool {
 /// What [`Spool::keep_refusals`] stored last. It needs neither the lock nor a right to write. A file that cannot be read
 /// only costs attempts.
 pub fn kept_refusals(workdir: &Path) -> Refusals {
-    let kept = kept(workdir, OURS, REFUSALS_FILE, REFUSALS_LIMIT_BYTES);
-    let read =
-        kept.and_then(|kept| Ok(kept.map(|text| serde_json::from_slice::<Vec<KeptRefusal>>(&text)).transpose()?));
-    match read {
+    match kept::<Vec<KeptRefusal>>(&workdir.join(OURS), REFUSALS_FILE, REFUSALS_LIMIT_BYTES) {
         Ok(kept) => kept.map(Refusals::from).unwrap_or_default(),
         Err(error) => {
             tracing::warn!(%error, "cannot read which pushes were refused: they are tried again");

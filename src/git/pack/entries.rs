@@ -33,7 +33,7 @@ impl<R: BufRead> Entries<R> {
         let mut header = [0; 12];
         read.read_exact(&mut header).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => PackError::Damaged("it ends inside its header".to_owned()),
-            _ => PackError::Io(error),
+            _ => error.downcast().unwrap_or_else(PackError::Io),
         })?;
         let (_, objects) = data::header::decode(&header)
             .map_err(|_| PackError::Damaged("it does not begin like a pack".to_owned()))?;
@@ -63,8 +63,13 @@ impl<R: BufRead> Entries<R> {
 
     /// Reads one entry to its end, and hashes its content if it is a large blob.
     fn next_entry(&mut self) -> io::Result<Noted> {
-        let mut head = Recorded { inner: &mut self.read, bytes: vec![] };
-        let entry = data::Entry::from_read(&mut head, self.offset, HASH.len_in_bytes())?;
+        let mut head = Recorded { inner: &mut self.read, bytes: vec![], failed: false };
+        let entry = data::Entry::from_read(&mut head, self.offset, HASH.len_in_bytes());
+        let entry = entry.map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => error,
+            _ if head.failed => error,
+            _ => corrupt("an object is of a kind that no pack has"),
+        })?;
         let head = head.bytes;
         let mut crc32 = crc32fast::Hasher::new();
         crc32.update(&head);
@@ -162,11 +167,12 @@ fn corrupt(why: &str) -> io::Error {
 struct Recorded<'a, R> {
     inner: &'a mut R,
     bytes: Vec<u8>,
+    failed: bool,
 }
 
 impl<R: Read> Read for Recorded<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
+        let read = self.inner.read(buffer).inspect_err(|_| self.failed = true)?;
         self.bytes.extend_from_slice(&buffer[..read]);
         Ok(read)
     }

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::subset::SubsetError;
 use super::walk::WalkError;
 use crate::git::references::Malformed;
 use crate::text::human_bytes;
@@ -25,6 +26,9 @@ pub enum PackError {
     TooLarge { limit: u64 },
     #[error(transparent)]
     Memory(#[from] Shortage),
+    /// What was received earlier, and this pack builds on, changed since.
+    #[error("the packs that are here already cannot be read")]
+    Kept(#[source] SubsetError),
 }
 
 /// Why a pack is not decoded: that takes more memory than is allowed.
@@ -67,6 +71,18 @@ impl From<WalkError> for PackError {
             WalkError::Damaged(why) => Self::Damaged(why),
             WalkError::Memory(shortage) => Self::Memory(shortage),
             WalkError::Stopped => Self::Io(io::ErrorKind::Interrupted.into()),
+        }
+    }
+}
+
+/// Reading packs that are here failed, or writing what was made of them.
+impl From<SubsetError> for PackError {
+    fn from(error: SubsetError) -> Self {
+        match error {
+            SubsetError::Memory(shortage) => Self::Memory(shortage),
+            SubsetError::Stopped => Self::Io(io::ErrorKind::Interrupted.into()),
+            SubsetError::Receiver(error) => error.downcast().unwrap_or_else(Self::Io),
+            SubsetError::Disk { .. } | SubsetError::Objects(_) | SubsetError::NoBase(_) => Self::Kept(error),
         }
     }
 }

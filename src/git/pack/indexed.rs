@@ -17,8 +17,9 @@ use super::delta::HEADER_BYTES;
 use super::entries::noted;
 use super::resolve::{granted, plan, reserve_all, reserve_table};
 use super::table::{Base, Table};
-use super::walk::{Content, Walk, WalkError, damaged};
+use super::walk::{Content, Walk, WalkError, damaged, no_base};
 use crate::memory::MemoryBudget;
+use crate::threads;
 
 /// What is kept for each object beside the table, in bytes: its place in the index, and the caller's marks.
 const BESIDE_BYTES: u64 = 4 + 1;
@@ -54,16 +55,21 @@ pub(in crate::git) fn visit_all(
         Ok(id)
     };
     let (sums, walked) = thread::scope(|scope| {
-        let sums = scope.spawn(|| {
+        let verify = || {
             let sums = pack.verify_checksum(&mut Discard, &interrupt);
             let sums = sums.and_then(|_| index.verify_checksum(&mut Discard, &interrupt));
             sums.inspect_err(|_| interrupt.store(true, Ordering::Relaxed))
-        });
+        };
+        let sums = threads::another(scope, verify);
         let walked = Walk { pack, table, plan, interrupt: &interrupt }.visit(|_| true, check);
         if walked.is_err() {
             interrupt.store(true, Ordering::Relaxed);
         }
-        (sums.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), walked)
+        let sums = match sums {
+            Some(sums) => sums.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            None => verify(),
+        };
+        (sums, walked)
     });
     drop(share);
     match (sums, walked) {
@@ -71,7 +77,7 @@ pub(in crate::git) fn visit_all(
         (Err(error), Ok(_) | Err(WalkError::Stopped)) => Err(error.into()),
         (_, Err(error)) => Err(error),
         (Ok(_), Ok(visited)) if visited == table.len() => Ok(()),
-        (Ok(_), Ok(_)) => Err(damaged("the base of a delta is not in it")),
+        (Ok(_), Ok(_)) => Err(no_base()),
     }
 }
 

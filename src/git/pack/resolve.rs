@@ -84,15 +84,15 @@ fn refused(refusal: Refusal, too_small: impl FnOnce(u64) -> Shortage) -> WalkErr
     }
 }
 
-/// Finds the id and kind of every object.
+/// Finds the id and kind of every object. `false`: some are based on objects that the pack lacks.
 pub(super) fn find_ids(
     table: &mut Table,
     pack: &data::File,
     plan: Plan,
     interrupt: &AtomicBool,
-) -> Result<(), PackError> {
+) -> Result<bool, PackError> {
     let found = Mutex::new(mem::take(&mut table.found));
-    let visited = {
+    {
         let table = &*table;
         let mut batch = Batch { found: &found, new: vec![] };
         let note = move |object: u32, kind, content: Content<'_>| {
@@ -101,14 +101,10 @@ pub(super) fn find_ids(
             Ok::<_, WalkError>(id)
         };
         // Those were hashed while they streamed by.
-        Walk { pack, table, plan, interrupt }.visit(|root| !table.is_streamed(root), note)?
-    };
-    table.found = found.into_inner();
-    let streamed = (0..table.len()).filter(|object| table.is_streamed(*object)).count();
-    if visited as usize + streamed != table.len() as usize {
-        return Err(PackError::Damaged("the base of a delta is not in it".to_owned()));
+        Walk { pack, table, plan, interrupt }.visit(|root| !table.is_streamed(root), note)?;
     }
-    Ok(())
+    table.found = found.into_inner();
+    Ok(table.found.iter().all(|found| found.kind.is_some()))
 }
 
 /// What a thread has found and not noted yet. A clone is another thread's.

@@ -7,10 +7,12 @@
 //! takes more than 2 MiB while it is decoded, or more than 47,000 objects are sent from one pack, for [`ROW_BYTES`] each.
 
 mod ancestry;
+mod chains;
 mod marks;
 mod objects;
 mod reader;
 mod rows;
+mod whole;
 mod write;
 
 use std::io::{self, Write};
@@ -18,13 +20,17 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use gix_hash::ObjectId;
+use gix_object::Kind;
 
 pub(crate) use self::ancestry::descends;
+use self::chains::{CHAIN_ROW_BYTES, Chains};
 use self::marks::Marks;
-use self::objects::Objects;
-use self::reader::{Reader, Room, Stop};
+pub(super) use self::objects::Objects;
+use self::reader::Room;
+pub(super) use self::reader::{Reader, Stop};
 use self::rows::ROW_BYTES;
-use self::write::{Counted, Writer};
+pub(super) use self::whole::write_whole;
+use self::write::{Counted, Purpose, Writer};
 use super::{Shortage, WalkError};
 use crate::memory::{MemoryBudget, Refusal, Share};
 use crate::model::key::CommitId;
@@ -49,6 +55,9 @@ pub enum SubsetError {
     /// The repository changed since it was verified.
     #[error("its repository cannot be read")]
     Objects(#[source] WalkError),
+    /// What the other side is known to have cannot be told from what it lacks.
+    #[error("the commit {0} is not in it")]
+    NoBase(CommitId),
     #[error(transparent)]
     Memory(Shortage),
     #[error("stopped")]
@@ -95,8 +104,8 @@ pub(crate) fn write_subset<W: Write>(
     let planned = within(&objects, memory, interrupt, |reader| plan(reader, id(new), have));
     let (_share, mut reader, (marks, counted)) = planned?;
     let out = begin(counted.bytes).map_err(SubsetError::Receiver)?;
-    let writer = Writer::new(&mut reader, &marks, counted.objects, out);
-    let written = writer.write().map_err(|stop| match stop {
+    let writer = Writer::new(&mut reader, &marks, counted.objects, Purpose::Push, out);
+    let (written, _) = writer.write().map_err(|stop| match stop {
         Stop::Error(error) => error,
         Stop::Room(_) => changed(),
     })?;
@@ -106,8 +115,71 @@ pub(crate) fn write_subset<W: Write>(
     Ok(Sent { bytes: counted.bytes, objects: counted.objects, is_whole: have.is_none() })
 }
 
+/// Writes the pack that brings `new` to a far side that has `base` and all that it reaches, out of `packs`. These hold all
+/// that `new` reaches, each without gaps, in the order in which they came: of an object that is in several, the first copy is
+/// taken, which was not added as the base of another one. Deltas on what `base` reaches stay deltas, but no commit is one, so
+/// that the pack alone tells what `new` descends from.
+///
+/// `begin` says where to. It is called again if more memory turns out to be needed, and then what was written is void.
+pub(crate) fn write_increment<W: Write>(
+    packs: &[PathBuf],
+    base: CommitId,
+    new: CommitId,
+    memory: &MemoryBudget,
+    interrupt: &AtomicBool,
+    begin: impl Fn() -> io::Result<W>,
+) -> Result<(Sent, W), SubsetError> {
+    let objects = Objects::of_packs(packs)?;
+    let Some(have) = objects.find(&id(base)) else { return Err(SubsetError::NoBase(base)) };
+    let mark = |reader: &mut Reader<'_>| {
+        if reader.read(have)?.kind != Kind::Commit {
+            return Err(SubsetError::NoBase(base).into());
+        }
+        Ok((Marks::difference(reader, id(new), have)?, Purpose::Increment))
+    };
+    let (counted, out) = write_all(&objects, memory, interrupt, mark, begin)?;
+    Ok((Sent { bytes: counted.bytes, objects: counted.objects, is_whole: false }, out))
+}
+
+/// Writes one pack of all that is in `packs`, each object once. The first copy of each is taken. Each pack must be without
+/// gaps, and so is the result. `begin` is as in [`write_increment`].
+pub(super) fn write_joined<W: Write>(
+    packs: &[PathBuf],
+    memory: &MemoryBudget,
+    interrupt: &AtomicBool,
+    begin: impl Fn() -> io::Result<W>,
+) -> Result<W, SubsetError> {
+    let objects = Objects::of_packs(packs)?;
+    let mark = |reader: &mut Reader<'_>| {
+        reader.require_lists(u64::from(reader.objects.len()) * CHAIN_ROW_BYTES)?;
+        Ok((Marks::everything(reader)?, Purpose::Join(Chains::new(reader.objects.len()))))
+    };
+    write_all(&objects, memory, interrupt, mark, begin).map(|(_, out)| out)
+}
+
+/// Writes what `mark` marks.
+fn write_all<W: Write>(
+    objects: &Objects,
+    memory: &MemoryBudget,
+    interrupt: &AtomicBool,
+    mark: impl Fn(&mut Reader<'_>) -> Result<(Marks, Purpose), Stop>,
+    begin: impl Fn() -> io::Result<W>,
+) -> Result<(Counted, W), SubsetError> {
+    let written = within(objects, memory, interrupt, |reader| {
+        let (marks, purpose) = mark(reader)?;
+        let chains = if let Purpose::Join(_) = purpose { u64::from(objects.len()) * CHAIN_ROW_BYTES } else { 0 };
+        reader.require_lists(marks.most_of_a_pack(objects) * ROW_BYTES + chains)?;
+        let out = begin().map_err(SubsetError::Receiver)?;
+        let count = marks.count_new();
+        Writer::new(reader, &marks, count, purpose, out).write()
+    });
+    let (counted, out) = written?.2;
+    // It was not only counted.
+    out.map(|out| (counted, out)).ok_or_else(changed)
+}
+
 /// Does `work` within the memory that it turns out to need. Nothing is held while more is asked for.
-fn within<'a, 'b, T>(
+pub(super) fn within<'a, 'b, T>(
     objects: &'b Objects,
     memory: &'a MemoryBudget,
     interrupt: &'b AtomicBool,
@@ -133,7 +205,7 @@ fn plan(reader: &mut Reader<'_>, new: ObjectId, have: Option<u32>) -> Result<(Ma
     };
     reader.require_lists(marks.most_of_a_pack(reader.objects) * ROW_BYTES)?;
     let objects = marks.count_new();
-    let counted = Writer::counting(reader, &marks, objects).write()?;
+    let (counted, _) = Writer::counting(reader, &marks, objects).write()?;
     Ok((marks, counted))
 }
 

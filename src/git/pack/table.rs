@@ -195,20 +195,39 @@ impl Table {
         (needs.sum(), self.by_id.len() as u64 * BY_ID_BYTES)
     }
 
-    /// What decoding one object takes at most, in bytes: it and its base.
+    /// What decoding one object takes at most, in bytes: it and its base. What needs a base that is named by id is not
+    /// counted with it.
     pub(super) fn decode_bytes(&self) -> u64 {
-        self.need_bytes() + self.longest_instructions
+        let bases = if self.by_id.is_empty() { 0 } else { self.need_bytes() };
+        self.need_bytes() + bases + self.longest_instructions
     }
 
     pub(super) fn longest_instructions(&self) -> u64 {
         self.longest_instructions
     }
 
-    /// Deltas that name this object as their base.
-    pub(super) fn waiting_for(&self, id: &[u8; 20]) -> &[([u8; 20], u32)] {
+    /// The bases that were not found, after all objects that could be: each once.
+    pub(super) fn lacking(&self) -> impl Iterator<Item = [u8; 20]> {
+        let waiting = self.by_id.iter().filter(|(_, object)| self.found[*object as usize].kind.is_none());
+        let mut last = None;
+        waiting.map(|(base, _)| *base).filter(move |base| last.replace(*base) != Some(*base))
+    }
+
+    /// How many deltas name their bases by id.
+    pub(super) fn by_id_len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Where in their list the deltas are that name this object as their base.
+    pub(super) fn waiting_for(&self, id: &[u8; 20]) -> Range<usize> {
         let from = self.by_id.partition_point(|(base, _)| base < id);
         let upto = from + self.by_id[from..].partition_point(|(base, _)| base == id);
-        &self.by_id[from..upto]
+        from..upto
+    }
+
+    /// The deltas in this part of their list.
+    pub(super) fn by_id(&self, range: Range<usize>) -> impl Iterator<Item = u32> {
+        self.by_id[range].iter().map(|(_, object)| *object)
     }
 
     pub(super) fn at_offset(&self, offset: u64) -> Option<u32> {

@@ -3,17 +3,20 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::sync::Mutex;
 
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
 use gix_object::Kind;
+use gix_pack::data;
 use proptest::prelude::*;
 use sha1::{Digest, Sha1};
 
+use super::entries::Entries;
 use super::resolve::{find_ids, granted, plan, reserve_table};
 use super::table::Table;
-use super::walk::{Content, Plan};
+use super::walk::{Content, Plan, Walk};
 use super::*;
 use crate::git::fixture::{git, git_with_input};
 use crate::memory::MemoryBudget;
@@ -312,7 +315,7 @@ fn threads_are_as_many_as_the_memory_allows() {
         let plan = plan(&table, &memory);
         assert!(granted(plan, &mut share, &interrupt).unwrap());
         assert_eq!(plan.threads, expected);
-        find_ids(&mut table, &file, plan, &interrupt).unwrap();
+        assert!(find_ids(&mut table, &file, plan, &interrupt).unwrap());
     }
 }
 

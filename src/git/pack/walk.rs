@@ -4,6 +4,7 @@
 //! known before the walk begins. Only deltas that name their bases by id are counted while they are found.
 
 use std::collections::VecDeque;
+use std::iter;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::thread;
@@ -16,6 +17,7 @@ use parking_lot::{Condvar, Mutex};
 use super::delta::{self, Sizes};
 use super::table::{NONE, Table};
 use super::{BUFFER_BYTES, HASH, OBJECT_LIMIT_BYTES, Shortage};
+use crate::threads;
 
 /// What a thread takes in addition to the objects it holds, in bytes: its stack, what it keeps between objects, and the ids
 /// that the check of the history remembers.
@@ -95,6 +97,11 @@ pub(in crate::git) fn damaged(why: impl Into<String>) -> WalkError {
     WalkError::Damaged(why.into())
 }
 
+/// A delta whose base is not there.
+pub(in crate::git) fn no_base() -> WalkError {
+    damaged("the base of a delta is not in it")
+}
+
 /// An object that others are based on.
 struct Held {
     bytes: Vec<u8>,
@@ -129,8 +136,10 @@ impl Frame {
 type Gift = (u32, Arc<Held>);
 
 /// The work that the threads share.
-#[derive(Default)]
 struct Pool {
+    /// Which deltas that name their bases by id are decoded, or about to be. A base may be there several times, and one of
+    /// them may be a delta on what is based on another: without this the walk would never end.
+    claimed: Vec<AtomicBool>,
     next_object: AtomicU32,
     visited: AtomicU32,
     /// Threads without work, as a hint for those that have some.
@@ -148,19 +157,24 @@ impl Walk<'_> {
         V: FnMut(u32, Kind, Content<'_>) -> Result<[u8; 20], E> + Clone + Send,
         E: From<WalkError> + Send,
     {
-        let (pool, wanted) = (Pool::default(), &wanted);
+        let (pool, wanted) = (Pool::new(self.table), &wanted);
         let work = |visit: V| Worker::new(self, &pool, visit).run(wanted);
         if self.plan.threads == 1 {
             work(visit)?;
         } else {
             let outcomes: Vec<_> = thread::scope(|scope| {
-                let threads: Vec<_> = (0..self.plan.threads)
-                    .map(|_| {
+                let others: Vec<_> = (1..self.plan.threads)
+                    .filter_map(|_| {
                         let visit = visit.clone();
-                        scope.spawn(|| work(visit))
+                        let other = threads::another(scope, || work(visit));
+                        if other.is_none() {
+                            pool.lacks_a_thread();
+                        }
+                        other
                     })
                     .collect();
-                threads.into_iter().map(thread::ScopedJoinHandle::join).collect()
+                let own = Ok(work(visit));
+                iter::once(own).chain(others.into_iter().map(thread::ScopedJoinHandle::join)).collect()
             });
             for outcome in outcomes {
                 outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
@@ -340,7 +354,7 @@ where
     fn decoded(&mut self, object: u32, kind: Kind, mut bytes: Vec<u8>) -> Result<(), E> {
         let id = self.visited(object, kind, Content::Whole(&bytes))?;
         let table = self.walk.table;
-        let by_id: Vec<u32> = table.waiting_for(&id).iter().map(|(_, child)| *child).collect();
+        let by_id = self.pool.claim(table, &id);
         let last = table.last_child(object);
         if last == NONE && by_id.is_empty() {
             self.keep(bytes);
@@ -412,6 +426,35 @@ fn does_not_inflate(_: flate2::DecompressError) -> WalkError {
 }
 
 impl Pool {
+    fn new(table: &Table) -> Self {
+        Self {
+            claimed: (0..table.by_id_len()).map(|_| AtomicBool::new(false)).collect(),
+            next_object: AtomicU32::new(0),
+            visited: AtomicU32::new(0),
+            hungry: AtomicUsize::new(0),
+            stopped: AtomicBool::new(false),
+            gifts: Mutex::default(),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// The deltas that name this object as their base, for the first one who asks.
+    fn claim(&self, table: &Table, id: &[u8; 20]) -> Vec<u32> {
+        let range = table.waiting_for(id);
+        let first = self.claimed[range.clone()].first();
+        match first.is_some_and(|first| !first.swap(true, Ordering::Relaxed)) {
+            true => table.by_id(range).collect(),
+            false => vec![],
+        }
+    }
+
+    /// One of the threads could not be started: it counts as one that has nothing to do.
+    fn lacks_a_thread(&self) {
+        let _gifts = self.gifts.lock();
+        self.hungry.fetch_add(1, Ordering::Relaxed);
+        self.changed.notify_all();
+    }
+
     /// Waits for work from another thread; `None` when none of the `threads` has any.
     fn wait_for_gift(&self, threads: usize) -> Option<Gift> {
         let mut gifts = self.gifts.lock();
@@ -439,5 +482,17 @@ impl Drop for Leaving<'_> {
         let _gifts = self.0.gifts.lock();
         self.0.stopped.store(true, Ordering::Relaxed);
         self.0.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_could_not_be_started_is_not_waited_for() {
+        let pool = Pool::new(&Table::new(1).unwrap_or_else(|_| unreachable!("one row fits")));
+        pool.lacks_a_thread();
+        assert!(pool.wait_for_gift(2).is_none());
     }
 }

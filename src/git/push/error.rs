@@ -65,6 +65,18 @@ impl PushError {
         matches!(self, Self::During { all_sent: true, .. })
     }
 
+    /// Whether the server accepted the login, as far as this error shows.
+    pub fn login(&self) -> Option<bool> {
+        match self {
+            Self::Before(WireError::Request(error)) | Self::During { source: WireError::Request(error), .. } => {
+                error.refuses_login().then_some(false)
+            }
+            // A server reads the login before it says anything else.
+            Self::Refused { .. } | Self::NoReport => Some(true),
+            Self::Before(_) | Self::During { .. } | Self::NotABranch(_) | Self::Deletes => None,
+        }
+    }
+
     /// Why the server refuses it, if that is so.
     pub fn refusal(&self) -> Option<Refusal> {
         match self {

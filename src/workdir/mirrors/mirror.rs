@@ -5,24 +5,27 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
+use tempfile::{NamedTempFile, TempPath};
 use tokio::sync::OwnedMutexGuard;
 
 use super::state::{STATE_FORMAT, State, StoredPack, pack_dir};
 use super::{Known, MirrorError, MirrorStore, remove};
 use crate::files::{Checked, CheckedFile, create_private_dir};
-use crate::git::pack::{ReceivedPack, STRUCTURE_LIMIT_BYTES};
-use crate::git::store::{Indexes, JOIN_WINDOW_BYTES, Store};
+use crate::git::pack::subset::write_increment;
+use crate::git::pack::{PackError, ReceiveLimits, STRUCTURE_LIMIT_BYTES, join};
+use crate::git::store::{Indexes, Store};
+use crate::memory::{MemoryBudget, Share};
 use crate::model::key::CommitId;
 use crate::model::target::Source;
 
-/// With more packs than this, those of increments are joined into one.
+/// With more packs than this, some of those of increments are joined.
 const MAX_PACKS: usize = 8;
-/// What joining packs takes in memory: two objects, their tables, and as much for finished deltas.
-const JOIN_BYTES: u64 = 6 * JOIN_WINDOW_BYTES.cast_unsigned();
 
 /// One mirror, in use. Dropping it ends the lease, and removes the mirror if it is not complete.
 pub struct Mirror {
@@ -50,8 +53,18 @@ impl Mirror {
         let packs: Vec<_> = self.state.iter().flat_map(|state| &state.packs).chain(pack).collect();
         let one = packs.iter().map(|pack| pack.decode_bytes).max().unwrap_or(0);
         // It copies what it parses.
-        let parsed = one.min(STRUCTURE_LIMIT_BYTES);
-        one + 2 * parsed + if packs.len() > MAX_PACKS { JOIN_BYTES } else { 0 }
+        one + 2 * one.min(STRUCTURE_LIMIT_BYTES)
+    }
+
+    /// Waits for the memory to read objects of the mirror, and of `pack` beside it.
+    fn reading<'a>(&self, pack: &StoredPack, limits: &ReceiveLimits<'a>) -> Result<Share<'a>, MirrorError> {
+        let share = limits.memory.reading(self.reading_bytes(Some(pack)), limits.interrupt);
+        share.ok_or_else(|| MirrorError::Io(io::ErrorKind::Interrupted.into()))
+    }
+
+    /// The size of its packs in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.state.iter().flat_map(|state| &state.packs).map(|pack| pack.pack_bytes).sum()
     }
 
     /// Each pack and its index, for an archive.
@@ -67,8 +80,15 @@ impl Mirror {
     }
 
     /// Completes a fresh mirror with its only pack, which must hold the commit.
-    pub fn finish_fresh(&mut self, commit: CommitId, pack: StoredPack) -> Result<(), MirrorError> {
+    pub fn finish_fresh(
+        &mut self,
+        commit: CommitId,
+        pack: StoredPack,
+        limits: &ReceiveLimits<'_>,
+    ) -> Result<(), MirrorError> {
+        let reading = self.reading(&pack, limits)?;
         self.store()?.require_commit(commit)?;
+        drop(reading);
         self.finish(State {
             format: STATE_FORMAT,
             project: self.source.project.clone(),
@@ -79,14 +99,21 @@ impl Mirror {
     }
 
     /// Adds an increment's pack. `false`: the branch was rewritten, and the mirror cannot be used for the new commit.
-    pub fn finish_increment(&mut self, commit: CommitId, pack: StoredPack) -> Result<bool, MirrorError> {
+    pub fn finish_increment(
+        &mut self,
+        commit: CommitId,
+        pack: StoredPack,
+        limits: &ReceiveLimits<'_>,
+    ) -> Result<bool, MirrorError> {
         let (state, base) = self.state.clone().zip(self.commit()).ok_or_else(incomplete)?;
+        let reading = self.reading(&pack, limits)?;
         if !self.store()?.descends(commit, base, &self.indexes(&state.packs)?)? {
             return Ok(false);
         }
+        drop(reading);
         let mut state = State { commit: commit.to_string(), ..state };
         state.packs.push(pack);
-        let joined = self.join_increments(&mut state)?;
+        let joined = self.join_increments(&mut state, limits)?;
         self.finish(state)?;
         for increment in joined {
             for file in increment.files(&self.pack_dir()) {
@@ -94,6 +121,28 @@ impl Mirror {
             }
         }
         Ok(true)
+    }
+
+    /// Writes the pack that brings `commit` to whoever has `from` and all that it reaches, into the mirror's folder. Both must
+    /// be in the mirror. Until the file has been read, the mirror must be kept in use.
+    ///
+    /// # Errors
+    /// [`MirrorError::NoBase`] if `from` is not in the mirror.
+    pub(crate) fn write_increment(
+        &self,
+        from: CommitId,
+        commit: CommitId,
+        memory: &MemoryBudget,
+        interrupt: &AtomicBool,
+    ) -> Result<IncrementPack, MirrorError> {
+        let state = self.state.as_ref().ok_or_else(incomplete)?;
+        // The next one who uses the mirror removes what a killed process left here.
+        let begin = || NamedTempFile::new_in(&self.path).map(Checked::new);
+        let written = write_increment(&self.pack_files(&state.packs), from, commit, memory, interrupt, begin);
+        let (_, written) = written.map_err(PackError::from)?;
+        let file = written.finish(PathBuf::new());
+        let path = written.into_inner().into_temp_path();
+        Ok(IncrementPack { file: CheckedFile { path: path.to_path_buf(), ..file }, _path: path })
     }
 
     /// Removes the mirror's files.
@@ -120,6 +169,10 @@ impl Mirror {
         Store::open(&self.path)
     }
 
+    fn pack_files(&self, packs: &[StoredPack]) -> Vec<PathBuf> {
+        packs.iter().map(|pack| pack.files(&self.pack_dir())).map(|[pack, _]| pack.path).collect()
+    }
+
     fn indexes(&self, packs: &[StoredPack]) -> Result<Indexes, git2::Error> {
         Indexes::open(packs.iter().map(|pack| pack.files(&self.pack_dir())).map(|[_, index]| index.path))
     }
@@ -130,22 +183,43 @@ impl Mirror {
         Ok(())
     }
 
-    /// If there are too many packs, replaces those of increments by one, in `state`, and returns those that are no longer
-    /// needed. The first pack, usually by far the largest, stays as it is.
-    fn join_increments(&self, state: &mut State) -> Result<Vec<StoredPack>, MirrorError> {
-        if state.packs.len() <= MAX_PACKS {
-            return Ok(vec![]);
-        }
-        let dir = self.pack_dir();
-        let (first, increments) = state.packs.split_at(1);
-        let name = self.store()?.join(&self.indexes(first)?, &self.indexes(increments)?, &dir)?;
-        let [pack, index] = ["pack", "idx"].map(|extension| checked(&dir.join(&name).with_extension(extension)));
-        let (pack, index) = (pack?, index?);
-        // Each delta is made from objects that were read one by one.
-        let decode_bytes = 2 * state.packs.iter().map(|pack| pack.decode_bytes).max().unwrap_or(0);
-        let joined = state.packs.drain(1..).filter(|increment| increment.name != name).collect();
-        state.packs.push(StoredPack::new(&ReceivedPack { name, file: pack, decode_bytes }, &index));
-        Ok(joined)
+    /// If there are too many packs, replaces some by one, in `state`, and returns those that are no longer needed.
+    fn join_increments(&self, state: &mut State, limits: &ReceiveLimits<'_>) -> Result<Vec<StoredPack>, MirrorError> {
+        let sizes: Vec<_> = state.packs.iter().map(|pack| pack.pack_bytes).collect();
+        let Some(joined) = to_join(&sizes) else { return Ok(vec![]) };
+        let (pack, index) = join(&self.pack_files(&state.packs[joined.clone()]), &self.pack_dir(), limits)?;
+        let replaced = state.packs.splice(joined, [StoredPack::new(&pack, &index)]);
+        Ok(replaced.filter(|replaced| replaced.name != pack.name).collect())
+    }
+}
+
+/// Which of the packs of these sizes are joined, if there are too many.
+///
+/// The first, of a whole history and usually by far the largest, stays as it is, and so does the newest, for the increment
+/// that is made of it next. Of the others at least the last two are joined, and each one before that is not larger than
+/// what is joined anyway. So an object is copied again only when its pack becomes twice as large, or all before are larger.
+fn to_join(sizes: &[u64]) -> Option<Range<usize>> {
+    let newest = sizes.len().checked_sub(1).filter(|newest| *newest >= MAX_PACKS)?;
+    let mut from = newest - 2;
+    let mut bytes: u64 = sizes[from..newest].iter().sum();
+    while from > 1 && sizes[from - 1] <= bytes {
+        from -= 1;
+        bytes += sizes[from];
+    }
+    Some(from..newest)
+}
+
+/// The pack of an increment, as a file in its mirror's folder. Dropping it removes the file.
+#[derive(Debug)]
+pub struct IncrementPack {
+    file: CheckedFile,
+    _path: TempPath,
+}
+
+impl IncrementPack {
+    /// Where it is, with its length and checksum.
+    pub fn file(&self) -> &CheckedFile {
+        &self.file
     }
 }
 
@@ -179,9 +253,5 @@ impl Drop for Mirror {
     }
 }
 
-/// Reads a file for its length and checksum.
-fn checked(path: &Path) -> io::Result<CheckedFile> {
-    let mut sum = Checked::new(io::sink());
-    io::copy(&mut File::open(path)?, &mut sum)?;
-    Ok(sum.finish(path.to_owned()))
-}
+#[cfg(test)]
+mod tests;

@@ -27,7 +27,8 @@ pub(super) struct State {
     pub(super) branch: String,
     /// The branch's head.
     pub(super) commit: String,
-    /// The first is of a whole history; the others are increments on top of it.
+    /// The first is of a whole history; the others are increments on top of it, in the order in which they came. Each has all
+    /// that its deltas are based on.
     pub(super) packs: Vec<StoredPack>,
 }
 
@@ -89,7 +90,7 @@ fn remove_all_but(directory: &Path, keep: impl Fn(&PathBuf) -> bool) -> io::Resu
 pub struct StoredPack {
     /// `pack-<40 hex digits>`.
     pub(super) name: String,
-    pack_bytes: u64,
+    pub(super) pack_bytes: u64,
     pack_crc32: u32,
     index_bytes: u64,
     index_crc32: u32,

@@ -65,6 +65,11 @@ impl Marks {
         self.0[object as usize] & HELD != 0
     }
 
+    /// Whether it is a commit that was met on the way from the new one to the far side's.
+    pub(super) fn is_commit(&self, object: u32) -> bool {
+        self.0[object as usize] & MET != 0
+    }
+
     pub(super) fn count_new(&self) -> u32 {
         self.0.iter().filter(|marks| *marks & NEW != 0).count() as u32
     }

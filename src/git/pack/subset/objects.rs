@@ -1,8 +1,8 @@
-//! All objects of a repository on the disk, each by one number: pack by pack in the order of the indexes, then loose ones.
+//! All objects of a repository on the disk, each by one number: pack by pack, in the order of the indexes, then loose ones.
 //!
 //! Invariant: an object that is there several times has one place, by which it is found: the first.
 
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
 use std::fs::{self, DirEntry};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use crate::git::pack::walk::{WalkError, damaged};
 /// gives a process 65,530, and all of them are asked for an object that is not there.
 const MAX_PACKS: usize = 4096;
 
-pub(super) struct Objects {
+pub(in crate::git::pack) struct Objects {
     pub(super) packs: Vec<Pack>,
     dir: PathBuf,
     /// Sorted.
@@ -41,6 +41,7 @@ pub(super) enum Place<'a> {
 }
 
 impl Objects {
+    /// What is below `.git/objects`.
     pub(super) fn open(dir: &Path) -> Result<Self, SubsetError> {
         let (mut packs, mut loose) = (vec![], vec![]);
         for folder in list(dir)? {
@@ -48,25 +49,35 @@ impl Objects {
             for file in if path.is_dir() { list(&path)? } else { vec![] } {
                 let path = file.path();
                 if name == "pack" && path.extension().is_some_and(|extension| extension == "pack") {
-                    if packs.len() == MAX_PACKS {
-                        return Err(damaged(format!("it has more than {MAX_PACKS} packs")).into());
-                    }
-                    let data = data::File::at(&path, HASH).map_err(WalkError::from)?;
-                    let index = index::File::at(path.with_extension("idx"), HASH).map_err(WalkError::from)?;
-                    packs.push(Pack { data, index, first: 0 });
+                    packs.push(path);
                 } else if let Some(id) = loose_id(&name.to_string_lossy(), &file.file_name().to_string_lossy()) {
                     loose.push(id);
                 }
             }
         }
-        // Most objects are found in the first pack.
-        packs.sort_by_key(|pack| std::cmp::Reverse(pack.index.num_objects()));
+        loose.sort_unstable();
+        Self::of(largest_first(open_all(&packs)?), loose, dir)
+    }
+
+    /// The packs in `dir` that have an index.
+    pub(in crate::git::pack) fn in_folder(dir: &Path) -> Result<Self, SubsetError> {
+        let files = list(dir)?.into_iter().map(|file| file.path());
+        let indexes = files.filter(|path| path.extension().is_some_and(|extension| extension == "idx"));
+        let packs: Vec<_> = indexes.map(|index| index.with_extension("pack")).collect();
+        Self::of(largest_first(open_all(&packs)?), vec![], dir)
+    }
+
+    /// What is in these packs. Of an object that several of them hold, the place is in the first one.
+    pub(super) fn of_packs(packs: &[PathBuf]) -> Result<Self, SubsetError> {
+        Self::of(open_all(packs)?, vec![], Path::new(""))
+    }
+
+    fn of(mut packs: Vec<Pack>, loose: Vec<ObjectId>, dir: &Path) -> Result<Self, SubsetError> {
         let mut packed = 0_u32;
         for pack in &mut packs {
             pack.first = packed;
             packed = packed.checked_add(pack.index.num_objects()).ok_or_else(too_many)?;
         }
-        loose.sort_unstable();
         u32::try_from(loose.len()).ok().and_then(|loose| packed.checked_add(loose)).ok_or_else(too_many)?;
         Ok(Self { packs, dir: dir.to_owned(), loose, packed })
     }
@@ -85,7 +96,7 @@ impl Objects {
     }
 
     /// The number of the object with this id.
-    pub(super) fn find(&self, id: &oid) -> Option<u32> {
+    pub(in crate::git::pack) fn find(&self, id: &oid) -> Option<u32> {
         let packed = self.packs.iter().find_map(|pack| Some(pack.first + pack.position(id)?));
         packed.or_else(|| Some(self.packed + self.loose.binary_search_by(|it| it.as_ref().cmp(id)).ok()? as u32))
     }
@@ -145,7 +156,7 @@ impl Pack {
     }
 
     /// Where the index has an object first. A pack may hold one twice; an index that lies, any number of times.
-    fn position(&self, id: &oid) -> Option<u32> {
+    pub(super) fn position(&self, id: &oid) -> Option<u32> {
         let (mut first, mut known) = (0, self.index.lookup(id)?);
         while first < known {
             let middle = first.midpoint(known);
@@ -158,6 +169,24 @@ impl Pack {
         }
         Some(known)
     }
+}
+
+fn open_all(packs: &[PathBuf]) -> Result<Vec<Pack>, SubsetError> {
+    if packs.len() > MAX_PACKS {
+        return Err(damaged(format!("it has more than {MAX_PACKS} packs")).into());
+    }
+    let open = |path: &PathBuf| {
+        let data = data::File::at(path, HASH)?;
+        let index = index::File::at(path.with_extension("idx"), HASH)?;
+        Ok(Pack { data, index, first: 0 })
+    };
+    packs.iter().map(open).collect::<Result<_, WalkError>>().map_err(SubsetError::from)
+}
+
+/// Most objects are found in the first pack.
+fn largest_first(mut packs: Vec<Pack>) -> Vec<Pack> {
+    packs.sort_by_key(|pack| Reverse(pack.index.num_objects()));
+    packs
 }
 
 /// What is in a directory; nothing if there is none.

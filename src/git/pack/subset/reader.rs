@@ -30,7 +30,7 @@ const LOOSE_HEADER_LIMIT_BYTES: u64 = 32;
 
 /// What may be held at a time, in bytes.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Room {
+pub(in crate::git::pack) struct Room {
     /// By an object while it is decoded: itself, its base and the instructions.
     pub(super) decoding: u64,
     /// By lists of objects.
@@ -51,7 +51,7 @@ impl Room {
 
 /// Why it ended early.
 #[derive(Debug)]
-pub(super) enum Stop {
+pub(in crate::git::pack) enum Stop {
     /// It needs this much room.
     Room(Room),
     Error(SubsetError),
@@ -70,8 +70,8 @@ pub(super) struct Decoded {
     pub(super) bytes: Rc<Vec<u8>>,
 }
 
-pub(super) struct Reader<'a> {
-    pub(super) objects: &'a Objects,
+pub(in crate::git::pack) struct Reader<'a> {
+    pub(in crate::git::pack) objects: &'a Objects,
     interrupt: &'a AtomicBool,
     room: Room,
     inflate: Decompress,
@@ -86,7 +86,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Fails if the caller is to give up.
-    pub(super) fn go_on(&self) -> Result<(), WalkError> {
+    pub(in crate::git::pack) fn go_on(&self) -> Result<(), WalkError> {
         if self.interrupt.load(Ordering::Relaxed) { Err(WalkError::Stopped) } else { Ok(()) }
     }
 

@@ -1,13 +1,11 @@
 //! What is sent from one pack: where each entry is there, where it goes, and what it is a delta on.
 
-use std::ops::Range;
-
 use gix_pack::data::entry::Header;
 
 use super::marks::Marks;
 use super::objects::Place;
 use super::reader::{Reader, Stop};
-use crate::git::pack::walk::{WalkError, damaged};
+use crate::git::pack::walk::{WalkError, damaged, no_base};
 
 /// In place of a base: the object is not a delta.
 const NONE: u32 = u32::MAX;
@@ -39,6 +37,8 @@ pub(super) enum How {
     Delta(Header),
     /// Decoded: its base is not sent, and the far side may not have it.
     Whole,
+    /// As it is in another pack, at this place in that one's index.
+    CopiedFrom(usize, u32),
 }
 
 impl Rows {
@@ -129,9 +129,24 @@ impl Rows {
         self.rows[at].object
     }
 
+    pub(super) fn pack(&self) -> usize {
+        self.pack
+    }
+
+    /// What an entry is a delta on. It must be one.
+    pub(super) fn base(&self, at: usize) -> u32 {
+        self.rows[at].base
+    }
+
+    /// Where an entry is in its pack.
+    pub(super) fn offset(&self, at: usize) -> u64 {
+        self.rows[at].offset
+    }
+
     /// The entry's bytes in its pack.
-    pub(super) fn range(&self, at: usize) -> Range<u64> {
-        self.rows[at].offset..self.rows[at].end
+    pub(super) fn stored<'a>(&self, at: usize, reader: &Reader<'a>) -> Result<&'a [u8], WalkError> {
+        let data = &reader.objects.packs[self.pack].data;
+        data.entry_slice(self.rows[at].offset..self.rows[at].end).ok_or_else(|| damaged("it ends too early"))
     }
 
     /// Notes where an entry goes. All before it have their place.
@@ -150,7 +165,8 @@ impl Rows {
         }
         let by_id = || How::Delta(Header::RefDelta { base_id: reader.objects.id(row.base).to_owned() });
         if marks.is_held(row.base) {
-            return Ok(by_id());
+            // So that the pack alone tells how its commits follow each other.
+            return Ok(if marks.is_commit(row.object) { How::Whole } else { by_id() });
         }
         if !marks.is_new(row.base) {
             return Ok(How::Whole);
@@ -163,10 +179,6 @@ impl Rows {
             None => Ok(How::Whole),
         }
     }
-}
-
-fn no_base() -> WalkError {
-    damaged("the base of a delta is not in it")
 }
 
 #[cfg(test)]
