@@ -3,8 +3,12 @@
 pub mod archive;
 pub mod encrypt;
 pub(crate) mod error;
+#[cfg(test)]
+pub(crate) mod fixture;
+pub(crate) mod increment;
 pub(crate) mod open;
 pub(crate) mod references;
+pub(crate) mod signature;
 pub(crate) mod stream;
 mod unpack;
 mod walk;

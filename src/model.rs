@@ -1,8 +1,9 @@
-//! The data all modules share: object names, targets, shards, stages, the two programs.
+//! The data all modules share: object names, manifests, targets, shards, stages, the two programs.
 //!
 //! Invariant: plain data and functions. No I/O, no clock, no logging.
 
 pub mod key;
+pub mod manifest;
 pub mod program;
 pub mod shard;
 pub mod stage;

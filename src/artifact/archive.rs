@@ -17,12 +17,19 @@ use std::path::Path;
 use stored_tar::TarGzArchive;
 use stored_zip::ZipArchive;
 
+use super::signature::SignedManifest;
 use crate::files::CheckedFile;
 use crate::model::key::{ArchiveFormat, CommitId};
 
 /// The archived repository's whole configuration: no remote, no URL, no credential; not bare, because consumers check
 /// out a branch in it.
 pub(crate) const CONFIG: &str = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = false\n";
+
+/// Where a whole history has its manifest.
+const MANIFEST_FOLDER: &str = ".git/git-partition-sync";
+/// Names of a manifest and its signature, in that folder and in an increment.
+pub(super) const MANIFEST_FILE: &str = "manifest.json";
+pub(super) const SIGNATURE_FILE: &str = "manifest.sig";
 
 /// 1980-01-01T00:00:00Z, the earliest time both formats can hold, in seconds since 1970.
 const MODIFIED_SECONDS: u64 = 315_532_800;
@@ -39,6 +46,8 @@ pub struct Contents {
     pub branch: String,
     /// The commit the branch is at.
     pub commit: CommitId,
+    /// What the archive says about itself. Without one, it has the bytes of a program that signs nothing.
+    pub manifest: Option<SignedManifest>,
     /// Packs that together hold the commit's whole history.
     pub packs: Vec<Pack>,
 }
@@ -62,6 +71,18 @@ pub fn write<W: Write>(format: ArchiveFormat, contents: Contents, out: W) -> io:
         ArchiveFormat::Zip => fill(ZipArchive::new(out, u32::MAX.into()), contents),
         ArchiveFormat::TarGz => fill(TarGzArchive::new(out), contents),
     }
+}
+
+/// Writes a zip archive of these files and nothing else to `out`, and returns `out`.
+pub(super) fn write_files<'a, W: Write>(
+    files: impl IntoIterator<Item = (&'a str, Content<'a>)>,
+    out: W,
+) -> io::Result<W> {
+    let mut archive = ZipArchive::new(out, u32::MAX.into());
+    for (name, content) in files {
+        archive.file(name, content)?;
+    }
+    archive.finish()
 }
 
 fn fill<A: Archive>(mut archive: A, contents: Contents) -> io::Result<A::Output> {
@@ -91,9 +112,16 @@ fn lay_out(contents: Contents, archive: &mut impl Archive) -> io::Result<()> {
     for directory in [".git", ".git/objects", PACKS].into_iter().chain(parents(&branch_file).skip(1)) {
         archive.directory(directory)?;
     }
-    archive.file(".git/HEAD", Content::Text(&format!("ref: {reference}\n")))?;
-    archive.file(".git/config", Content::Text(CONFIG))?;
-    archive.file(&branch_file, Content::Text(&format!("{}\n", contents.commit)))?;
+    archive.file(".git/HEAD", Content::Bytes(format!("ref: {reference}\n").as_bytes()))?;
+    archive.file(".git/config", Content::Bytes(CONFIG.as_bytes()))?;
+    archive.file(&branch_file, Content::Bytes(format!("{}\n", contents.commit).as_bytes()))?;
+    if let Some(SignedManifest { json, signature }) = &contents.manifest {
+        archive.directory(MANIFEST_FOLDER)?;
+        archive.file(&format!("{MANIFEST_FOLDER}/{MANIFEST_FILE}"), Content::Bytes(json))?;
+        if let Some(signature) = signature {
+            archive.file(&format!("{MANIFEST_FOLDER}/{SIGNATURE_FILE}"), Content::Bytes(signature))?;
+        }
+    }
 
     let mut indexes = Vec::with_capacity(contents.packs.len());
     for Pack { name, data, index } in contents.packs {
@@ -129,30 +157,40 @@ trait Archive {
 }
 
 /// What a regular file of the archive holds.
-enum Content<'a> {
-    Text(&'a str),
+pub(super) enum Content<'a> {
+    Bytes(&'a [u8]),
     File(&'a CheckedFile),
+    /// A file behind these bytes.
+    Joined(&'a [u8], &'a CheckedFile),
 }
 
 impl Content<'_> {
     fn len(&self) -> u64 {
         match self {
-            Self::Text(text) => text.len() as u64,
+            Self::Bytes(bytes) => bytes.len() as u64,
             Self::File(file) => file.len,
+            Self::Joined(start, file) => (start.len() as u64).saturating_add(file.len),
         }
     }
 
     fn crc32(&self) -> u32 {
         match self {
-            Self::Text(text) => crc32fast::hash(text.as_bytes()),
+            Self::Bytes(bytes) => crc32fast::hash(bytes),
             Self::File(file) => file.crc32,
+            Self::Joined(start, file) => {
+                let mut crc32 = crc32fast::Hasher::new();
+                crc32.update(start);
+                crc32.combine(&crc32fast::Hasher::new_with_initial_len(file.crc32, file.len));
+                crc32.finalize()
+            }
         }
     }
 
     fn open(&self) -> io::Result<Box<dyn Read + '_>> {
         Ok(match self {
-            Self::Text(text) => Box::new(text.as_bytes()),
+            Self::Bytes(bytes) => Box::new(*bytes),
             Self::File(file) => Box::new(ExactFile::open(file)?),
+            Self::Joined(start, file) => Box::new(start.chain(ExactFile::open(file)?)),
         })
     }
 }
@@ -196,6 +234,6 @@ fn in_file(path: &Path, error: io::Error) -> io::Error {
 }
 
 #[cfg(test)]
-mod fixture;
+pub(super) mod fixture;
 #[cfg(test)]
 mod tests;

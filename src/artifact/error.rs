@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use age::DecryptError;
 
 use super::references::ReferenceError;
+use super::signature::TrustError;
+use crate::git::pack::PackError;
 use crate::git::verify::VerifyError;
 
 /// What is wrong with an object, or with reading it.
@@ -31,6 +33,15 @@ pub enum ArtifactError {
     TooLarge(String),
     #[error(transparent)]
     References(#[from] ReferenceError),
+    /// Of an increment.
+    #[error("its bundle {0}")]
+    Bundle(&'static str),
+    /// It does not come from where it has to, or its manifest is another object's.
+    #[error(transparent)]
+    Origin(#[from] TrustError),
+    /// The pack of an increment does not fit what it is on top of, or is damaged.
+    #[error("its pack cannot be used")]
+    Pack(#[source] PackError),
     #[error(transparent)]
     Repository(#[from] VerifyError),
 }

@@ -8,20 +8,21 @@ use std::path::Path;
 use super::encrypt::{self, Identities};
 use super::error::ArtifactError;
 use super::references;
+use super::signature::{Judged, Trust};
 use super::unpack::Unpacker;
 use super::walk::{Limits, ObjectFile, walk};
-use crate::git::verify::{Verified, verify};
-use crate::memory::MemoryBudget;
 use crate::model::key::{ArchiveFormat, CommitId};
+use crate::model::manifest::{Manifest, Origin};
 
 /// What an object should be, by its name in the bucket.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Expected<'a> {
     pub(crate) format: ArchiveFormat,
-    pub(crate) branch: &'a str,
     pub(crate) commit: CommitId,
     /// Its length, if the server says one. It only tells early what the archive still holds.
     pub(crate) bytes: Option<u64>,
+    /// Its destination, and what has to be proven of its origin.
+    pub(crate) trust: Trust<'a>,
 }
 
 /// What was found good.
@@ -29,63 +30,79 @@ pub(crate) struct Expected<'a> {
 pub struct Opened {
     /// Git objects verified.
     pub git_objects: u64,
-    /// References of the archive that are not in the repository.
+    /// What the archive says about itself.
+    pub said: Said,
+}
+
+/// What an archive says about itself, and what of that was proven.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    /// References of the archive beside its branch. They are left out.
     pub other_references: usize,
+    /// Who made it.
+    pub origin: Origin,
+    /// `None` if it has none, or one that cannot be read and nothing depends on.
+    pub manifest: Option<Manifest>,
 }
 
-/// Decrypts and unpacks the object that `reader` brings into `repository`, an empty directory, and verifies it: the branch
-/// is at the commit, and the history is complete and intact. The branch is the repository's only reference. On the disk are
-/// only the archive's objects, once.
+/// Decrypts and unpacks the object that `reader` brings into `repository`, an empty directory. The branch is the repository's
+/// only reference, and at the commit. On the disk are only the archive's objects, once. Their history is not verified.
 /// After an error, the directory may hold a part of the archive.
-pub(crate) fn open(
-    reader: impl Read,
-    expected: &Expected<'_>,
-    identities: &Identities,
-    limits: Limits,
-    repository: &Path,
-    memory: &MemoryBudget,
-) -> Result<Opened, ArtifactError> {
-    let other_references = unpack(reader, expected, identities, limits, repository)?;
-    let Verified { objects } = verify(repository, expected.commit, memory)?;
-    Ok(Opened { git_objects: objects, other_references })
-}
-
-/// The same without verifying the history: for a receiver that does so itself. Returns how many references of the archive
-/// are not in the repository.
 pub(crate) fn unpack(
     reader: impl Read,
     expected: &Expected<'_>,
     identities: &Identities,
     limits: Limits,
     repository: &Path,
-) -> Result<usize, ArtifactError> {
+) -> Result<Said, ArtifactError> {
     let mut unpacker = Unpacker::new(repository)?;
-    let other_references = read_archive(reader, expected, identities, limits, |file| unpacker.take(file))?;
+    let said = read_archive(reader, expected, identities, limits, |file| unpacker.take(file))?;
     unpacker.finish()?;
-    references::write(&repository.join(".git"), expected.branch, expected.commit)?;
-    Ok(other_references)
+    references::write(&repository.join(".git"), &expected.trust.destination.branch, expected.commit)?;
+    Ok(said)
 }
 
-/// Decrypts an object and reads its archive to the end. Each file of objects goes to `take`; the references have to be the
-/// expected ones. Returns how many others there are.
+/// Decrypts an object and reads its archive to the end. Each file of objects goes to `take`, the first one only after the
+/// archive's origin was proven; the references have to be the expected ones.
 pub(super) fn read_archive<E: From<ArtifactError>>(
     reader: impl Read,
     expected: &Expected<'_>,
     identities: &Identities,
     limits: Limits,
-    take: impl FnMut(ObjectFile<'_>) -> Result<(), E>,
-) -> Result<usize, E> {
-    let Expected { format, branch, commit, bytes } = *expected;
+    mut take: impl FnMut(ObjectFile<'_>) -> Result<(), E>,
+) -> Result<Said, E> {
+    let Expected { format, commit, bytes, trust } = *expected;
+    let mut judged = None;
+    let walked = decrypted(reader, identities, bytes, |archive, archive_bytes| {
+        walk::<E>(format, archive, archive_bytes, limits, |file| {
+            if judged.is_none() {
+                judged = Some(trust.judge(file.manifest, commit).map_err(ArtifactError::from)?);
+            }
+            take(file)
+        })
+    })?;
+    let judged = judged.map_or_else(|| trust.judge(walked.manifest.as_ref(), commit), Ok);
+    let Judged { origin, manifest } = judged.map_err(ArtifactError::from)?;
+    let others = walked.references.check(&trust.destination.branch, commit, format);
+    Ok(Said { other_references: others.map_err(ArtifactError::from)?, origin, manifest })
+}
+
+/// Gives `read` the archive in an object, and the archive's length if the object's is known.
+pub(super) fn decrypted<T, R: Read, E: From<ArtifactError>>(
+    reader: R,
+    identities: &Identities,
+    bytes: Option<u64>,
+    read: impl FnOnce(&mut dyn Read, Option<u64>) -> Result<T, E>,
+) -> Result<T, E> {
     let mut download = Download { reader, failure: None };
-    let walked = encrypt::decrypting(identities, &mut download, bytes)
+    let outcome = encrypt::decrypting(identities, &mut download, bytes)
         .map_err(|error| ArtifactError::from(error).into())
-        .and_then(|(archive, archive_bytes)| walk(format, archive, archive_bytes, limits, take));
+        .and_then(|(mut archive, archive_bytes)| read(&mut archive, archive_bytes));
     // A failed download looks like a damaged object to its reader.
-    let walked = walked.map_err(|error: E| match download.failure {
+    outcome.map_err(|error: E| match download.failure {
         Some(failure) => ArtifactError::Download(failure).into(),
         None => error,
-    })?;
-    Ok(walked.references.check(branch, commit, format).map_err(ArtifactError::from)?)
+    })
 }
 
 /// Passes the object on, and keeps the error that ended it early.

@@ -4,6 +4,7 @@
 //! is what was verified.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
 
@@ -183,6 +184,12 @@ pub(super) fn write(git_dir: &Path, branch: &str, commit: CommitId) -> Result<()
         written.map_err(in_path(&path))?;
     }
     Ok(())
+}
+
+/// Moves the branch of a restored repository.
+pub(super) fn move_branch(git_dir: &Path, branch: &str, commit: CommitId) -> Result<(), ArtifactError> {
+    let file = git_dir.join(full_name(branch));
+    fs::write(&file, format!("{commit}\n")).map_err(in_path(&file))
 }
 
 fn full_name(branch: &str) -> String {

@@ -11,16 +11,16 @@ use std::mem;
 
 use super::encrypt::Identities;
 use super::error::ArtifactError;
-use super::open::{Expected, read_archive};
+use super::open::{Expected, Said, read_archive};
 use super::walk::{BUFFER_BYTES, Limits, ObjectFile, ObjectFileKind, damaged, drain, ends_early, fill, occurs_twice};
 use crate::model::key::ArchiveFormat;
 
 /// `PACK`, the version, and the number of objects.
-const PACK_HEADER_BYTES: u64 = 12;
+pub(super) const PACK_HEADER_BYTES: u64 = 12;
 /// The SHA-1 of everything before it.
-const PACK_TRAILER_BYTES: u64 = 20;
+pub(super) const PACK_TRAILER_BYTES: u64 = 20;
 /// The pack that holds no object.
-const LEAST_PACK_BYTES: u64 = PACK_HEADER_BYTES + PACK_TRAILER_BYTES;
+pub(super) const LEAST_PACK_BYTES: u64 = PACK_HEADER_BYTES + PACK_TRAILER_BYTES;
 
 /// An index (version 2) of no object.
 const INDEX_BYTES: u64 = 8 + 1024 + 40;
@@ -39,8 +39,8 @@ const LOOSE_OBJECTS: &str = "objects outside of a pack";
 #[derive(Debug)]
 pub(crate) struct Streamed {
     pub(crate) pack_bytes: u64,
-    /// References of the archive beside the branch.
-    pub(crate) other_references: usize,
+    /// What the archive says about itself.
+    pub(crate) said: Said,
 }
 
 /// Why a pack was not passed on whole.
@@ -57,7 +57,7 @@ pub(crate) enum StreamError {
 }
 
 /// Decrypts the object that `reader` brings and reads its archive to the end. The archive's only pack goes to what
-/// `begin(size)` returns, as it is read. The last 20 bytes follow once age's end, every checksum, the archive's end and the
+/// `begin(size)` returns, as it is read; with trusted keys, only after its origin was proven. The last 20 bytes follow once age's end, every checksum, the archive's end and the
 /// references were good, and its index was there.
 ///
 /// After an error, what `begin` returned has got as many bytes as were announced, unless it failed itself; the last 20 of
@@ -72,9 +72,9 @@ pub(crate) fn stream_pack<W: Write>(
 ) -> Result<Streamed, StreamError> {
     let mut forwarder = Forwarder::new(expected, begin);
     let read = read_archive(reader, expected, identities, limits, |file| forwarder.take(file));
-    let read = read.and_then(|other_references| forwarder.is_complete().map(|()| other_references));
+    let read = read.and_then(|said| forwarder.is_complete().map(|()| said));
     match read {
-        Ok(other_references) => forwarder.complete(other_references),
+        Ok(said) => forwarder.complete(said),
         Err(error) => {
             if !matches!(error, StreamError::Receiver(_)) {
                 forwarder.spoil();
@@ -132,10 +132,10 @@ impl<'a, W: Write, B: FnOnce(u64) -> io::Result<W>> Forwarder<'a, W, B> {
     }
 
     fn forward(&mut self, file: ObjectFile<'_>) -> Result<(), StreamError> {
-        let Expected { format, branch, commit, .. } = *self.expected;
+        let Expected { format, commit, trust, .. } = *self.expected;
         if format == ArchiveFormat::Zip {
             // This program writes references first. If they are wrong, nothing begins.
-            file.references.check(branch, commit, format).map_err(ArtifactError::from)?;
+            file.references.check(&trust.destination.branch, commit, format).map_err(ArtifactError::from)?;
         }
         if file.size < LEAST_PACK_BYTES {
             return Err(damaged("the archive's pack is too short").into());
@@ -177,12 +177,12 @@ impl<'a, W: Write, B: FnOnce(u64) -> io::Result<W>> Forwarder<'a, W, B> {
     }
 
     /// Everything was good.
-    fn complete(self, other_references: usize) -> Result<Streamed, StreamError> {
+    fn complete(self, said: Said) -> Result<Streamed, StreamError> {
         let Some(mut pack) = self.pack else { return Err(damaged("the archive holds no pack").into()) };
         let trailer = pack.trailer;
         pack.write(&trailer)?;
         pack.receiver.flush().map_err(StreamError::Receiver)?;
-        Ok(Streamed { pack_bytes: pack.bytes, other_references })
+        Ok(Streamed { pack_bytes: pack.bytes, said })
     }
 
     /// Something was not good: the receiver gets zeros to the end, as long as it takes them.

@@ -2,7 +2,7 @@
 //! itself.
 //!
 //! Invariant: only files of a history's objects (packs and loose objects) are handed on, under paths inside
-//! `.git/objects`. References are kept in memory. Anything that makes git run or read something else (configuration, hooks,
+//! `.git/objects`. References and the manifest, which comes before them, are kept in memory. Anything that makes git run or read something else (configuration, hooks,
 //! alternates) is left out.
 
 mod untar;
@@ -11,10 +11,12 @@ mod unzip;
 use std::io::{self, Read};
 
 use self::untar::untar;
-use self::unzip::unzip;
+pub(super) use self::unzip::unzip;
 use super::error::ArtifactError;
 use super::references::References;
+use super::signature::{SIGNATURE_BYTES, SignedManifest};
 use crate::model::key::ArchiveFormat;
+use crate::model::manifest::MANIFEST_LIMIT_BYTES;
 
 /// The longest path of an entry, in bytes: Linux's `PATH_MAX`.
 const MAX_PATH_BYTES: usize = 4096;
@@ -46,6 +48,7 @@ pub(super) struct Walked {
     /// Content of all files together.
     pub(super) bytes: u64,
     pub(super) references: References,
+    pub(super) manifest: Option<SignedManifest>,
 }
 
 /// A file of a history's objects.
@@ -58,6 +61,8 @@ pub(super) struct ObjectFile<'a> {
     pub(super) content: &'a mut dyn Read,
     /// The references that came before it.
     pub(super) references: &'a References,
+    /// The archive's manifest. None follows.
+    pub(super) manifest: Option<&'a SignedManifest>,
     /// How many bytes of the archive are left at most for further entries and all that belongs to them, if that is known.
     pub(super) room_behind: Option<u64>,
 }
@@ -82,7 +87,7 @@ pub(super) fn walk<E: From<ArtifactError>>(
     limits: Limits,
     take: impl FnMut(ObjectFile<'_>) -> Result<(), E>,
 ) -> Result<Walked, E> {
-    let mut walk = Walk { format, limits, walked: Walked::default(), take };
+    let mut walk = Walk { format, limits, walked: Walked::default(), is_past_manifest: false, take };
     match format {
         ArchiveFormat::Zip => unzip::<E>(reader, archive_bytes, |entry| walk.entry(entry))?,
         ArchiveFormat::TarGz => untar::<E>(reader, |entry| walk.entry(entry))?,
@@ -91,16 +96,16 @@ pub(super) fn walk<E: From<ArtifactError>>(
 }
 
 /// An entry as the archive has it.
-struct Entry<'a> {
-    path: &'a [u8],
+pub(super) struct Entry<'a> {
+    pub(super) path: &'a [u8],
     /// Or why it is refused.
-    kind: Result<EntryKind, &'static str>,
-    size: u64,
-    content: &'a mut dyn Read,
+    pub(super) kind: Result<EntryKind, &'static str>,
+    pub(super) size: u64,
+    pub(super) content: &'a mut dyn Read,
     room_behind: Option<u64>,
 }
 
-enum EntryKind {
+pub(super) enum EntryKind {
     File,
     Directory,
 }
@@ -109,6 +114,8 @@ struct Walk<F> {
     format: ArchiveFormat,
     limits: Limits,
     walked: Walked,
+    /// Whether a file of objects has come.
+    is_past_manifest: bool,
     take: F,
 }
 
@@ -122,14 +129,31 @@ impl<F> Walk<F> {
         self.count(size)?;
         let kind = kind.map_err(|reason| refused(path, reason))?;
         let segments = safe_segments(path).map_err(|reason| refused(path, reason))?;
-        let references = &mut self.walked.references;
+        let Walked { references, manifest, .. } = &mut self.walked;
         match (kind, role_of(&segments), self.format) {
             (_, Role::Hook, _) => Err(refused(path, "is a hook"))?,
             (_, Role::Other, ArchiveFormat::Zip) => Err(refused(path, "does not belong in a repository's history"))?,
             (EntryKind::File, Role::Objects(kind, path), _) => {
-                (self.take)(ObjectFile { path: &path, kind, size, content, references, room_behind })?;
+                self.is_past_manifest = true;
+                let manifest = manifest.as_ref();
+                (self.take)(ObjectFile { path: &path, kind, size, content, references, manifest, room_behind })?;
             }
             (EntryKind::File, Role::Reference(path), _) => references.add(path, &mut content, size)?,
+            (EntryKind::File, Role::Manifest | Role::Signature, _) if self.is_past_manifest => {
+                Err(refused(path, "does not come before the packs"))?;
+            }
+            (EntryKind::File, Role::Manifest, _) => match manifest {
+                Some(_) => Err(occurs_twice(path))?,
+                None => {
+                    let json = read_small(content, size, MANIFEST_LIMIT_BYTES, path)?;
+                    *manifest = Some(SignedManifest { json, signature: None });
+                }
+            },
+            (EntryKind::File, Role::Signature, _) => match manifest {
+                Some(SignedManifest { signature: Some(_), .. }) => Err(occurs_twice(path))?,
+                Some(manifest) => manifest.signature = Some(read_small(content, size, SIGNATURE_BYTES, path)?),
+                None => Err(refused(path, "does not follow a manifest"))?,
+            },
             (EntryKind::File | EntryKind::Directory, _, _) => {
                 drain(content)?;
             }
@@ -151,7 +175,7 @@ impl<F> Walk<F> {
     }
 }
 
-fn refused(path: &[u8], reason: &'static str) -> ArtifactError {
+pub(super) fn refused(path: &[u8], reason: &'static str) -> ArtifactError {
     ArtifactError::Unsafe { path: String::from_utf8_lossy(path).into_owned(), reason }
 }
 
@@ -165,6 +189,21 @@ pub(super) fn damaged(why: &'static str) -> ArtifactError {
 
 pub(super) fn ends_early(path: &str) -> ArtifactError {
     ArtifactError::Damaged(io::Error::new(io::ErrorKind::UnexpectedEof, format!("{path} ends early")))
+}
+
+/// Reads an entry into memory.
+pub(super) fn read_small(
+    content: &mut dyn Read,
+    size: u64,
+    limit: usize,
+    path: &[u8],
+) -> Result<Vec<u8>, ArtifactError> {
+    if size > limit as u64 {
+        return Err(ArtifactError::TooLarge(format!("{limit} bytes in {}", String::from_utf8_lossy(path))));
+    }
+    let mut bytes = vec![];
+    content.take(size).read_to_end(&mut bytes).map_err(ArtifactError::Damaged)?;
+    if bytes.len() as u64 == size { Ok(bytes) } else { Err(ends_early(&String::from_utf8_lossy(path))) }
 }
 
 /// Reads until the buffer is full or the content ends.
@@ -192,6 +231,8 @@ enum Role {
     Objects(ObjectFileKind, String),
     /// A file of references, at this path in `.git`.
     Reference(String),
+    Manifest,
+    Signature,
     /// Written by this program and not taken from an archive: directories, the configuration.
     Usual,
     Hook,
@@ -215,7 +256,12 @@ fn role_of(segments: &[&[u8]]) -> Role {
             objects(ObjectFileKind::Index)
         }
         [b"objects", fan, name] if is_hex(fan, 2) && is_hex(name, 38) => objects(ObjectFileKind::Loose),
-        [] | [b"config" | b"objects" | b"refs"] | [b"objects", b"pack"] | [b"refs", b"heads"] => Role::Usual,
+        [b"git-partition-sync", b"manifest.json"] => Role::Manifest,
+        [b"git-partition-sync", b"manifest.sig"] => Role::Signature,
+        []
+        | [b"config" | b"objects" | b"refs" | b"git-partition-sync"]
+        | [b"objects", b"pack"]
+        | [b"refs", b"heads"] => Role::Usual,
         [b"hooks", name, ..] if !name.ends_with(b".sample") => Role::Hook,
         _ => Role::Other,
     }

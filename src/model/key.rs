@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 /// The longest key S3 accepts, in bytes of UTF-8 ("Creating object key names", Amazon S3 user guide).
 pub const MAX_KEY_BYTES: usize = 1024;
 
+/// What the key of an increment ends with.
+const INCREMENT_EXTENSION: &str = ".inc.age";
+
 /// How a project is packed; it decides an object's extension and the fields of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum ArchiveFormat {
@@ -197,9 +200,28 @@ pub fn encode(destination: &Destination, commit: CommitId, format: ArchiveFormat
             remote_branch: &destination.branch,
         })),
     };
-    let mut key = String::with_capacity(json.len().div_ceil(3) * 4 + format.extension().len());
+    to_key(&json, format.extension())
+}
+
+/// The key to write for what `commit` has and `base` has not.
+///
+/// # Errors
+/// [`KeyTooLong`] if S3 would refuse the key.
+pub fn encode_increment(destination: &Destination, base: CommitId, commit: CommitId) -> Result<String, KeyTooLong> {
+    let json = to_json(&IncrementName {
+        group: &destination.group,
+        project_name: &destination.project,
+        commit_sha: commit,
+        branch: &destination.branch,
+        base_sha: base,
+    });
+    to_key(&json, INCREMENT_EXTENSION)
+}
+
+fn to_key(json: &str, extension: &str) -> Result<String, KeyTooLong> {
+    let mut key = String::with_capacity(json.len().div_ceil(3) * 4 + extension.len());
     BASE64_STANDARD.encode_string(json, &mut key);
-    key.push_str(format.extension());
+    key.push_str(extension);
     if key.len() > MAX_KEY_BYTES {
         return Err(KeyTooLong { bytes: key.len() });
     }
@@ -223,8 +245,39 @@ pub struct DecodedKey {
     pub destination: Destination,
     /// The source commit, as written; names by older programs may not hold 40 digits.
     pub commit: String,
-    /// The format its extension names.
-    pub format: ArchiveFormat,
+    /// What the object brings of the commit's history.
+    pub content: Content,
+}
+
+/// What an object brings of its commit's history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Content {
+    /// All of it, in this format.
+    Whole(ArchiveFormat),
+    /// What the commit `base` does not have.
+    Increment {
+        /// An earlier commit of the branch.
+        base: CommitId,
+    },
+}
+
+impl Content {
+    /// The format, if it is a whole history.
+    pub fn format(self) -> Option<ArchiveFormat> {
+        match self {
+            Self::Whole(format) => Some(format),
+            Self::Increment { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole(format) => format.fmt(f),
+            Self::Increment { .. } => f.write_str("increment"),
+        }
+    }
 }
 
 /// An object of the bucket whose key decodes.
@@ -240,18 +293,30 @@ pub struct HeldObject {
     pub bytes: u64,
 }
 
-/// Reads a key of either format and either set of fields. `None` means a foreign object, which is never touched.
+/// Reads a key of either format and either set of fields, or that of an increment. `None` means a foreign object, which is
+/// never touched.
 pub fn decode(key: &str) -> Option<DecodedKey> {
     // The first dot ends the encoded name: base64 has no dots.
     let (encoded, extension) = key.split_at(key.find('.')?);
-    let format = ArchiveFormat::of_extension(extension)?;
+    let is_increment = extension == INCREMENT_EXTENSION;
+    let format = ArchiveFormat::of_extension(extension).filter(|_| !is_increment);
     let name: AnyName = serde_json::from_slice(&BASE64_STANDARD.decode(encoded).ok()?).ok()?;
+    let content = match (format, name.base_sha) {
+        (Some(format), _) => Content::Whole(format),
+        // No older program wrote these, so commits are written in one way.
+        (None, Some(base))
+            if is_increment && name.commit_sha.parse::<CommitId>().ok()?.to_string() == name.commit_sha =>
+        {
+            Content::Increment { base: base.parse().ok()? }
+        }
+        (None, _) => return None,
+    };
     let branch = name.remote_branch.or(name.branch)?;
     let complete = [&name.group, &name.project_name, &name.commit_sha, &branch].iter().all(|field| !field.is_empty());
     complete.then_some(DecodedKey {
         destination: Destination { group: name.group, project: name.project_name, branch },
         commit: name.commit_sha,
-        format,
+        content,
     })
 }
 
@@ -272,6 +337,15 @@ struct TarName<'a> {
     remote_branch: &'a str,
 }
 
+#[derive(Serialize)]
+struct IncrementName<'a> {
+    group: &'a str,
+    project_name: &'a str,
+    commit_sha: CommitId,
+    branch: &'a str,
+    base_sha: CommitId,
+}
+
 #[derive(Deserialize)]
 struct AnyName {
     group: String,
@@ -279,6 +353,7 @@ struct AnyName {
     commit_sha: String,
     branch: Option<String>,
     remote_branch: Option<String>,
+    base_sha: Option<String>,
 }
 
 /// Compact JSON of a struct of strings.
@@ -340,12 +415,37 @@ mod tests {
     }
 
     #[test]
+    fn an_increment_s_key_names_its_base_last() {
+        let (base, commit) = (CommitId::from_bytes([7; 20]), COMMIT.parse().unwrap());
+        let key = encode_increment(&destination("g/s", "p", "main"), base, commit).unwrap();
+        let json = format!(
+            r#"{{"group":"g/s","project_name":"p","commit_sha":"{COMMIT}","branch":"main","base_sha":"{base}"}}"#
+        );
+        assert_eq!(key, key_of_json(&json, ".inc.age"));
+        for foreign in [
+            key_of_json(&json.replace(COMMIT, "c"), ".inc.age"),
+            key_of_json(&json.replace(COMMIT, &COMMIT.to_uppercase()), ".inc.age"),
+            key_of_json(&json.replace("base_sha", "base"), ".inc.age"),
+            key_of_json(&json.replace(&base.to_string(), "main"), ".inc.age"),
+        ] {
+            assert_eq!(decode(&foreign), None, "{foreign}");
+        }
+    }
+
+    #[test]
     fn either_set_of_fields_is_read_under_either_extension() {
         for format in ArchiveFormat::ALL {
             for branches in [r#""branch":"b""#, r#""local_branch":"x","remote_branch":"b""#] {
                 let json = format!(r#"{{"extra":[1],"commit_sha":"c","project_name":"p",{branches},"group":"g"}}"#);
                 let read = decode(&key_of_json(&json, format.extension())).unwrap();
-                assert_eq!(read, DecodedKey { destination: destination("g", "p", "b"), commit: "c".into(), format });
+                assert_eq!(
+                    read,
+                    DecodedKey {
+                        destination: destination("g", "p", "b"),
+                        commit: "c".into(),
+                        content: Content::Whole(format)
+                    }
+                );
             }
         }
     }
@@ -409,14 +509,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_name_round_trips(group in "\\PC{1,40}", project in "\\PC{1,40}", branch in "\\PC{1,40}", id: [u8; 20]) {
+        fn any_name_round_trips(group in "\\PC{1,40}", project in "\\PC{1,40}", branch in "\\PC{1,40}", id: [u8; 20], base: [u8; 20]) {
             let destination = destination(&group, &project, &branch);
+            let base = CommitId::from_bytes(base);
+            let read = decode(&encode_increment(&destination, base, CommitId::from_bytes(id)).unwrap()).unwrap();
+            prop_assert_eq!(&read.destination, &destination);
+            prop_assert_eq!(read.commit, CommitId::from_bytes(id).to_string());
+            prop_assert_eq!(read.content, Content::Increment { base });
             for format in ArchiveFormat::ALL {
                 let key = encode(&destination, CommitId::from_bytes(id), format).unwrap();
                 let read = decode(&key).unwrap();
                 prop_assert_eq!(&read.destination, &destination);
                 prop_assert_eq!(read.commit, CommitId::from_bytes(id).to_string());
-                prop_assert_eq!(read.format, format);
+                prop_assert_eq!(read.content, Content::Whole(format));
             }
         }
 

@@ -16,11 +16,16 @@ impl Project {
             .map(|path| pack(&path))
             .collect();
         packs.sort_by(|a, b| a.name.cmp(&b.name));
-        Contents { branch: branch.into(), commit: self.commit, packs }
+        Contents { branch: branch.into(), commit: self.commit, manifest: None, packs }
     }
 
     pub(crate) fn archive(&self, format: ArchiveFormat, branch: &str) -> Vec<u8> {
         write(format, self.contents(branch), Vec::new()).unwrap()
+    }
+
+    /// With a manifest.
+    pub(crate) fn signed_archive(&self, format: ArchiveFormat, branch: &str, manifest: SignedManifest) -> Vec<u8> {
+        write(format, Contents { manifest: Some(manifest), ..self.contents(branch) }, Vec::new()).unwrap()
     }
 
     /// With zip64 fields where none is needed.

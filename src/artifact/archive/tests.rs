@@ -6,6 +6,8 @@ use crate::git::fixture::{Project, git, run};
 use std::cell::Cell;
 use std::fs;
 use std::rc::Rc;
+
+use sha2::{Digest, Sha256};
 use zip::read::read_zipfile_from_stream;
 
 /// 600 bytes and not ASCII.
@@ -16,7 +18,7 @@ fn long_branch() -> String {
 /// A pack of `bytes`, which need not be one: archiving does not look into packs.
 fn contents_of(data: &Path, index: impl FnOnce() -> io::Result<CheckedFile> + Send + 'static) -> Contents {
     let pack = Pack { name: format!("pack-{}", "a".repeat(40)), data: sized(data), index: Box::new(index) };
-    Contents { branch: "main".into(), commit: CommitId::from_bytes([0xab; 20]), packs: vec![pack] }
+    Contents { branch: "main".into(), commit: CommitId::from_bytes([0xab; 20]), manifest: None, packs: vec![pack] }
 }
 
 fn file_of(bytes: &[u8]) -> tempfile::NamedTempFile {
@@ -120,6 +122,47 @@ fn directories_come_before_what_is_in_them_and_indexes_last() {
     ];
     assert_eq!(names.collect::<Vec<_>>(), expected);
 }
+
+#[test]
+fn a_manifest_and_its_signature_come_after_the_references_and_before_the_packs() {
+    let (project, dir) = (Project::new(), tempfile::tempdir().unwrap());
+    let manifest = SignedManifest { json: b"{\"version\":1}".to_vec(), signature: Some(vec![7; 72]) };
+    for format in ArchiveFormat::ALL {
+        let archive = project.signed_archive(format, "main", manifest.clone());
+        let file = saved(dir.path(), "archive", &archive);
+        let listing = match format {
+            ArchiveFormat::Zip => run(dir.path(), "unzip", &["-Z1", &file]),
+            ArchiveFormat::TarGz => run(dir.path(), "tar", &["tzf", &file]),
+        };
+        let names: Vec<&str> = listing.lines().skip_while(|name| *name != ".git/refs/heads/main").collect();
+        let folder = ".git/git-partition-sync/";
+        let expected = [folder.to_owned(), format!("{folder}manifest.json"), format!("{folder}manifest.sig")];
+        assert_eq!(names[1..4], expected, "{format}");
+        assert!(names[4].ends_with(".pack"), "{listing}");
+
+        let at = unpacked(format, &archive);
+        assert_eq!(fs::read(at.path().join(".git/git-partition-sync/manifest.json")).unwrap(), manifest.json);
+        assert_eq!(fs::read(at.path().join(".git/git-partition-sync/manifest.sig")).unwrap(), vec![7; 72]);
+        git(at.path(), &["fsck", "--full", "--strict"]);
+        git(at.path(), &["checkout", "-q", "main"]);
+        assert_eq!(git(at.path(), &["status", "--porcelain", "--ignored"]), "");
+    }
+}
+
+/// Their SHA-256 was computed before archives could have a manifest.
+#[test]
+fn without_a_manifest_the_bytes_are_those_of_before() {
+    let data = file_of(b"PACK");
+    for (format, expected) in [(ArchiveFormat::Zip, ZIP_SHA256), (ArchiveFormat::TarGz, TAR_SHA256)] {
+        let index = data.path().to_owned();
+        let archive = write(format, contents_of(data.path(), move || Ok(sized(&index))), Vec::new()).unwrap();
+        let sha256: String = Sha256::digest(archive).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(sha256, expected, "{format}");
+    }
+}
+
+const ZIP_SHA256: &str = "e782a2d7539c0517cbe0aa59828054112dbc8ebdb3f8daab29d6d8fe18896864";
+const TAR_SHA256: &str = "3038572c130810da45397bb1a9a1c7ac353ef348ff6f127861238808922ce7f8";
 
 #[test]
 fn a_zip_is_read_as_a_stream() {

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Cursor;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::{Duration, UNIX_EPOCH};
 
 use age::x25519::Identity;
 use sha1::{Digest, Sha1};
@@ -13,8 +14,12 @@ use testbed::mutate::mutated;
 use super::*;
 use crate::artifact::archive;
 use crate::artifact::encrypt::encrypting;
+use crate::artifact::fixture::Keys;
 use crate::artifact::references::ReferenceError;
+use crate::artifact::signature::{SignedManifest, Trust, TrustError};
 use crate::git::fixture::{Project, git, run};
+use crate::model::key::Destination;
+use crate::model::manifest::{Manifest, ManifestError, Origin};
 
 const BRANCH: &str = "release/1";
 
@@ -22,6 +27,11 @@ const BRANCH: &str = "release/1";
 struct Case {
     project: Project,
     identity: Identity,
+    destination: Destination,
+}
+
+fn destination(branch: &str) -> Destination {
+    Destination { group: "far".into(), project: "app".into(), branch: branch.into() }
 }
 
 /// What a receiver got: nothing if the pack was not begun.
@@ -31,7 +41,7 @@ impl Case {
     fn new() -> Self {
         let project = Project::new();
         git(project.dir.path(), &["repack", "-adq"]);
-        Self { project, identity: Identity::generate() }
+        Self { project, identity: Identity::generate(), destination: destination(BRANCH) }
     }
 
     /// The pack has several pieces.
@@ -45,7 +55,7 @@ impl Case {
         git(at, &["commit", "-q", "-m", "noise"]);
         git(at, &["repack", "-adq"]);
         project.commit = git(at, &["rev-parse", "HEAD"]).parse().unwrap();
-        Self { project, identity: Identity::generate() }
+        Self { project, identity: Identity::generate(), destination: destination(BRANCH) }
     }
 
     fn archive(&self, format: ArchiveFormat) -> Vec<u8> {
@@ -63,7 +73,8 @@ impl Case {
     }
 
     fn expected(&self, format: ArchiveFormat) -> Expected<'_> {
-        Expected { format, branch: BRANCH, commit: self.project.commit, bytes: None }
+        let trust = Trust { destination: &self.destination, keys: None, not_before: None };
+        Expected { format, commit: self.project.commit, bytes: None, trust }
     }
 
     fn stream(&self, expected: &Expected<'_>, object: impl Read) -> (Result<Streamed, StreamError>, Got) {
@@ -178,7 +189,7 @@ fn the_pack_of_an_object_is_passed_on_as_it_is_and_git_takes_it() {
             ArchiveFormat::ALL.map(|format| (format, case.archive(format))).into_iter().chain([wide])
         {
             let (outcome, got) = case.stream_archive(format, &archive);
-            assert_eq!(outcome.as_ref().unwrap().other_references, 0);
+            assert_eq!(outcome.as_ref().unwrap().said.other_references, 0);
             assert_whole_or_spoiled(&outcome, &got, &case.pack());
             for unpack_limit in [1, 1_000] {
                 let (mut far, object) = (Far::new(), case.encrypted(&archive));
@@ -206,7 +217,7 @@ fn an_archive_of_the_go_program_is_passed_on_without_its_working_tree() {
     let archive = archive_of_clone(&case, |_| {});
     let (mut far, object) = (Far::new(), case.encrypted(&archive));
     let (outcome, report) = judged(&case, &case.expected(ArchiveFormat::TarGz), &object[..], &mut far, 1);
-    assert_eq!(outcome.unwrap().other_references, 4, "the source's branch, and three of the remote's");
+    assert_eq!(outcome.unwrap().said.other_references, 4, "the source's branch, and three of the remote's");
     assert_arrived(&case, &far, report);
 }
 
@@ -217,7 +228,7 @@ fn assert_needs_disk(outcome: &Result<Streamed, StreamError>, what: &str) {
 
 #[test]
 fn several_packs_need_the_disk_and_a_zip_tells_before_the_first_begins() {
-    let case = Case { project: Project::new(), identity: Identity::generate() };
+    let case = Case { project: Project::new(), identity: Identity::generate(), destination: destination(BRANCH) };
     for zip in [case.archive(ArchiveFormat::Zip), case.project.zip64_archive(BRANCH)] {
         let (outcome, got) = case.stream_archive(ArchiveFormat::Zip, &zip);
         assert_needs_disk(&outcome, "several packs");
@@ -239,8 +250,9 @@ fn the_smallest_second_pack_is_noticed_and_a_long_branch_is_not_taken_for_one() 
     let segments = vec!["s".repeat(60); 12].join("/");
     let long = case.project.archive(ArchiveFormat::Zip, &segments);
     let object = case.encrypted(&long);
-    let expected =
-        Expected { branch: &segments, bytes: Some(object.len() as u64), ..case.expected(ArchiveFormat::Zip) };
+    let destination = destination(&segments);
+    let trust = Trust { destination: &destination, keys: None, not_before: None };
+    let expected = Expected { bytes: Some(object.len() as u64), trust, ..case.expected(ArchiveFormat::Zip) };
     case.stream(&expected, &object[..]).0.unwrap();
 
     git(&at, &["commit", "-q", "--allow-empty", "-m", "."]);
@@ -329,7 +341,9 @@ fn a_zip_whose_references_are_not_those_of_its_name_begins_nothing() {
     let is_right = |error: &ReferenceError| matches!(error, ReferenceError::OtherCommit { .. });
     assert!(matches!(&outcome, Err(StreamError::Artifact(ArtifactError::References(error))) if is_right(error)));
     assert!(got.is_none());
-    let (outcome, got) = case.stream(&Expected { branch: "main", ..expected }, &object[..]);
+    let main = destination("main");
+    let elsewhere = Expected { trust: Trust { destination: &main, ..expected.trust }, ..expected };
+    let (outcome, got) = case.stream(&elsewhere, &object[..]);
     assert!(outcome.is_err() && got.is_none());
     // The other format's references may follow.
     let object = case.encrypted(&case.archive(ArchiveFormat::TarGz));
@@ -448,7 +462,9 @@ fn git_refuses_a_spoiled_pack_and_keeps_nothing_of_it() {
             changed
         };
         let expected = case.expected(format);
-        let elsewhere = Expected { branch: "main", commit: "7".repeat(40).parse().unwrap(), ..expected };
+        let main = destination("main");
+        let trust = Trust { destination: &main, ..expected.trust };
+        let elsewhere = Expected { commit: "7".repeat(40).parse().unwrap(), trust, ..expected };
         let cases = [
             ("pack", expected, case.encrypted(&changed(&archive, pack_at + 400_000))),
             ("the pack's end", expected, case.encrypted(&changed(&archive, pack_at + case.pack().len() - 1))),
@@ -557,4 +573,132 @@ fn an_object_for_others_begins_nothing() {
     let object = Case::new().encrypted(&case.archive(ArchiveFormat::Zip));
     let (outcome, got) = case.stream(&case.expected(ArchiveFormat::Zip), &object[..]);
     assert!(matches!(outcome, Err(StreamError::Artifact(ArtifactError::OtherRecipients))) && got.is_none());
+}
+
+/// The manifest of the case's archives.
+fn manifest(case: &Case) -> Manifest {
+    Manifest {
+        destination: case.destination.clone(),
+        commit: case.project.commit,
+        base: None,
+        covers: vec![],
+        previous: None,
+        published: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
+    }
+}
+
+#[test]
+fn with_trusted_keys_a_pack_begins_only_after_its_manifest_was_verified() {
+    let (case, keys, others) = (Case::large(), Keys::new(), Keys::new());
+    let (trusted, pack, manifest) = (keys.trusted(), case.pack(), manifest(&case));
+    let signed = |manifest: &Manifest, keys: Option<&Keys>| {
+        SignedManifest::new(manifest, keys.map(Keys::signing).as_ref()).unwrap()
+    };
+    let mut forged = signed(&manifest, Some(&keys));
+    *forged.signature.as_mut().unwrap().last_mut().unwrap() ^= 1;
+    let elsewhere = Manifest { destination: destination("main"), ..manifest.clone() };
+    let other = Manifest { commit: "7".repeat(40).parse().unwrap(), ..manifest.clone() };
+    for format in ArchiveFormat::ALL {
+        let expected = case.expected(format);
+        let trusting = Expected { trust: Trust { keys: Some(&trusted), ..expected.trust }, ..expected };
+        let stream = |expected: &Expected<'_>, found: SignedManifest| {
+            let object = case.encrypted(&case.project.signed_archive(format, BRANCH, found));
+            let expected = Expected { bytes: Some(object.len() as u64), ..*expected };
+            let (outcome, got) = case.stream(&expected, &object[..]);
+            assert_whole_or_spoiled(&outcome, &got, &pack);
+            (outcome, got.is_some())
+        };
+        let refused = |expected: &Expected<'_>, found: SignedManifest| match stream(expected, found) {
+            (Err(StreamError::Artifact(ArtifactError::Origin(error))), false) => error,
+            other => panic!("{format}: {other:?}"),
+        };
+        let key = keys.signing().id();
+        let streamed = stream(&trusting, signed(&manifest, Some(&keys))).0.unwrap();
+        assert_eq!(
+            streamed.said,
+            Said { other_references: 0, origin: Origin::Signed { key }, manifest: Some(manifest.clone()) }
+        );
+        assert!(matches!(refused(&trusting, signed(&manifest, None)), TrustError::Unsigned));
+        assert!(matches!(refused(&trusting, signed(&manifest, Some(&others))), TrustError::UnknownKey(_)));
+        assert!(matches!(refused(&trusting, forged.clone()), TrustError::BadSignature(_)));
+        for wrong in [&elsewhere, &other] {
+            let error = refused(&trusting, signed(wrong, Some(&keys)));
+            assert!(matches!(error, TrustError::Manifest(ManifestError::Another { .. })), "{error}");
+        }
+        let after = |time| Expected { trust: Trust { not_before: Some(time), ..trusting.trust }, ..trusting };
+        stream(&after(manifest.published), signed(&manifest, Some(&keys))).0.unwrap();
+        let later = after(manifest.published + Duration::from_millis(1));
+        assert!(matches!(refused(&later, signed(&manifest, Some(&keys))), TrustError::Replayed { .. }));
+        // Without a manifest at all.
+        let plain = case.encrypted(&case.archive(format));
+        let (outcome, got) = case.stream(&trusting, &plain[..]);
+        assert!(
+            matches!(outcome, Err(StreamError::Artifact(ArtifactError::Origin(TrustError::Unsigned)))) && got.is_none()
+        );
+
+        // Nobody checks it here.
+        for (found, origin) in [
+            (signed(&manifest, None), Origin::Unsigned),
+            (signed(&manifest, Some(&keys)), Origin::Unchecked { key }),
+            (forged.clone(), Origin::Unchecked { key }),
+            (signed(&other, Some(&keys)), Origin::Unchecked { key }),
+            (SignedManifest { json: b"{".into(), signature: None }, Origin::Unsigned),
+        ] {
+            assert_eq!(stream(&expected, found).0.unwrap().said.origin, origin);
+        }
+    }
+}
+
+#[test]
+fn a_manifest_behind_the_pack_proves_nothing() {
+    let (case, keys) = (Case::new(), Keys::new());
+    let (trusted, pack, commit) = (keys.trusted(), case.pack(), case.project.commit.to_string());
+    let SignedManifest { json, signature } = SignedManifest::new(&manifest(&case), Some(&keys.signing())).unwrap();
+    let (head, branch, signature) = (format!("ref: refs/heads/{BRANCH}\n"), format!("{commit}\n"), signature.unwrap());
+    let [head, branch] = [(".git/", "HEAD", head.as_bytes()), (".git/refs/heads/", BRANCH, branch.as_bytes())];
+    let [index, pack_file] = [(PACKS, "pack-a.idx", &b"x"[..]), (PACKS, "pack-a.pack", &pack[..])];
+    const FOLDER: &str = ".git/git-partition-sync/";
+    let [manifest, signature] = [(FOLDER, "manifest.json", &json[..]), (FOLDER, "manifest.sig", &signature[..])];
+    for (files, is_good) in [
+        (vec![head, branch, manifest, signature, pack_file, index], true),
+        (vec![manifest, signature, pack_file, index, head, branch], true),
+        (vec![head, branch, pack_file, index, manifest, signature], false),
+        (vec![head, branch, manifest, pack_file, index, signature], false),
+        (vec![head, branch, signature, manifest, pack_file, index], false),
+        (vec![head, branch, manifest, signature, manifest, pack_file, index], false),
+        (vec![head, branch, manifest, signature, signature, pack_file, index], false),
+        (vec![head, branch, manifest, signature, pack_file, index, manifest], false),
+    ] {
+        let object = case.encrypted(&tar_gz(&files));
+        for keys in [None, Some(&trusted)] {
+            let expected = case.expected(ArchiveFormat::TarGz);
+            let expected = Expected { trust: Trust { keys, ..expected.trust }, ..expected };
+            let (outcome, got) = case.stream(&expected, &object[..]);
+            assert_eq!(outcome.is_ok(), is_good, "{outcome:?}");
+            assert_whole_or_spoiled(&outcome, &got, &pack);
+            let is_proven = files.iter().position(|file| file.1 == "manifest.sig")
+                < files.iter().position(|file| *file == pack_file);
+            assert!(keys.is_none() || is_proven || got.is_none(), "nothing begins before it was verified");
+        }
+    }
+}
+
+#[test]
+fn a_damaged_archive_of_a_signed_object_is_never_taken_for_another() {
+    let (case, keys) = (Case::new(), Keys::new());
+    let (trusted, pack) = (keys.trusted(), case.pack());
+    let found = SignedManifest::new(&manifest(&case), Some(&keys.signing())).unwrap();
+    let mut whole = 0;
+    for format in ArchiveFormat::ALL {
+        let archive = case.project.signed_archive(format, BRANCH, found.clone());
+        let expected = case.expected(format);
+        let expected = Expected { trust: Trust { keys: Some(&trusted), ..expected.trust }, ..expected };
+        for seed in 0..400 {
+            let object = case.encrypted(&mutated(&archive, seed));
+            let (outcome, got) = case.stream(&expected, &object[..]);
+            assert_whole_or_spoiled(&outcome, &got, &pack);
+            whole += usize::from(outcome.is_ok());
+        }
+    }
+    assert!(whole < 80, "{whole} of 800");
 }

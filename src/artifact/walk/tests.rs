@@ -112,6 +112,67 @@ fn our_own_archives_are_unpacked_whole() {
     }
 }
 
+const MANIFEST: &str = ".git/git-partition-sync/manifest.json";
+const SIGNATURE: &str = ".git/git-partition-sync/manifest.sig";
+
+#[test]
+fn a_manifest_and_its_signature_are_read_and_not_unpacked() {
+    let (project, json) = (Project::new(), b"{}".to_vec());
+    for format in ArchiveFormat::ALL {
+        let plain = unpacked(format, &project.archive(format, "main"));
+        assert_eq!(plain.0.unwrap().manifest, None);
+        for signature in [None, Some(vec![7; SIGNATURE_BYTES])] {
+            let found = SignedManifest { json: json.clone(), signature };
+            let (walked, written) = unpacked(format, &project.signed_archive(format, "main", found.clone()));
+            let walked = walked.unwrap();
+            assert_eq!(walked.entries, 14 + usize::from(found.signature.is_some()), "{format}");
+            assert_eq!(walked.manifest, Some(found));
+            assert_eq!(written, plain.1);
+        }
+    }
+}
+
+#[test]
+fn a_manifest_is_there_once_before_the_packs_and_short() {
+    let (json, signature) = (vec![b' '; MANIFEST_LIMIT_BYTES + 1], vec![0; SIGNATURE_BYTES + 1]);
+    let pack = ".git/objects/pack/pack-a.pack";
+    let loose = format!(".git/objects/ab/{}", "c".repeat(38));
+    let good = [(MANIFEST, &json[1..]), (SIGNATURE, &signature[1..])];
+    let read = |format, files: &[(&str, &[u8])]| {
+        let archive = match format {
+            ArchiveFormat::Zip => zip_of(&files.iter().map(|(name, it)| (0o100_644, *name, *it)).collect::<Vec<_>>()),
+            ArchiveFormat::TarGz => {
+                tar_gz(&files.iter().map(|(name, it)| (EntryType::Regular, name.as_bytes(), *it)).collect::<Vec<_>>())
+            }
+        };
+        unpacked(format, &archive).0
+    };
+    for format in ArchiveFormat::ALL {
+        read(format, &[good[0], good[1], (pack, b"")]).unwrap();
+        read(format, &[good[0]]).unwrap();
+        let mut bad = vec![
+            vec![good[1]],
+            vec![good[1], good[0]],
+            vec![(pack, &b""[..]), good[0]],
+            vec![(&loose, b""), good[0]],
+            vec![good[0], (pack, b""), good[1]],
+        ];
+        if format == ArchiveFormat::TarGz {
+            // The zip crate does not write them.
+            bad.extend([vec![good[0], good[0]], vec![good[0], good[1], good[1]]]);
+        } else {
+            bad.push(vec![(".git/git-partition-sync/other", b"")]);
+        }
+        for files in bad {
+            let refused = read(format, &files);
+            assert!(matches!(refused, Err(ArtifactError::Unsafe { .. })), "{format} {files:?}: {refused:?}");
+        }
+        for long in [vec![(MANIFEST, &json[..])], vec![good[0], (SIGNATURE, &signature)]] {
+            assert!(matches!(read(format, &long), Err(ArtifactError::TooLarge(_))), "{format}");
+        }
+    }
+}
+
 #[test]
 fn an_ordinary_clone_is_taken_from_tar_without_what_git_would_run_or_read_elsewhere() {
     let (project, parent) = (Project::new(), tempfile::tempdir().unwrap());
@@ -356,7 +417,9 @@ fn a_flipped_bit_of_a_zip_archive_s_records_is_refused_or_changes_nothing() {
             files.push((file.path.to_owned(), content));
             Ok(())
         })
-        .map(|Walked { entries, bytes, references }| (files, entries, bytes, format!("{references:?}")))
+        .map(|Walked { entries, bytes, references, manifest }| {
+            (files, entries, bytes, format!("{references:?} {manifest:?}"))
+        })
     };
     for zip in [project.archive(ArchiveFormat::Zip, "main"), project.zip64_archive("main")] {
         let (good, records, mut flipped) = (read(&zip).unwrap(), records(&zip), zip.clone());

@@ -36,7 +36,7 @@ const S_IFLNK: u64 = 0o120_000;
 const CONTRADICTION: &str = "the archive's table of contents contradicts its entries";
 
 /// Gives each entry to `each`, which reads all its content.
-pub(super) fn unzip<E: From<ArtifactError>>(
+pub(in crate::artifact) fn unzip<E: From<ArtifactError>>(
     reader: impl Read,
     archive_bytes: Option<u64>,
     mut each: impl FnMut(Entry<'_>) -> Result<(), E>,
