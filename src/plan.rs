@@ -5,6 +5,8 @@
 
 mod action;
 mod cause;
+pub mod chain;
+mod crossing;
 pub mod delivery;
 mod memory;
 pub mod outcome;
@@ -18,8 +20,12 @@ pub use self::action::{
     Action, Blocked, Blocker, Publish, PublishReason, Retire, RetireReason, Sweep, SweepReason, Unchanged,
 };
 pub use self::cause::Cause;
+use self::chain::{Chain, chain};
+pub use self::crossing::{How, Increment, LEAST_BASE_BYTES, MOST_COVERED, WhyWhole};
 pub use self::memory::{GuardBudget, Memory};
-pub use self::policy::{FormatChoice, MaxRetire, OnRewrite, PlanError, Policy, Republish, RetireBudget, RetireGuard};
+pub use self::policy::{
+    Crossing, FormatChoice, MaxRetire, OnRewrite, PlanError, Policy, Republish, RetireBudget, RetireGuard,
+};
 use self::waiting::Claimants;
 pub use self::waiting::{HeldRetirement, HoldReason};
 use crate::model::key::{self, ArchiveFormat, CommitId, Destination, HeldObject, KeyTooLong};
@@ -140,7 +146,7 @@ pub fn plan_share(
     let (mut plan, mut unwanted) = (Plan::empty(format), vec![]);
     for (destination, mut slot) in slots {
         slot.held.sort_by_key(|object| (object.last_modified, &object.key));
-        let (wish, held) = slot.against(format);
+        let (wish, held) = slot.wish(format);
         match decide(wish, &held, policy) {
             Decision::Act(action) => plan.actions.push(action),
             Decision::Leave(unchanged) => plan.unchanged.push(unchanged),
@@ -207,8 +213,8 @@ struct Slot<'a> {
 
 /// What the target list wants of a destination.
 enum Wish<'a> {
-    /// This commit, under this key; `current` is that object, if the bucket has it.
-    Commit { target: &'a Target, commit: CommitId, format: ArchiveFormat, key: String, current: Option<&'a HeldObject> },
+    /// This commit; `key` is that of its whole history.
+    Commit { target: &'a Target, commit: CommitId, format: ArchiveFormat, key: String },
     /// It is wanted, but the commit or the key is not known.
     Unclear(Vec<Blocker>),
     /// It is not in the list.
@@ -223,9 +229,9 @@ enum Decision {
 }
 
 impl<'a> Slot<'a> {
-    /// The wish, and the other held objects, oldest first.
-    fn against(self, format: ArchiveFormat) -> (Wish<'a>, Vec<&'a HeldObject>) {
-        let Self { wanted, refused, mut held } = self;
+    /// The wish, and the held objects, oldest first.
+    fn wish(self, format: ArchiveFormat) -> (Wish<'a>, Vec<&'a HeldObject>) {
+        let Self { wanted, refused, held } = self;
         let mut blockers: Vec<_> = refused.iter().map(|refused| Blocker::Refused(refused.problem.clone())).collect();
         let Some((target, head)) = wanted else {
             let wish = if blockers.is_empty() { Wish::Absent } else { Wish::Unclear(blockers) };
@@ -236,8 +242,7 @@ impl<'a> Slot<'a> {
             Head::At(commit) => match key::encode(&target.destination, *commit, format) {
                 Err(KeyTooLong { bytes }) => blockers.push(Blocker::KeyTooLong { bytes }),
                 Ok(key) if blockers.is_empty() => {
-                    let current = held.iter().position(|object| object.key == key).map(|at| held.remove(at));
-                    return (Wish::Commit { target, commit: *commit, format, key, current }, held);
+                    return (Wish::Commit { target, commit: *commit, format, key }, held);
                 }
                 Ok(_) => {}
             },
@@ -246,63 +251,123 @@ impl<'a> Slot<'a> {
     }
 }
 
-/// The only place that decides about a destination. `others` are its objects except the current one, oldest first.
-fn decide(wish: Wish<'_>, others: &[&HeldObject], policy: Policy<'_>) -> Decision {
-    let publish = |target: &Target, commit, format, key, held_bytes, reason| {
-        let (target, supersedes, on_rewrite) = (target.clone(), keys_of(others), policy.on_rewrite);
-        let publish = Publish { target, commit, format, key, supersedes, held_bytes, on_rewrite, reason };
-        Decision::Act(Action::Publish(publish))
+/// The only place that decides about a destination, with its objects, oldest first.
+fn decide(wish: Wish<'_>, held: &[&HeldObject], policy: Policy<'_>) -> Decision {
+    let (target, commit, format, key) = match wish {
+        Wish::Unclear(blockers) => return Decision::Block(blockers),
+        Wish::Absent => return Decision::Retire,
+        Wish::Commit { target, commit, format, key } => (target, commit, format, key),
     };
-    match (wish, others) {
-        (Wish::Unclear(blockers), _) => Decision::Block(blockers),
-        (Wish::Absent, _) => Decision::Retire,
-        (Wish::Commit { target, commit, format, key, current: None }, []) => {
-            publish(target, commit, format, key, 0, PublishReason::New)
+    let publish = |held_bytes, reason, how| {
+        let supersedes = keys_of(held.iter().filter(|object| object.key != key));
+        let (target, on_rewrite, key) = (target.clone(), policy.on_rewrite, key.clone());
+        let overwrites = supersedes.len() < held.len();
+        let newest_written = held.last().map(|newest| newest.last_modified);
+        Decision::Act(Action::Publish(Box::new(Publish {
+            target,
+            commit,
+            format,
+            how,
+            key,
+            supersedes,
+            overwrites,
+            held_bytes,
+            newest_written,
+            on_rewrite,
+            reason,
+        })))
+    };
+    let whole = |held_bytes, reason| publish(held_bytes, reason, How::Whole(WhyWhole::Reason));
+    let destination = &target.destination;
+    match Standing::of(held, commit, format, &key) {
+        Standing::Nothing => whole(0, PublishReason::New),
+        Standing::NoWhole => whole(0, PublishReason::NoWhole),
+        Standing::NotNewest { current, newest } => {
+            whole(current.bytes, PublishReason::NotNewest { from: newest.name.commit.clone() })
         }
-        (Wish::Commit { target, commit, format, key, current: None }, [.., newest]) => {
-            let reason = why_replace(newest, commit, format);
-            publish(target, commit, format, key, newest.bytes, reason)
+        Standing::OtherCommit { chain, others } => {
+            let how = crossing::how(destination, commit, &chain, &others, policy);
+            publish(chain.whole.bytes, PublishReason::NewCommit { from: chain.tip().name.commit.clone() }, how)
         }
-        // A tie counts as newer: S3's times have a resolution of a second, and the consumer could use either object.
-        (Wish::Commit { target, commit, format, key, current: Some(current) }, [.., newest])
-            if newest.last_modified >= current.last_modified =>
-        {
-            let reason = PublishReason::NotNewest { from: newest.name.commit.clone() };
-            publish(target, commit, format, key, current.bytes, reason)
+        Standing::OtherFormat { from, bytes } => whole(bytes, PublishReason::OtherFormat { from }),
+        Standing::OtherName { bytes } => whole(bytes, PublishReason::OtherName),
+        Standing::Current { chain, .. } if policy.republish.contains(destination) => {
+            whole(chain.whole.bytes, PublishReason::Requested)
         }
-        (Wish::Commit { target, commit, format, key, current: Some(current) }, _)
-            if policy.republish.contains(&target.destination) =>
-        {
-            publish(target, commit, format, key, current.bytes, PublishReason::Requested)
+        Standing::Current { chain, .. } if policy.crossing == Crossing::Whole && !chain.increments.is_empty() => {
+            whole(chain.whole.bytes, PublishReason::HeldAsIncrements)
         }
-        (Wish::Commit { target, commit, current: Some(current), .. }, []) => Decision::Leave(Unchanged {
+        Standing::Current { chain, others } if others.is_empty() => Decision::Leave(Unchanged {
             target: target.clone(),
             commit,
-            bytes: current.bytes,
-            last_modified: current.last_modified,
+            bytes: chain.bytes(),
+            increments: chain.increments.len(),
+            last_modified: chain.tip().last_modified,
         }),
-        (Wish::Commit { target, commit, current: Some(_), .. }, [_, ..]) => Decision::Act(Action::Sweep(Sweep {
-            destination: target.destination.clone(),
+        Standing::Current { others: keys, .. } => Decision::Act(Action::Sweep(Sweep {
+            destination: destination.clone(),
             commit,
-            keys: keys_of(others),
+            keys,
             reason: SweepReason::LeftBehind,
         })),
     }
 }
 
-/// Why `newest`, the newest object of a destination, has to be replaced.
-fn why_replace(newest: &HeldObject, commit: CommitId, format: ArchiveFormat) -> PublishReason {
-    if newest.name.commit != commit.to_string() {
-        PublishReason::NewCommit { from: newest.name.commit.clone() }
-    } else if newest.name.format != format {
-        PublishReason::OtherFormat { from: newest.name.format }
-    } else {
-        PublishReason::OtherName
+/// How the objects of a destination compare with the commit that it should be at. `others` are the keys of those that do not
+/// count.
+enum Standing<'a> {
+    /// There are none.
+    Nothing,
+    /// There are increments only.
+    NoWhole,
+    /// They are at the commit.
+    Current { chain: Chain<'a>, others: Vec<String> },
+    /// They are at another one.
+    OtherCommit { chain: Chain<'a>, others: Vec<String> },
+    /// They are at the commit, in another format.
+    OtherFormat { from: ArchiveFormat, bytes: u64 },
+    /// They are at the commit, under a name that this program would not write now.
+    OtherName { bytes: u64 },
+    /// The commit's own object is there, but `newest` is as new or newer.
+    NotNewest { current: &'a HeldObject, newest: &'a HeldObject },
+}
+
+impl<'a> Standing<'a> {
+    /// `key` is that of the commit's whole history.
+    fn of(held: &[&'a HeldObject], commit: CommitId, format: ArchiveFormat, key: &str) -> Self {
+        let Some(chain) = chain(held) else {
+            return if held.is_empty() { Self::Nothing } else { Self::NoWhole };
+        };
+        let is_in_chain = |object: &&&HeldObject| chain.objects().any(|part| part.key == object.key);
+        let others = keys_of(held.iter().filter(|object| !is_in_chain(object)));
+        let wholes = || held.iter().copied().filter(|object| object.name.content.format().is_some());
+        if let Some(current) = wholes().find(|object| object.key == key) {
+            // A tie counts as newer: S3's times have a resolution of a second, and a consumer could use either object.
+            let newest = wholes().rfind(|object| object.key != key && object.last_modified >= current.last_modified);
+            if let Some(newest) = newest {
+                return Self::NotNewest { current, newest };
+            }
+        }
+        let bytes = chain.whole.bytes;
+        if chain.tip().name.commit != commit.to_string() {
+            return Self::OtherCommit { chain, others };
+        }
+        match chain.whole.name.content.format() {
+            Some(from) if from != format => Self::OtherFormat { from, bytes },
+            _ if !has_present_name(chain.whole, format) => Self::OtherName { bytes },
+            _ => Self::Current { chain, others },
+        }
     }
 }
 
-fn keys_of(objects: &[&HeldObject]) -> Vec<String> {
-    let mut keys: Vec<_> = objects.iter().map(|object| object.key.clone()).collect();
+/// Whether this program would write the object under this key now.
+fn has_present_name(whole: &HeldObject, format: ArchiveFormat) -> bool {
+    let commit = whole.name.commit.parse().ok();
+    commit.is_some_and(|commit| key::encode(&whole.name.destination, commit, format).as_ref() == Ok(&whole.key))
+}
+
+fn keys_of<'a>(objects: impl IntoIterator<Item = &'a &'a HeldObject>) -> Vec<String> {
+    let mut keys: Vec<_> = objects.into_iter().map(|object| object.key.clone()).collect();
     keys.sort();
     keys
 }

@@ -5,15 +5,15 @@
 use std::fmt;
 use std::time::SystemTime;
 
-use super::OnRewrite;
-use crate::model::key::{ArchiveFormat, CommitId, Destination, KeyTooLong};
+use super::{How, Increment, OnRewrite, WhyWhole};
+use crate::model::key::{self, ArchiveFormat, CommitId, Destination, KeyTooLong};
 use crate::model::target::{Target, Unknown};
 
 /// One thing to do for one destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Upload one commit under `key`, then delete `supersedes`.
-    Publish(Publish),
+    Publish(Box<Publish>),
     /// Delete every object of a destination that no target names any more.
     Retire(Retire),
     /// Delete what an interrupted pass left beside a current object.
@@ -40,12 +40,18 @@ pub struct Publish {
     pub commit: CommitId,
     /// How to pack it.
     pub format: ArchiveFormat,
-    /// The object to write.
+    /// Whether the whole history is sent, or what is new.
+    pub how: How,
+    /// The object to write for the whole history.
     pub key: String,
     /// Keys to delete once `key` is up; never `key` itself.
     pub supersedes: Vec<String>,
+    /// Whether an object is at `key` already.
+    pub overwrites: bool,
     /// Size in bytes of the destination's newest object, or 0: an estimate for this one.
     pub held_bytes: u64,
+    /// When the destination's newest object was written, by the server's clock.
+    pub newest_written: Option<SystemTime>,
     /// What to do if `commit` turns out not to descend from [`Self::old_commit`].
     pub on_rewrite: OnRewrite,
     /// Why.
@@ -53,15 +59,36 @@ pub struct Publish {
 }
 
 impl Publish {
-    /// Whether an object is at `key` already, and is overwritten.
-    pub fn overwrites_key(&self) -> bool {
-        match &self.reason {
-            PublishReason::NotNewest { .. } | PublishReason::Requested => true,
-            PublishReason::New
-            | PublishReason::NewCommit { .. }
-            | PublishReason::OtherFormat { .. }
-            | PublishReason::OtherName => false,
+    /// What is new, if that is to cross alone.
+    pub fn increment(&self) -> Option<&Increment> {
+        match &self.how {
+            How::Increment(increment) => Some(increment),
+            How::Whole(_) => None,
         }
+    }
+
+    /// The object to write, unless a fetch shows that it has to be the whole history.
+    pub fn planned_key(&self) -> &str {
+        self.increment().map_or(&self.key, |increment| &increment.key)
+    }
+
+    /// Why it is uploaded, and how if that does not go without saying.
+    pub fn why(&self) -> String {
+        match &self.how {
+            How::Whole(WhyWhole::Setting | WhyWhole::Reason) => self.reason.to_string(),
+            how => format!("{}, {how}", self.reason),
+        }
+    }
+
+    /// What the object under this key, which was written for it, replaces: never itself.
+    pub fn replaced_by<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a String> {
+        let replaced = match &self.how {
+            How::Increment(increment) if key::decode(key).is_some_and(|it| it.content.format().is_none()) => {
+                &increment.supersedes
+            }
+            How::Increment(_) | How::Whole(_) => &self.supersedes,
+        };
+        replaced.iter().filter(move |superseded| *superseded != key)
     }
 
     /// The commit in the name of the destination's newest object, if it is another one.
@@ -73,6 +100,8 @@ impl Publish {
             PublishReason::New
             | PublishReason::OtherFormat { .. }
             | PublishReason::OtherName
+            | PublishReason::NoWhole
+            | PublishReason::HeldAsIncrements
             | PublishReason::Requested => None,
         }
     }
@@ -102,16 +131,18 @@ pub struct Sweep {
     pub reason: SweepReason,
 }
 
-/// A target whose current object is in the bucket, alone.
+/// A target whose current objects are in the bucket, alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unchanged {
     /// The target.
     pub target: Target,
     /// The commit both sides are at.
     pub commit: CommitId,
-    /// The object's size in bytes.
+    /// The size of its objects in bytes.
     pub bytes: u64,
-    /// When the object was written.
+    /// How many of them are increments.
+    pub increments: usize,
+    /// When the newest of them was written.
     pub last_modified: SystemTime,
 }
 
@@ -137,6 +168,10 @@ pub enum PublishReason {
         /// The newest outdated object's commit.
         from: String,
     },
+    /// The commit is there as increments, and `CROSSING` is `whole`.
+    HeldAsIncrements,
+    /// There are increments, but no whole history that they are on top of.
+    NoWhole,
     /// The commit is there, and the operator wants it uploaded again.
     Requested,
 }
@@ -149,6 +184,8 @@ impl fmt::Display for PublishReason {
             Self::OtherFormat { from } => write!(f, "held in the format {from}"),
             Self::OtherName => f.write_str("held under an outdated object name"),
             Self::NotNewest { .. } => f.write_str("an outdated object is newer than the current one"),
+            Self::HeldAsIncrements => f.write_str("held as increments, and CROSSING is whole"),
+            Self::NoWhole => f.write_str("its whole history is not in the bucket any more"),
             Self::Requested => f.write_str("REPUBLISH asks for it again"),
         }
     }

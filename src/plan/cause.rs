@@ -28,6 +28,10 @@ pub enum Cause {
     Download,
     /// The object is encrypted to other recipients.
     NotOurs,
+    /// No trusted key signed the object.
+    Untrusted,
+    /// A signed object of an earlier time was put there again.
+    Replayed,
     /// The object is damaged, or is not what a producer writes.
     Damaged,
     /// The object does not hold what its name says.
@@ -68,7 +72,7 @@ pub enum Cause {
 
 impl Cause {
     /// All of them.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 31] = [
         Self::Refused,
         Self::Unreadable,
         Self::NameTooLong,
@@ -80,6 +84,8 @@ impl Cause {
         Self::BranchGone,
         Self::Download,
         Self::NotOurs,
+        Self::Untrusted,
+        Self::Replayed,
         Self::Damaged,
         Self::WrongContent,
         Self::Repository,
@@ -126,6 +132,8 @@ impl Cause {
                 Self::NoRight,
                 Self::Download,
                 Self::NotOurs,
+                Self::Untrusted,
+                Self::Replayed,
                 Self::Damaged,
                 Self::WrongContent,
                 Self::Memory,
@@ -175,6 +183,8 @@ impl Cause {
             Self::BranchGone => "branch_gone",
             Self::Download => "download",
             Self::NotOurs => "not_ours",
+            Self::Untrusted => "untrusted",
+            Self::Replayed => "replayed",
             Self::Damaged => "damaged",
             Self::WrongContent => "wrong_content",
             Self::Repository => "repository",
@@ -210,6 +220,8 @@ impl Cause {
             Self::BranchGone => "Branch disappeared",
             Self::Download => "Downloading from S3 fails",
             Self::NotOurs => "Encrypted to other recipients",
+            Self::Untrusted => "Not signed by a trusted key",
+            Self::Replayed => "Signed, but of an earlier time",
             Self::Damaged => "Object cannot be read",
             Self::WrongContent => "Object is not what its name says",
             Self::Repository => "Repository cannot be used",
@@ -292,6 +304,14 @@ impl Cause {
             Self::NotOurs => {
                 "Let the near side add this side's recipient to PUBLIC_KEY and publish again (REPUBLISH), or add the \
                  identity that fits to PRIVATE_KEY. `check` shows the recipients of this side."
+            }
+            Self::Untrusted => {
+                "Find out who wrote the object. If it was the near side, let it sign (SIGNING_KEY_FILE) and publish again \
+                 (REPUBLISH), or add its public key to TRUSTED_KEYS. The far branch stays as it is."
+            }
+            Self::Replayed => {
+                "Find out who can write to the bucket: an old object was put there again. Let the near side publish the \
+                 destination again (REPUBLISH). The far branch stays as it is."
             }
             Self::Damaged => {
                 "Let the near side publish it again: REPUBLISH=GROUP/PROJECT@BRANCH. If that does not help, check what \

@@ -5,35 +5,49 @@
 
 mod refusals;
 pub mod report;
+mod taken;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::SystemTime;
 
 pub use self::refusals::{KeptRefusal, Refusal, Refusals};
+pub use self::taken::{CLOCK_TOLERANCE, KeptTaken, Move, Replayed, Taken};
+use super::chain::{self, base_of, chain};
 use super::{Cause, OnRewrite};
 use crate::model::key::{CommitId, Destination, HeldObject};
 use crate::model::target::{FarHead, FarUnknown, branch_problem, path_problem, project_problem};
 use crate::text::short_commit;
 
-/// The newest object of a destination, and what its name says.
+/// The objects of a destination that count, and what their names say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate<'a> {
-    /// The newest of the destination's objects. If two were written at the same time, the greater key counts.
+    /// The object that brings the destination's commit.
     pub object: &'a HeldObject,
-    /// The commit it holds, or why its name cannot be used.
+    /// All that counts, in the order in which it is applied: the whole history, and the increments on top of it. The last is
+    /// `object`.
+    pub chain: Vec<&'a HeldObject>,
+    /// The commit, or why the names cannot be used.
     pub commit: Result<CommitId, String>,
+    /// Commits of increments that lead on from the whole history, but are older than it.
+    pub passed_over: Vec<CommitId>,
 }
 
-/// The newest object of each destination, sorted by destination. Older objects are left alone.
+/// What counts of each destination's objects, sorted by destination. The others are left alone.
 pub fn candidates(held: &[HeldObject]) -> Vec<Candidate<'_>> {
-    let mut newest: BTreeMap<&Destination, &HeldObject> = BTreeMap::new();
+    let mut objects: BTreeMap<&Destination, Vec<&HeldObject>> = BTreeMap::new();
     for object in held {
-        let slot = newest.entry(&object.name.destination).or_insert(object);
-        if (slot.last_modified, &slot.key) < (object.last_modified, &object.key) {
-            *slot = object;
-        }
+        objects.entry(&object.name.destination).or_default().push(object);
     }
+    let mut passed_over: BTreeMap<&Destination, Vec<CommitId>> =
+        objects.iter().map(|(destination, objects)| (*destination, chain::passed_over(objects))).collect();
+    let newest: BTreeMap<&Destination, (&HeldObject, Vec<&HeldObject>)> = objects
+        .into_iter()
+        .filter_map(|(destination, objects)| match chain(&objects) {
+            Some(chain) => Some((destination, (chain.tip(), chain.objects().collect()))),
+            None => Some((destination, (*objects.first()?, vec![]))),
+        })
+        .collect();
     let mut spellings: BTreeMap<(String, &str), Vec<&Destination>> = BTreeMap::new();
     for destination in newest.keys() {
         // GitLab ignores case in paths.
@@ -41,18 +55,25 @@ pub fn candidates(held: &[HeldObject]) -> Vec<Candidate<'_>> {
         spellings.entry(place).or_default().push(destination);
     }
     let doubtful: BTreeSet<&Destination> = spellings.into_values().filter(|all| all.len() > 1).flatten().collect();
-    let candidate = |(destination, object): (&&Destination, &&'_ HeldObject)| {
-        let problem = doubtful.contains(*destination).then_some(
+    let candidate = |(destination, (object, chain)): (&&Destination, &(&'_ HeldObject, Vec<&'_ HeldObject>))| {
+        let spellings = doubtful.contains(*destination).then_some(
             "the bucket holds it in several spellings, which are one branch to GitLab: let the target list name one",
         );
-        (problem.map(str::to_owned).or_else(|| name_problem(object)), object.name.commit.parse::<CommitId>().ok())
+        let no_whole = chain.is_empty().then_some(
+            "the bucket holds increments of it, but no whole history that they are on top of: the producer uploads it \
+             in its next pass; see to it that nothing else deletes objects",
+        );
+        let problem = spellings.or(no_whole).map(str::to_owned).or_else(|| name_problem(object));
+        (problem, object.name.commit.parse::<CommitId>().ok())
     };
     let judged: Vec<_> = newest.iter().map(candidate).collect();
     newest
         .into_values()
         .zip(judged)
-        .map(|(object, (problem, commit))| Candidate {
+        .map(|((object, chain), (problem, commit))| Candidate {
+            passed_over: passed_over.remove(&object.name.destination).unwrap_or_default(),
             object,
+            chain,
             commit: match (problem, commit) {
                 (None, Some(commit)) if commit.is_none() => Err(
                     "its object's name says 40 zeros instead of a commit, which would delete the far branch: find out who can \
@@ -87,16 +108,21 @@ pub struct DeliveryPlan {
     pub deliveries: Vec<Deliver>,
     /// Destinations that nothing is pushed to, and why.
     pub blocked: Vec<Undeliverable>,
-    /// Destinations that are at the commit of their object.
+    /// The object that brings the commit, of destinations that are there.
     pub unchanged: Vec<HeldObject>,
 }
 
-/// Pushes one object to the far side.
+/// Brings a far branch to the commit of its objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deliver {
-    /// The object.
+    /// The object that brings the commit.
     pub object: HeldObject,
-    /// The commit it holds.
+    /// All that leads there, in the order in which it is applied: the whole history, and the increments on top of it. The last
+    /// is `object`.
+    pub chain: Vec<HeldObject>,
+    /// What of it is sent.
+    pub route: Route,
+    /// The commit.
     pub commit: CommitId,
     /// Where the far branch is; `None` if it does not exist.
     pub from: Option<CommitId>,
@@ -111,6 +137,17 @@ impl Deliver {
     pub fn destination(&self) -> &Destination {
         &self.object.name.destination
     }
+}
+
+/// What is sent to a far branch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// There is none: everything, from the whole history on.
+    All,
+    /// It is where this object of the chain, an increment, begins: that one, and those after it.
+    From(usize),
+    /// It is somewhere else. One of the increments may know that commit; otherwise it is sent what it lacks of everything.
+    Search,
 }
 
 /// Why an object is pushed.
@@ -156,6 +193,12 @@ pub enum Obstacle {
     /// The object's name cannot be used.
     #[error("{0}")]
     Name(String),
+    /// The far branch is where increments lead that are older than the whole history.
+    #[error(
+        "the far branch is where increments lead that are older than the whole object: the producer deletes them in its next pass; \
+         if they stay, what copies the bucket has to copy a destination's whole object first, or keep the objects' times"
+    )]
+    Order,
     /// It is not known where the far branch is.
     #[error(transparent)]
     Far(#[from] FarUnknown),
@@ -169,6 +212,7 @@ impl Obstacle {
     pub fn cause(&self) -> Cause {
         match self {
             Self::Name(_) => Cause::NameInvalid,
+            Self::Order => Cause::WrongContent,
             Self::Far(FarUnknown::Refused(_)) => Cause::NoRight,
             Self::Far(FarUnknown::Unreadable(_) | FarUnknown::NotTried) => Cause::Unreachable,
             Self::Refused(refusal) => refusal.cause,
@@ -200,8 +244,9 @@ pub fn plan_deliveries(
         let head = far.get(&object.name.destination);
         match decide(candidate, head, refusals, policy) {
             Decision::Deliver { commit, from, reason } => {
-                let on_rewrite = policy.on_rewrite;
-                plan.deliveries.push(Deliver { object: object.clone(), commit, from, on_rewrite, reason });
+                let (object, chain) = (object.clone(), candidate.chain.iter().copied().cloned().collect());
+                let (route, on_rewrite) = (route(&candidate.chain, from), policy.on_rewrite);
+                plan.deliveries.push(Deliver { object, chain, route, commit, from, on_rewrite, reason });
             }
             Decision::Leave => plan.unchanged.push(object.clone()),
             Decision::Block(obstacle) => plan.blocked.push(Undeliverable { object: object.clone(), obstacle }),
@@ -216,9 +261,17 @@ enum Decision {
     Block(Obstacle),
 }
 
+/// What a far branch that is there is sent of the chain.
+fn route(chain: &[&HeldObject], far: Option<CommitId>) -> Route {
+    match far {
+        None => Route::All,
+        Some(head) => chain.iter().rposition(|it| base_of(it) == Some(head)).map_or(Route::Search, Route::From),
+    }
+}
+
 /// The only place that decides about a destination of the far side.
 fn decide(
-    Candidate { object, commit }: &Candidate<'_>,
+    Candidate { object, commit, chain, passed_over }: &Candidate<'_>,
     head: Option<&FarHead>,
     refusals: &Refusals,
     policy: DeliveryPolicy,
@@ -234,6 +287,11 @@ fn decide(
         Some(FarHead::At(head)) => (Some(*head), DeliverReason::Behind),
         Some(FarHead::Absent) => (None, DeliverReason::New),
     };
+    if let (Some(head), Route::Search) = (from, route(chain, from))
+        && passed_over.contains(&head)
+    {
+        return Decision::Block(Obstacle::Order);
+    }
     match refusals.of(object, from, policy.on_rewrite) {
         None => Decision::Deliver { commit, from, reason },
         Some(refusal) if policy.ask_again || refusal.is_due(policy.now) => {

@@ -33,6 +33,10 @@ pub struct Published {
     pub key: String,
     /// The object's size in bytes.
     pub bytes: u64,
+    /// What the object is on top of, if it is an increment.
+    pub base: Option<CommitId>,
+    /// How much larger the destination's last whole object is, in bytes, if this one is an increment.
+    pub saved_bytes: u64,
     /// How long it took.
     pub took: Duration,
     /// The previously published commit, if this one does not descend from it.

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::str::FromStr;
 
 use super::BucketWide;
@@ -47,6 +48,19 @@ pub struct Policy<'a> {
     pub on_rewrite: OnRewrite,
     /// What is left to do of `REPUBLISH`: destinations to upload again although nothing changed.
     pub republish: &'a BTreeSet<Destination>,
+    /// `CROSSING`.
+    pub crossing: Crossing,
+    /// `MAX_INCREMENTS`: how many increments a destination has at most.
+    pub max_increments: NonZeroUsize,
+}
+
+/// `CROSSING`: what is uploaded for a new commit of a branch that the bucket has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Crossing {
+    /// The whole history.
+    Whole,
+    /// What is new, as long as that is little beside the whole history.
+    Incremental,
 }
 
 /// `REPUBLISH`: what to upload again although nothing changed.
@@ -169,8 +183,7 @@ impl fmt::Display for RetireGuard {
                 f,
                 "{lost_lists} more app(s) of the target list than before have no components (codeComponents is null), and \
                  {would_retire} of the {held} destinations held are no longer wanted: nothing is retired. Check the \
-                 GraphQL server's bundle; if it is right, this ends after {WINDOW_HOURS} h, or with one pass with \
-                 MAX_RETIRE=100%"
+                 target list; if it is right, this ends after {WINDOW_HOURS} h, or with one pass with MAX_RETIRE=100%"
             );
         }
         let used = if *used > 0 { format!(", of which {used} are used") } else { String::new() };
@@ -198,7 +211,7 @@ impl FormatChoice {
     /// # Errors
     /// [`PlanError::MixedFormats`].
     pub fn resolve(self, held: &[HeldObject]) -> Result<ArchiveFormat, PlanError> {
-        let count = |format| held.iter().filter(|object| object.name.format == format).count();
+        let count = |format| held.iter().filter(|object| object.name.content.format() == Some(format)).count();
         match (self, count(ArchiveFormat::Zip), count(ArchiveFormat::TarGz)) {
             (Self::Only(format), _, _) => Ok(format),
             (Self::Auto, _, 0) => Ok(ArchiveFormat::Zip),

@@ -36,6 +36,10 @@ pub struct Report {
     pub foreign: usize,
     /// Bytes of all objects uploaded.
     pub uploaded_bytes: u64,
+    /// How many of the published objects are increments.
+    pub increments: usize,
+    /// Bytes that those were smaller than the whole objects that they are on top of.
+    pub saved_bytes: u64,
     /// The retire guard's message, if it held something back.
     pub retire_guard: Option<String>,
     /// Destinations that no target names, but that stay for now, and why.
@@ -141,6 +145,8 @@ impl Report {
                 (_, Ok(Done::Published(published))) => {
                     report.published += 1;
                     report.uploaded_bytes += published.bytes;
+                    report.increments += usize::from(published.base.is_some());
+                    report.saved_bytes += published.saved_bytes;
                     let (commit, paths) = (published.commit, published.lfs_paths);
                     if let Some(old_commit) = published.rewritten_from {
                         report.rewritten.push(Rewritten { destination: destination.clone(), old_commit, commit });

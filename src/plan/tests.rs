@@ -1,6 +1,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeSet, HashSet};
+use std::num::NonZeroUsize;
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
@@ -9,9 +10,12 @@ use base64::prelude::BASE64_STANDARD;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+mod histories;
+
 use super::waiting::folded;
 use super::*;
 use crate::model::target::{Source, Unknown};
+use crate::text::short_commit;
 
 fn commit(n: u8) -> CommitId {
     CommitId::from_bytes([n; 20])
@@ -50,6 +54,8 @@ const POLICY: Policy<'_> = Policy {
     max_retire: MaxRetire::Percent(50),
     on_rewrite: OnRewrite::Publish,
     republish: &BTreeSet::new(),
+    crossing: Crossing::Whole,
+    max_increments: NonZeroUsize::new(8).unwrap(),
 };
 
 fn decide_all(targets: Vec<(Target, Head)>, held: &[HeldObject]) -> Plan {
@@ -81,6 +87,21 @@ fn a_new_commit_supersedes_every_older_object() {
     let mut keys = objects.map(|object| object.key);
     keys.sort();
     assert_eq!(publish.supersedes, keys);
+}
+
+#[test]
+fn a_publication_knows_when_the_destination_s_newest_object_was_written() {
+    let written =
+        |commit: u8, held: &[HeldObject]| only_publish(&decide_all(vec![at("a", commit)], held)).newest_written;
+    assert_eq!(written(1, &[]), None);
+    let objects = [held("a", 2, 20), held("a", 1, 10)];
+    assert_eq!(written(3, &objects), Some(objects[0].last_modified));
+    let objects = [held("a", 1, 30), held("a", 2, 20)];
+    assert_eq!(written(2, &objects), Some(objects[0].last_modified));
+    let desired = Desired { targets: vec![at("a", 2)], refused: vec![] };
+    let objects = [held("a", 1, 10), held("a", 2, 20)];
+    let plan = republishing("all", &desired, &objects).unwrap();
+    assert_eq!(only_publish(&plan).newest_written, Some(objects[1].last_modified));
 }
 
 #[test]
@@ -352,6 +373,52 @@ fn what_a_refused_target_could_mean_is_not_retired() {
 }
 
 #[test]
+fn a_destination_of_unknown_origin_waits_for_a_refused_target_with_its_name() {
+    let objects = [held("a-1", 1, 10), held("b", 1, 10), held("c", 2, 10), held("d", 1, 10)];
+    let planned = |refused: RefusedTarget, memory: &Memory| {
+        let desired = Desired { targets: vec![at("b", 1), at("d", 1)], refused: vec![refused] };
+        plan_with(&desired, &objects, bucket_wide(), GuardBudget::default(), memory)
+    };
+    for (group, project) in [
+        ("https://far", "a-1"),
+        ("https://gitlab.far.example.com/far", "a-1.git"),
+        ("git@gitlab.far.example.com:far", "A-1"),
+        ("-far", "a-1"),
+        ("far", "-a-1"),
+        ("far", "a 1"),
+        ("far\\a-1", "/"),
+        ("another", "'a_1'"),
+        ("", "https://far/a-1/"),
+    ] {
+        let plan = planned(refused_at(group, project, "main"), &Memory::default());
+        assert_eq!((kept(&plan), retired(&plan)), (vec![("a-1", true)], 1), "{group}/{project}");
+        // Where it comes from decides alone, if that is known.
+        let plan = planned(refused_at(group, project, "main"), &memory_of(&target("a-1")));
+        assert_eq!((kept(&plan), retired(&plan)), (vec![], 2), "{group}/{project}");
+    }
+    // The source's name, if nothing is left of the destination's.
+    let nameless = refused_at("--", "://", "main");
+    let source = Source { project: "near/deep/a-1".into(), branch: "main".into() };
+    let named = RefusedTarget { target: Target { source, ..nameless.target.clone() }, ..nameless.clone() };
+    assert_eq!(kept(&planned(named, &Memory::default())), [("a-1", true)]);
+    for other in [nameless, refused_at("https://far", "a-2", "main"), refused_at("far/a-1", "other", "main")] {
+        assert_eq!(retired(&planned(other, &Memory::default())), 2, "one broken target does not hold everything");
+    }
+}
+
+#[test]
+fn a_target_in_trouble_that_has_an_object_means_no_other_destination_of_its_name() {
+    let mut elsewhere = target("a");
+    elsewhere.destination.group = "another".into();
+    let own = held_under(key::encode(&elsewhere.destination, commit(3), ArchiveFormat::Zip).unwrap(), 10);
+    let unread = vec![(elsewhere, Head::Unknown(Unknown::NotTried))];
+    let plan = decide_all(unread.clone(), &[held("a", 1, 10)]);
+    assert_eq!((kept(&plan), retired(&plan)), (vec![("a", true)], 0));
+    let plan = decide_all(unread, &[own, held("a", 1, 10)]);
+    assert_eq!((kept(&plan), retired(&plan)), (vec![], 1));
+}
+
+#[test]
 fn another_branch_of_a_project_whose_new_target_cannot_be_read_is_not_retired() {
     let mut typo = target("a");
     (typo.source.branch, typo.destination.branch) = ("mian".into(), "mian".into());
@@ -520,7 +587,7 @@ fn any_policy() -> impl Strategy<Value = Policy<'static>> {
     let format = select(&ArchiveFormat::ALL[..]).prop_map(FormatChoice::Only);
     (format, max_retire, any::<bool>()).prop_map(|(format, max_retire, again)| {
         let republish = if again { &*SOME } else { &NOTHING };
-        Policy { format, max_retire, on_rewrite: OnRewrite::Publish, republish }
+        Policy { format, max_retire, republish, ..POLICY }
     })
 }
 

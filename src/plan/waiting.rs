@@ -57,6 +57,15 @@ pub(super) fn folded(path: &str) -> String {
     segments.join("/").to_lowercase()
 }
 
+/// A project's own name without what may have gone wrong with it or the path before it: letters and digits of the last
+/// segment that has any, without `.git`. `None` if there are none.
+fn bare_name(path: &str) -> Option<String> {
+    let path = path.to_lowercase();
+    let segments = path.rsplit(['/', '\\', ':']).map(|segment| segment.trim().trim_end_matches(".git"));
+    let mut names = segments.map(|segment| segment.chars().filter(|c| c.is_alphanumeric()).collect::<String>());
+    names.find(|name| !name.is_empty())
+}
+
 /// A destination folded in the same way; branches keep their case.
 fn place(destination: &Destination) -> (String, String) {
     let branch = destination.branch.trim_matches(|c: char| c.is_whitespace() || c == '/');
@@ -73,6 +82,9 @@ pub(super) struct Claimants<'a> {
     projects: HashMap<String, HoldReason>,
     sources: HashMap<u64, HoldReason>,
     commits: HashMap<String, HoldReason>,
+    /// Of those in trouble without an object, the [`bare_name`]s of source and destination. They count only if it is not
+    /// known where a destination comes from.
+    names: HashMap<String, HoldReason>,
 }
 
 impl<'a> Claimants<'a> {
@@ -94,8 +106,8 @@ impl<'a> Claimants<'a> {
         targets.retain(|(waits, target, _)| !waits || !held.contains(&target.destination));
         targets.sort_by_key(|(waits, target, _)| (*waits, *target));
 
-        let (places, projects, sources, commits) = Default::default();
-        let mut claimants = Self { memory, places, projects, sources, commits };
+        let (places, projects, sources, commits, names) = Default::default();
+        let mut claimants = Self { memory, places, projects, sources, commits, names };
         for (waits, target, head) in targets {
             claimants.add(waits, target, head, held.contains(&target.destination));
         }
@@ -112,6 +124,13 @@ impl<'a> Claimants<'a> {
             if let Some(Head::At(commit)) = head {
                 self.commits.entry(commit.to_string()).or_insert_with(|| reason.clone());
             }
+            if !waits {
+                for name in
+                    [&target.destination.path(), &target.source.project].into_iter().filter_map(|it| bare_name(it))
+                {
+                    self.names.entry(name).or_insert_with(|| reason.clone());
+                }
+            }
         }
         if !waits {
             self.places.entry(place).or_insert(reason);
@@ -121,11 +140,13 @@ impl<'a> Claimants<'a> {
     /// Why the destination with these objects must stay, if it must.
     pub(super) fn keep(&self, destination: &Destination, objects: &[&HeldObject]) -> Option<HoldReason> {
         let place = place(destination);
-        let source = self.memory.source_of(destination);
         let reasons = [
             self.places.get(&place),
             self.projects.get(&place.0),
-            source.and_then(|source| self.sources.get(&source)),
+            match self.memory.source_of(destination) {
+                Some(source) => self.sources.get(&source),
+                None => bare_name(&destination.project).and_then(|name| self.names.get(&name)),
+            },
             objects.last().and_then(|newest| self.commits.get(&newest.name.commit)),
         ];
         let mut reasons: Vec<_> = reasons.into_iter().flatten().collect();

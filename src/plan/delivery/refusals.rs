@@ -108,9 +108,9 @@ impl Refusals {
         self.0.retain(|_, refusal| keys.contains(refusal.key.as_str()));
     }
 
-    /// Forgets what other identities could change.
-    pub fn new_identities(&mut self) {
-        self.0.retain(|_, refusal| refusal.cause != Cause::NotOurs);
+    /// Forgets what other identities, or other trusted keys, could change.
+    pub fn new_keys(&mut self) {
+        self.0.retain(|_, refusal| !matches!(refusal.cause, Cause::NotOurs | Cause::Untrusted | Cause::Replayed));
     }
 
     /// For a file.
@@ -167,6 +167,8 @@ fn lasts(cause: Cause) -> bool {
             | Cause::TooLarge
             | Cause::NoRight
             | Cause::NotOurs
+            | Cause::Untrusted
+            | Cause::Replayed
             | Cause::Damaged
             | Cause::WrongContent
             | Cause::Diverged

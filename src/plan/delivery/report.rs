@@ -1,11 +1,12 @@
 //! Outcomes of deliveries, and the summary of a pass, as plain data.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
 use super::{Deliver, DeliveryPlan};
 use crate::model::key::CommitId;
+use crate::model::manifest::Origin;
 use crate::plan::outcome::{Failure, Rewrite};
 use crate::plan::report::{Rewritten, Trouble};
 
@@ -15,7 +16,16 @@ pub struct DeliveryOutcome {
     /// The delivery.
     pub deliver: Deliver,
     /// How it ended.
-    pub result: Result<Delivered, Failure>,
+    pub result: Result<Done, Failure>,
+}
+
+/// How a delivery ended that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Done {
+    /// It was pushed.
+    Pushed(Delivered),
+    /// Its object is gone since it was listed: the producer has superseded it. The next pass takes the new one.
+    Superseded,
 }
 
 /// What was pushed.
@@ -25,6 +35,10 @@ pub struct Delivered {
     pub rewritten_from: Option<CommitId>,
     /// The size of the pushed pack in bytes.
     pub pushed_bytes: u64,
+    /// Who made the object.
+    pub origin: Origin,
+    /// When the object was published, if a trusted key has signed that.
+    pub published: Option<SystemTime>,
     /// How long it took.
     pub took: Duration,
 }
@@ -36,6 +50,8 @@ pub struct DeliveryReport {
     pub delivered: usize,
     /// How many were in sync already.
     pub unchanged: usize,
+    /// How many are left to the next pass, because their object was superseded since it was listed.
+    pub superseded: usize,
     /// Destinations that nothing could be done for.
     pub blocked: Vec<Trouble>,
     /// Deliveries that failed.
@@ -73,7 +89,8 @@ impl DeliveryReport {
         for DeliveryOutcome { deliver, result } in outcomes {
             let destination = deliver.destination().clone();
             match result {
-                Ok(delivered) => {
+                Ok(Done::Superseded) => self.superseded += 1,
+                Ok(Done::Pushed(delivered)) => {
                     self.delivered += 1;
                     self.downloaded_bytes += deliver.object.bytes;
                     self.pushed_bytes += delivered.pushed_bytes;
@@ -94,7 +111,21 @@ impl DeliveryReport {
         }
     }
 
-    /// Whether everything is in sync now.
+    /// The summary of this pass and of the one after it.
+    #[must_use]
+    pub fn then(self, next: Self) -> Self {
+        Self {
+            delivered: self.delivered + next.delivered,
+            unchanged: next.unchanged.saturating_sub(self.delivered),
+            rewritten: [self.rewritten, next.rewritten].concat(),
+            downloaded_bytes: self.downloaded_bytes + next.downloaded_bytes,
+            pushed_bytes: self.pushed_bytes + next.pushed_bytes,
+            seconds: self.seconds + next.seconds,
+            ..next
+        }
+    }
+
+    /// Whether everything that was listed is in sync now.
     pub fn is_success(&self) -> bool {
         let Self { blocked, failed, held, .. } = self;
         blocked.is_empty() && failed.is_empty() && held.is_empty()

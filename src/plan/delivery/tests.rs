@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::key::{self, ArchiveFormat};
+use crate::model::manifest::Origin;
 use crate::plan::outcome::{Failure, Rewrite};
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -78,6 +79,52 @@ fn the_newest_object_counts_and_older_ones_are_left_alone() {
     assert_eq!(candidates(&tied)[0].object, greater);
 }
 
+fn increment(project: &str, base: u8, number: u8, written: u64) -> HeldObject {
+    let key = key::encode_increment(&destination(project), commit(base), commit(number)).unwrap();
+    HeldObject { name: key::decode(&key).unwrap(), key, ..object(project, number, written) }
+}
+
+#[test]
+fn a_far_branch_is_sent_what_follows_where_it_is() {
+    // Before it was joined, the fourth commit was behind two more.
+    let chain = [object("a", 1, 5), increment("a", 1, 2, 6), increment("a", 2, 4, 8)];
+    let others = [increment("a", 2, 3, 7), increment("a", 3, 4, 7), increment("a", 9, 8, 9), increment("a", 1, 7, 4)];
+    let mut held = [&chain[..], &others[..]].concat();
+    held.reverse();
+    let routes = [
+        (FarHead::Absent, Route::All),
+        (FarHead::At(commit(1)), Route::From(1)),
+        (FarHead::At(commit(2)), Route::From(2)),
+        (FarHead::At(commit(3)), Route::Search),
+        (FarHead::At(commit(8)), Route::Search),
+    ];
+    for (far, route) in routes {
+        let plan = plan(&held, &[("a", far)], &Refusals::default());
+        assert_eq!((plan.deliveries[0].route, plan.deliveries[0].commit), (route, commit(4)));
+        assert_eq!(plan.deliveries[0].chain, chain);
+    }
+    let there = plan(&held, &[("a", FarHead::At(commit(4)))], &Refusals::default());
+    assert_eq!(there.unchanged, chain[2..]);
+}
+
+/// What copies a bucket may copy the small objects first: that must not turn the far branch back.
+#[test]
+fn a_far_branch_at_a_commit_of_older_increments_stays_there() {
+    let held = [object("a", 1, 9), increment("a", 1, 2, 6), increment("a", 2, 3, 7)];
+    for far in [2, 3] {
+        let plan = plan(&held, &[("a", FarHead::At(commit(far)))], &Refusals::default());
+        assert_eq!(plan.blocked[0].obstacle, Obstacle::Order);
+    }
+    let plan = plan(&held, &[("a", FarHead::At(commit(7)))], &Refusals::default());
+    assert_eq!(plan.deliveries[0].route, Route::Search);
+}
+
+#[test]
+fn increments_without_a_whole_history_are_blocked() {
+    let plan = plan(&[increment("a", 1, 2, 6)], &[("a", FarHead::At(commit(1)))], &Refusals::default());
+    assert!(plan.blocked[0].obstacle.to_string().contains("no whole history"), "{}", plan.blocked[0].obstacle);
+}
+
 #[test]
 fn names_that_cannot_be_used_are_blocked_and_say_why() {
     let mut dash = object("-a", 1, 1);
@@ -106,6 +153,8 @@ fn two_spellings_of_one_branch_are_both_blocked() {
 fn deliver(project: &str, number: u8, from: Option<u8>) -> Deliver {
     Deliver {
         object: object(project, number, 1),
+        chain: vec![object(project, number, 1)],
+        route: if from.is_some() { Route::Search } else { Route::All },
         commit: commit(number),
         from: from.map(commit),
         on_rewrite: POLICY,
@@ -173,9 +222,12 @@ fn only_failures_that_would_repeat_are_kept_and_only_while_their_object_is_there
     let kept = serde_json::to_string(&refusals.kept()).unwrap();
     let read: Vec<KeptRefusal> = serde_json::from_str(&kept).unwrap();
     assert_eq!(Refusals::from(read), refusals, "as it was written");
-    refusals.new_identities();
-    refusals.keep_only(&[object("b", 1, 1), object("a", 1, 1)]);
-    assert_eq!(refusals.kept().len(), 1, "other identities may fit");
+    refusals.note(&deliver("c", 1, None), Cause::Untrusted, "unsigned", now());
+    refusals.note(&deliver("d", 1, None), Cause::Replayed, "of before", now());
+    assert_eq!(Refusals::from(refusals.kept()).kept().len(), 4);
+    refusals.new_keys();
+    refusals.keep_only(&["a", "b", "c", "d"].map(|name| object(name, 1, 1)));
+    assert_eq!(refusals.kept().len(), 1, "other identities and keys may fit");
     refusals.keep_only(&[object("a", 2, 1)]);
     assert_eq!(refusals, Refusals::default());
 }
@@ -197,10 +249,17 @@ fn a_rewrite_is_held_only_while_the_setting_says_so() {
 fn a_report_adds_up() {
     let plan = plan(&[object("a", 1, 1)], &[], &Refusals::default());
     let outcome = |result| report::DeliveryOutcome { deliver: deliver("b", 1, Some(2)), result };
-    let done = report::Delivered { rewritten_from: Some(commit(2)), pushed_bytes: 7, took: Duration::ZERO };
+    let done = report::Delivered {
+        rewritten_from: Some(commit(2)),
+        pushed_bytes: 7,
+        origin: Origin::Unsigned,
+        published: None,
+        took: Duration::ZERO,
+    };
     let rewrite = Rewrite { from: commit(2), to: commit(1) };
     let outcomes = [
-        outcome(Ok(done)),
+        outcome(Ok(report::Done::Pushed(done))),
+        outcome(Ok(report::Done::Superseded)),
         outcome(Err(Failure::Held { rewrite, error: String::new() })),
         outcome(Err(Failure::Stopped)),
     ];
@@ -208,7 +267,17 @@ fn a_report_adds_up() {
     let counts = [report.delivered, report.blocked.len(), report.held.len(), report.failed.len(), report.foreign];
     assert_eq!(counts, [1, 1, 1, 1, 3]);
     assert_eq!((report.rewritten.len(), report.pushed_bytes, report.downloaded_bytes), (1, 7, 100));
-    assert!(!report.is_success());
+    assert_eq!((report.superseded, report.is_success()), (1, false));
+
+    let next = report::DeliveryReport { delivered: 1, unchanged: 1, pushed_bytes: 2, ..Default::default() };
+    let both = report.then(next);
+    let counts = [both.delivered, both.unchanged, both.superseded, both.rewritten.len(), both.failed.len()];
+    assert_eq!(
+        (counts, both.pushed_bytes),
+        ([2, 0, 0, 1, 0], 9),
+        "what the first one delivered is unchanged in the second"
+    );
+    assert!(both.is_success());
 }
 
 fn any_head() -> impl Strategy<Value = Option<FarHead>> {

@@ -1,0 +1,135 @@
+//! Which objects of a destination count: the newest whole history, and the increments that lead on from it.
+//!
+//! Invariant: everybody reads the bucket by this one function (the producer's plan, the consumer's, `list` and `restore`), so
+//! that they agree where a destination is. Wholes are nodes, increments are edges.
+
+use std::cmp::Reverse;
+use std::collections::{HashMap, VecDeque};
+use std::iter::successors;
+use std::time::SystemTime;
+
+use crate::model::key::{CommitId, Content, HeldObject};
+
+/// The objects of a destination that count, in the order in which they are applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chain<'a> {
+    /// The newest object with a whole history.
+    pub whole: &'a HeldObject,
+    /// What leads from there to the tip, one on top of the other.
+    pub increments: Vec<&'a HeldObject>,
+}
+
+impl<'a> Chain<'a> {
+    /// The object that brings the destination's commit.
+    pub fn tip(&self) -> &'a HeldObject {
+        self.increments.last().copied().unwrap_or(self.whole)
+    }
+
+    /// All of its objects, in the order in which they are applied.
+    pub fn objects(&self) -> impl Iterator<Item = &'a HeldObject> + use<'a, '_> {
+        [self.whole].into_iter().chain(self.increments.iter().copied())
+    }
+
+    /// The size of all its objects in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.objects().map(|object| object.bytes).sum()
+    }
+}
+
+/// The commit that an increment is on top of.
+pub(super) fn base_of(object: &HeldObject) -> Option<CommitId> {
+    match object.name.content {
+        Content::Whole(_) => None,
+        Content::Increment { base } => Some(base),
+    }
+}
+
+/// The chain of a destination, of all its objects in any order. `None` if it has no whole history.
+///
+/// - Of whole histories, the newest counts; of two that were written at the same time, the one with the greater key.
+/// - An increment counts if it is as new as that or newer, and its base is reached from there by other increments. An older one
+///   belongs to what the whole history replaced.
+/// - The tip is where no increment leads on. Of several such commits, the one that was written last counts; of two written at
+///   the same time, the one behind fewer increments.
+/// - The way to the tip is the one with the fewest increments; of two, the one with newer ones.
+pub fn chain<'a>(objects: &[&'a HeldObject]) -> Option<Chain<'a>> {
+    let whole = newest_whole(objects)?;
+    Some(chain_of(whole, objects, |increment| increment.last_modified >= whole.last_modified))
+}
+
+/// The commits that older increments lead to from the newest whole history, but the chain does not. Where what copies a bucket
+/// does not keep the order, they may be later ones.
+pub fn passed_over(objects: &[&HeldObject]) -> Vec<CommitId> {
+    let (Some(whole), Some(chain)) = (newest_whole(objects), chain(objects)) else { return vec![] };
+    let is_older = |object: &&&HeldObject| base_of(object).is_some() && object.last_modified < whole.last_modified;
+    if !objects.iter().any(|object| is_older(&object)) {
+        return vec![];
+    }
+    let any = chain_of(whole, objects, |_| true);
+    let other = any.increments.into_iter().filter(|object| chain.objects().all(|part| part.key != object.key));
+    other.filter_map(|object| object.name.commit.parse().ok()).collect()
+}
+
+fn newest_whole<'a>(objects: &[&'a HeldObject]) -> Option<&'a HeldObject> {
+    let whole = |object: &&&HeldObject| matches!(object.name.content, Content::Whole(_));
+    objects.iter().filter(whole).max_by_key(|object| age(object)).copied()
+}
+
+/// The chain on top of `whole`, of the increments that count.
+fn chain_of<'a>(
+    whole: &'a HeldObject,
+    objects: &[&'a HeldObject],
+    is_counted: impl Fn(&HeldObject) -> bool,
+) -> Chain<'a> {
+    let counts = |object: &&HeldObject| base_of(object).is_some() && is_counted(object);
+    let mut edges: HashMap<String, Vec<&'a HeldObject>> = HashMap::new();
+    for edge in objects.iter().copied().filter(counts) {
+        edges.entry(base_of(edge).map(|base| base.to_string()).unwrap_or_default()).or_default().push(edge);
+    }
+    if edges.is_empty() {
+        return Chain { whole, increments: vec![] };
+    }
+    edges.values_mut().for_each(|edges| edges.sort_by_key(|edge| Reverse(age(edge))));
+
+    // Breadth first: the first increment that reaches a commit ends a shortest way to it.
+    let mut reached: HashMap<&str, Reached<'a>> = HashMap::new();
+    let mut waiting = VecDeque::from([(whole.name.commit.as_str(), 0)]);
+    let mut ends = vec![];
+    while let Some((commit, depth)) = waiting.pop_front() {
+        let leading_on = edges.get(commit).map(Vec::as_slice).unwrap_or_default();
+        if leading_on.is_empty() {
+            ends.push(commit);
+        }
+        for edge in leading_on.iter().copied().filter(|edge| edge.name.commit != whole.name.commit) {
+            let to = edge.name.commit.as_str();
+            let known = reached.entry(to).or_insert_with(|| {
+                waiting.push_back((to, depth + 1));
+                Reached { by: edge, newest: edge, depth: depth + 1 }
+            });
+            if age(edge) > age(known.newest) {
+                known.newest = edge;
+            }
+        }
+    }
+    let ends = ends.into_iter().filter_map(|commit| reached.get(commit));
+    let tip = ends.max_by_key(|end| (end.newest.last_modified, Reverse(end.depth), &end.newest.key));
+    let back = |by: &&'a HeldObject| reached.get(base_of(by)?.to_string().as_str()).map(|before| before.by);
+    let mut increments: Vec<_> = successors(tip.map(|tip| tip.by), back).collect();
+    increments.reverse();
+    Chain { whole, increments }
+}
+
+/// A commit that increments lead to.
+struct Reached<'a> {
+    /// The last increment on the way there.
+    by: &'a HeldObject,
+    /// The newest increment that leads there.
+    newest: &'a HeldObject,
+    /// How many increments are on the way.
+    depth: usize,
+}
+
+/// By time, then by key.
+fn age(object: &HeldObject) -> (SystemTime, &str) {
+    (object.last_modified, &object.key)
+}

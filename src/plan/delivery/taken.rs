@@ -1,0 +1,215 @@
+//! When what was taken last of each destination was published, so that an earlier signed object cannot be played back.
+//!
+//! Invariant: with trusted keys, a far branch is only replaced by what was published later, and only moves forward by what was
+//! not published much earlier. Who can write to the bucket can withhold objects, but not turn the far side back.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::key::{CommitId, Destination};
+use crate::model::manifest::Manifest;
+use crate::text::timestamp;
+
+/// The clocks of several producers may differ by this much, as long as the branch moves forward.
+pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
+/// More destinations are not remembered: those taken longest ago are forgotten first.
+const MOST_DESTINATIONS: usize = 200_000;
+
+/// What a push would do to a far branch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Move {
+    /// There is none.
+    Creates,
+    /// The commit descends from where it is.
+    Forward,
+    /// The commit does not descend from where it is, here.
+    Replaces(CommitId),
+}
+
+/// Why a signed object is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "it was published at {}, and what was taken before at {}: an earlier object was put back into the bucket, or the \
+     producer's clock was set back. Find out who can write to the bucket; to send it all the same, publish it again with \
+     REPUBLISH on the near side",
+    shown(.published), shown(.taken)
+)]
+pub struct Replayed {
+    /// When the object was published.
+    pub published: SystemTime,
+    /// When what was taken before was published.
+    pub taken: SystemTime,
+}
+
+fn shown(time: &SystemTime) -> String {
+    timestamp(*time).unwrap_or_default()
+}
+
+/// The memory itself. Times are milliseconds since 1970.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    /// When the memory began. What was taken before that is not known.
+    since: u64,
+    destinations: BTreeMap<Destination, u64>,
+}
+
+impl Taken {
+    /// A memory that begins now.
+    pub fn since(now: SystemTime) -> Self {
+        Self { since: millis(now), destinations: BTreeMap::new() }
+    }
+
+    /// Whether a push may use what this manifest, whose signature is good, is the newest part of.
+    ///
+    /// # Errors
+    /// [`Replayed`] if an earlier object was put back.
+    pub fn allow(&self, manifest: &Manifest, does: Move) -> Result<(), Replayed> {
+        let published = millis(manifest.published);
+        let taken = self.destinations.get(&manifest.destination).copied();
+        let (allowed, after) = match (does, taken) {
+            (Move::Creates | Move::Forward, None) => (true, self.since),
+            (Move::Creates, Some(taken)) => (published >= taken, taken),
+            (Move::Forward, Some(taken)) => (published + CLOCK_TOLERANCE.as_millis() as u64 >= taken, taken),
+            (Move::Replaces(_), Some(taken)) => (published > taken, taken),
+            // The producer knew that it replaces this commit, or it published after the memory began.
+            (Move::Replaces(from), None) => (manifest.previous == Some(from) || published > self.since, self.since),
+        };
+        let refused = Replayed { published: time(published), taken: time(after) };
+        if allowed { Ok(()) } else { Err(refused) }
+    }
+
+    /// When what was taken last of a destination was published.
+    pub fn published(&self, destination: &Destination) -> Option<SystemTime> {
+        self.destinations.get(destination).map(|published| time(*published))
+    }
+
+    /// What was published then was taken.
+    pub fn note(&mut self, of: &Destination, published: SystemTime) {
+        if self.destinations.len() >= MOST_DESTINATIONS && !self.destinations.contains_key(of) {
+            let oldest = self.destinations.iter().min_by_key(|(_, published)| **published);
+            if let Some(oldest) = oldest.map(|(destination, _)| destination.clone()) {
+                self.destinations.remove(&oldest);
+            }
+        }
+        self.destinations.insert(of.clone(), millis(published));
+    }
+
+    /// For a file.
+    pub fn kept(&self) -> KeptTaken {
+        let kept = |(destination, published): (&Destination, &u64)| KeptTakenOf {
+            destination: destination.clone(),
+            published_ms: *published,
+        };
+        KeptTaken { since_ms: self.since, destinations: self.destinations.iter().map(kept).collect() }
+    }
+}
+
+impl From<KeptTaken> for Taken {
+    fn from(kept: KeptTaken) -> Self {
+        let of = |kept: KeptTakenOf| (kept.destination, kept.published_ms);
+        Self { since: kept.since_ms, destinations: kept.destinations.into_iter().map(of).collect() }
+    }
+}
+
+/// The memory in a file.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct KeptTaken {
+    since_ms: u64,
+    destinations: Vec<KeptTakenOf>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct KeptTakenOf {
+    #[serde(flatten)]
+    destination: Destination,
+    published_ms: u64,
+}
+
+fn millis(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn time(millis: u64) -> SystemTime {
+    UNIX_EPOCH.checked_add(Duration::from_millis(millis)).unwrap_or(UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+    use Move::{Creates, Forward, Replaces};
+
+    fn commit(number: u8) -> CommitId {
+        CommitId::from_bytes([number; 20])
+    }
+
+    /// Published so many seconds after the memory began.
+    fn manifest(after: i64, previous: Option<u8>) -> Manifest {
+        Manifest {
+            destination: Destination { group: "far".into(), project: "p".into(), branch: "main".into() },
+            commit: commit(2),
+            base: None,
+            covers: vec![],
+            previous: previous.map(commit),
+            published: time(began().checked_add_signed(after * 1_000).unwrap()),
+        }
+    }
+
+    fn began() -> u64 {
+        1_800_000_000_000
+    }
+
+    fn note(taken: &mut Taken, Manifest { destination, published, .. }: &Manifest) {
+        taken.note(destination, *published);
+    }
+
+    fn allowed(taken: &Taken, after: i64, does: Move) -> bool {
+        taken.allow(&manifest(after, Some(7)), does).is_ok()
+    }
+
+    #[test]
+    fn nothing_earlier_replaces_what_was_taken() {
+        let mut taken = Taken::since(time(began()));
+        note(&mut taken, &manifest(100, None));
+        let cases = [
+            (Creates, [(100, true), (99, false), (101, true)]),
+            (Forward, [(100, true), (40, true), (39, false)]),
+            (Replaces(commit(1)), [(101, true), (100, false), (40, false)]),
+            (Replaces(commit(7)), [(101, true), (100, false), (40, false)]),
+        ];
+        for (does, times) in cases {
+            for (after, expected) in times {
+                assert_eq!(allowed(&taken, after, does), expected, "{does:?} at {after}");
+            }
+        }
+        let refused = taken.allow(&manifest(1, None), Creates).unwrap_err().to_string();
+        assert!(refused.contains("REPUBLISH") && refused.contains("2027-01-15"), "{refused}");
+    }
+
+    #[test]
+    fn without_a_record_only_a_replacement_needs_proof() {
+        let taken = Taken::since(time(began()));
+        assert!(allowed(&taken, -1_000, Creates) && allowed(&taken, -1_000, Forward));
+        assert!(!allowed(&taken, -1_000, Replaces(commit(1))) && !allowed(&taken, 0, Replaces(commit(1))));
+        assert!(allowed(&taken, 1, Replaces(commit(1))), "published since");
+        assert!(allowed(&taken, -1_000, Replaces(commit(7))), "the producer knew what it replaces");
+    }
+
+    #[test]
+    fn it_is_kept_and_bounded() {
+        let mut taken = Taken::since(time(began()));
+        note(&mut taken, &manifest(5, None));
+        let kept = serde_json::to_string(&taken.kept()).unwrap();
+        assert_eq!(Taken::from(serde_json::from_str::<KeptTaken>(&kept).unwrap()), taken);
+        let other = |n: usize| Manifest {
+            destination: Destination { group: "far".into(), project: format!("q{n}"), branch: "main".into() },
+            ..manifest(10, None)
+        };
+        (0..MOST_DESTINATIONS).for_each(|n| note(&mut taken, &other(n)));
+        assert_eq!(taken.destinations.len(), MOST_DESTINATIONS);
+        assert!(!taken.destinations.contains_key(&manifest(5, None).destination), "the oldest was forgotten");
+    }
+}
