@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::hint::black_box;
 use std::io::{self, Write};
+use std::num::NonZeroUsize;
 use std::time::SystemTime;
 
 use age::x25519::{Identity, Recipient};
@@ -16,7 +17,7 @@ use git_partition_sync_producer::model::key::HeldObject;
 use git_partition_sync_producer::model::key::{self, ArchiveFormat, CommitId, Destination};
 use git_partition_sync_producer::model::target::Head;
 use git_partition_sync_producer::model::target::{Source, Target};
-use git_partition_sync_producer::plan::{Desired, FormatChoice, MaxRetire, OnRewrite, Policy, plan};
+use git_partition_sync_producer::plan::{Crossing, Desired, FormatChoice, MaxRetire, OnRewrite, Policy, plan};
 
 const COMMIT: CommitId = CommitId::from_bytes([7; 20]);
 const PACK_BYTES: usize = 64 << 20;
@@ -52,6 +53,8 @@ fn plans(c: &mut Criterion) {
             max_retire: MaxRetire::Percent(50),
             on_rewrite: OnRewrite::Publish,
             republish: &BTreeSet::new(),
+            crossing: Crossing::Whole,
+            max_increments: NonZeroUsize::MIN,
         };
         group.throughput(Throughput::Elements(objects as u64));
         group.bench_function(objects.to_string(), |b| b.iter(|| plan(&desired, &held, policy)));
@@ -66,7 +69,7 @@ fn archives(c: &mut Criterion) {
     let contents = || {
         let index = CheckedFile { path: "/dev/null".into(), len: 0, crc32: 0 };
         let pack = Pack { name: format!("pack-{COMMIT}"), data: checked.clone(), index: Box::new(move || Ok(index)) };
-        Contents { branch: "main".into(), commit: COMMIT, packs: vec![pack] }
+        Contents { branch: "main".into(), commit: COMMIT, manifest: None, packs: vec![pack] }
     };
     let recipients: [Recipient; 1] = [Identity::generate().to_public()];
     let mut group = c.benchmark_group("stream");

@@ -28,6 +28,7 @@ use url::Url;
 use self::answer::WorthAnotherTry;
 pub use self::error::BucketError;
 use self::error::failed;
+pub(crate) use self::list::read_key;
 pub use self::list::{Foreign, Listing};
 pub use self::parts::{PartWriter, Parts};
 use crate::net::Timeouts;

@@ -6,6 +6,7 @@ mod command_line;
 mod consumer;
 mod duration;
 mod help;
+mod keys;
 mod manual;
 mod reader;
 mod reference;
@@ -26,16 +27,20 @@ use clap::ArgMatches;
 use url::Url;
 
 pub use self::consumer::{Consume, ConsumerCommand};
+pub use self::keys::Trusted;
 pub use self::manual::{CONSUMER, Manual, PRODUCER, reference};
 use self::reader::{Environment, Reader, Reported};
 pub use self::reference::{Fallback, Kind, Section, Setting};
+use crate::artifact::signature::SigningKey;
 use crate::bucket::S3;
 use crate::graphql::QuerySource;
+use crate::graphql::file::TargetsFile;
 use crate::model::key::Wanted;
 use crate::model::shard::Shard;
 use crate::net::Timeouts;
-use crate::plan::{FormatChoice, MaxRetire, OnRewrite, Republish};
+use crate::plan::{Crossing, FormatChoice, MaxRetire, OnRewrite, Republish};
 use crate::secret::Secret;
+use crate::status::metrics::DEFAULT_SHARD;
 use crate::telemetry::LogFormat;
 
 /// What to do and how. Everything that needs no request is checked.
@@ -88,13 +93,13 @@ pub struct Run {
     /// Where projects come from.
     pub gitlab: Gitlab,
     /// Where the target list comes from.
-    pub graphql: Graphql,
-    /// The pull-request check, if asked for. It comes before everything else.
-    pub pr_check: Option<PrCheck>,
+    pub targets: TargetList,
     /// Where artifacts go.
     pub s3: S3,
     /// `PUBLIC_KEY`: who can decrypt; at least one, each once.
     pub recipients: Vec<Recipient>,
+    /// `SIGNING_KEY_FILE`: what objects are signed with.
+    pub signing_key: Option<SigningKey>,
     /// `WORKDIR`.
     pub workdir: PathBuf,
     /// `RECONCILE_SLEEP_TIME`: from the end of a pass to the start of the next; above zero.
@@ -107,6 +112,10 @@ pub struct Run {
     pub output: OutputFormat,
     /// `ARCHIVE_FORMAT`.
     pub archive_format: FormatChoice,
+    /// `CROSSING`.
+    pub crossing: Crossing,
+    /// `MAX_INCREMENTS`: how many increments follow each other at most, up to 64.
+    pub max_increments: NonZeroUsize,
     /// `MAX_RETIRE`.
     pub max_retire: MaxRetire,
     /// `ON_REWRITE`.
@@ -130,8 +139,8 @@ pub struct Run {
     pub memory_budget_bytes: Option<u64>,
     /// `SHARD_COUNT` and `SHARD_INDEX`: this replica's share of all destinations.
     pub share: Shard,
-    /// `INSTANCE_SHARD`: the label `shard` of every metric.
-    pub instance: String,
+    /// `INSTANCE_SHARD`.
+    pub instance: Instance,
     /// `METRICS_SERVER_PORT`; 0 takes any free one.
     pub metrics_port: u16,
     /// `METRICS_SERVER_ADDRESS`: where the port is opened.
@@ -140,6 +149,23 @@ pub struct Run {
     pub stall_timeout: Duration,
     /// `WEBHOOK_SECRET` or `WEBHOOK_SECRET_FILE`; without it, webhooks are off.
     pub webhook_secret: Option<Secret>,
+}
+
+/// `INSTANCE_SHARD`: the label `shard_id` of every metric, and the name on the status page. Without it the label is the Go
+/// programs' own, and there is no name to show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance(Option<String>);
+
+impl Instance {
+    /// The label.
+    pub fn label(&self) -> &str {
+        self.name().unwrap_or(DEFAULT_SHARD)
+    }
+
+    /// The name, if there is one.
+    pub fn name(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
 }
 
 /// A GitLab: the producer's source, or the consumer's destination.
@@ -153,6 +179,15 @@ pub struct Gitlab {
     pub token: Secret,
 }
 
+/// Where the target list comes from.
+#[derive(Debug, Clone)]
+pub enum TargetList {
+    /// `GRAPHQL_SERVER`.
+    Server(Box<Graphql>),
+    /// `TARGETS_FILE`.
+    File(TargetsFile),
+}
+
 /// The server of the target list.
 #[derive(Debug, Clone)]
 pub struct Graphql {
@@ -162,6 +197,8 @@ pub struct Graphql {
     pub query: QuerySource,
     /// `GRAPHQL_USERNAME` and `GRAPHQL_PASSWORD`, if the server needs a login.
     pub login: Option<(String, Secret)>,
+    /// The pull-request check, if asked for. It comes before everything else.
+    pub pr_check: Option<PrCheck>,
 }
 
 /// A pull request, whose change may not concern this program.
@@ -195,6 +232,8 @@ pub struct Restore {
     pub timeouts: Timeouts,
     /// A file of age identities; it could be opened when the settings were checked.
     pub identity: PathBuf,
+    /// `TRUSTED_KEYS` or `TRUSTED_KEYS_FILE`: whose signatures count. Without them, objects need none.
+    pub trusted: Option<Trusted>,
     /// Where to unpack to.
     pub into: Option<PathBuf>,
     /// `MEMORY_BUDGET_BYTES`, as in [`Run`].

@@ -6,42 +6,56 @@ mod busy;
 mod clients;
 mod courier;
 mod error;
+mod interval;
 mod job;
 mod known;
 mod log;
+mod rests;
 mod shown;
+mod superseded;
 
-use std::cell::RefCell;
-use std::future::pending;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use self::busy::Busy;
+use self::busy::{Busy, project};
 pub use self::clients::Clients;
+use self::clients::Keys;
 pub use self::courier::Courier;
+use self::error::DeliverError;
 pub use self::error::PassError;
+use self::interval::Past;
+pub(crate) use self::interval::of_a_bucket_with as pause_of_a_bucket_with;
 use self::known::KnownHeads;
+use self::log::Said;
 pub use self::log::failed_pass as log_failed_pass;
-use crate::artifact::encrypt::Identities;
+use self::rests::Rests;
+use self::superseded::Superseded;
+use crate::artifact::signature::TrustedKeys;
 use crate::bucket::Listing;
 use crate::config;
 use crate::descriptors::{Concurrency, SERVER_DESCRIPTORS};
 use crate::git::heads::FarSide;
 use crate::git::push::PushServer;
 use crate::model::program::Program;
+use crate::model::stage::Stage;
 use crate::net::tls::TrustRoots;
 use crate::passes::log::{Failures, ForeignLog};
 use crate::passes::{self, Pauses, Triggers, Workers, work_off};
 use crate::plan::Cause;
-use crate::plan::delivery::report::{DeliveryOutcome, DeliveryReport};
+use crate::plan::delivery::report::{DeliveryOutcome, DeliveryReport, Done};
 use crate::plan::delivery::{Deliver, DeliveryPlan, DeliveryPolicy, Refusals, candidates, plan_deliveries};
 use crate::plan::outcome::Failure;
 use crate::status::{PassId, Status, Trigger, Watched};
+use crate::threads;
 use crate::workdir::kept_refusals;
+
+/// Most passes that one run makes in addition, because objects were superseded since they were listed.
+const MOST_MORE_PASSES: usize = 2;
 
 /// What passes share and remember.
 pub struct Deliverer {
@@ -54,16 +68,20 @@ pub struct Deliverer {
     /// One permit for each delivery, for all passes together.
     slots: Semaphore,
     far: KnownHeads,
+    rests: Rests,
     refusals: Mutex<Refusals>,
-    /// The recipients of the identities that the last pass read.
-    recipients: Mutex<Option<Vec<String>>>,
+    /// The recipients of the identities that the last pass read, and the keys that it trusted.
+    last_keys: Mutex<Option<(Vec<String>, Option<TrustedKeys>)>>,
+    superseded: Superseded,
     foreign_log: ForeignLog,
+    said: Said,
+    past: Mutex<Past>,
     pauses: Pauses,
 }
 
-/// The concurrency that fits the limit on open files, with what the port needs set aside.
+/// The concurrency that fits the limits on threads and on open files, with what the port needs set aside.
 pub fn concurrency(settings: &config::Consume) -> Concurrency {
-    let wanted = Concurrency { sync: settings.sync_concurrency, probe: settings.probe_concurrency };
+    let wanted = Concurrency { sync: threads::targets(settings.sync_concurrency), probe: settings.probe_concurrency };
     Concurrency::within_this_process(wanted, if settings.run_once { 0 } else { SERVER_DESCRIPTORS })
 }
 
@@ -75,23 +93,27 @@ impl Deliverer {
     pub async fn new(settings: config::Consume, roots: &TrustRoots, triggers: Arc<Triggers>) -> anyhow::Result<Self> {
         let concurrency = concurrency(&settings);
         let mut refusals = kept_refusals(&settings.workdir);
-        refusals.new_identities();
+        refusals.new_keys();
         Ok(Self {
             clients: Clients::new(&settings, roots, concurrency.probe).await?,
             concurrency,
             status: Arc::new(Status::new(
                 Program::Consumer,
-                &settings.instance,
+                settings.instance.label(),
                 settings.stall_timeout,
                 settings.dry_run,
             )),
+            busy: Busy::new(Arc::clone(&triggers)),
             triggers,
-            busy: Arc::default(),
             slots: Semaphore::new(concurrency.sync.get()),
             far: KnownHeads::default(),
+            rests: Rests::default(),
             refusals: Mutex::new(refusals),
-            recipients: Mutex::default(),
+            last_keys: Mutex::default(),
+            superseded: Superseded::default(),
             foreign_log: ForeignLog::default(),
+            said: Said::default(),
+            past: Mutex::default(),
             pauses: Pauses::default(),
             settings,
         })
@@ -143,18 +165,35 @@ impl Deliverer {
             Ok(_) | Err(PassError::Stopped) => {}
             Err(error) => log_failed_pass(&error),
         };
-        passes::full_passes(pass, async || self.wait(stop).await).await;
+        // Each but the newest has a delivery under way, so that this never makes one wait.
+        let most = self.concurrency.sync.get() + 1;
+        passes::full_passes(most, pass, async || self.wait(stop).await).await;
     }
 
     /// Waits until the next pass is due, and returns its trigger; `None` if the program is asked to stop.
     pub async fn wait(&self, stop: &CancellationToken) -> Option<Trigger> {
-        let (pause, refused) = self.pauses.next(self.settings.sleep);
+        let (pause, refused) = self.pauses.next(self.interval());
         self.status.sleeps(pause);
-        let another_token = async { if refused { self.clients.gitlab.token_changes().await } else { pending().await } };
-        passes::wait(pause, &self.triggers, another_token, stop).await
+        let early = async {
+            if refused {
+                // The bucket may change as it likes: each login that is refused makes things worse.
+                self.clients.gitlab.token_changes().await;
+                Trigger::Schedule
+            } else {
+                tokio::select! {
+                    () = self.triggers.bucket_change() => Trigger::Event,
+                    () = self.superseded.next_pass() => Trigger::Schedule,
+                }
+            }
+        };
+        passes::wait(pause, &self.triggers, early, stop).await
     }
 
-    /// One full pass, to the end of its last delivery.
+    fn interval(&self) -> Duration {
+        interval::pause(self.settings.sleep, self.settings.dry_run, *self.past.lock())
+    }
+
+    /// One full pass, to the end of its last delivery; and more, if objects were superseded since they were listed.
     ///
     /// # Errors
     /// [`PassError`] if the pass could not observe, or was stopped; failures of single destinations are in the report.
@@ -164,7 +203,15 @@ impl Deliverer {
         trigger: Trigger,
         stop: &CancellationToken,
     ) -> Result<DeliveryReport, PassError> {
-        self.pass_until_begun(courier, trigger, &CancellationToken::new(), stop).await
+        let pass = async || self.pass_until_begun(courier, trigger, &CancellationToken::new(), stop).await;
+        let mut report = pass().await?;
+        for _ in 0..MOST_MORE_PASSES {
+            if report.superseded == 0 {
+                break;
+            }
+            report = report.then(pass().await?);
+        }
+        Ok(report)
     }
 
     /// The same. It cancels `all_begun` when its last delivery has begun; from then on, another pass may begin.
@@ -179,15 +226,17 @@ impl Deliverer {
         let report = self.full_pass(courier, pass, trigger, all_begun, stop).await;
         // The status learns of it first, so that what the log says can be seen there.
         let is_stopped = stop.is_cancelled();
-        self.pass_ends(pass, if is_stopped { Err(&PassError::Stopped) } else { report.as_ref() });
+        let ended = report.as_ref().map(|(report, _)| report);
+        self.pass_ends(pass, if is_stopped { Err(&PassError::Stopped) } else { ended });
         if let Err(error) = courier.spool.keep_since(&self.status.out_of_sync()) {
             tracing::debug!(%error, "cannot save since when destinations are out of sync");
         }
-        let report = report?;
-        log::report(&report);
+        let (report, has_tried) = report?;
+        log::report(&report, &self.said, !has_tried && trigger != Trigger::Signal);
         if is_stopped { Err(PassError::Stopped) } else { Ok(report) }
     }
 
+    /// Its report, and whether it tried a delivery.
     async fn full_pass(
         &self,
         courier: &Courier,
@@ -195,39 +244,84 @@ impl Deliverer {
         trigger: Trigger,
         all_begun: &CancellationToken,
         stop: &CancellationToken,
-    ) -> Result<DeliveryReport, PassError> {
+    ) -> Result<(DeliveryReport, bool), PassError> {
         let begun = Instant::now();
         courier.spool.restore()?;
-        let (git, identities) = (self.clients.git()?, Arc::new(self.identities()?));
+        let (git, keys) = (self.clients.git()?, Arc::new(self.keys()?));
         let (listing, mut plan) = self.observe_and_plan(FarSide::ForPush(&git), pass, trigger, stop).await?;
         self.refusals.lock().keep_only(&listing.held);
-        log::blocked(&plan);
-        let deliveries = std::mem::take(&mut plan.deliveries);
+        self.superseded.keep_only(&listing.held);
+        self.rests.keep_only(&listing.held);
+        log::blocked(&plan, &self.said, trigger == Trigger::Signal);
+        let (deliveries, resting) = self.without_resting(std::mem::take(&mut plan.deliveries), pass, trigger);
         let mut report = DeliveryReport::new(&plan, &[], listing.foreign.count, begun.elapsed());
         drop((listing, plan));
         let workers = Workers { concurrency: self.concurrency.sync, slots: &self.slots, all_begun };
-        let (outcomes, failures) = (RefCell::new(vec![]), Failures::default());
+        let (outcomes, failures, not_tried) = (RefCell::new(vec![]), Failures::default(), Cell::new(0));
         work_off(
             deliveries,
             |deliver| deliver.object.bytes,
+            |deliver| project(deliver.destination()),
             workers,
             async |deliver: Deliver| {
-                let Some(_claim) = self.busy.claim(deliver.destination()) else {
+                let Some(_claim) = self.busy.claim(&deliver) else {
                     self.status.left_out(pass);
                     return;
                 };
-                let outcome = self.deliver(courier, &git, &identities, pass, deliver, stop).await;
-                log::outcome(&outcome, &failures);
+                let outcome = match self.clients.gitlab.login_is_refused() && !stop.is_cancelled() {
+                    true => {
+                        not_tried.set(not_tried.get() + 1);
+                        self.not_tried(pass, deliver)
+                    }
+                    false => {
+                        let outcome = self.deliver(courier, &git, &keys, pass, deliver, stop).await;
+                        log::outcome(&outcome, &failures);
+                        outcome
+                    }
+                };
                 outcomes.borrow_mut().push(outcome);
             },
         )
         .await;
         drop(failures);
+        log::not_tried(not_tried.get());
         let mut outcomes = outcomes.into_inner();
+        let has_tried = !outcomes.is_empty();
+        outcomes.extend(resting);
         outcomes.sort_by(|a, b| a.deliver.destination().cmp(b.deliver.destination()));
         report.add(&outcomes, begun.elapsed());
         self.keep_refusals(courier);
-        Ok(report)
+        if outcomes.iter().any(|outcome| matches!(&outcome.result, Ok(Done::Pushed(done)) if done.published.is_some()))
+        {
+            self.keep_taken(courier);
+        }
+        Ok((report, has_tried))
+    }
+
+    /// The deliveries to try now, and how those failed that are not tried again yet. If passes come at an interval that is set,
+    /// each pass tries everything, and so does one that somebody asks for.
+    fn without_resting(
+        &self,
+        deliveries: Vec<Deliver>,
+        pass: PassId,
+        trigger: Trigger,
+    ) -> (Vec<Deliver>, Vec<DeliveryOutcome>) {
+        let rests = match trigger {
+            Trigger::Signal => false,
+            Trigger::Schedule | Trigger::Push => self.settings.sleep.is_none(),
+            Trigger::Event => true,
+        };
+        let (now, mut due, mut resting) = (Instant::now(), vec![], vec![]);
+        for deliver in deliveries {
+            match self.rests.of(&deliver, now).filter(|_| rests) {
+                None => due.push(deliver),
+                Some(failure) => {
+                    self.status.left_out(pass);
+                    resting.push(DeliveryOutcome { deliver, result: Err(failure) });
+                }
+            }
+        }
+        (due, resting)
     }
 
     /// One delivery, and what it teaches.
@@ -235,23 +329,33 @@ impl Deliverer {
         &self,
         courier: &Courier,
         git: &PushServer,
-        identities: &Arc<Identities>,
+        keys: &Arc<Keys>,
         pass: PassId,
         deliver: Deliver,
         stop: &CancellationToken,
     ) -> DeliveryOutcome {
         let progress = self.delivery_begins(&deliver);
-        let result = match stop.is_cancelled() {
-            true => Err(Failure::Stopped),
-            false => courier.deliver(git, &deliver, identities, &progress, stop).await,
+        let delivered = match stop.is_cancelled() {
+            true => Err(DeliverError::Stopped),
+            false => courier.deliver(git, &deliver, keys, &progress, stop).await,
+        };
+        let login = delivered.as_ref().map_or_else(DeliverError::login, |_| Some(true));
+        login.into_iter().for_each(|accepted| self.clients.gitlab.login_was(accepted));
+        let result = match delivered {
+            Ok(delivered) => Ok(Done::Pushed(delivered)),
+            Err(error) if error.is_gone() && self.superseded.lets_off(&deliver.object.key) => Ok(Done::Superseded),
+            Err(error) => Err(error.into_failure(progress.stage())),
         };
         match &result {
-            Ok(_) => {
+            Ok(Done::Superseded) => {}
+            Ok(Done::Pushed(_)) => {
                 self.far.saw(deliver.destination(), deliver.commit);
                 self.refusals.lock().forget(deliver.destination());
+                self.rests.forget(deliver.destination());
             }
-            Err(Failure::Failed { cause, error, .. }) => {
+            Err(failure @ Failure::Failed { cause, error, .. }) => {
                 self.far.forget(deliver.destination());
+                self.rests.note(&deliver, failure, Instant::now());
                 self.refusals.lock().note(&deliver, *cause, error, SystemTime::now());
             }
             Err(Failure::Held { error, .. }) => {
@@ -259,6 +363,15 @@ impl Deliverer {
             }
             Err(Failure::Stopped) => self.far.forget(deliver.destination()),
         }
+        let outcome = DeliveryOutcome { deliver, result };
+        self.delivery_ends(pass, &progress, &outcome);
+        outcome
+    }
+
+    /// A delivery that is not begun, because the login was refused for others.
+    fn not_tried(&self, pass: PassId, deliver: Deliver) -> DeliveryOutcome {
+        let progress = self.delivery_begins(&deliver);
+        let result = Err(DeliverError::LoginRefused.into_failure(Stage::Pushing));
         let outcome = DeliveryOutcome { deliver, result };
         self.delivery_ends(pass, &progress, &outcome);
         outcome
@@ -272,6 +385,7 @@ impl Deliverer {
         trigger: Trigger,
         stop: &CancellationToken,
     ) -> Result<(Listing, DeliveryPlan), PassError> {
+        self.triggers.full_pass_begins();
         self.busy.observing();
         let requested = trigger == Trigger::Signal;
         if requested {
@@ -280,10 +394,12 @@ impl Deliverer {
         }
         let observing = async {
             let mut listing = self.clients.bucket.list().await?;
+            let objects = listing.held.len() + listing.foreign.count;
             listing.keep_own(self.settings.share);
             self.foreign_log.log(&listing.foreign);
             let candidates = candidates(&listing.held);
             let far = self.far_heads(side, &candidates).await?;
+            *self.past.lock() = Past { objects, failed: 0 };
             let policy =
                 DeliveryPolicy { on_rewrite: self.settings.on_rewrite, now: SystemTime::now(), ask_again: requested };
             let plan = plan_deliveries(&candidates, &far, &self.refusals.lock(), policy);
@@ -294,15 +410,22 @@ impl Deliverer {
         Ok((listing, plan))
     }
 
-    /// The identities of now. If they are others than before, what they could not open is tried again.
-    fn identities(&self) -> Result<Identities, PassError> {
-        let identities = self.clients.identities()?;
-        let recipients: Vec<_> = identities.recipients().map(|recipient| recipient.to_string()).collect();
-        let before = self.recipients.lock().replace(recipients.clone());
-        if before.is_some_and(|before| before != recipients) {
-            self.refusals.lock().new_identities();
+    /// The keys of now. If they are others than before, what they could not open or did not trust is tried again.
+    fn keys(&self) -> Result<Keys, PassError> {
+        let keys = self.clients.keys()?;
+        let recipients = keys.identities.recipients().map(|recipient| recipient.to_string()).collect();
+        let now = (recipients, keys.trusted.clone());
+        let before = self.last_keys.lock().replace(now.clone());
+        if before.is_some_and(|before| before != now) {
+            self.refusals.lock().new_keys();
         }
-        Ok(identities)
+        Ok(keys)
+    }
+
+    fn keep_taken(&self, courier: &Courier) {
+        if let Err(error) = courier.spool.keep_taken(&courier.taken.lock()) {
+            tracing::warn!(%error, "cannot keep when what was taken had been published: after a restart, an earlier object may be taken again");
+        }
     }
 
     fn keep_refusals(&self, courier: &Courier) {

@@ -1,7 +1,9 @@
-//! The GraphQL server: queries and answers. `targets` reads the target list, `pr_check` compares bundles.
+//! The GraphQL server: queries and answers. `targets` reads the target list, `pr_check` compares bundles. `file` reads a
+//! target list of the same shape from a file, in place of a server.
 //!
-//! Invariant: an answer is used as a whole or not at all.
+//! Invariant: an answer is used as a whole or not at all, and so is a file.
 
+pub mod file;
 pub mod pr_check;
 mod targets;
 
@@ -27,7 +29,7 @@ pub const BUILT_IN_QUERY: &str = include_str!("../queries/gitlab_sync.graphql");
 const QUERY_BUDGET: Duration = Duration::from_secs(60);
 /// How long one attempt may take.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(25);
-/// Longest answer accepted, in bytes; 100,000 targets take about 30 MB.
+/// Longest answer, or file, that is accepted, in bytes; 100,000 targets take about 30 MB.
 const ANSWER_LIMIT_BYTES: usize = 64 << 20;
 /// How many of a server's errors are shown.
 const SHOWN_ERRORS: usize = 3;
@@ -89,8 +91,8 @@ impl GraphqlServer {
     /// # Errors
     /// [`TargetsError`]: nothing is known, so nothing may change.
     pub async fn targets(&self, query: &str) -> Result<Targets, TargetsError> {
-        let (list, unlisted_apps) = targets::list(self.answer(query).await?)?;
-        Ok(Targets { unlisted_apps, ..Targets::validate(list) })
+        let listed = targets::list(self.answer(query).await?).map_err(TargetsError::NoList)?;
+        Ok(listed.validated())
     }
 
     /// Sends a query and returns the data of the answer.
@@ -121,19 +123,33 @@ impl GraphqlServer {
             .headers()
             .get(CONTENT_TYPE)
             .map_or_else(|| "of no content type".to_owned(), |value| remote_text(value.as_bytes()));
-        data(&http::body(response, ANSWER_LIMIT_BYTES).await?, content_type)
+        data(&http::body(response, ANSWER_LIMIT_BYTES).await?).map_err(|unusable| match unusable {
+            Unusable::Shape(why) => TargetsError::Shape { content_type, why },
+            Unusable::Reported(errors) => TargetsError::Reported(errors),
+            Unusable::NoData => TargetsError::NoList("data"),
+        })
     }
 }
 
-/// The data of an answer. Errors beside the data make it useless.
-fn data<T: DeserializeOwned>(body: &[u8], content_type: String) -> Result<T, TargetsError> {
-    let answer: Answer<T> = serde_json::from_slice(body)
-        .map_err(|error| TargetsError::Shape { content_type, why: remote_text(error.to_string().as_bytes()) })?;
+/// Why an answer, or a file of its shape, has no data that can be used.
+enum Unusable {
+    /// It has another shape; what is wrong, and where.
+    Shape(String),
+    /// It reports these errors. They make the data beside them useless.
+    Reported(String),
+    /// `data` is absent or null.
+    NoData,
+}
+
+/// The data of an answer.
+fn data<T: DeserializeOwned>(body: &[u8]) -> Result<T, Unusable> {
+    let answer: Answer<T> =
+        serde_json::from_slice(body).map_err(|error| Unusable::Shape(remote_text(error.to_string().as_bytes())))?;
     if let Some(Errors(errors)) = answer.errors.filter(|Errors(errors)| !errors.is_empty()) {
         let shown: Vec<_> = errors.iter().map(|error| remote_text(error.message.as_bytes())).collect();
-        return Err(TargetsError::Reported(shown.join("; ")));
+        return Err(Unusable::Reported(shown.join("; ")));
     }
-    answer.data.ok_or(TargetsError::NoList("data"))
+    answer.data.ok_or(Unusable::NoData)
 }
 
 /// An answer. Fields that were not requested are dropped while parsing, so memory depends on the targets, not on the

@@ -14,8 +14,8 @@
 //! git                                  the wire, heads, packs, verification
 //! plan  graphql  progress  telemetry   decisions · targets · progress · logs
 //! model  net  terminal                 keys and targets · HTTP and TLS · colour
-//! text  files  descriptors  interrupt    small things that all of them share
-//! memory                               what the objects of repositories may take
+//! text  files  interrupt              small things that all of them share
+//! memory  descriptors  threads         what the objects of repositories may take · limits of the system
 //! ```
 //!
 //! Only what `main`, the tests and the benches use is public.
@@ -44,4 +44,5 @@ mod status;
 pub mod telemetry;
 pub mod terminal;
 pub mod text;
+mod threads;
 mod workdir;

@@ -6,6 +6,7 @@ mod error;
 mod feed;
 mod job;
 mod memory;
+mod times;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 pub use self::error::PublishError;
 use self::job::{Job, Shipped};
 use self::memory::Memory;
+use self::times::Times;
+use crate::artifact::signature::SigningKey;
 use crate::bucket::{Bucket, BucketError};
 use crate::git::pack::IndexTurns;
 use crate::git::wire::{GitServer, Tip, WireError};
@@ -42,6 +45,8 @@ pub struct Publisher {
     /// Where uploads are recorded.
     pub workdir: Workdir,
     recipients: Arc<[Recipient]>,
+    signing_key: Option<SigningKey>,
+    times: Times,
     /// Longest pack accepted, in bytes.
     max_repository_bytes: u64,
     time_limit: Duration,
@@ -65,7 +70,13 @@ impl Publisher {
     ///
     /// # Errors
     /// If WORKDIR is unusable.
-    pub fn open(workdir: &Path, bucket: Bucket, recipients: &[Recipient], limits: &Limits) -> anyhow::Result<Self> {
+    pub fn open(
+        workdir: &Path,
+        bucket: Bucket,
+        recipients: &[Recipient],
+        signing_key: Option<SigningKey>,
+        limits: &Limits,
+    ) -> anyhow::Result<Self> {
         let workdir = Workdir::open(workdir)?;
         let mirrors = Arc::new(MirrorStore::open(workdir.mirrors(), limits.mirror_cache_bytes)?);
         Ok(Self {
@@ -73,6 +84,8 @@ impl Publisher {
             mirrors,
             workdir,
             recipients: recipients.into(),
+            signing_key,
+            times: Times::default(),
             max_repository_bytes: limits.max_repository_bytes,
             time_limit: limits.time_limit,
             memory: Arc::new(MemoryBudget::new(limits.memory_budget_bytes)),
@@ -100,11 +113,12 @@ impl Publisher {
         let begun = Instant::now();
         let publish_head = async |stop| self.publish_head(git, publish, progress, &stop).await;
         let done = within(self.time_limit, stop, publish_head).await;
-        let (commit, key, Shipped { bytes, rewritten_from, lfs_paths }) = match done {
+        let (commit, Shipped { key, bytes, base, rewritten_from, lfs_paths }) = match done {
             Err(_) if stop.is_cancelled() => return Err(PublishError::Stopped),
             other => other?,
         };
-        Ok(Published { commit, key, bytes, took: begun.elapsed(), rewritten_from, lfs_paths })
+        let saved_bytes = if base.is_some() { publish.held_bytes.saturating_sub(bytes) } else { 0 };
+        Ok(Published { commit, key, bytes, base, saved_bytes, took: begun.elapsed(), rewritten_from, lfs_paths })
     }
 
     /// Publishes the planned commit or, if the server has pruned it since the probe, the branch's current one.
@@ -114,14 +128,14 @@ impl Publisher {
         publish: &Publish,
         progress: &Arc<Progress>,
         stop: &CancellationToken,
-    ) -> Result<(CommitId, String, Shipped), PublishError> {
+    ) -> Result<(CommitId, Shipped), PublishError> {
         let attempt = async |commit, key: &str| {
             let job = Job { publisher: self, git, publish, commit, key, progress, stop };
             self.publish_commit(&job).await
         };
         let planned = attempt(publish.commit, &publish.key).await;
         let Err(PublishError::Fetch { source: WireError::NotOurRef(_), .. }) = planned else {
-            return planned.map(|shipped| (publish.commit, publish.key.clone(), shipped));
+            return planned.map(|shipped| (publish.commit, shipped));
         };
         let source = &publish.target.source;
         let branches = [source.branch.as_str()].into();
@@ -132,8 +146,7 @@ impl Publisher {
             return Err(PublishError::BranchGone(source.clone()));
         };
         let key = key::encode(&publish.target.destination, commit, publish.format)?;
-        let shipped = attempt(commit, &key).await?;
-        Ok((commit, key, shipped))
+        attempt(commit, &key).await.map(|shipped| (commit, shipped))
     }
 
     /// Publishes one commit. Tries again if the connection to the source breaks.
@@ -179,6 +192,7 @@ impl Publisher {
     pub fn keep_only(&self, wanted: &[Target]) {
         self.mirrors.keep_only(wanted.iter().map(|target| &target.source));
         self.failures.keep_only(wanted.iter().map(|target| &target.destination));
+        self.times.keep_only(wanted.iter().map(|target| &target.destination));
     }
 }
 

@@ -27,8 +27,9 @@ use tokio_util::sync::CancellationToken;
 use self::apply::{ApplyContext, apply};
 use self::claims::{Claim, Claims};
 pub use self::clients::Clients;
+pub(crate) use self::clients::TargetList;
 pub use self::error::PassError;
-pub use self::log::failed_pass as log_failed_pass;
+pub use self::log::{WITH_TAR_GZ, failed_pass as log_failed_pass};
 use self::observe::{Observed, observe};
 pub use self::pr_check::is_concerned;
 use self::recipients::Recipients;
@@ -48,6 +49,10 @@ use crate::plan::{Action, Plan, Remembered, plan_share};
 use crate::publish::{Limits, Publisher};
 use crate::status::{PassId, PassSummary, Planned, Status, Trigger, Watched};
 use crate::text::error_chain;
+use crate::threads;
+
+/// Full passes under way at the same time.
+const MOST_FULL_PASSES: usize = 4;
 
 /// What push passes reuse of the last full pass: GraphQL can be slow, and a push does not change the target list.
 #[derive(Debug)]
@@ -56,9 +61,9 @@ struct LastFullPass {
     format: ArchiveFormat,
 }
 
-/// The concurrency that fits the limit on open files, with what the port and push passes need set aside.
+/// The concurrency that fits the limits on threads and on open files, with what the port and push passes need set aside.
 pub fn concurrency(settings: &config::Run) -> Concurrency {
-    let wanted = Concurrency { sync: settings.sync_concurrency, probe: settings.probe_concurrency };
+    let wanted = Concurrency { sync: threads::targets(settings.sync_concurrency), probe: settings.probe_concurrency };
     let served = if settings.run_once { 0 } else { SERVER_DESCRIPTORS };
     let pushes = usize::from(settings.webhook_secret.is_some()) * (DESCRIPTORS_PER_TARGET + push::MOST_PUSH_PASSES);
     Concurrency::within_this_process(wanted, served + pushes)
@@ -109,7 +114,7 @@ impl Reconciler {
             concurrency,
             status: Arc::new(Status::new(
                 Program::Producer,
-                &settings.instance,
+                settings.instance.label(),
                 settings.stall_timeout,
                 settings.dry_run,
             )),
@@ -119,7 +124,7 @@ impl Reconciler {
             known: Mutex::default(),
             recall: Recall::default(),
             foreign_log: ForeignLog::default(),
-            uploads: Uploads::default(),
+            uploads: Uploads::to(&settings.s3),
             republish: Mutex::default(),
             recipients: Recipients::compare(&mut settings),
             pauses: Pauses::default(),
@@ -144,15 +149,17 @@ impl Reconciler {
     pub fn publisher(&self) -> anyhow::Result<Publisher> {
         let config::Run { workdir, recipients, mirror_cache_bytes, max_repository_bytes, target_timeout, .. } =
             &self.settings;
+        let signing_key = self.settings.signing_key.clone();
         let limits = Limits {
             mirror_cache_bytes: *mirror_cache_bytes,
             max_repository_bytes: *max_repository_bytes,
             memory_budget_bytes: self.settings.memory_budget_bytes,
             time_limit: *target_timeout,
         };
-        let publisher = Publisher::open(workdir, self.clients.bucket.clone(), recipients, &limits)?;
+        let publisher = Publisher::open(workdir, self.clients.bucket.clone(), recipients, signing_key, &limits)?;
         log::crashed(&publisher.workdir.crashed());
         self.status.remembers(publisher.workdir.kept_since());
+        self.uploads.remember(&publisher.workdir);
         self.status.watches(Watched::Mirrors(Arc::clone(&publisher.mirrors)));
         Ok(publisher)
     }
@@ -217,14 +224,22 @@ impl Reconciler {
             Ok(_) | Err(PassError::Stopped) => {}
             Err(error) => log_failed_pass(&error),
         };
-        tokio::join!(passes::full_passes(pass, async || self.wait(stop).await), self.push_passes(publisher, stop));
+        let wait = async || self.wait(stop).await;
+        tokio::join!(passes::full_passes(MOST_FULL_PASSES, pass, wait), self.push_passes(publisher, stop));
     }
 
     /// Waits until the next full pass is due, and returns its trigger; `None` if the program is asked to stop.
     pub async fn wait(&self, stop: &CancellationToken) -> Option<Trigger> {
         let (pause, refused) = self.pauses.next(self.settings.sleep);
         self.status.sleeps(pause);
-        let another_token = async { if refused { self.clients.gitlab.token_changes().await } else { pending().await } };
+        let another_token = async {
+            if refused {
+                self.clients.gitlab.token_changes().await
+            } else {
+                pending().await
+            }
+            Trigger::Schedule
+        };
         passes::wait(pause, &self.triggers, another_token, stop).await
     }
 
@@ -265,6 +280,7 @@ impl Reconciler {
         let is_stopped = stop.is_cancelled();
         self.pass_ends(pass, if is_stopped { Err(&PassError::Stopped) } else { report.as_ref() });
         self.keep_since(publisher);
+        self.uploads.keep(&publisher.workdir);
         let report = report?;
         log::report(&report);
         if is_stopped { Err(PassError::Stopped) } else { Ok(report) }
@@ -299,7 +315,9 @@ impl Reconciler {
         self.claims.observing();
         let uploaded = self.uploads.before_listing();
         let observed = self.observe(stop).await?;
-        let lost = self.uploads.missing_in(&observed.held, uploaded);
+        let lost = self.uploads.missing_in(&observed.held, &observed.desired.targets, uploaded);
+        // Before anything is deleted, so that the next process does not miss that.
+        self.uploads.keep(&publisher.workdir);
         log::lost(&lost);
         let mut plan = self.plan(&observed);
         let moved = self.claims.moved();
@@ -322,6 +340,7 @@ impl Reconciler {
         self.triggers.accept(targets.iter().map(|target| target.source.clone()));
         *self.known.lock() = Some(Arc::new(LastFullPass { targets, format: plan.format }));
         log::blocked(&plan);
+        log::increments(&plan);
         remember::log(&plan);
         stop.run_until_cancelled(self.abort_abandoned(publisher, &wanted)).await;
         // A list that may be wrong costs no mirror either.

@@ -1,4 +1,4 @@
-//! The port: metrics, health, the status page and GitLab's webhooks.
+//! The port: metrics, health, the status page and webhooks.
 //!
 //! Invariant: it only reads the state and asks for passes. No client can hold memory or descriptors for long: connections
 //! are few, serve one request each and have a time limit.
@@ -18,11 +18,11 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use axum::extract::{DefaultBodyLimit, Query, Request, State};
+use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::map_response;
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::get;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -36,10 +36,9 @@ use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::SizeAbove;
 
 use self::connections::{Connections, HasRequest};
+pub use self::hook::{Sender, Webhook};
 use self::json::Page;
 use self::rendered::Rendered;
-use crate::passes::Triggers;
-use crate::secret::Secret;
 use crate::status::Status;
 
 /// How long a client may take to send the head of its request.
@@ -48,7 +47,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(20);
 /// Longest head of a request, in bytes.
 const HEAD_LIMIT_BYTES: usize = 16 << 10;
-/// Longest body of a request, in bytes. GitLab lists the files of up to 20 commits.
+/// Longest body of a request, in bytes. GitLab lists the files of up to 20 commits, and SeaweedFS the chunks of an object.
 const BODY_LIMIT_BYTES: usize = 4 << 20;
 /// Shorter answers are sent uncompressed, in bytes: they fit into one packet.
 const LEAST_COMPRESSED_BYTES: u16 = 1_400;
@@ -67,15 +66,9 @@ const ICON: &str = include_str!("../templates/icon.svg");
 #[derive(Debug, Clone)]
 pub struct Site {
     pub status: Arc<Status>,
-    pub shard: String,
-    pub webhooks: Option<Webhooks>,
-}
-
-/// Push webhooks: the token that GitLab sends, and what its pushes request.
-#[derive(Debug, Clone)]
-pub struct Webhooks {
-    pub secret: Secret,
-    pub triggers: Arc<Triggers>,
+    /// `INSTANCE_SHARD`, if it is set.
+    pub shard: Option<String>,
+    pub webhook: Option<Webhook>,
 }
 
 type Shared = State<Arc<Site>>;
@@ -139,13 +132,8 @@ fn router(site: Arc<Site>) -> Router {
         .route("/assets/status.css", get(async || asset("text/css; charset=utf-8", STYLE)))
         .route("/assets/status.js", get(async || asset("text/javascript; charset=utf-8", SCRIPT)))
         .route("/assets/icon.svg", get(async || asset("image/svg+xml", ICON)));
-    let router = match site.webhooks.clone() {
-        Some(webhooks) => router.route(
-            "/hooks/gitlab",
-            post(async move |State(site): Shared, request: Request| {
-                hook::gitlab(&webhooks, &site.status, request).await
-            }),
-        ),
+    let router = match site.webhook.clone() {
+        Some(webhook) => hook::with(router, webhook),
         None => router,
     };
     let rendered = Arc::new(Rendered::default());
@@ -197,7 +185,7 @@ async fn in_one_piece(response: Response) -> Response {
 }
 
 async fn status_page(State(site): Shared, Query(pairs): Pairs) -> Response {
-    let html = move || page::html(&site.status.snapshot(), &site.shard, &page::Filter::new(pairs));
+    let html = move || page::html(&site.status.snapshot(), site.shard.as_deref(), &page::Filter::new(pairs));
     match spawn_blocking(html).await {
         Ok(Ok(html)) => Html(html).into_response(),
         Ok(Err(error)) => failed(&error),

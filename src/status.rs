@@ -98,13 +98,13 @@ impl State {
         self.passes.iter_mut().find(|pass| pass.id == id)
     }
 
-    /// Adds a pass to the history. At least half of it is reserved for full passes and half for those for pushes, so that
-    /// a busy webhook does not push out a full pass that failed.
-    fn remember(&mut self, pass: PassRecord) {
+    /// Adds a pass to the history. At least half of it is reserved for either kind, so that the many of one do not push out
+    /// the few of the other, such as one that failed: with a busy webhook, or at an interval of seconds.
+    fn remember(&mut self, pass: PassRecord, is_many: impl Fn(&PassRecord) -> bool) {
         if self.history.len() == HISTORY {
             let all = self.history.iter().chain([&pass]);
-            let crowd_is_full = all.filter(|pass| pass.trigger.is_full()).count() > HISTORY / 2;
-            let oldest = self.history.iter().position(|pass| pass.trigger.is_full() == crowd_is_full);
+            let drop_many = all.filter(|pass| is_many(pass)).count() > HISTORY / 2;
+            let oldest = self.history.iter().position(|pass| is_many(pass) == drop_many);
             self.history.remove(oldest.unwrap_or_default());
         }
         self.history.push_back(pass);
@@ -334,7 +334,11 @@ impl Status {
         let (transferred, retired, troubled) =
             result.map_or((0, 0, 0), |summary| (summary.transferred, summary.retired, summary.troubled));
         let took = clock.elapsed();
-        state.remember(PassRecord { trigger, began, took, outcome, transferred, retired, troubled });
+        let record = PassRecord { trigger, began, took, outcome, transferred, retired, troubled };
+        state.remember(record, |pass| match self.program {
+            Program::Producer => !pass.trigger.is_full(),
+            Program::Consumer => pass.is_idle(),
+        });
     }
 
     pub fn sleeps(&self, time: Duration) {
@@ -375,6 +379,19 @@ mod tests {
         let pushes = now.history.iter().filter(|pass| !pass.trigger.is_full()).count();
         assert_eq!((now.history.len(), pushes), (HISTORY, HISTORY / 2));
         assert!(matches!(now.last_full_pass(), Some(PassRecord { outcome: PassOutcome::Success, .. })));
+    }
+
+    #[test]
+    fn many_passes_without_anything_to_do_do_not_push_out_those_that_delivered_or_failed() {
+        let status = Status::new(Program::Consumer, "test", Duration::from_secs(60), false);
+        ends(&status, Trigger::Schedule, Err("away".to_owned()));
+        ends(&status, Trigger::Event, Ok(PassSummary { transferred: 1, ..GOOD }));
+        for _ in 0..2 * HISTORY {
+            ends(&status, Trigger::Schedule, Ok(PassSummary { success: false, troubled: 1, ..GOOD }));
+        }
+        let now = status.snapshot();
+        let kept: Vec<_> = now.history.iter().filter(|pass| !pass.is_idle()).map(|pass| pass.trigger).collect();
+        assert_eq!((now.history.len(), kept), (HISTORY, vec![Trigger::Schedule, Trigger::Event]));
     }
 
     #[test]

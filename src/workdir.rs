@@ -7,6 +7,7 @@ mod folder;
 pub mod mirrors;
 mod recipients;
 mod spool;
+mod unseen;
 mod uploads;
 
 use std::io;
@@ -18,6 +19,7 @@ use self::crashes::Crashed;
 pub use self::folder::{Folder, OutOfSync, WorkdirError};
 pub use self::recipients::kept_recipients;
 pub use self::spool::{Spool, kept_refusals};
+pub use self::unseen::{UnseenUpload, UnseenUploads};
 use self::uploads::UnderWay;
 pub use self::uploads::{RecordedUpload, UploadRecord};
 use crate::model::program::Program;
@@ -56,7 +58,7 @@ impl Workdir {
 
     /// Stores what passes remember. After an error, what was stored before is still there.
     pub fn keep_memory(&self, memory: &Memory) -> io::Result<()> {
-        self.keep(MEMORY_FILE, &serde_json::to_vec(memory)?)
+        self.keep(MEMORY_FILE, Some(memory))
     }
 }
 
@@ -70,8 +72,7 @@ impl Deref for Workdir {
 
 /// What passes of an earlier process remembered; `None` if there is nothing. It needs neither the lock nor a right to write.
 pub fn kept_memory(workdir: &Path) -> io::Result<Option<Memory>> {
-    let kept = folder::kept(workdir, OURS, MEMORY_FILE, MEMORY_LIMIT_BYTES)?;
-    Ok(kept.map(|text| serde_json::from_slice(&text)).transpose()?)
+    folder::kept(&workdir.join(OURS), MEMORY_FILE, MEMORY_LIMIT_BYTES)
 }
 
 #[cfg(test)]

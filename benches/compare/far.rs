@@ -40,7 +40,7 @@ fn publish(world: &World, projects: &[String], format: ArchiveFormat) -> Vec<Str
 }
 
 /// One pass of this consumer.
-fn ours(world: &World) -> Command {
+pub fn ours(world: &World) -> Command {
     let mut command = world.consumer_command(CONSUMER);
     command.arg("-run-once");
     command
@@ -231,6 +231,8 @@ pub fn f3(count: usize) {
 /// What the second pass of a daemon takes.
 fn next_pass(world: &World) -> Measured {
     let mut command = world.consumer_command(CONSUMER);
+    // By default the log does not say that a pass found what the one before it found.
+    command.env("RUST_LOG", "info,git_partition_sync_producer::deliver::log=debug");
     command.args(["-reconcile-sleep-time=1s", "-log-format=json"]).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut process = command.spawn().unwrap();
     let log = BufReader::new(process.stderr.take().unwrap()).lines();

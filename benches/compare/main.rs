@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that cannot go on says so by panicking")]
 
 mod far;
+mod increments;
 mod measure;
 mod rivals;
 mod workloads;

@@ -34,7 +34,11 @@ pub struct Daemon {
 
 impl Daemon {
     pub fn start(world: &World) -> Self {
-        let mut command = world.command(PRODUCER);
+        Self::of(world.command(PRODUCER))
+    }
+
+    /// Another one.
+    pub fn of(mut command: Command) -> Self {
         let mut process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let (mut address, mut log) = (None, BufReader::new(process.stderr.take().unwrap()).lines());
         for line in log.by_ref().map(Result::unwrap) {
@@ -52,9 +56,19 @@ impl Daemon {
 
     /// What GitLab sends when somebody pushes.
     pub fn push(&self, secret: &str, body: &str) {
+        self.post("/hooks/gitlab", &format!("X-Gitlab-Token: {secret}\r\nX-Gitlab-Event: Push Hook"), body);
+    }
+
+    /// What MinIO sends when an object was written.
+    pub fn written(&self, secret: &str, key: &str) {
+        let body = format!(r#"{{"EventName":"s3:ObjectCreated:Put","Key":"git-sync/{key}"}}"#);
+        self.post("/webhook", &format!("Authorization: Bearer {secret}"), &body);
+    }
+
+    fn post(&self, path: &str, headers: &str, body: &str) {
         let mut connection = TcpStream::connect(&self.address).unwrap();
         let head = format!(
-            "POST /hooks/gitlab HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\nX-Gitlab-Token: {secret}\r\nX-Gitlab-Event: Push Hook\r\n\r\n",
+            "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n{headers}\r\n\r\n",
             self.address,
             body.len()
         );

@@ -1,6 +1,7 @@
 //! The workloads, and the table they make.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::OnceLock;
@@ -10,7 +11,7 @@ use git_partition_sync_producer::model::key::HeldObject;
 use git_partition_sync_producer::model::key::{self, ArchiveFormat, CommitId, Destination};
 use git_partition_sync_producer::model::target::Head;
 use git_partition_sync_producer::model::target::{Source, Target};
-use git_partition_sync_producer::plan::{Desired, FormatChoice, MaxRetire, OnRewrite, Policy, plan};
+use git_partition_sync_producer::plan::{Crossing, Desired, FormatChoice, MaxRetire, OnRewrite, Policy, plan};
 use tempfile::TempDir;
 use testbed::graphql::SyncTarget;
 use testbed::repo::Repo;
@@ -18,7 +19,7 @@ use testbed::s3::S3Options;
 use testbed::world::World;
 
 use crate::measure::{Cage, Measured, fresh, measure, rounds};
-use crate::{far, rivals};
+use crate::{far, increments, rivals};
 
 type Workload = fn(usize);
 pub type Contestants<'a> = BTreeMap<&'a str, Box<dyn FnMut() -> Measured + 'a>>;
@@ -32,7 +33,7 @@ pub const CAGE_BYTES: u64 = 256 << 20;
 
 /// Runs the workloads asked for, all where none is, and prints the table.
 pub fn run(wanted: &[String], count: usize) {
-    let workloads: [(&str, Workload); 14] = [
+    let workloads: [(&str, Workload); 19] = [
         ("W1", w1),
         ("W2", w2),
         ("W3a", w3a),
@@ -47,6 +48,11 @@ pub fn run(wanted: &[String], count: usize) {
         ("F3", far::f3),
         ("F4", far::f4),
         ("F5", far::f5),
+        ("C1", increments::c1),
+        ("C2", increments::c2),
+        ("C3", increments::c3),
+        ("C4", increments::c4),
+        ("C5", increments::c5),
     ];
     println!(
         "| workload | contestant | wall s | ÷ ours | CPU s | anonymous MB | RSS MB | disk MB | Git requests | Git MB | S3 requests | S3 MB | Git's CPU s | all servers' CPU s |"
@@ -325,6 +331,8 @@ pub fn plan_once(objects: usize, seconds: &str) -> ExitCode {
         max_retire: MaxRetire::Percent(50),
         on_rewrite: OnRewrite::Publish,
         republish: &BTreeSet::new(),
+        crossing: Crossing::Whole,
+        max_increments: NonZeroUsize::MIN,
     };
     let begun = Instant::now();
     let plan = plan(&desired, &held, policy).unwrap();

@@ -19,7 +19,7 @@ pub struct Page {
 impl Page {
     /// Asks for the page at `http://ADDRESS/`.
     pub fn at(url: &str) -> Result<Self> {
-        let html = get(url).with_context(|| format!("asking for {url}"))?;
+        let html = get(url, "/").with_context(|| format!("asking for {url}"))?;
         let headline = element(&html, "h1").map(plain).context("a page without a headline")?;
         Ok(Self { headline, cards: html.split("<section class=\"panel card\"").skip(1).filter_map(card).collect() })
     }
@@ -32,11 +32,19 @@ fn card(html: &str) -> Option<[String; 4]> {
     Some([format!("{} ({})", plain(title), plain(&format!("<span{count}"))), advice, plain(place), plain(what)])
 }
 
-fn get(url: &str) -> Result<String> {
+/// How many passes are over, says the program at `http://ADDRESS/`. Its log does not name those that found nothing new.
+pub fn passes_over(url: &str) -> Result<usize> {
+    let metrics = get(url, "/metrics").with_context(|| format!("asking {url} for its metrics"))?;
+    let counts = metrics.lines().filter(|line| line.contains("_passes_total{"));
+    let counts = counts.map(|line| line.rsplit(' ').next().unwrap_or_default().parse::<usize>());
+    Ok(counts.sum::<Result<_, _>>()?)
+}
+
+fn get(url: &str, path: &str) -> Result<String> {
     let address = url.trim_start_matches("http://").trim_end_matches('/');
     let mut connection = TcpStream::connect(address)?;
     connection.set_read_timeout(Some(TIMEOUT))?;
-    write!(connection, "GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    write!(connection, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     connection.read_to_string(&mut answer)?;
     ensure!(answer.starts_with("HTTP/1.1 200 "), "{}", answer.lines().next().unwrap_or("no answer"));

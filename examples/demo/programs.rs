@@ -13,6 +13,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use testbed::world::World;
 
+use crate::page::passes_over;
+
 /// How long anything that is waited for may take.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -143,8 +145,11 @@ impl Daemons {
 
     /// Waits for so many more passes of one side.
     pub fn wait_for_passes(&mut self, side: Side, passes: usize) -> Result<()> {
-        let before = self.count(side, "pass done");
-        self.wait_until_logged(side, "pass done", before + passes)
+        let url = self.page(side)?;
+        let before = passes_over(&url)?;
+        self.wait_until(&format!("{passes} more passes of the {side} side are over"), |_| {
+            Ok(passes_over(&url)? >= before + passes)
+        })
     }
 
     /// Waits until something is so.

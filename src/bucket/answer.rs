@@ -100,6 +100,11 @@ fn why_no_credentials(error: &CredentialsError) -> String {
              AWS_CONTAINER_CREDENTIALS_FULL_URI or AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"
         );
     }
+    if chain.contains("the auth token could not be used as an HTTP header value") {
+        return "the token in AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE holds a line end or another character that no header can \
+                hold: write the file again, without a line end"
+            .to_owned();
+    }
     match chain.split_once("cargo feature(s) enabled: ") {
         Some((_, feature)) if feature.starts_with("credentials-process") => {
             "the AWS profile names a credential_process, and this program starts no other program: give the profile access \

@@ -7,6 +7,9 @@ use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, Result, SharedCredentialsProvider, future};
 
+/// How many profiles a role may lead through.
+const MOST_PROFILES: usize = 16;
+
 /// Credentials of the SDK's own sources, cleaned.
 #[derive(Debug)]
 pub(super) struct Clean(pub(super) SharedCredentialsProvider);
@@ -16,7 +19,12 @@ impl ProvideCredentials for Clean {
     where
         Self: 'a,
     {
-        future::ProvideCredentials::new(async { clean(self.0.provide_credentials().await?) })
+        future::ProvideCredentials::new(async {
+            if std::env::var_os("AWS_ACCESS_KEY_ID").is_none_or(|id| id.is_empty()) {
+                sources_fit().await.map_err(CredentialsError::invalid_configuration)?;
+            }
+            clean(self.0.provide_credentials().await?)
+        })
     }
 
     fn fallback_on_interrupt(&self) -> Option<Credentials> {
@@ -27,6 +35,26 @@ impl ProvideCredentials for Clean {
 #[derive(Debug, thiserror::Error)]
 #[error("the {0} is blank, or holds a space, a line end or another character that no header can: set it again")]
 struct Unfit(&'static str);
+
+/// The SDK signs the request for a profile's role with the access keys of other profiles, just as they are. What else is wrong
+/// with profiles, it says itself.
+async fn sources_fit() -> std::result::Result<(), Unfit> {
+    let (files, environment, selected) = (Default::default(), Default::default(), Default::default());
+    let Ok(profiles) = aws_config::profile::load(&files, &environment, &selected, None).await else { return Ok(()) };
+    let mut name = profiles.selected_profile();
+    for _ in 0..MOST_PROFILES {
+        let Some(source) = profiles.get_profile(name).and_then(|profile| profile.get("source_profile")) else { break };
+        let keys = [("aws_access_key_id", "access key"), ("aws_session_token", "session token")];
+        for (key, what) in keys {
+            let text = profiles.get_profile(source).and_then(|profile| profile.get(key));
+            if text.is_some_and(|text| !fits_header(text)) {
+                return Err(Unfit(what));
+            }
+        }
+        name = source;
+    }
+    Ok(())
+}
 
 fn clean(found: Credentials) -> Result {
     let (id, key) = (found.access_key_id().trim(), found.secret_access_key().trim());

@@ -59,6 +59,11 @@ impl BucketError {
         }
     }
 
+    /// Whether S3 answered that there is no such object.
+    pub fn is_no_such_object(&self) -> bool {
+        matches!(self, Self::Request { code: Some(code), .. } if code == "NoSuchKey")
+    }
+
     /// Whether S3 answered that the credentials have no right to this.
     pub fn is_access_denied(&self) -> bool {
         matches!(self, Self::Request { code: Some(code), .. } if code == "AccessDenied" || code == "AllAccessDisabled")

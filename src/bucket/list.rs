@@ -216,7 +216,7 @@ pub(super) async fn in_time<T>(
 
 /// A key as it is, and what it decodes to. Some servers encode keys without saying so, or twice. Such a key holds a `%`,
 /// which no key of ours does, so it is decoded once more if that makes it ours.
-pub(super) fn read_key(listed: String, encoded: bool) -> (String, Option<DecodedKey>) {
+pub(crate) fn read_key(listed: String, encoded: bool) -> (String, Option<DecodedKey>) {
     let key = if encoded { url_decoded(&listed) } else { listed };
     let name = key::decode(&key);
     if name.is_none() && key.contains('%') {

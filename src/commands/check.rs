@@ -37,8 +37,10 @@ pub(super) async fn command(settings: config::Run, roots: &TrustRoots) -> anyhow
 /// Tries everything. `None` if the program is asked to stop.
 async fn run(settings: &config::Run, clients: &Clients, stop: &CancellationToken, checks: &mut Checks) -> Option<()> {
     checks.add([Check::settings()]);
-    checks.add([here::recipients(&settings.recipients), here::workdir(Program::Producer, &settings.workdir)]);
-    let (check, targets) = stop.run_until_cancelled(target_list::graphql(clients)).await?;
+    checks.add([here::recipients(&settings.recipients)]);
+    checks.add(settings.signing_key.as_ref().map(here::signing_key));
+    checks.add([here::workdir(Program::Producer, &settings.workdir)]);
+    let (check, targets) = stop.run_until_cancelled(target_list::source(clients)).await?;
     checks.add([check]);
     checks.add(targets.iter().map(|targets| target_list::targets(targets, &settings.republish)));
     let targets = targets.map(|targets| targets.accepted).unwrap_or_default();

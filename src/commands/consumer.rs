@@ -14,7 +14,7 @@ use crate::deliver::{Deliverer, PassError, log_failed_pass};
 use crate::net::tls::TrustRoots;
 use crate::passes::Triggers;
 use crate::plan::delivery::report::DeliveryReport;
-use crate::server::{Server, Site};
+use crate::server::{Sender, Server, Site, Webhook};
 use crate::status::Trigger;
 use crate::terminal::{Board, Paint};
 
@@ -25,13 +25,17 @@ pub(super) async fn run(settings: config::Consume, roots: &TrustRoots, board: &B
     let triggers = Arc::new(Triggers::default());
     let on_signal = Arc::clone(&triggers);
     signals::full_pass_on_signal(move || on_signal.full_pass())?;
-    let deliverer = Deliverer::new(settings.clone(), roots, triggers).await?;
+    let deliverer = Deliverer::new(settings.clone(), roots, Arc::clone(&triggers)).await?;
     let serving = match settings.run_once {
         true => None,
         false => {
             let server = Server::bind(settings.metrics_address, settings.metrics_port).await?;
-            let site = Site { status: deliverer.status(), shard: settings.instance.clone(), webhooks: None };
-            Some(tokio::spawn(server.serve(site, stop.clone())))
+            let (status, shard) = (deliverer.status(), settings.instance.name().map(str::to_owned));
+            // A dry run delivers nothing that an event could speed up.
+            let secret = settings.webhook_secret.clone().filter(|_| !settings.dry_run);
+            let sender = Sender::Bucket(settings.share);
+            let webhook = secret.map(|secret| Webhook { secret, triggers, sender });
+            Some(tokio::spawn(server.serve(Site { status, shard, webhook }, stop.clone())))
         }
     };
     if settings.dry_run {

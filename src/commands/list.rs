@@ -43,7 +43,7 @@ fn text(mut listing: Listing, now: SystemTime, paint: Paint) -> String {
             name.destination.path(),
             branch.clone(),
             short_commit(&name.commit),
-            name.format.to_string(),
+            name.content.to_string(),
             human_bytes(*bytes),
             human_duration(age),
         ]
@@ -65,7 +65,7 @@ fn as_json(mut listing: Listing) -> Value {
     let objects = listing.held.iter().map(|HeldObject { key, name, last_modified, bytes }| {
         let fields = json!({
             "commit": name.commit,
-            "format": name.format,
+            "format": name.content.to_string(),
             "bytes": bytes,
             "last_modified": timestamp(*last_modified),
             "key": key,

@@ -3,26 +3,32 @@
 mod place;
 mod watch;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use serde::Serialize;
+use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
-use self::place::{Finding, RestoreError, Restored, restore_object};
+use self::place::{Finding, Means, Named, RestoreError, Restored, restore_object};
 use self::watch::Watch;
 use super::{failed, pretty, print, signals};
 use crate::artifact::encrypt::Identities;
+use crate::artifact::error::ArtifactError;
+use crate::artifact::open::Said;
 use crate::bucket::{Bucket, BucketError};
-use crate::config::{self, OutputFormat};
+use crate::config::{self, OutputFormat, Trusted};
 use crate::memory::MemoryBudget;
-use crate::model::key::{ArchiveFormat, Destination, HeldObject, Wanted};
+use crate::model::key::{Destination, HeldObject, Wanted};
+use crate::model::manifest::{KeyId, Origin};
 use crate::net::tls::TrustRoots;
+use crate::plan::chain::chain;
 use crate::terminal::Board;
-use crate::text::{error_chain, printable, short_commit};
+use crate::text::{error_chain, printable, short_commit, timestamp};
 
 /// If none of the first objects, this many, is encrypted to the given identities, the others are not downloaded.
 const STRANGERS: usize = 5;
@@ -48,7 +54,10 @@ pub struct Verdict {
     #[serde(flatten)]
     destination: Destination,
     commit: String,
-    format: ArchiveFormat,
+    /// Of the whole history; `increment` if there is none.
+    format: String,
+    /// How many increments are on top of it.
+    increments: usize,
     key: String,
     good: bool,
     /// Whether nothing was found out about it.
@@ -57,6 +66,15 @@ pub struct Verdict {
     git_objects: Option<u64>,
     /// References of the archive that are not in the repository.
     other_references: usize,
+    /// Who made it: `signed`, `unchecked` or `unsigned`; `refused` if that is what is wrong with it.
+    origin: Option<&'static str>,
+    /// The key that it was signed with, or that it names.
+    signed_by: Option<KeyId>,
+    /// When it was published, as it says.
+    published: Option<String>,
+    /// The same for people.
+    #[serde(skip)]
+    maker: Option<Origin>,
     /// Where the repository is now.
     repository: Option<PathBuf>,
     /// What is wrong, or why it was skipped.
@@ -103,7 +121,19 @@ impl Verdict {
                     0 => String::new(),
                     others => format!(", {others} other reference(s) left out"),
                 };
-                format!("good  {name}  {} Git objects{others}{place}", self.git_objects.unwrap_or_default())
+                let increments = match self.increments {
+                    0 => String::new(),
+                    1 => ", 1 increment".to_owned(),
+                    many => format!(", {many} increments"),
+                };
+                let origin = match self.maker {
+                    None | Some(Origin::Unsigned) => String::new(),
+                    Some(origin) => format!(", {origin}"),
+                };
+                format!(
+                    "good  {name}  {} Git objects{increments}{others}{origin}{place}",
+                    self.git_objects.unwrap_or_default()
+                )
             }
         }
     }
@@ -112,10 +142,14 @@ impl Verdict {
 /// Restores, and prints the verdicts.
 pub(super) async fn command(settings: &config::Restore, roots: &TrustRoots, board: &Board) -> anyhow::Result<ExitCode> {
     let stop = signals::stop_on_signals()?;
-    let identities = Identities::from_file(&settings.identity)?;
+    let means = Means {
+        identities: Identities::from_file(&settings.identity)?,
+        trusted: settings.trusted.as_ref().map(Trusted::keys).transpose()?,
+        memory: MemoryBudget::new(settings.memory_budget_bytes),
+    };
     let bucket = Bucket::connect(&settings.s3, settings.timeouts, roots).await?;
     let watch = Arc::new(Watch::default());
-    let restoring = run(settings, &bucket, identities, &watch, &stop);
+    let restoring = run(settings, &bucket, means, &watch, &stop);
     let verdicts = match board.during(|| watch.scene(), restoring).await {
         Ok(verdicts) => verdicts,
         Err(error) => return Ok(failed(&error)),
@@ -127,19 +161,18 @@ pub(super) async fn command(settings: &config::Restore, roots: &TrustRoots, boar
     Ok(print(&text, verdicts.are_good()))
 }
 
-/// Checks the requested objects, or all if none is named, and keeps the newest of each destination under `into`.
+/// Checks the requested objects, or all if none is named, and keeps what counts of each destination under `into`.
 ///
 /// # Errors
 /// If the bucket cannot be listed. Problems of single objects are in their verdicts.
 async fn run(
     settings: &config::Restore,
     bucket: &Bucket,
-    identities: Identities,
+    means: Means,
     watch: &Arc<Watch>,
     stop: &CancellationToken,
 ) -> Result<Verdicts, BucketError> {
-    let identities = Arc::new(identities);
-    let memory = Arc::new(MemoryBudget::new(settings.memory_budget_bytes));
+    let means = Arc::new(means);
     let Some(listing) = stop.run_until_cancelled(bucket.list_counting(&watch.listed)).await else {
         return Ok(Verdicts { interrupted: true, ..Verdicts::default() });
     };
@@ -150,24 +183,21 @@ async fn run(
     let missing = settings.wanted.iter().filter(|wanted| !held.iter().any(|object| wants(wanted, object)));
     let mut verdicts = Verdicts { not_found: missing.map(Wanted::to_string).collect(), ..Verdicts::default() };
     held.retain(|object| settings.wanted.is_empty() || settings.wanted.iter().any(|wanted| wants(wanted, object)));
-    held.sort_by(|a, b| {
-        (&a.name.destination, b.last_modified, &a.key).cmp(&(&b.name.destination, a.last_modified, &b.key))
-    });
-
-    watch.wants(held.len());
-    let (mut seen, mut strangers, total) = (HashSet::new(), 0, held.len());
-    for object in held {
-        let is_newest = seen.insert(object.name.destination.clone());
+    let units = units(held);
+    watch.wants(units.len());
+    let (mut seen, mut strangers, total) = (HashSet::new(), 0, units.len());
+    for unit in units {
+        let is_newest = seen.insert(unit.tip().name.destination.clone());
         let into = settings.into.clone().filter(|_| is_newest);
-        watch.begins(&object);
-        let restored = restore(bucket, &object, &identities, &memory, into, watch, stop).await;
+        watch.begins(&unit.object);
+        let restored = restore(bucket, &unit, &means, into, watch, stop).await;
         watch.ends();
         if stop.is_cancelled() {
             verdicts.interrupted = true;
             break;
         }
         strangers += usize::from(matches!(&restored, Err((Finding::NotForUs, _))));
-        verdicts.objects.push(verdict(object, restored));
+        verdicts.objects.push(verdict(unit, restored));
         let left = total - verdicts.objects.len();
         if strangers == STRANGERS && strangers == verdicts.objects.len() && left > 0 {
             verdicts.not_tried = Some(other_identity(&settings.identity, left));
@@ -187,53 +217,110 @@ fn other_identity(identity: &Path, left: usize) -> String {
     )
 }
 
+/// What is restored as one: a whole history, and the increments on top of it.
+struct Unit {
+    object: HeldObject,
+    increments: Vec<HeldObject>,
+}
+
+impl Unit {
+    /// The object that brings the commit.
+    fn tip(&self) -> &HeldObject {
+        self.increments.last().unwrap_or(&self.object)
+    }
+}
+
+/// By destination: first what counts, then its other objects, the newest first.
+fn units(held: Vec<HeldObject>) -> Vec<Unit> {
+    let mut destinations: BTreeMap<Destination, Vec<HeldObject>> = BTreeMap::new();
+    for object in held {
+        destinations.entry(object.name.destination.clone()).or_default().push(object);
+    }
+    let mut units = vec![];
+    for mut objects in destinations.into_values() {
+        objects.sort_by(|a, b| (b.last_modified, &a.key).cmp(&(a.last_modified, &b.key)));
+        let counting = chain(&objects.iter().collect::<Vec<_>>())
+            .map(|chain| (chain.whole.clone(), chain.increments.into_iter().cloned().collect::<Vec<_>>()));
+        if let Some((whole, increments)) = counting {
+            objects.retain(|object| object.key != whole.key && increments.iter().all(|it| it.key != object.key));
+            units.push(Unit { object: whole, increments });
+        }
+        units.extend(objects.into_iter().map(|object| Unit { object, increments: vec![] }));
+    }
+    units
+}
+
 async fn restore(
     bucket: &Bucket,
-    object: &HeldObject,
-    identities: &Arc<Identities>,
-    memory: &Arc<MemoryBudget>,
+    unit: &Unit,
+    means: &Arc<Means>,
     into: Option<PathBuf>,
     watch: &Arc<Watch>,
     stop: &CancellationToken,
 ) -> Result<Restored, (Finding, String)> {
     let skipped = |reason: String| (Finding::Skipped, reason);
+    let Some(format) = unit.object.name.content.format() else {
+        return Err(skipped(
+            "an increment that is not on top of what the bucket holds: no consumer uses it".to_owned(),
+        ));
+    };
     let counting = Arc::clone(watch);
-    let reader = bucket.download(&object.key, stop, move |bytes| counting.downloaded(bytes)).await;
+    let reader = bucket.download(&unit.object.key, stop, move |bytes| counting.downloaded(bytes)).await;
     let reader = reader.map_err(|error| skipped(error_chain(&error)))?;
-    let (name, identities, memory) = (object.name.clone(), Arc::clone(identities), Arc::clone(memory));
+    let (bucket, stop, watch) = (bucket.clone(), stop.clone(), Arc::clone(watch));
+    let (name, increments, means) = (unit.object.name.clone(), unit.increments.clone(), Arc::clone(means));
+    let runtime = Handle::current();
     let restored = spawn_blocking(move || {
         let scratch = std::env::temp_dir();
-        let (to, into) = (&name.destination, into.as_deref());
-        restore_object(reader, name.format, to, &name.commit, &identities, into, &scratch, &memory)
+        let named = Named { format, destination: &name.destination, commit: &name.commit };
+        let download = |object: &HeldObject| {
+            let counting = Arc::clone(&watch);
+            let came = move |bytes| counting.downloaded(bytes);
+            let reader = runtime.block_on(bucket.download(&object.key, &stop, came));
+            let reader = reader.map_err(|error| ArtifactError::Download(io::Error::other(error)))?;
+            Ok(Box::new(reader) as Box<dyn Read>)
+        };
+        restore_object(reader, named, (&increments, &download), &means, into.as_deref(), &scratch)
     });
     let restored: Result<Restored, RestoreError> = restored.await.map_err(|error| skipped(error_chain(&error)))?;
     restored.map_err(|error| {
-        let advice = error.advice(&object.name.destination).map_or_else(String::new, |advice| format!("; {advice}"));
+        let destination = &unit.object.name.destination;
+        let advice = error.advice(destination).map_or_else(String::new, |advice| format!("; {advice}"));
         (error.finding(), error_chain(&error) + &advice)
     })
 }
 
-fn verdict(HeldObject { key, name, .. }: HeldObject, restored: Result<Restored, (Finding, String)>) -> Verdict {
+fn verdict(unit: Unit, restored: Result<Restored, (Finding, String)>) -> Verdict {
+    let HeldObject { key, name, .. } = unit.tip().clone();
     let mut verdict = Verdict {
         destination: name.destination,
         commit: name.commit,
-        format: name.format,
+        format: unit.object.name.content.to_string(),
+        increments: unit.increments.len(),
         key,
         good: restored.is_ok(),
         skipped: false,
         git_objects: None,
         other_references: 0,
+        origin: None,
+        signed_by: None,
+        published: None,
+        maker: None,
         repository: None,
         problem: None,
     };
     match restored {
         Ok(Restored { repository, opened }) => {
             verdict.git_objects = Some(opened.git_objects);
-            verdict.other_references = opened.other_references;
+            let Said { other_references, origin, manifest } = opened.said;
+            verdict.other_references = other_references;
+            (verdict.origin, verdict.signed_by, verdict.maker) = (Some(origin.name()), origin.key(), Some(origin));
+            verdict.published = manifest.and_then(|manifest| timestamp(manifest.published));
             verdict.repository = repository;
         }
         Err((finding, problem)) => {
-            verdict.skipped = finding != Finding::Bad;
+            verdict.skipped = !matches!(finding, Finding::Bad | Finding::Refused);
+            verdict.origin = (finding == Finding::Refused).then_some("refused");
             verdict.problem = Some(problem);
         }
     }

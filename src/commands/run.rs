@@ -12,7 +12,7 @@ use crate::net::tls::TrustRoots;
 use crate::passes::Triggers;
 use crate::plan::report::Report;
 use crate::reconcile::{PassError, Reconciler, is_concerned, log_failed_pass};
-use crate::server::{Server, Site, Webhooks};
+use crate::server::{Sender, Server, Site, Webhook};
 use crate::status::Trigger;
 use crate::terminal::{Board, Paint};
 
@@ -24,7 +24,7 @@ pub(super) async fn run(settings: config::Run, roots: &TrustRoots, board: &Board
     let on_signal = Arc::clone(&triggers);
     signals::full_pass_on_signal(move || on_signal.full_pass())?;
     let reconciler = Reconciler::new(settings.clone(), roots, Arc::clone(&triggers)).await?;
-    match is_concerned(reconciler.clients(), settings.pr_check.as_ref(), &stop).await {
+    match is_concerned(reconciler.clients(), &stop).await {
         Ok(true) => {}
         Ok(false) => return Ok(ExitCode::SUCCESS),
         Err(error) => return Ok(failed_pass(&error)),
@@ -33,11 +33,11 @@ pub(super) async fn run(settings: config::Run, roots: &TrustRoots, board: &Board
         true => None,
         false => {
             let server = Server::bind(settings.metrics_address, settings.metrics_port).await?;
-            let (status, shard) = (reconciler.status(), settings.instance.clone());
+            let (status, shard) = (reconciler.status(), settings.instance.name().map(str::to_owned));
             // A dry run has nothing that a push could speed up; it is served because Kubernetes asks for its health.
             let secret = settings.webhook_secret.clone().filter(|_| !settings.dry_run);
-            let webhooks = secret.map(|secret| Webhooks { secret, triggers });
-            Some(tokio::spawn(server.serve(Site { status, shard, webhooks }, stop.clone())))
+            let webhook = secret.map(|secret| Webhook { secret, triggers, sender: Sender::GitLab });
+            Some(tokio::spawn(server.serve(Site { status, shard, webhook }, stop.clone())))
         }
     };
     if settings.dry_run {

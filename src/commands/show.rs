@@ -23,7 +23,7 @@ pub fn plan_text(plan: &Plan, foreign: usize, paint: Paint) -> String {
                 let new = short_commit(&publish.commit.to_string());
                 let change =
                     publish.old_commit().map_or_else(|| new.clone(), |old| format!("{} → {new}", short_commit(old)));
-                row.extend([change, publish.reason.to_string()]);
+                row.extend([change, publish.why()]);
                 0
             }
             Action::Retire(retire) => {
@@ -89,9 +89,11 @@ pub fn plan_json(plan: &Plan, foreign: usize) -> Value {
                 "source_branch": it.target.source.branch,
                 "old_commit": it.old_commit(),
                 "commit": it.commit,
-                "key": it.key,
-                "supersedes": it.supersedes,
-                "reason": it.reason.to_string(),
+                "crossing": if it.increment().is_some() { "incremental" } else { "whole" },
+                "base": it.increment().map(|increment| increment.base),
+                "key": it.planned_key(),
+                "supersedes": it.replaced_by(it.planned_key()).collect::<Vec<_>>(),
+                "reason": it.why(),
             }))),
             Action::Retire(it) => {
                 retire.push(of_action(json!({ "keys": it.keys, "reason": it.reason.to_string() })));

@@ -13,6 +13,7 @@ use crate::config::{EXIT_INTERNAL, EXIT_SETTINGS, Exit, Settings};
 use crate::telemetry;
 use crate::terminal::Board;
 use crate::text::{error_chain, remote_text};
+use crate::threads;
 
 /// How long threads that are still running are waited for at the end.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -43,6 +44,9 @@ fn run_with<C>(settings: Settings<C>, run: impl AsyncFnOnce(C, &Board) -> anyhow
     if let Err(error) = setrlimit(Resource::Core, no_core_dump) {
         tracing::debug!(%error, "cannot switch core dumps off");
     }
+    if let Err(error) = threads::enough() {
+        return unusable(&error.into());
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return unusable(&anyhow::Error::new(error).context("cannot start the runtime")),
@@ -61,15 +65,19 @@ fn or_internal_error(work: impl FnOnce() -> ExitCode) -> ExitCode {
 
 /// Says what went wrong in one sentence. A backtrace would help nobody: a release has no names for it.
 fn report_panic(panic: &PanicHookInfo<'_>) {
-    let what = panic.payload_as_str().map_or_else(String::new, |what| format!(": {}", remote_text(what.as_bytes())));
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
-    let sentence = format!("internal error at {place}{what}: this is a bug in the program: please report this line");
+    let sentence = sentence(&place, panic.payload_as_str());
     if tracing::dispatcher::has_been_set() {
         tracing::error!("{sentence}");
     } else {
         // Nothing is left to do if standard error is closed.
         drop(writeln!(std::io::stderr(), "{sentence}"));
     }
+}
+
+fn sentence(place: &str, what: Option<&str>) -> String {
+    let what = what.map_or_else(String::new, |what| format!(": {}", remote_text(what.as_bytes())));
+    format!("internal error at {place}{what}: this is a bug in the program: please report this line")
 }
 
 /// Reports that the program cannot work with what it was given.
@@ -88,5 +96,14 @@ mod tests {
         let shown = |exit: ExitCode| format!("{exit:?}");
         assert_eq!(shown(or_internal_error(|| panic!("a test"))), shown(ExitCode::from(EXIT_INTERNAL)));
         assert_eq!(shown(or_internal_error(|| ExitCode::SUCCESS)), shown(ExitCode::SUCCESS));
+    }
+
+    #[test]
+    fn a_panic_is_one_sentence() {
+        assert_eq!(
+            sentence("src/a.rs:1:2", Some("called on\nNone")),
+            "internal error at src/a.rs:1:2: called on\\u{a}None: this is a bug in the program: please report this line"
+        );
+        assert!(sentence("src/a.rs:1:2", None).starts_with("internal error at src/a.rs:1:2: this is"));
     }
 }

@@ -18,8 +18,9 @@ use super::reader::{Reader, Reported};
 use super::reference::*;
 use super::settings::{STALL_MARGIN, default_sync_concurrency};
 use super::values::{above_zero, boolean, count, ip_address, memory_budget, one_line, port, some_bytes};
-use super::{Gitlab, List, OutputFormat};
+use super::{Gitlab, Instance, List, OutputFormat, Trusted};
 use crate::artifact::encrypt::Identities;
+use crate::artifact::signature::TrustedKeys;
 use crate::bucket::S3;
 use crate::model::shard::Shard;
 use crate::net::Timeouts;
@@ -57,10 +58,14 @@ pub struct Consume {
     pub s3: S3,
     /// `PRIVATE_KEY` or `PRIVATE_KEY_FILE`: one or several age identities; they are read again at each pass.
     pub private_key: Secret,
+    /// `TRUSTED_KEYS` or `TRUSTED_KEYS_FILE`: whose signatures count; they are read again at each pass. Without them, objects
+    /// need none.
+    pub trusted: Option<Trusted>,
     /// `WORKDIR`.
     pub workdir: PathBuf,
-    /// `RECONCILE_SLEEP_TIME`: from the end of a pass to the start of the next; above zero.
-    pub sleep: Duration,
+    /// `RECONCILE_SLEEP_TIME`: from the end of a pass to the start of the next; above zero. Without it, it depends on the size
+    /// of the bucket.
+    pub sleep: Option<Duration>,
     /// `DRY_RUN`: print the plan, change nothing.
     pub dry_run: bool,
     /// `RUN_ONCE`: one pass, then exit.
@@ -84,20 +89,27 @@ pub struct Consume {
     pub memory_budget_bytes: Option<u64>,
     /// `SHARD_COUNT` and `SHARD_INDEX`: this replica's share of all destinations.
     pub share: Shard,
-    /// `INSTANCE_SHARD`: the label `shard_id` of every metric.
-    pub instance: String,
+    /// `INSTANCE_SHARD`.
+    pub instance: Instance,
     /// `METRICS_SERVER_PORT`; 0 takes any free one.
     pub metrics_port: u16,
     /// `METRICS_SERVER_ADDRESS`: where the port is opened.
     pub metrics_address: IpAddr,
     /// `STALL_TIMEOUT`: a pass without progress for this long counts as stuck; above zero.
     pub stall_timeout: Duration,
+    /// `WEBHOOK_SECRET` or `WEBHOOK_SECRET_FILE`; without it, the webhook is off.
+    pub webhook_secret: Option<Secret>,
 }
 
 impl Consume {
     /// The identities that decrypt: each call reads `PRIVATE_KEY_FILE` again. An error never shows them.
     pub(crate) fn identities(&self) -> anyhow::Result<Identities> {
         identities(&self.private_key).context(name_of(&self.private_key))
+    }
+
+    /// The keys whose signatures count, if any do: each call reads `TRUSTED_KEYS_FILE` again.
+    pub(crate) fn trusted_keys(&self) -> anyhow::Result<Option<TrustedKeys>> {
+        self.trusted.as_ref().map(Trusted::keys).transpose()
     }
 }
 
@@ -125,13 +137,13 @@ impl Reader<'_> {
 
     // Longer than a screen, because it reads one setting per line.
     fn consume(&mut self) -> Result<Consume, Reported> {
-        // If the switch itself is wrong, one message about it is enough.
-        let allow_http = self.value(&ALLOW_INSECURE_HTTP, boolean).unwrap_or(true);
-        let s3 = self.s3();
-        let gitlab = self.gitlab(allow_http);
+        let insecure = self.insecure_http();
+        let s3 = self.s3(insecure);
+        let gitlab = self.gitlab(insecure);
         let private_key = self.private_key();
+        let trusted = self.trusted();
         let workdir = self.value(&WORKDIR, one_line);
-        let sleep = self.value(&RECONCILE_SLEEP_TIME, above_zero);
+        let sleep = self.optional(&RECONCILE_SLEEP_TIME, above_zero);
         let dry_run = self.value(&DRY_RUN, boolean);
         let run_once = self.value(&RUN_ONCE, boolean);
         let output = self.output();
@@ -143,15 +155,17 @@ impl Reader<'_> {
         let max_repository_bytes = self.value(&MAX_REPOSITORY_BYTES, some_bytes);
         let memory_budget_bytes = self.optional(&MEMORY_BUDGET_BYTES, memory_budget);
         let share = self.share();
-        let instance = self.value(&INSTANCE_SHARD, one_line);
+        let instance = self.optional(&INSTANCE_SHARD, one_line);
         let metrics_port = self.value(&METRICS_SERVER_PORT, port);
         let metrics_address = self.value(&METRICS_SERVER_ADDRESS, ip_address);
         let stall_timeout = self.optional(&STALL_TIMEOUT, above_zero);
+        let webhook_secret = self.secret(&WEBHOOK_SECRET, &WEBHOOK_SECRET_FILE);
         let target_timeout = target_timeout?;
         Ok(Consume {
             gitlab: gitlab?,
             s3: s3?,
             private_key: private_key?,
+            trusted: trusted?,
             workdir: workdir?.into(),
             sleep: sleep?,
             dry_run: dry_run?,
@@ -165,10 +179,11 @@ impl Reader<'_> {
             max_repository_bytes: max_repository_bytes?,
             memory_budget_bytes: memory_budget_bytes?,
             share: share?,
-            instance: instance?,
+            instance: Instance(instance?),
             metrics_port: metrics_port?,
             metrics_address: metrics_address?,
             stall_timeout: stall_timeout?.unwrap_or(target_timeout.saturating_add(STALL_MARGIN)),
+            webhook_secret: webhook_secret?,
         })
     }
 

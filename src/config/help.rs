@@ -82,7 +82,7 @@ Options:
   -into DIR       where to unpack to
 {}",
         manual.usage(RESTORE_USAGE),
-        bucket_help(manual, &[MEMORY_BUDGET_BYTES])
+        bucket_help(manual, &[MEMORY_BUDGET_BYTES, TRUSTED_KEYS, TRUSTED_KEYS_FILE])
     )
 }
 

@@ -12,7 +12,11 @@ use secrecy::zeroize::Zeroizing;
 use super::Exit;
 use super::manual::Manual;
 use super::reference::{Fallback, Setting};
+use crate::model::program::Program;
 use crate::secret::{Secret, without_line_end};
+
+/// What the examples under `deploy/` have in place of values that only the reader knows.
+const PLACEHOLDER: &str = "replace-me";
 
 /// Looks up an environment variable by its name.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -54,6 +58,11 @@ impl Reader<'_> {
         }
     }
 
+    /// The program whose settings these are.
+    pub(super) fn program(&self) -> Program {
+        self.manual.program
+    }
+
     /// The text of a variable, whatever it holds.
     pub(super) fn variable(&self, name: &str) -> Option<String> {
         (self.environment)(name)?.into_string().ok()
@@ -90,6 +99,10 @@ impl Reader<'_> {
         };
         let Some((name, value)) = found else { return Ok(None) };
         let text = value.into_string().map_err(|_| self.problem(name, "is not UTF-8 text"))?;
+        if text.trim() == PLACEHOLDER {
+            let why = "is still the example's replace-me: put your own value in its place, or remove it";
+            return Err(self.problem(name, why));
+        }
         Ok(Some(Given { name, text }))
     }
 

@@ -7,6 +7,8 @@ use std::fmt;
 
 use Fallback::{Found, Required, Unset, Value};
 
+use crate::status::metrics::DEFAULT_SHARD;
+
 /// One setting, as help and the README show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Setting {
@@ -104,13 +106,15 @@ pub(super) const GITLAB_BASE_URL: Setting =
 pub(super) const GITLAB_USERNAME: Setting =
     text("gitlab-username", "GITLAB_USERNAME", Required, "user the token belongs to");
 pub(super) const GRAPHQL_SERVER: Setting =
-    text("graphql-server", "GRAPHQL_SERVER", Required, "target list, https://HOST/graphql");
+    text("graphql-server", "GRAPHQL_SERVER", Found("or TARGETS_FILE"), "https://HOST/graphql");
+pub(super) const TARGETS_FILE: Setting =
+    text("targets-file", "TARGETS_FILE", Found("or GRAPHQL_SERVER"), "JSON, read at each pass");
 pub(super) const PUBLIC_KEY: Setting = text("public-key", "PUBLIC_KEY", Required, "age recipients, comma-separated");
 
 pub(super) const GITLAB_TOKEN_FILE: Setting =
     text("gitlab-token-file", "GITLAB_TOKEN_FILE", Unset, "file with the token, read again at each pass");
 pub(super) const ALLOW_INSECURE_HTTP: Setting =
-    switch("allow-insecure-http", "ALLOW_INSECURE_HTTP", Value("false"), "send credentials over http:// too");
+    switch("allow-insecure-http", "ALLOW_INSECURE_HTTP", Value("false"), "http:// too: true, or servers");
 
 pub(super) const GRAPHQL_QUERY_FILE: Setting = Setting {
     also: &["GRAPHQL_GLSYNC_QUERY_FILE"],
@@ -149,6 +153,16 @@ pub(super) const AWS_USE_FIPS_ENDPOINT: Setting =
     switch("aws-use-fips-endpoint", "AWS_USE_FIPS_ENDPOINT", Value("false"), "AWS's FIPS endpoint");
 pub(super) const ARCHIVE_FORMAT: Setting =
     text("archive-format", "ARCHIVE_FORMAT", Value("auto"), "zip, tar.gz, or auto: as the bucket has");
+pub(super) const CROSSING: Setting =
+    text("crossing", "CROSSING", Value("whole"), "what crosses: whole, or incremental");
+pub(super) const MAX_INCREMENTS: Setting =
+    text("max-increments", "MAX_INCREMENTS", Value("8"), "most increments in a row");
+pub(super) const SIGNING_KEY_FILE: Setting =
+    text("signing-key-file", "SIGNING_KEY_FILE", Unset, "Ed25519 key (PEM) that signs objects");
+pub(super) const TRUSTED_KEYS: Setting =
+    text("trusted-keys", "TRUSTED_KEYS", Unset, "public keys: take only what these signed");
+pub(super) const TRUSTED_KEYS_FILE: Setting =
+    text("trusted-keys-file", "TRUSTED_KEYS_FILE", Unset, "file with the trusted keys");
 pub(super) const MAX_RETIRE: Setting =
     text("max-retire", "MAX_RETIRE", Value("50%"), "most to retire in 24 h: N, or N% of all");
 pub(super) const ON_REWRITE: Setting =
@@ -193,7 +207,7 @@ pub(super) const PROGRESS: Setting = switch("progress", "PROGRESS", Value("true"
 pub(super) const METRICS_SERVER_PORT: Setting =
     text("metrics-server-port", "METRICS_SERVER_PORT", Value("9090"), "port of metrics and status page");
 pub(super) const INSTANCE_SHARD: Setting =
-    text("instance-shard", "INSTANCE_SHARD", Value("fedramp"), "shard label of the metrics");
+    text("instance-shard", "INSTANCE_SHARD", Value(DEFAULT_SHARD), "shard label of the metrics");
 
 pub(super) const METRICS_SERVER_ADDRESS: Setting =
     text("metrics-server-address", "METRICS_SERVER_ADDRESS", Value("0.0.0.0"), "address to listen on there");
@@ -218,9 +232,10 @@ pub(super) const RUST_LOG: Setting = library("RUST_LOG", "log filter, such as de
 
 /// Every setting of the producer.
 pub(super) const SECTIONS: &[Section] = &[
+    Section { title: "Required", settings: &[AWS_S3_BUCKET, GITLAB_BASE_URL, GITLAB_USERNAME, PUBLIC_KEY] },
     Section {
-        title: "Required",
-        settings: &[AWS_S3_BUCKET, GITLAB_BASE_URL, GITLAB_USERNAME, GRAPHQL_SERVER, PUBLIC_KEY],
+        title: "Target list, from a GraphQL server or a file: one of the two is required",
+        settings: &[GRAPHQL_SERVER, TARGETS_FILE],
     },
     Section {
         title: "Secrets (environment or file: no flag, so that no process list shows them)",
@@ -234,7 +249,7 @@ pub(super) const SECTIONS: &[Section] = &[
         ],
     },
     Section { title: "Source", settings: &[GITLAB_TOKEN_FILE, ALLOW_INSECURE_HTTP] },
-    Section { title: "Target list", settings: &[GRAPHQL_QUERY_FILE, GRAPHQL_USERNAME, GRAPHQL_PASSWORD_FILE] },
+    Section { title: "GraphQL server", settings: &[GRAPHQL_QUERY_FILE, GRAPHQL_USERNAME, GRAPHQL_PASSWORD_FILE] },
     Section {
         title: "Check of a pull request against the target list's data",
         settings: &[PREVIOUS_BUNDLE_SHA, GRAPHQL_PRCHECK_QUERY_FILE, GIT_PARTITION_SAAS_NAME],
@@ -248,11 +263,15 @@ pub(super) const SECTIONS: &[Section] = &[
             AWS_S3_SIGN_PAYLOAD,
             AWS_USE_FIPS_ENDPOINT,
             ARCHIVE_FORMAT,
+            CROSSING,
+            MAX_INCREMENTS,
+            SIGNING_KEY_FILE,
             MAX_RETIRE,
             ON_REWRITE,
             REPUBLISH,
         ],
     },
+    Section { title: "Signatures, for restore", settings: &[TRUSTED_KEYS, TRUSTED_KEYS_FILE] },
     Section {
         title: "Behaviour",
         settings: &[

@@ -13,19 +13,20 @@ use clap::ArgMatches;
 use secrecy::ExposeSecret;
 use url::Url;
 
-use super::reader::{Reader, Reported};
+use super::reader::{Given, Reader, Reported};
 use super::reference::*;
 use super::values::{
-    above_zero, base_url, boolean, bucket, bundle_sha, byte_size, choice, count, credential, gitlab_url, http_url,
-    ip_address, is_loopback, memory_budget, not_blank, one_line, port, query_file, query_file_or_built_in, recipients,
-    some_bytes, username,
+    InsecureHttp, above_zero, base_url, boolean, bucket, bundle_sha, byte_size, choice, count, credential, gitlab_url,
+    header_text, http_url, insecure_http, ip_address, is_loopback, memory_budget, not_blank, one_line, port,
+    query_file, query_file_or_built_in, recipients, some_bytes, targets_file, username,
 };
-use super::{Command, Gitlab, Graphql, List, OutputFormat, PrCheck, Restore, Run, Settings};
+use super::{Command, Gitlab, Graphql, Instance, List, OutputFormat, PrCheck, Restore, Run, Settings, TargetList};
 use crate::bucket::S3;
+use crate::graphql::file::TargetsFile;
 use crate::graphql::{self, QuerySource, pr_check};
 use crate::model::key::Wanted;
 use crate::net::Timeouts;
-use crate::plan::{OnRewrite, Republish};
+use crate::plan::{Crossing, OnRewrite, Republish};
 use crate::secret::Secret;
 use crate::telemetry::LogFormat;
 use crate::text::hide;
@@ -33,6 +34,22 @@ use crate::text::hide;
 /// What a pass may take without visible progress, in addition to the time limit of one target: listing the bucket,
 /// asking for targets and heads, each with all its attempts.
 pub(super) const STALL_MARGIN: Duration = Duration::from_secs(300);
+
+/// What is missing if neither is set.
+const NO_TARGET_LIST: &str = "GRAPHQL_SERVER or TARGETS_FILE";
+/// What makes sense with a GraphQL server alone.
+const OF_A_SERVER: [&Setting; 6] = [
+    &GRAPHQL_QUERY_FILE,
+    &GRAPHQL_USERNAME,
+    &GRAPHQL_PASSWORD,
+    &GRAPHQL_PASSWORD_FILE,
+    &PREVIOUS_BUNDLE_SHA,
+    &GRAPHQL_PRCHECK_QUERY_FILE,
+];
+/// The spellings of `CROSSING`.
+const CROSSINGS: &[(&str, Crossing)] = &[("whole", Crossing::Whole), ("incremental", Crossing::Incremental)];
+/// The login for a container's AWS credentials.
+const CONTAINER_TOKEN: &str = "AWS_CONTAINER_AUTHORIZATION_TOKEN";
 
 impl Reader<'_> {
     /// The settings of a command; `ends` tells whether it ends by itself, and prints nothing before.
@@ -59,19 +76,20 @@ impl Reader<'_> {
 
     // Longer than a screen, because it reads one setting per line.
     fn run(&mut self) -> Result<Run, Reported> {
-        // If the switch itself is wrong, one message about it is enough.
-        let allow_http = self.value(&ALLOW_INSECURE_HTTP, boolean).unwrap_or(true);
-        let s3 = self.s3();
-        let gitlab = self.gitlab(allow_http);
-        let graphql = self.graphql(allow_http);
-        let pr_check = self.pr_check();
+        let insecure = self.insecure_http();
+        let s3 = self.s3(insecure);
+        let gitlab = self.gitlab(insecure);
+        let targets = self.target_list(insecure);
         let recipients = self.value(&PUBLIC_KEY, recipients);
+        let signing_key = self.signing_key();
         let workdir = self.value(&WORKDIR, one_line);
         let sleep = self.value(&RECONCILE_SLEEP_TIME, above_zero);
         let dry_run = self.value(&DRY_RUN, boolean);
         let run_once = self.value(&RUN_ONCE, boolean);
         let output = self.output();
         let archive_format = self.value(&ARCHIVE_FORMAT, str::parse);
+        let crossing = self.value(&CROSSING, choice(CROSSINGS));
+        let max_increments = self.value(&MAX_INCREMENTS, count(1..=64));
         let max_retire = self.value(&MAX_RETIRE, str::parse);
         let on_rewrite = self.on_rewrite();
         let republish = self.optional(&REPUBLISH, str::parse);
@@ -83,7 +101,7 @@ impl Reader<'_> {
         let max_repository_bytes = self.value(&MAX_REPOSITORY_BYTES, some_bytes);
         let memory_budget_bytes = self.optional(&MEMORY_BUDGET_BYTES, memory_budget);
         let share = self.share();
-        let instance = self.value(&INSTANCE_SHARD, one_line);
+        let instance = self.optional(&INSTANCE_SHARD, one_line);
         let metrics_port = self.value(&METRICS_SERVER_PORT, port);
         let metrics_address = self.value(&METRICS_SERVER_ADDRESS, ip_address);
         let stall_timeout = self.optional(&STALL_TIMEOUT, above_zero);
@@ -91,16 +109,18 @@ impl Reader<'_> {
         let target_timeout = target_timeout?;
         Ok(Run {
             gitlab: gitlab?,
-            graphql: graphql?,
-            pr_check: pr_check?,
+            targets: targets?,
             s3: s3?,
             recipients: recipients?,
+            signing_key: signing_key?,
             workdir: workdir?.into(),
             sleep: sleep?,
             dry_run: dry_run?,
             run_once: run_once?,
             output: output?,
             archive_format: archive_format?,
+            crossing: crossing?,
+            max_increments: max_increments?,
             max_retire: max_retire?,
             on_rewrite: on_rewrite?,
             republish: republish?.unwrap_or(Republish::Named(vec![])),
@@ -112,7 +132,7 @@ impl Reader<'_> {
             max_repository_bytes: max_repository_bytes?,
             memory_budget_bytes: memory_budget_bytes?,
             share: share?,
-            instance: instance?,
+            instance: Instance(instance?),
             metrics_port: metrics_port?,
             metrics_address: metrics_address?,
             stall_timeout: stall_timeout?.unwrap_or(target_timeout.saturating_add(STALL_MARGIN)),
@@ -121,13 +141,16 @@ impl Reader<'_> {
     }
 
     pub(super) fn list(&mut self) -> Result<List, Reported> {
-        let (s3, timeouts, output) = (self.s3(), self.timeouts(), self.output());
+        let insecure = self.insecure_http();
+        let (s3, timeouts, output) = (self.s3(insecure), self.timeouts(), self.output());
         Ok(List { s3: s3?, timeouts: timeouts?, output: output? })
     }
 
     fn restore(&mut self, matches: &ArgMatches) -> Result<Restore, Reported> {
-        let (s3, timeouts, output) = (self.s3(), self.timeouts(), self.output());
+        let insecure = self.insecure_http();
+        let (s3, timeouts, output) = (self.s3(insecure), self.timeouts(), self.output());
         let memory_budget_bytes = self.optional(&MEMORY_BUDGET_BYTES, memory_budget);
+        let trusted = self.trusted();
         let identity = match matches.get_one::<PathBuf>("identity") {
             None => Err(self.missing("-identity")),
             Some(path) => match fs::File::open(path) {
@@ -146,6 +169,7 @@ impl Reader<'_> {
             s3: s3?,
             timeouts: timeouts?,
             identity: identity?,
+            trusted: trusted?,
             into: matches.get_one::<PathBuf>("into").cloned(),
             memory_budget_bytes: memory_budget_bytes?,
             wanted: wanted.into_iter().collect::<Result<_, _>>()?,
@@ -166,10 +190,19 @@ impl Reader<'_> {
         self.value(&OUTPUT, choice(&[("text", OutputFormat::Text), ("json", OutputFormat::Json)]))
     }
 
-    pub(super) fn s3(&mut self) -> Result<S3, Reported> {
+    pub(super) fn insecure_http(&mut self) -> InsecureHttp {
+        // If the setting itself is wrong, one message about it is enough.
+        let program = self.program();
+        self.value(&ALLOW_INSECURE_HTTP, insecure_http(program)).unwrap_or(InsecureHttp::EVERY_SERVER)
+    }
+
+    pub(super) fn s3(&mut self, insecure: InsecureHttp) -> Result<S3, Reported> {
         let bucket = self.value(&AWS_S3_BUCKET, bucket);
         let region = self.optional(&AWS_REGION, one_line);
-        let endpoint_url = self.optional(&AWS_ENDPOINT_URL, base_url);
+        let endpoint_url = match self.optional(&AWS_ENDPOINT_URL, base_url) {
+            Ok(Some(url)) => self.confidential(&AWS_ENDPOINT_URL, url, ("s3", insecure.s3)).map(Some),
+            none => none,
+        };
         let force_path_style = self.optional(&AWS_S3_FORCE_PATH_STYLE, boolean);
         let sign_payload = self.optional(&AWS_S3_SIGN_PAYLOAD, boolean);
         let use_fips = self.value(&AWS_USE_FIPS_ENDPOINT, boolean);
@@ -181,7 +214,8 @@ impl Reader<'_> {
             }
             (Ok(_) | Err(_), use_fips) => use_fips,
         };
-        self.access_key()?;
+        let region_elsewhere = matches!(region, Ok(None));
+        self.access_key().and(self.header_texts(region_elsewhere))?;
         let endpoint_url = endpoint_url?;
         Ok(S3 {
             bucket: bucket?,
@@ -217,22 +251,69 @@ impl Reader<'_> {
         Err(self.problem(alone, format_args!("set without {other}: set both, or none to use another AWS login")))
     }
 
-    pub(super) fn gitlab(&mut self, allow_http: bool) -> Result<Gitlab, Reported> {
+    /// The SDK reads these itself, and fails at each request if they fit no header.
+    fn header_texts(&mut self, region_elsewhere: bool) -> Result<(), Reported> {
+        let region = if region_elsewhere { "AWS_DEFAULT_REGION" } else { "" };
+        let mut fit = Ok(());
+        for name in [CONTAINER_TOKEN, "AWS_EXECUTION_ENV", "AWS_SDK_UA_APP_ID", region] {
+            let Some(text) = self.variable(name) else { continue };
+            if name == CONTAINER_TOKEN {
+                hide(text.trim());
+            }
+            if let Err(why) = header_text(&text) {
+                fit = Err(self.problem(name, why));
+            }
+        }
+        fit
+    }
+
+    pub(super) fn gitlab(&mut self, insecure: InsecureHttp) -> Result<Gitlab, Reported> {
         let base_url = self.value(&GITLAB_BASE_URL, gitlab_url);
-        let base_url = base_url.and_then(|url| self.confidential(&GITLAB_BASE_URL, url, allow_http));
+        let base_url = base_url.and_then(|url| self.confidential(&GITLAB_BASE_URL, url, ("gitlab", insecure.gitlab)));
         let username = self.value(&GITLAB_USERNAME, username);
         let token = self.secret(&GITLAB_TOKEN, &GITLAB_TOKEN_FILE);
         let token = token.and_then(|token| token.ok_or_else(|| self.missing(GITLAB_TOKEN.variable)));
         Ok(Gitlab { base_url: base_url?, username: username?, token: token? })
     }
 
-    fn graphql(&mut self, allow_http: bool) -> Result<Graphql, Reported> {
+    /// From a server or from a file.
+    fn target_list(&mut self, insecure: InsecureHttp) -> Result<TargetList, Reported> {
+        let (server, file) = (self.given(&GRAPHQL_SERVER), self.given(&TARGETS_FILE));
+        match (server?, file?) {
+            (Some(_), None) => self.graphql(insecure).map(|graphql| TargetList::Server(Box::new(graphql))),
+            (None, Some(_)) => self.targets_file().map(TargetList::File),
+            (Some(_), Some(file)) => {
+                Err(self.problem(file.name, "set together with GRAPHQL_SERVER: keep the one that has the target list"))
+            }
+            (None, None) => Err(self.missing(NO_TARGET_LIST)),
+        }
+    }
+
+    /// The file, if no setting of a server is beside it: it would do nothing.
+    fn targets_file(&mut self) -> Result<TargetsFile, Reported> {
+        let mut file = self.value(&TARGETS_FILE, targets_file);
+        for setting in OF_A_SERVER {
+            match self.given(setting) {
+                Ok(None) => {}
+                Ok(Some(Given { name, .. })) => {
+                    let why = "needs GRAPHQL_SERVER, and the target list is in TARGETS_FILE: leave it out";
+                    file = Err(self.problem(name, why));
+                }
+                Err(reported) => file = Err(reported),
+            }
+        }
+        file
+    }
+
+    fn graphql(&mut self, insecure: InsecureHttp) -> Result<Graphql, Reported> {
         let server = self.value(&GRAPHQL_SERVER, http_url);
         let query = self.query(&GRAPHQL_QUERY_FILE, DEFAULT_QUERY_FILE, graphql::BUILT_IN_QUERY);
         let login = self.graphql_login();
         let sends_login = matches!(login, Ok(Some(_)));
-        let server = server.and_then(|url| self.confidential(&GRAPHQL_SERVER, url, allow_http || !sends_login));
-        Ok(Graphql { server: server?, query: query?, login: login? })
+        let allowed = ("graphql", insecure.graphql || !sends_login);
+        let server = server.and_then(|url| self.confidential(&GRAPHQL_SERVER, url, allowed));
+        let pr_check = self.pr_check();
+        Ok(Graphql { server: server?, query: query?, login: login?, pr_check: pr_check? })
     }
 
     fn query(&mut self, setting: &Setting, default: &str, built_in: &'static str) -> Result<QuerySource, Reported> {
@@ -267,12 +348,15 @@ impl Reader<'_> {
         Err(self.problem(alone.variable, why))
     }
 
-    /// The address, if credentials may be sent to it.
-    fn confidential(&mut self, setting: &Setting, url: Url, allow_http: bool) -> Result<Url, Reported> {
-        if url.scheme() == "https" || is_loopback(&url) || allow_http {
+    /// The address, if credentials may be sent to it: `server` is its name in `ALLOW_INSECURE_HTTP`, and whether that names it.
+    fn confidential(&mut self, setting: &Setting, url: Url, server: (&str, bool)) -> Result<Url, Reported> {
+        let (name, allowed) = server;
+        if url.scheme() == "https" || is_loopback(&url) || allowed {
             return Ok(url);
         }
-        let why = "credentials would cross the network in the clear: use https://, or set ALLOW_INSECURE_HTTP=true";
+        let why = format!(
+            "credentials would cross the network in the clear: use https://, or name {name} in ALLOW_INSECURE_HTTP"
+        );
         Err(self.problem(setting.variable, why))
     }
 }

@@ -14,7 +14,9 @@ use super::help::*;
 use super::reference::*;
 use super::values::*;
 use super::*;
+use crate::artifact::fixture::Keys;
 use crate::model::key::ArchiveFormat;
+use crate::model::program::Program;
 use crate::secret::{SecretError, without_line_end};
 
 const RECIPIENT: &str = "age1zvkyg2lqzraa2lnjvqej32nkuu0ues2s82hzrye869xeexvn73equnujwj";
@@ -50,6 +52,14 @@ fn run_with(changes: &[(&'static str, &str)], arguments: &[&str]) -> Run {
     match parse_with(changes, arguments).unwrap().command {
         Command::Run(run) => run,
         other => panic!("{other:?}"),
+    }
+}
+
+#[track_caller]
+fn server_of(targets: TargetList) -> Graphql {
+    match targets {
+        TargetList::Server(graphql) => *graphql,
+        TargetList::File(file) => panic!("{file:?}"),
     }
 }
 
@@ -91,8 +101,9 @@ fn the_required_settings_are_enough() {
     assert_eq!(run.gitlab.base_url.as_str(), "https://gitlab.example.com/");
     assert_eq!(run.gitlab.username, "sync");
     assert_eq!(run.gitlab.token.read().unwrap().expose_secret(), TOKEN);
-    assert_eq!(run.graphql.server.as_str(), "https://qontract.example.com/graphql");
-    assert!(run.graphql.login.is_none());
+    let graphql = server_of(run.targets);
+    assert_eq!(graphql.server.as_str(), "https://qontract.example.com/graphql");
+    assert!(graphql.login.is_none() && graphql.pr_check.is_none());
     let s3 = S3 {
         bucket: "partition".to_owned(),
         region: None,
@@ -108,6 +119,8 @@ fn the_required_settings_are_enough() {
     assert!(!run.dry_run && !run.run_once);
     assert_eq!(run.output, OutputFormat::Text);
     assert_eq!(run.archive_format, FormatChoice::Auto);
+    assert_eq!((run.crossing, run.max_increments.get()), (Crossing::Whole, 8));
+    assert!(run.signing_key.is_none());
     assert_eq!(run.max_retire, MaxRetire::Percent(50));
     assert!((4..=8).contains(&run.sync_concurrency.get()));
     assert_eq!(run.probe_concurrency.get(), 32);
@@ -115,7 +128,7 @@ fn the_required_settings_are_enough() {
     assert_eq!(run.mirror_cache_bytes, 5 << 30);
     assert_eq!(run.max_repository_bytes, 100 << 30);
     assert_eq!(run.memory_budget_bytes, None);
-    assert_eq!(run.instance, "fedramp");
+    assert_eq!((run.instance.label(), run.instance.name()), ("fedramp", None));
     assert_eq!(run.metrics_port, 9090);
     assert_eq!(run.metrics_address.to_string(), "0.0.0.0");
     assert_eq!(run.stall_timeout, run.target_timeout + Duration::from_secs(300));
@@ -124,6 +137,8 @@ fn the_required_settings_are_enough() {
 
 #[test]
 fn every_setting_can_be_changed_by_its_variable() {
+    let keys = Keys::new();
+    let key_file = keys.dir.path().join("signing.pem");
     let changes = [
         ("AWS_REGION", "us-gov-west-1"),
         ("WORKDIR", "/var/sync"),
@@ -133,6 +148,9 @@ fn every_setting_can_be_changed_by_its_variable() {
         ("OUTPUT", "json"),
         ("LOG_FORMAT", "json"),
         ("ARCHIVE_FORMAT", "tar.gz"),
+        ("CROSSING", "incremental"),
+        ("MAX_INCREMENTS", "64"),
+        ("SIGNING_KEY_FILE", key_file.to_str().unwrap()),
         ("MAX_RETIRE", "7"),
         ("SYNC_CONCURRENCY", "64"),
         ("PROBE_CONCURRENCY", "1"),
@@ -154,6 +172,8 @@ fn every_setting_can_be_changed_by_its_variable() {
     assert!(run.dry_run && run.run_once);
     assert_eq!(run.output, OutputFormat::Json);
     assert_eq!(run.archive_format, FormatChoice::Only(ArchiveFormat::TarGz));
+    assert_eq!((run.crossing, run.max_increments.get()), (Crossing::Incremental, 64));
+    assert_eq!(run.signing_key.unwrap().id(), keys.signing().id());
     assert_eq!(run.max_retire, MaxRetire::Count(7));
     assert_eq!(run.sync_concurrency.get(), 64);
     assert_eq!(run.probe_concurrency.get(), 1);
@@ -161,7 +181,7 @@ fn every_setting_can_be_changed_by_its_variable() {
     assert_eq!(run.mirror_cache_bytes, 0);
     assert_eq!(run.max_repository_bytes, 2 << 30);
     assert_eq!(run.memory_budget_bytes, Some(300 << 20));
-    assert_eq!(run.instance, "gov");
+    assert_eq!((run.instance.label(), run.instance.name()), ("gov", Some("gov")));
     assert_eq!(run.metrics_port, 0);
     assert_eq!(run.metrics_address.to_string(), "::1");
     assert_eq!(run.stall_timeout, Duration::from_secs(1200));
@@ -171,7 +191,8 @@ fn every_setting_can_be_changed_by_its_variable() {
 #[test]
 fn all_that_is_missing_is_named_at_once() {
     let problem = problem_of(parse_in(&BTreeMap::new(), &[]));
-    let missing = "missing: AWS_S3_BUCKET, GITLAB_BASE_URL, GITLAB_USERNAME, GITLAB_TOKEN, GRAPHQL_SERVER, PUBLIC_KEY";
+    let missing = "missing: AWS_S3_BUCKET, GITLAB_BASE_URL, GITLAB_USERNAME, GITLAB_TOKEN, GRAPHQL_SERVER or TARGETS_FILE, \
+         PUBLIC_KEY";
     assert_eq!(problem, missing);
 }
 
@@ -216,6 +237,9 @@ fn every_wrong_setting_is_reported_however_many_there_are() {
         ("OUTPUT", "xml"),
         ("LOG_FORMAT", "xml"),
         ("ARCHIVE_FORMAT", "rar"),
+        ("CROSSING", "thin"),
+        ("MAX_INCREMENTS", "65"),
+        ("SIGNING_KEY_FILE", "/no/such/key"),
         ("MAX_RETIRE", "101%"),
         ("SYNC_CONCURRENCY", "65"),
         ("PROBE_CONCURRENCY", "-1"),
@@ -352,12 +376,12 @@ fn the_names_of_the_go_programs_are_understood_and_ours_win() {
     let go = [("AWS_S3_BUCKET", ""), ("AWS_GIT_SYNC_BUCKET", "theirs"), ("GRAPHQL_GLSYNC_QUERY_FILE", &theirs)];
     let run = run_with(&go, &[]);
     assert_eq!(run.s3.bucket, "theirs");
-    assert_eq!(run.graphql.query, QuerySource::File(PathBuf::from(&theirs)));
+    assert_eq!(server_of(run.targets).query, QuerySource::File(PathBuf::from(&theirs)));
 
     let both = [&go[1..], &[("AWS_S3_BUCKET", "ours"), ("GRAPHQL_QUERY_FILE", &ours)]].concat();
     let run = run_with(&both, &[]);
     assert_eq!(run.s3.bucket, "ours");
-    assert_eq!(run.graphql.query, QuerySource::File(PathBuf::from(&ours)));
+    assert_eq!(server_of(run.targets).query, QuerySource::File(PathBuf::from(&ours)));
 
     let wrong = problem_with(&[("AWS_S3_BUCKET", ""), ("AWS_GIT_SYNC_BUCKET", "a/b")], &[]);
     assert!(wrong.starts_with("AWS_GIT_SYNC_BUCKET: "), "{wrong}");
@@ -464,12 +488,78 @@ fn a_secret_s_file_without_a_secret_is_a_problem_at_the_start() {
     assert!(problem.starts_with("GITLAB_TOKEN_FILE: cannot read /no/such/file: "), "{problem}");
 }
 
+// Signatures
+
+#[test]
+fn a_signing_key_is_checked_at_the_start_and_never_shown() {
+    let keys = Keys::new();
+    let file = |name: &str| keys.dir.path().join(name).to_str().unwrap().to_owned();
+    let settings = parse_with(&[("SIGNING_KEY_FILE", &file("signing.pem"))], &[]).unwrap();
+    let secret = keys.private_pem().lines().nth(1).unwrap().to_owned();
+    let shown = format!("{settings:?}");
+    assert!(shown.contains(&format!("SigningKey({})", keys.signing().id())) && !shown.contains(&secret), "{shown}");
+    let problem = problem_with(&[], &["-signing-key-file", &file("signing.pub")]);
+    assert_eq!(
+        problem,
+        format!(
+            "SIGNING_KEY_FILE: {}: it holds the public key; give the private one, which `openssl genpkey -algorithm ed25519` has written",
+            file("signing.pub")
+        )
+    );
+}
+
+/// What `restore` is to trust.
+fn trusted_by_restore(changes: &[(&'static str, &str)]) -> Result<Option<Trusted>, Exit> {
+    let (_folder, identity) = file_with("AGE-SECRET-KEY-1");
+    let settings = parse_with(changes, &["restore", "-identity", &identity])?;
+    match settings.command {
+        Command::Restore(restore) => Ok(restore.trusted),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn restore_trusts_the_keys_it_is_given_and_a_file_of_them_is_read_again() {
+    let [one, two] = [Keys::new(), Keys::new()];
+    let ids = |trusted: &Option<Trusted>| trusted.as_ref().unwrap().keys().unwrap().ids().collect::<Vec<_>>();
+    assert_eq!(trusted_by_restore(&[]).unwrap(), None);
+    assert_eq!(trusted_by_restore(&[("TRUSTED_KEYS", "")]).unwrap(), None);
+    let trusted = trusted_by_restore(&[("TRUSTED_KEYS", &one.public_pem())]).unwrap();
+    assert_eq!(ids(&trusted), [one.signing().id()]);
+    let (_folder, path) = file_with(one.public_pem());
+    let trusted = trusted_by_restore(&[("TRUSTED_KEYS_FILE", &path)]).unwrap();
+    fs::write(&path, one.public_pem() + &two.public_pem()).unwrap();
+    assert_eq!(ids(&trusted), [one.signing().id(), two.signing().id()]);
+    fs::write(&path, "").unwrap();
+    let error = format!("{:#}", trusted.unwrap().keys().unwrap_err());
+    assert_eq!(
+        error,
+        format!("TRUSTED_KEYS_FILE: {path}: it holds no key; give what `openssl pkey -in KEY -pubout` prints")
+    );
+
+    let problem = |changes: &[(&'static str, &str)]| match trusted_by_restore(changes).unwrap_err() {
+        Exit::Problem(text) => text.lines().next().unwrap().to_owned(),
+        Exit::Answer(text) => panic!("{text}"),
+    };
+    assert!(
+        problem(&[("TRUSTED_KEYS_FILE", &path)]).starts_with(&format!("TRUSTED_KEYS_FILE: {path}: it holds no key"))
+    );
+    assert!(
+        problem(&[("TRUSTED_KEYS", " ")]).starts_with("TRUSTED_KEYS: it holds no key"),
+        "it is never switched off by mistake"
+    );
+    let twice = problem(&[("TRUSTED_KEYS", &one.public_pem()), ("TRUSTED_KEYS_FILE", &path)]);
+    assert_eq!(twice, "TRUSTED_KEYS: set together with TRUSTED_KEYS_FILE: keep one of the two");
+    let private = problem(&[("TRUSTED_KEYS", &one.private_pem())]);
+    assert!(private.starts_with("TRUSTED_KEYS: line 1 begins a private key"), "{private}");
+}
+
 // GraphQL
 
 #[test]
 fn graphql_takes_a_user_and_a_password_or_neither() {
     let run = run_with(&[("GRAPHQL_USERNAME", "reader"), ("GRAPHQL_PASSWORD", "p")], &[]);
-    let (username, password) = run.graphql.login.unwrap();
+    let (username, password) = server_of(run.targets).login.unwrap();
     assert_eq!((username.as_str(), password.read().unwrap().expose_secret()), ("reader", "p"));
 
     let problem = problem_with(&[("GRAPHQL_USERNAME", "reader")], &[]);
@@ -481,10 +571,10 @@ fn graphql_takes_a_user_and_a_password_or_neither() {
 #[test]
 fn the_pair_dev_dev_means_no_login() {
     let (_folder, path) = file_with("dev\n");
-    assert!(run_with(&[("GRAPHQL_USERNAME", "dev"), ("GRAPHQL_PASSWORD", "dev")], &[]).graphql.login.is_none());
-    let from_file = [("GRAPHQL_USERNAME", "dev"), ("GRAPHQL_PASSWORD_FILE", path.as_str())];
-    assert!(run_with(&from_file, &[]).graphql.login.is_none());
-    assert!(run_with(&[("GRAPHQL_USERNAME", "dev"), ("GRAPHQL_PASSWORD", "x")], &[]).graphql.login.is_some());
+    let login = |changes: &[(&'static str, &str)]| server_of(run_with(changes, &[]).targets).login;
+    assert!(login(&[("GRAPHQL_USERNAME", "dev"), ("GRAPHQL_PASSWORD", "dev")]).is_none());
+    assert!(login(&[("GRAPHQL_USERNAME", "dev"), ("GRAPHQL_PASSWORD_FILE", path.as_str())]).is_none());
+    assert!(login(&[("GRAPHQL_USERNAME", "dev"), ("GRAPHQL_PASSWORD", "x")]).is_some());
 }
 
 #[test]
@@ -509,6 +599,45 @@ fn a_query_file_that_was_named_has_to_be_there() {
     assert!(problem.starts_with("GRAPHQL_QUERY_FILE: cannot read /no/such/file: "), "{problem}");
     let (_folder, path) = file_with("");
     assert!(problem_with(&[("GRAPHQL_QUERY_FILE", &path)], &[]).contains("is empty"));
+}
+
+#[test]
+fn the_target_list_comes_from_a_server_or_from_a_file() {
+    let (folder, path) = file_with("{}");
+    let run = run_with(&[("GRAPHQL_SERVER", ""), ("TARGETS_FILE", &path)], &[]);
+    assert!(matches!(run.targets, TargetList::File(TargetsFile(found)) if found == Path::new(&path)));
+    assert!(matches!(run_with(&[("TARGETS_FILE", "")], &[]).targets, TargetList::Server(_)));
+
+    let both = "TARGETS_FILE: set together with GRAPHQL_SERVER: keep the one that has the target list";
+    assert_eq!(problem_with(&[], &[&format!("-targets-file={path}")]), both);
+    let neither = problem_with(&[("GRAPHQL_SERVER", "")], &[]);
+    assert_eq!(neither, "missing: GRAPHQL_SERVER or TARGETS_FILE");
+    for (file, why) in [("/no/such/file", "No such file"), (folder.path().to_str().unwrap(), "not a regular file")] {
+        let problem = problem_with(&[("GRAPHQL_SERVER", ""), ("TARGETS_FILE", file)], &[]);
+        assert!(
+            problem.starts_with(&format!("TARGETS_FILE: cannot read {file}: ")) && problem.contains(why),
+            "{problem}"
+        );
+    }
+}
+
+#[test]
+fn settings_of_a_graphql_server_beside_a_file_are_named_one_by_one() {
+    let (_folder, path) = file_with("{}");
+    let of_a_server = [
+        ("GRAPHQL_USERNAME", "reader"),
+        ("GRAPHQL_PASSWORD", "p"),
+        ("GRAPHQL_PASSWORD_FILE", "/p"),
+        ("GRAPHQL_GLSYNC_QUERY_FILE", "/q"),
+        ("PREVIOUS_BUNDLE_SHA", "0123"),
+        ("GRAPHQL_PRCHECK_QUERY_FILE", "/q"),
+    ];
+    let problem = problem_with(&[&of_a_server[..], &[("GRAPHQL_SERVER", ""), ("TARGETS_FILE", &path)]].concat(), &[]);
+    assert_eq!(problem.split("; ").count(), of_a_server.len(), "{problem}");
+    for (name, _) in of_a_server {
+        let named = format!("{name}: needs GRAPHQL_SERVER, and the target list is in TARGETS_FILE: leave it out");
+        assert!(problem.contains(&named), "{problem}");
+    }
 }
 
 // Addresses
@@ -553,6 +682,60 @@ fn credentials_go_to_https_or_the_same_machine() {
     for not_local in ["http://localhost.example.com", "http://128.0.0.1", "http://[::2]"] {
         problem_with(&[("GITLAB_BASE_URL", not_local)], &[]);
     }
+}
+
+#[test]
+fn servers_without_tls_can_be_named_one_by_one() {
+    let gitlab = ("GITLAB_BASE_URL", "http://gitlab.example.com");
+    let graphql =
+        [("GRAPHQL_SERVER", "http://qontract:4000/graphql"), ("GRAPHQL_USERNAME", "u"), ("GRAPHQL_PASSWORD", "p")];
+    let s3 = ("AWS_ENDPOINT_URL_S3", "http://minio:9000");
+    let allow = |servers| ("ALLOW_INSECURE_HTTP", servers);
+
+    run_with(&[&graphql[..], &[allow("graphql")]].concat(), &[]);
+    let problem = problem_with(&[&graphql[..], &[gitlab, allow("graphql")]].concat(), &[]);
+    assert!(problem.starts_with("GITLAB_BASE_URL: credentials would cross"), "{problem}");
+    assert!(problem.ends_with("name gitlab in ALLOW_INSECURE_HTTP"), "{problem}");
+    let problem = problem_with(&[&graphql[..], &[allow("gitlab")]].concat(), &[]);
+    assert!(problem.starts_with("GRAPHQL_SERVER: ") && problem.contains("name graphql in"), "{problem}");
+    for servers in ["gitlab,graphql,s3", "s3, graphql gitlab", "true"] {
+        run_with(&[&graphql[..], &[gitlab, s3, allow(servers)]].concat(), &[]);
+        run_with(&[&graphql[..], &[gitlab, s3]].concat(), &[&format!("-allow-insecure-http={servers}")]);
+    }
+
+    // Requests to S3 are signed, so only a list closes it.
+    run_with(&[s3], &[]);
+    run_with(&[s3, allow("false")], &[]);
+    for (servers, words) in [("graphql", &[][..]), ("gitlab,graphql", &["list"])] {
+        let problem = problem_with(&[s3, allow(servers)], words);
+        assert!(problem.starts_with("AWS_ENDPOINT_URL_S3: ") && problem.contains("name s3 in"), "{problem}");
+    }
+    run_with(&[("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9000"), allow("graphql")], &[]);
+}
+
+#[test]
+fn what_is_not_a_server_is_not_one_without_tls_either() {
+    for (text, program, why) in [
+        ("git-lab", Program::Producer, "\"git-lab\" is not known: write true, false, or some of gitlab,graphql,s3"),
+        ("s3,yes", Program::Producer, "\"yes\" is not known"),
+        ("graphql", Program::Consumer, "\"graphql\" is not known: write true, false, or some of gitlab,s3"),
+        (",", Program::Producer, "\",\" names no server"),
+    ] {
+        let problem = insecure_http(program)(text).unwrap_err();
+        assert!(problem.starts_with(why), "{problem}");
+    }
+    let far = InsecureHttp { gitlab: true, graphql: false, s3: true };
+    assert_eq!(insecure_http(Program::Consumer)("gitlab,s3"), Ok(far));
+}
+
+#[test]
+fn placeholders_of_the_examples_are_refused() {
+    let changes = [("PUBLIC_KEY", "replace-me"), ("GITLAB_TOKEN", "replace-me\n"), ("AWS_ACCESS_KEY_ID", "replace-me")];
+    let problem = problem_with(&changes, &[]);
+    for (variable, _) in changes {
+        assert!(problem.contains(&format!("{variable}: is still the example's replace-me: ")), "{problem}");
+    }
+    assert_eq!(problem.split("; ").count(), changes.len(), "{problem}");
 }
 
 #[test]
@@ -647,6 +830,14 @@ fn recipients_are_separated_by_commas_or_white_space_and_kept_once() {
     let file = format!("\u{feff}# the far side, age1 comes next\r\n{RECIPIENT}\n  # the spare one\n{other}\n");
     assert_eq!(recipients(&file), Ok(vec![RECIPIENT.parse().unwrap(), other]));
     assert!(recipients("# none").unwrap_err().starts_with("holds no recipient"));
+}
+
+#[test]
+fn the_recipient_in_age_s_documentation_is_refused_by_name() {
+    let example = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
+    let problem = problem_with(&[("PUBLIC_KEY", &format!("{RECIPIENT},{example}"))], &[]);
+    assert!(problem.starts_with("PUBLIC_KEY: number 2 is the example in age's documentation"), "{problem}");
+    assert!(!problem.contains("number 1"), "{problem}");
 }
 
 #[test]

@@ -14,7 +14,9 @@ use url::Url;
 
 use crate::config::duration;
 use crate::graphql::QuerySource;
+use crate::graphql::file::TargetsFile;
 use crate::memory::LEAST_BUDGET_BYTES;
+use crate::model::program::Program;
 pub(super) use crate::net::proxy::is_loopback;
 use crate::secret::without_mark;
 use crate::text::human_bytes;
@@ -25,6 +27,48 @@ pub(super) fn boolean(text: &str) -> Result<bool, String> {
         "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(true),
         "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(false),
         _ => Err(format!("{text:?} is neither true nor false: write one of these")),
+    }
+}
+
+/// To which servers credentials may go over `http://`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct InsecureHttp {
+    pub(super) gitlab: bool,
+    pub(super) graphql: bool,
+    pub(super) s3: bool,
+}
+
+impl InsecureHttp {
+    pub(super) const EVERY_SERVER: Self = Self { gitlab: true, graphql: true, s3: true };
+    /// Requests to S3 are signed and the secret key is not sent, so S3 is allowed unless servers are named.
+    const UNNAMED: Self = Self { gitlab: false, graphql: false, s3: true };
+    const NO_SERVER: Self = Self { gitlab: false, graphql: false, s3: false };
+}
+
+/// True, false, or the servers of a program.
+pub(super) fn insecure_http(program: Program) -> impl Fn(&str) -> Result<InsecureHttp, String> {
+    move |text| {
+        if let Ok(every) = boolean(text) {
+            return Ok(if every { InsecureHttp::EVERY_SERVER } else { InsecureHttp::UNNAMED });
+        }
+        let mut allowed = InsecureHttp::NO_SERVER;
+        for word in text.split([',', ' ']).filter(|word| !word.is_empty()) {
+            match (word, program) {
+                ("gitlab", _) => allowed.gitlab = true,
+                ("s3", _) => allowed.s3 = true,
+                ("graphql", Program::Producer) => allowed.graphql = true,
+                (_, Program::Producer) => {
+                    return Err(format!("{word:?} is not known: write true, false, or some of gitlab,graphql,s3"));
+                }
+                (_, Program::Consumer) => {
+                    return Err(format!("{word:?} is not known: write true, false, or some of gitlab,s3"));
+                }
+            }
+        }
+        if allowed == InsecureHttp::NO_SERVER {
+            return Err(format!("{text:?} names no server: write true, false, or the names of servers"));
+        }
+        Ok(allowed)
     }
 }
 
@@ -112,6 +156,14 @@ pub(super) fn credential(text: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// What the SDK sends in a header just as it is.
+pub(super) fn header_text(text: &str) -> Result<(), String> {
+    if text.contains(|c: char| !(c.is_ascii_graphic() || c == ' ')) {
+        return Err("holds a line end or another character that no header can hold: set it again".to_owned());
+    }
+    Ok(())
+}
+
 pub(super) fn not_blank(text: &str) -> Result<(), String> {
     if text.trim().is_empty() { Err("is blank".to_owned()) } else { Ok(()) }
 }
@@ -172,6 +224,9 @@ pub(super) fn gitlab_url(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
+/// The recipient of the examples in age's documentation. Nobody on the far side has its identity.
+const AGE_DOCUMENTATION: &str = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
+
 /// Messages name a recipient by its position: the text may be a secret that was pasted by mistake. Lines that begin with
 /// `#` are comments, as in a recipients file of age.
 pub(super) fn recipients(text: &str) -> Result<Vec<Recipient>, String> {
@@ -180,6 +235,11 @@ pub(super) fn recipients(text: &str) -> Result<Vec<Recipient>, String> {
         for word in line.split(|next: char| next == ',' || next.is_whitespace()).filter(|word| !word.is_empty()) {
             position += 1;
             match word.parse::<Recipient>() {
+                Ok(recipient) if recipient.to_string() == AGE_DOCUMENTATION => {
+                    let why = "is the example in age's documentation, which the far side cannot decrypt: give the one that \
+                               `age-keygen` printed there";
+                    problems.push(format!("number {position} {why}"));
+                }
                 Ok(recipient) if recipients.contains(&recipient) => {}
                 Ok(recipient) => recipients.push(recipient),
                 Err(_) => problems.push(format!("number {position} {}", what_instead(word))),
@@ -228,6 +288,13 @@ pub(super) fn query_file(path: &Path) -> Result<QuerySource, String> {
         return Err(format!("{} is empty: put the query into it", path.display()));
     }
     Ok(QuerySource::File(path.to_owned()))
+}
+
+/// A file with the target list. What is in it is read by each pass.
+pub(super) fn targets_file(path: &str) -> Result<TargetsFile, String> {
+    let file = TargetsFile(path.into());
+    file.try_open().map_err(|why| format!("cannot read {path}: {why}"))?;
+    Ok(file)
 }
 
 /// The file may be absent; if it is there, it must be usable.

@@ -1,9 +1,10 @@
-//! The clients of the far GitLab and of the bucket. Logins and identities in files are read again for each pass.
+//! The clients of the far GitLab and of the bucket. Logins, identities and trusted keys in files are read again for each pass.
 
 use std::num::NonZeroUsize;
 
 use super::PassError;
 use crate::artifact::encrypt::Identities;
+use crate::artifact::signature::TrustedKeys;
 use crate::bucket::Bucket;
 use crate::config;
 use crate::git::account::Account;
@@ -12,6 +13,14 @@ use crate::git::wire::GitServer;
 use crate::net::http;
 use crate::net::http::upload::Uploads;
 use crate::net::tls::TrustRoots;
+
+/// What opens objects, and whose signatures count.
+#[derive(Debug)]
+pub struct Keys {
+    pub(super) identities: Identities,
+    /// Without them, objects need no signature.
+    pub(super) trusted: Option<TrustedKeys>,
+}
 
 /// The clients of GitLab and S3, and the identities.
 pub struct Clients {
@@ -52,8 +61,10 @@ impl Clients {
         self.gitlab.server(&self.http).map_err(PassError::Secret)
     }
 
-    /// The identities of now.
-    pub(crate) fn identities(&self) -> Result<Identities, PassError> {
-        self.settings.identities().map_err(PassError::Secret)
+    /// The keys of now.
+    pub(super) fn keys(&self) -> Result<Keys, PassError> {
+        let identities = self.settings.identities().map_err(PassError::Secret)?;
+        let trusted = self.settings.trusted_keys().map_err(PassError::TrustedKeys)?;
+        Ok(Keys { identities, trusted })
     }
 }

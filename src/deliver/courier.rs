@@ -3,19 +3,20 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::job::Job;
-use crate::artifact::encrypt::Identities;
+use super::clients::Keys;
+use super::error::DeliverError;
+use super::job::{Job, Pushed};
 use crate::bucket::Bucket;
 use crate::config;
 use crate::git::push::PushServer;
 use crate::interrupt::within;
 use crate::memory::MemoryBudget;
 use crate::net::http;
-use crate::plan::delivery::Deliver;
 use crate::plan::delivery::report::Delivered;
-use crate::plan::outcome::Failure;
+use crate::plan::delivery::{Deliver, Taken};
 use crate::progress::Progress;
 use crate::workdir::Spool;
 
@@ -23,6 +24,8 @@ use crate::workdir::Spool;
 pub struct Courier {
     pub(super) bucket: Bucket,
     pub(super) spool: Spool,
+    /// When what was taken had been published.
+    pub(super) taken: Mutex<Taken>,
     pub(super) memory: Arc<MemoryBudget>,
     /// Longest archive accepted, in bytes.
     pub(super) max_repository_bytes: u64,
@@ -32,9 +35,11 @@ pub struct Courier {
 impl Courier {
     /// Opens and locks WORKDIR.
     pub(super) fn open(settings: &config::Consume, bucket: Bucket) -> anyhow::Result<Self> {
+        let spool = Spool::open(&settings.workdir)?;
         Ok(Self {
             bucket,
-            spool: Spool::open(&settings.workdir)?,
+            taken: Mutex::new(spool.taken()),
+            spool,
             memory: Arc::new(MemoryBudget::new(settings.memory_budget_bytes)),
             max_repository_bytes: settings.max_repository_bytes,
             time_limit: settings.target_timeout,
@@ -46,20 +51,25 @@ impl Courier {
         &self,
         git: &PushServer,
         deliver: &Deliver,
-        identities: &Arc<Identities>,
+        keys: &Arc<Keys>,
         progress: &Arc<Progress>,
         stop: &CancellationToken,
-    ) -> Result<Delivered, Failure> {
+    ) -> Result<Delivered, DeliverError> {
         let begun = Instant::now();
         let attempts = async |stop| {
-            let job = Job { courier: self, git, deliver, identities, progress, stop: &stop };
+            let job = Job { courier: self, git, deliver, keys, progress, stop: &stop };
             http::retrying_until(&stop, self.time_limit, async || job.run().await).await
         };
         // The far side cleans up if a push that has to stop is ended properly.
         match within(self.time_limit, stop, attempts).await {
-            Ok((rewritten_from, pushed_bytes)) => Ok(Delivered { rewritten_from, pushed_bytes, took: begun.elapsed() }),
-            Err(_) if stop.is_cancelled() => Err(Failure::Stopped),
-            Err(error) => Err(error.into_failure(progress.stage())),
+            Ok(Pushed { rewritten_from, bytes: pushed_bytes, origin, published }) => {
+                if let Some(published) = published {
+                    self.taken.lock().note(deliver.destination(), published);
+                }
+                Ok(Delivered { rewritten_from, pushed_bytes, origin, published, took: begun.elapsed() })
+            }
+            Err(_) if stop.is_cancelled() => Err(DeliverError::Stopped),
+            Err(error) => Err(error),
         }
     }
 }

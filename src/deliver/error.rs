@@ -8,15 +8,19 @@ use std::time::Duration;
 use tokio::task::JoinError;
 
 use crate::artifact::error::ArtifactError;
+use crate::artifact::signature::TrustError;
 use crate::artifact::stream::StreamError;
 use crate::bucket::BucketError;
 use crate::git::heads::LoginRefused;
+use crate::git::pack::PackError;
 use crate::git::pack::subset::SubsetError;
 use crate::git::push::{PushError, Refusal};
 use crate::interrupt::Cut;
+use crate::model::manifest::ManifestError;
 use crate::model::stage::Stage;
 use crate::net::http::{RequestError, Retryable};
 use crate::plan::Cause;
+use crate::plan::delivery::Replayed;
 use crate::plan::outcome::{Failure, Rewrite};
 use crate::text::error_chain;
 use crate::workdir::WorkdirError;
@@ -26,6 +30,9 @@ use crate::workdir::WorkdirError;
 pub enum PassError {
     #[error("cannot read a secret")]
     Secret(#[source] anyhow::Error),
+    /// Without them, nothing is taken.
+    #[error("cannot read the trusted keys")]
+    TrustedKeys(#[source] anyhow::Error),
     /// Our folder in WORKDIR was removed and cannot be created again.
     #[error(transparent)]
     Workdir(#[from] WorkdirError),
@@ -51,11 +58,22 @@ pub(super) enum DeliverError {
     Disk(#[source] io::Error),
     #[error("cannot make the pack to push")]
     Subset(#[source] SubsetError),
+    /// An increment's pack cannot be read, or does not fit what it is on top of.
+    #[error("its increment cannot be used")]
+    Increment(#[source] PackError),
+    /// A signed object that was published before what was taken already.
+    #[error("refused, {0}")]
+    Replayed(#[from] Replayed),
+    /// The plan does not deliver such objects.
+    #[error("internal error: an object of the plan cannot be delivered")]
+    NoObject,
     /// The push took no more of the pack. Its answer says why.
     #[error("the push took no more of the pack")]
     Receiver(#[source] io::Error),
     #[error("cannot push")]
     Push(#[from] PushError),
+    #[error("not tried: the far GitLab has refused the login for others, so the token has expired during this pass")]
+    LoginRefused,
     /// The far branch does not lead to the object's commit, and `ON_REWRITE` holds it.
     #[error(
         "the far branch is at {}, and {} does not descend from it: somebody else pushed, or the history was rewritten. \
@@ -98,18 +116,39 @@ impl DeliverError {
         match self {
             Self::Bucket(_) | Self::Object(ArtifactError::Download(_)) => Cause::Download,
             Self::Object(ArtifactError::OtherRecipients) => Cause::NotOurs,
-            Self::Object(ArtifactError::References(_)) => Cause::WrongContent,
+            Self::Object(ArtifactError::References(_) | ArtifactError::Bundle(_)) => Cause::WrongContent,
+            Self::Object(ArtifactError::Origin(error)) => origin_cause(error),
             Self::Object(ArtifactError::Disk { .. }) | Self::Disk(_) => Cause::Disk,
+            Self::Object(ArtifactError::Pack(PackError::Memory(_))) => Cause::Memory,
+            Self::Object(ArtifactError::Pack(PackError::Io(_))) => Cause::Disk,
             Self::Object(ArtifactError::TooLarge(_)) => Cause::TooLarge,
             Self::Subset(SubsetError::Memory(_)) => Cause::Memory,
             Self::Subset(SubsetError::Disk { .. }) => Cause::Disk,
             Self::Object(_) | Self::NeedsDisk(_) | Self::Subset(_) => Cause::Damaged,
             Self::Push(error) => push_cause(error),
+            Self::Increment(PackError::Memory(_)) => Cause::Memory,
+            Self::Increment(PackError::Io(_)) => Cause::Disk,
+            Self::Increment(_) => Cause::Damaged,
+            Self::Replayed(_) => Cause::Replayed,
             Self::Receiver(_) => Cause::Push,
             Self::Held(_) => Cause::Diverged,
             Self::TimeLimit(_) => Cause::TimeLimit,
-            Self::Request(_) => Cause::Push,
-            Self::Stopped | Self::Task(_) => Cause::Internal,
+            Self::Request(_) | Self::LoginRefused => Cause::Push,
+            Self::NoObject | Self::Stopped | Self::Task(_) => Cause::Internal,
+        }
+    }
+
+    /// Whether the object is gone since it was listed.
+    pub(super) fn is_gone(&self) -> bool {
+        matches!(self, Self::Bucket(error) if error.is_no_such_object())
+    }
+
+    /// Whether the far server accepted the login, as far as this error shows.
+    pub(super) fn login(&self) -> Option<bool> {
+        match self {
+            Self::Push(error) => error.login(),
+            Self::Request(error) => error.refuses_login().then_some(false),
+            _ => None,
         }
     }
 
@@ -139,6 +178,20 @@ impl From<SubsetError> for DeliverError {
             SubsetError::Receiver(error) => Self::Receiver(error),
             SubsetError::Stopped => Self::Stopped,
             error => Self::Subset(error),
+        }
+    }
+}
+
+/// Why an object is not trusted.
+fn origin_cause(error: &TrustError) -> Cause {
+    match error {
+        TrustError::Unsigned | TrustError::UnknownKey(_) | TrustError::BadSignature(_) | TrustError::Malformed => {
+            Cause::Untrusted
+        }
+        TrustError::Replayed { .. } => Cause::Replayed,
+        TrustError::Manifest(ManifestError::Another { .. }) => Cause::WrongContent,
+        TrustError::Manifest(ManifestError::TooLong | ManifestError::Version(_) | ManifestError::Malformed(_)) => {
+            Cause::Damaged
         }
     }
 }

@@ -3,107 +3,315 @@
 //! Invariant: the far branch moves only if the archive was read to its end and is what its name says: a pack that is
 //! streamed lacks its last bytes until then. The far server verifies each object, and that the commit's history is complete.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
+use super::clients::Keys;
 use super::courier::Courier;
 use super::error::DeliverError;
 use crate::artifact::Limits;
-use crate::artifact::encrypt::Identities;
-use crate::artifact::open::{Expected, unpack};
-use crate::artifact::stream::{Streamed, stream_pack};
+use crate::artifact::increment::{self, ExpectedIncrement};
+use crate::artifact::open::{Expected, Said, unpack};
+use crate::artifact::signature::Trust;
+use crate::artifact::stream::stream_pack;
 use crate::files::create_private_dir;
 use crate::git::pack::subset::{descends, write_subset};
-use crate::git::push::{PackBody, PackWriter, PushServer, RefUpdate, Remedy, pack_channel};
+use crate::git::pack::thin::history::leads_to;
+use crate::git::push::{PackBody, PackWriter, PushError, PushServer, RefUpdate, Remedy, pack_channel};
 use crate::interrupt::Interrupt;
-use crate::model::key::{CommitId, HeldObject};
+use crate::model::key::{CommitId, Content, HeldObject};
+use crate::model::manifest::{Manifest, Origin};
 use crate::model::stage::Stage;
 use crate::net::http;
 use crate::plan::OnRewrite;
-use crate::plan::delivery::Deliver;
+use crate::plan::delivery::{Deliver, Move, Route};
 use crate::plan::outcome::Rewrite;
 use crate::progress::Progress;
 
+/// How much of an increment's pack is in memory while it is pushed, in bytes.
+const COPY_BYTES: usize = 64 << 10;
 /// How long it may take to find out what became of a push whose answer was lost.
 const LOOKUP_BUDGET: Duration = Duration::from_secs(60);
 
-/// The far head that the new commit does not descend from, if so; and the size of the pushed pack in bytes.
-type Pushed = (Option<CommitId>, u64);
+/// What was pushed.
+#[derive(Debug)]
+pub(super) struct Pushed {
+    /// The far head that the new commit does not descend from, if so.
+    pub(super) rewritten_from: Option<CommitId>,
+    /// The size of all pushed packs in bytes.
+    pub(super) bytes: u64,
+    /// Who made the object that brings the commit.
+    pub(super) origin: Origin,
+    /// When it was published, if a trusted key has signed that.
+    pub(super) published: Option<SystemTime>,
+}
+
+impl Pushed {
+    fn new(rewritten_from: Option<CommitId>, bytes: u64, origin: Origin, manifest: Option<&Manifest>) -> Self {
+        let signed = manifest.filter(|_| matches!(origin, Origin::Signed { .. }));
+        Self { rewritten_from, bytes, origin, published: signed.map(|manifest| manifest.published) }
+    }
+}
 
 /// One attempt at one delivery.
 pub(super) struct Job<'a> {
     pub(super) courier: &'a Courier,
     pub(super) git: &'a PushServer,
     pub(super) deliver: &'a Deliver,
-    pub(super) identities: &'a Arc<Identities>,
+    pub(super) keys: &'a Arc<Keys>,
     pub(super) progress: &'a Arc<Progress>,
     pub(super) stop: &'a CancellationToken,
 }
 
 impl Job<'_> {
     pub(super) async fn run(&self) -> Result<Pushed, DeliverError> {
-        if self.deliver.from.is_some() {
-            return self.push_from_disk().await;
-        }
-        match self.stream().await {
-            Err(DeliverError::NeedsDisk(why)) => {
-                tracing::debug!(why, "an object cannot be streamed, and is delivered by way of the disk");
-                self.push_from_disk().await
+        match (self.deliver.route, &self.deliver.chain[..]) {
+            (Route::All, [whole]) => match self.stream(whole, self.not_before()).await {
+                Err(DeliverError::NeedsDisk(why)) => {
+                    tracing::debug!(why, "an object cannot be streamed, and is delivered by way of the disk");
+                    self.with_disk(async |place| self.push_from_disk(place, &mut vec![], None).await).await
+                }
+                streamed => streamed,
+            },
+            (Route::All, [whole, ..]) => self.with_disk(async |place| self.push_all(place, whole).await).await,
+            (Route::All, []) => Err(DeliverError::NoObject),
+            (Route::From(first), _) => {
+                self.with_disk(async |place| {
+                    let mut opened = vec![];
+                    self.open_from(place, first, &mut opened).await?;
+                    self.push_increments(place, opened).await
+                })
+                .await
             }
-            streamed => streamed,
+            (Route::Search, _) => self.with_disk(async |place| self.search(place).await).await,
         }
     }
 
-    /// Pushes a branch that the far side does not have while its object is being read. Nothing touches the disk.
-    async fn stream(&self) -> Result<Pushed, DeliverError> {
-        let reader = self.download().await?;
-        let (object, commit, identities) = self.owned();
-        let limits = self.limits();
-        let pushed = self.push(move |begin| {
-            let streamed = stream_pack(reader, &expected(&object, commit), &identities, limits, begin);
-            let Streamed { pack_bytes, other_references } = streamed?;
-            if other_references > 0 {
-                tracing::debug!(other_references, "other references of the archive are left out");
-            }
-            Ok(pack_bytes)
-        });
-        Ok((None, pushed.await?))
-    }
-
-    /// Keeps the object on the disk while it is pushed.
-    async fn push_from_disk(&self) -> Result<Pushed, DeliverError> {
+    /// With a folder of its own on the disk.
+    async fn with_disk(
+        &self,
+        work: impl AsyncFnOnce(&Path) -> Result<Pushed, DeliverError>,
+    ) -> Result<Pushed, DeliverError> {
         let place = self.courier.spool.place().map_err(DeliverError::Disk)?;
-        let pushed = self.unpack_and_push(&place.path().join("repository")).await;
+        let pushed = work(place.path()).await;
         place.remove().await;
         pushed
     }
 
-    /// Unpacks the object, and pushes what the far side lacks of it.
-    async fn unpack_and_push(&self, repository: &Path) -> Result<Pushed, DeliverError> {
-        self.unpack(repository).await?;
-        let (from, to) = (self.deliver.from, self.deliver.commit);
+    /// Pushes a branch that the far side does not have: the whole history is streamed, the increments follow. They are opened
+    /// before anything is pushed, because the last one tells when this was published.
+    async fn push_all(&self, place: &Path, whole: &HeldObject) -> Result<Pushed, DeliverError> {
+        let mut opened = vec![];
+        self.open_from(place, 1, &mut opened).await?;
+        if let Some(tip) = opened.last() {
+            self.allow(&tip.increment.origin, Some(&tip.increment.manifest), Move::Creates)?;
+        }
+        match self.stream(whole, None).await {
+            Ok(first) => {
+                let pushed = self.push_increments(place, opened).await?;
+                Ok(Pushed { bytes: pushed.bytes + first.bytes, ..pushed })
+            }
+            Err(DeliverError::NeedsDisk(why)) => {
+                tracing::debug!(why, "an object cannot be streamed, and is delivered by way of the disk");
+                self.push_from_disk(place, &mut opened, None).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Pushes to a branch that is not where one of the increments begins. If one of them says that it covers that commit, or
+    /// holds it, that one and those after it bring all that the far side lacks.
+    async fn search(&self, place: &Path) -> Result<Pushed, DeliverError> {
+        let (mut opened, chain) = (vec![], &self.deliver.chain);
+        let Some(from) = self.deliver.from else { return self.push_from_disk(place, &mut opened, None).await };
+        for at in (1..chain.len()).rev() {
+            self.open_from(place, at, &mut opened).await?;
+            let Some(first) = opened.first() else { break };
+            if first.increment.manifest.covers.contains(&from) || self.leads_to(first, from).await? {
+                return self.push_increments(place, opened).await;
+            }
+        }
+        self.push_from_disk(place, &mut opened, Some(from)).await
+    }
+
+    /// Opens the increments of the chain from this one on, those that are not open yet.
+    async fn open_from(&self, place: &Path, first: usize, opened: &mut Vec<Opened>) -> Result<(), DeliverError> {
+        let missing = first..self.deliver.chain.len() - opened.len();
+        let mut found = vec![];
+        for at in missing {
+            found.push(self.open(place, &self.deliver.chain[at]).await?);
+        }
+        opened.splice(0..0, found);
+        Ok(())
+    }
+
+    /// Downloads an increment, and checks it to its end.
+    async fn open(&self, place: &Path, object: &HeldObject) -> Result<Opened, DeliverError> {
+        let (base, commit) = ends_of(object)?;
+        let reader = self.download(object).await?;
+        let (keys, limits, object) = (Arc::clone(self.keys), self.limits(), object.clone());
+        let file = place.join(format!("{commit}.pack"));
+        let reading = spawn_blocking(move || {
+            let trust = trust(&object, &keys, None);
+            let expected = ExpectedIncrement { commit, base, bytes: Some(object.bytes), trust };
+            increment::read(reader, &expected, &keys.identities, limits, &file)
+        });
+        Ok(Opened { base, commit, increment: reading.await?? })
+    }
+
+    /// Pushes increments one after the other, each on top of the one before. If the far side lacks what it should have, it is
+    /// sent everything, once.
+    async fn push_increments(&self, place: &Path, mut opened: Vec<Opened>) -> Result<Pushed, DeliverError> {
+        let (mut at, mut bytes) = (self.deliver.from, 0);
+        let tip = opened.last().map(|tip| (tip.increment.origin, tip.increment.manifest.clone()));
+        let Some((origin, manifest)) = tip else { return Err(DeliverError::NoObject) };
+        if let (Some(from), Some(first)) = (at, opened.first()) {
+            // Who signed it knew it. Otherwise the history in the pack proves that the branch moves forward.
+            let is_vouched = matches!(origin, Origin::Signed { .. });
+            if !is_vouched && self.deliver.on_rewrite == OnRewrite::Hold && !self.leads_to(first, from).await? {
+                return self.push_from_disk(place, &mut opened, at).await;
+            }
+            self.allow(&origin, Some(&manifest), Move::Forward)?;
+        }
+        for increment in &opened {
+            // A branch that was made a moment ago is where its whole history ends.
+            let old = at.or(Some(increment.base));
+            match self.push_file(increment, old).await {
+                Ok(pushed) => bytes += pushed,
+                Err(DeliverError::Push(error)) if wants_everything(&error) => {
+                    tracing::debug!(%error, "the far side lacks what an increment is on top of");
+                    return self.push_from_disk(place, &mut opened, old).await;
+                }
+                Err(error) => return Err(error),
+            }
+            at = Some(increment.commit);
+        }
+        Ok(Pushed::new(None, bytes, origin, Some(&manifest)))
+    }
+
+    /// Pushes an increment's pack as it is. Returns its size in bytes.
+    async fn push_file(&self, opened: &Opened, old: Option<CommitId>) -> Result<u64, DeliverError> {
+        let pack = opened.increment.pack.clone();
+        let interrupt = Interrupt::when(self.stop);
+        self.push(old, opened.commit, move |begin| {
+            let mut file = File::open(&pack.path).map_err(DeliverError::Disk)?;
+            let mut out = begin(pack.len).map_err(DeliverError::Receiver)?;
+            let mut buffer = vec![0; COPY_BYTES];
+            loop {
+                let read = file.read(&mut buffer).map_err(DeliverError::Disk)?;
+                if read == 0 {
+                    return Ok(pack.len);
+                }
+                if interrupt.flag.load(Ordering::Relaxed) {
+                    return Err(DeliverError::Stopped);
+                }
+                out.write_all(&buffer[..read]).map_err(DeliverError::Receiver)?;
+            }
+        })
+        .await
+    }
+
+    /// Pushes a whole history while its object is being read. Nothing touches the disk.
+    async fn stream(&self, object: &HeldObject, not_before: Option<SystemTime>) -> Result<Pushed, DeliverError> {
+        let commit = commit_of(object)?;
+        let reader = self.download(object).await?;
+        let (keys, limits, object) = (Arc::clone(self.keys), self.limits(), object.clone());
+        let (said, known) = oneshot::channel();
+        let pushed = self.push(None, commit, move |begin| {
+            let expected = expected(&object, commit, &keys, not_before)?;
+            let streamed = stream_pack(reader, &expected, &keys.identities, limits, begin)?;
+            note_others(&streamed.said);
+            // The receiver is gone if the delivery was given up.
+            drop(said.send(streamed.said));
+            Ok(streamed.pack_bytes)
+        });
+        let bytes = pushed.await?;
+        let Said { origin, manifest, .. } = known.await.map_err(|_| DeliverError::Stopped)?;
+        Ok(Pushed::new(None, bytes, origin, manifest.as_ref()))
+    }
+
+    /// Unpacks everything, and pushes what the far side lacks of it.
+    async fn push_from_disk(
+        &self,
+        place: &Path,
+        opened: &mut Vec<Opened>,
+        from: Option<CommitId>,
+    ) -> Result<Pushed, DeliverError> {
+        let Some(whole) = self.deliver.chain.first() else { return Err(DeliverError::NoObject) };
+        self.open_from(place, 1, opened).await?;
+        let repository = place.join("repository");
+        let said = self.unpack(whole, &repository).await?;
+        let (origin, manifest) = match opened.last() {
+            Some(tip) => (tip.increment.origin, Some(tip.increment.manifest.clone())),
+            None => (said.origin, said.manifest),
+        };
+        for increment in opened.drain(..) {
+            self.apply(&repository, increment).await?;
+        }
+        let to = self.deliver.commit;
         let rewritten_from = match from {
-            Some(from) if !self.descends(repository, from).await? => Some(from),
+            Some(from) if !self.descends(&repository, from).await? => Some(from),
             Some(_) | None => None,
         };
+        let does = match (from, rewritten_from) {
+            (None, _) => Move::Creates,
+            (Some(_), None) => Move::Forward,
+            (Some(_), Some(from)) => Move::Replaces(from),
+        };
+        self.allow(&origin, manifest.as_ref(), does)?;
         if let (Some(from), OnRewrite::Hold) = (rewritten_from, self.deliver.on_rewrite) {
             return Err(DeliverError::Held(Rewrite { from, to }));
         }
-        match self.push_lacking(repository, from).await {
+        let bytes = match self.push_lacking(&repository, from, from).await {
             // The far side lacks what it should have: send everything, once.
-            Err(DeliverError::Push(error))
-                if from.is_some() && error.refusal().is_some_and(|it| it.remedy() == Remedy::SendWhole) =>
-            {
-                Ok((rewritten_from, self.push_lacking(repository, None).await?))
+            Err(DeliverError::Push(error)) if from.is_some() && wants_everything(&error) => {
+                self.push_lacking(&repository, from, None).await?
             }
-            pushed => Ok((rewritten_from, pushed?)),
+            pushed => pushed?,
+        };
+        Ok(Pushed::new(rewritten_from, bytes, origin, manifest.as_ref()))
+    }
+
+    /// Adds an increment to the repository that holds what it is on top of.
+    async fn apply(&self, repository: &Path, opened: Opened) -> Result<(), DeliverError> {
+        let (memory, interrupt) = (Arc::clone(&self.courier.memory), Interrupt::when(self.stop));
+        let (repository, limit) = (repository.to_owned(), self.courier.max_repository_bytes);
+        let branch = self.deliver.destination().branch.clone();
+        let applying = spawn_blocking(move || {
+            let Opened { commit, increment, .. } = opened;
+            increment::apply(&increment.pack, &repository, &branch, commit, limit, &memory, &interrupt.flag)
+        });
+        Ok(applying.await??)
+    }
+
+    /// Whether the increment's history leads back to this commit, as far as its own pack tells.
+    async fn leads_to(&self, opened: &Opened, ancestor: CommitId) -> Result<bool, DeliverError> {
+        let (pack, commit) = (opened.increment.pack.clone(), opened.commit);
+        let (memory, interrupt) = (Arc::clone(&self.courier.memory), Interrupt::when(self.stop));
+        let asking = spawn_blocking(move || leads_to(&pack.path, commit, ancestor, &memory, &interrupt.flag));
+        asking.await?.map_err(DeliverError::Increment)
+    }
+
+    /// Whether what was published then may still be taken. Only a signature tells when that was.
+    fn allow(&self, origin: &Origin, manifest: Option<&Manifest>, does: Move) -> Result<(), DeliverError> {
+        match (origin, manifest) {
+            (Origin::Signed { .. }, Some(manifest)) => Ok(self.courier.taken.lock().allow(manifest, does)?),
+            (Origin::Signed { .. } | Origin::Unchecked { .. } | Origin::Unsigned, _) => Ok(()),
         }
+    }
+
+    /// What a whole history that creates the branch must not have been published before.
+    fn not_before(&self) -> Option<SystemTime> {
+        self.keys.trusted.as_ref()?;
+        self.courier.taken.lock().published(self.deliver.destination())
     }
 
     /// Whether the commit descends from `base`.
@@ -114,20 +322,27 @@ impl Job<'_> {
         Ok(asking.await??)
     }
 
-    /// Pushes what the commit has and `have` lacks. Returns the size of the pack in bytes.
-    async fn push_lacking(&self, repository: &Path, have: Option<CommitId>) -> Result<u64, DeliverError> {
+    /// Pushes what the commit has and `have` lacks to a branch that is at `old`. Returns the size of the pack in bytes.
+    async fn push_lacking(
+        &self,
+        repository: &Path,
+        old: Option<CommitId>,
+        have: Option<CommitId>,
+    ) -> Result<u64, DeliverError> {
         let (repository, commit) = (repository.to_owned(), self.deliver.commit);
         let (memory, interrupt) = (Arc::clone(&self.courier.memory), Interrupt::when(self.stop));
-        self.push(move |begin| {
+        self.push(old, commit, move |begin| {
             let sent = write_subset(&repository, commit, have, &memory, &interrupt.flag, begin);
             sent.map(|sent| sent.bytes).map_err(DeliverError::from)
         })
         .await
     }
 
-    /// Pushes the pack that `make` writes, and returns its size in bytes.
+    /// Moves the branch from `old` to `new` by the pack that `make` writes, and returns the pack's size in bytes.
     async fn push(
         &self,
+        old: Option<CommitId>,
+        new: CommitId,
         make: impl FnOnce(&mut dyn FnMut(u64) -> io::Result<Counted>) -> Result<u64, DeliverError> + Send + 'static,
     ) -> Result<u64, DeliverError> {
         let (begun, pack) = oneshot::channel();
@@ -147,7 +362,7 @@ impl Job<'_> {
         });
         let pushing = async {
             // Without a pack there is nothing to push; the other half reports why.
-            Some(self.send(pack.await.ok()?).await)
+            Some(self.send(old, new, pack.await.ok()?).await)
         };
         let (made, pushed) = tokio::join!(making, pushing);
         match (made?, pushed) {
@@ -158,10 +373,10 @@ impl Job<'_> {
     }
 
     /// Sends a pack. If the answer is lost, the far branch tells whether it was taken.
-    async fn send(&self, pack: PackBody) -> Result<(), DeliverError> {
+    async fn send(&self, old: Option<CommitId>, new: CommitId, pack: PackBody) -> Result<(), DeliverError> {
         let destination = self.deliver.destination();
         let (project, branch) = (destination.path(), destination.branch.as_str());
-        let update = RefUpdate { branch, old: self.deliver.from, new: self.deliver.commit };
+        let update = RefUpdate { branch, old, new };
         let error = match self.git.push(&project, &update, pack).await {
             Ok(()) => return Ok(()),
             Err(error) => error,
@@ -172,33 +387,33 @@ impl Job<'_> {
         let branches = [branch].into();
         let lookup = http::retrying(LOOKUP_BUDGET, async || self.git.heads_for_push(&project, &branches).await);
         match lookup.await {
-            Ok(heads) if heads.get(branch) == Some(&self.deliver.commit) => Ok(()),
+            Ok(heads) if heads.get(branch) == Some(&new) => Ok(()),
             Ok(_) | Err(_) => Err(error.into()),
         }
     }
 
-    /// The object's content. Its bytes count as progress.
-    async fn download(&self) -> Result<impl Read + Send + use<>, DeliverError> {
+    /// An object's content. Its bytes count as progress.
+    async fn download(&self, object: &HeldObject) -> Result<impl Read + Send + use<>, DeliverError> {
         drop(self.progress.enter(Stage::Downloading));
-        self.progress.expect_to_receive(self.deliver.object.bytes);
+        self.progress.expect_to_receive(object.bytes);
         let progress = Arc::clone(self.progress);
         let came = move |bytes| progress.received(bytes as u64);
-        Ok(self.courier.bucket.download(&self.deliver.object.key, self.stop, came).await?)
+        Ok(self.courier.bucket.download(&object.key, self.stop, came).await?)
     }
 
-    async fn unpack(&self, repository: &Path) -> Result<(), DeliverError> {
-        let reader = self.download().await?;
-        let (object, commit, identities) = self.owned();
+    async fn unpack(&self, object: &HeldObject, repository: &Path) -> Result<Said, DeliverError> {
+        let commit = commit_of(object)?;
+        let reader = self.download(object).await?;
+        let (keys, object) = (Arc::clone(self.keys), object.clone());
         let (repository, limits) = (repository.to_owned(), self.limits());
         let unpacking = spawn_blocking(move || {
             create_private_dir(&repository).map_err(DeliverError::Disk)?;
-            Ok(unpack(reader, &expected(&object, commit), &identities, limits, &repository)?)
+            let expected = expected(&object, commit, &keys, None)?;
+            let said = unpack(reader, &expected, &keys.identities, limits, &repository)?;
+            note_others(&said);
+            Ok(said)
         });
-        unpacking.await?.map(drop)
-    }
-
-    fn owned(&self) -> (HeldObject, CommitId, Arc<Identities>) {
-        (self.deliver.object.clone(), self.deliver.commit, Arc::clone(self.identities))
+        unpacking.await?
     }
 
     fn limits(&self) -> Limits {
@@ -224,7 +439,47 @@ impl Write for Counted {
     }
 }
 
-fn expected(object: &HeldObject, commit: CommitId) -> Expected<'_> {
-    let name = &object.name;
-    Expected { format: name.format, branch: &name.destination.branch, commit, bytes: Some(object.bytes) }
+/// An increment whose pack is on the disk.
+struct Opened {
+    base: CommitId,
+    commit: CommitId,
+    increment: increment::Increment,
+}
+
+/// Whether the far side lacks what the pack is on top of.
+fn wants_everything(error: &PushError) -> bool {
+    error.refusal().is_some_and(|refusal| refusal.remedy() == Remedy::SendWhole)
+}
+
+fn note_others(Said { other_references, .. }: &Said) {
+    if *other_references > 0 {
+        tracing::debug!(other_references, "other references of the archive are left out");
+    }
+}
+
+/// The commit in the name of an object that the plan accepted.
+fn commit_of(object: &HeldObject) -> Result<CommitId, DeliverError> {
+    object.name.commit.parse().map_err(|_| DeliverError::NoObject)
+}
+
+/// Where an increment begins and ends.
+fn ends_of(object: &HeldObject) -> Result<(CommitId, CommitId), DeliverError> {
+    match object.name.content {
+        Content::Increment { base } => Ok((base, commit_of(object)?)),
+        Content::Whole(_) => Err(DeliverError::NoObject),
+    }
+}
+
+fn expected<'a>(
+    object: &'a HeldObject,
+    commit: CommitId,
+    keys: &'a Keys,
+    not_before: Option<SystemTime>,
+) -> Result<Expected<'a>, DeliverError> {
+    let format = object.name.content.format().ok_or(DeliverError::NoObject)?;
+    Ok(Expected { format, commit, bytes: Some(object.bytes), trust: trust(object, keys, not_before) })
+}
+
+fn trust<'a>(object: &'a HeldObject, keys: &'a Keys, not_before: Option<SystemTime>) -> Trust<'a> {
+    Trust { destination: &object.name.destination, keys: keys.trusted.as_ref(), not_before }
 }

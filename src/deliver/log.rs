@@ -1,19 +1,34 @@
 //! What a pass writes to the log: one line for each blocked destination, for each delivery, and for the pass. Of many with
-//! an equal reason, only a few are named.
+//! an equal reason, only a few are named. What the passes before found too is only said now and then.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::PassError;
 use crate::model::key::Destination;
 use crate::model::program::Program;
-use crate::passes::log::{Failures, NAMED};
-use crate::plan::delivery::report::{DeliveryOutcome, DeliveryReport};
+use crate::passes::log::{Failures, LastSaid, NAMED};
+use crate::plan::delivery::report::{DeliveryOutcome, DeliveryReport, Done};
 use crate::plan::delivery::{DeliveryPlan, Undeliverable};
 use crate::plan::outcome::Failure;
 use crate::text::{error_chain, printable};
 
-pub(super) fn blocked(plan: &DeliveryPlan) {
+/// What was said of passes last.
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    blocked: LastSaid,
+    pass: LastSaid,
+}
+
+/// One line for each blocked destination, or for many with an equal reason. `is_asked`: somebody asked for the pass.
+pub(super) fn blocked(plan: &DeliveryPlan, said: &Said, is_asked: bool) {
+    let all: Vec<_> = plan.blocked.iter().map(|it| (it.destination(), it.obstacle.to_string())).collect();
+    let is_news = said.blocked.is_news(&all, Instant::now()) || is_asked;
+    macro_rules! log {
+        ($($line:tt)+) => {
+            if is_news { tracing::error!($($line)+) } else { tracing::debug!($($line)+) }
+        };
+    }
     let mut alike: BTreeMap<String, Vec<&Undeliverable>> = BTreeMap::new();
     for blocked in &plan.blocked {
         alike.entry(blocked.obstacle.to_string()).or_default().push(blocked);
@@ -24,13 +39,13 @@ pub(super) fn blocked(plan: &DeliveryPlan) {
             for blocked in alike {
                 let Destination { group, project, branch } = blocked.destination();
                 let name = printable(&blocked.destination().to_string());
-                tracing::error!(group, project, branch, %reason, advice, "blocked: {name}");
+                log!(group, project, branch, %reason, advice, "blocked: {name}");
             }
             continue;
         }
         let names: Vec<_> = alike.iter().take(NAMED).map(|it| printable(&it.destination().to_string())).collect();
         let (count, examples) = (alike.len(), names.join(", "));
-        tracing::error!(count, examples, %reason, advice, "blocked: {count} targets for the same reason, such as {examples}");
+        log!(count, examples, %reason, advice, "blocked: {count} targets for the same reason, such as {examples}");
     }
 }
 
@@ -39,12 +54,21 @@ pub(super) fn outcome(DeliveryOutcome { deliver, result }: &DeliveryOutcome, fai
     let Destination { group, project, branch } = deliver.destination();
     let name = printable(&deliver.destination().to_string());
     match result {
-        Ok(delivered) => {
+        Ok(Done::Superseded) => {
+            tracing::info!(
+                group,
+                project,
+                branch,
+                "superseded: the object of {name} was replaced since it was listed; the next pass takes the new one"
+            );
+        }
+        Ok(Done::Pushed(delivered)) => {
             tracing::info!(
                 group, project, branch,
                 commit = %deliver.commit,
                 bytes = delivered.pushed_bytes,
                 seconds = delivered.took.as_secs_f64(),
+                origin = %delivered.origin,
                 reason = %deliver.reason,
                 "delivered {name}"
             );
@@ -67,6 +91,17 @@ pub(super) fn outcome(DeliveryOutcome { deliver, result }: &DeliveryOutcome, fai
     }
 }
 
+/// One line for all destinations that were not tried because the login is refused.
+pub(super) fn not_tried(count: usize) {
+    if count > 0 {
+        tracing::error!(
+            count,
+            "failed: {count} destinations are not tried, because the far GitLab has refused the login for others: check \
+             whether the token has expired"
+        );
+    }
+}
+
 /// One line for a pass that ended without a plan.
 pub fn failed_pass(error: &PassError) {
     match error {
@@ -75,8 +110,8 @@ pub fn failed_pass(error: &PassError) {
     }
 }
 
-/// One line for a pass.
-pub(super) fn report(report: &DeliveryReport) {
+/// One line for a pass. One that `is_quiet` tried nothing, and nobody asked for it.
+pub(super) fn report(report: &DeliveryReport, said: &Said, is_quiet: bool) {
     let DeliveryReport { delivered, unchanged, blocked, failed, held, foreign, pushed_bytes, .. } = report;
     let (blocked, failed, held) = (blocked.len(), failed.len(), held.len());
     let seconds = Duration::from_secs_f64(report.seconds).as_millis() as f64 / 1e3;
@@ -85,9 +120,11 @@ pub(super) fn report(report: &DeliveryReport) {
             tracing::$level!(delivered, unchanged, blocked, failed, held, foreign, pushed_bytes, seconds, $message)
         };
     }
-    if report.is_success() {
-        log!(info, "pass done");
-    } else {
-        log!(warn, "pass done, not everything is in sync");
+    let is_news = said.pass.is_news((unchanged, blocked, failed, held, foreign), Instant::now()) || !is_quiet;
+    match (report.is_success(), is_news) {
+        (true, true) => log!(info, "pass done"),
+        (true, false) => log!(debug, "pass done"),
+        (false, true) => log!(warn, "pass done, not everything is in sync"),
+        (false, false) => log!(debug, "pass done, not everything is in sync"),
     }
 }

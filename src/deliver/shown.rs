@@ -8,7 +8,7 @@ use crate::bucket::Listing;
 use crate::model::key::{Destination, HeldObject};
 use crate::model::stage::Stage;
 use crate::plan::Cause;
-use crate::plan::delivery::report::{DeliveryOutcome, DeliveryReport};
+use crate::plan::delivery::report::{DeliveryOutcome, DeliveryReport, Done};
 use crate::plan::delivery::{Deliver, DeliverReason, DeliveryPlan};
 use crate::plan::outcome::Failure;
 use crate::progress::Progress;
@@ -46,6 +46,10 @@ impl Deliverer {
             Err(PassError::Login(_)) => self.pauses.refused(),
             // It did not get as far as the login.
             Err(_) => {}
+        }
+        if result.is_err_and(|error| !matches!(error, PassError::Stopped)) {
+            let mut past = self.past.lock();
+            past.failed = past.failed.saturating_add(1);
         }
         let summary = result.map(|report| PassSummary {
             success: report.is_success(),
@@ -100,7 +104,9 @@ fn change(DeliveryOutcome { deliver, result }: &DeliveryOutcome, at: Stage) -> C
         ..Change::NONE
     };
     match result {
-        Ok(delivered) => {
+        // The next pass sees what has superseded it.
+        Ok(Done::Superseded) => Change::NONE,
+        Ok(Done::Pushed(delivered)) => {
             let reason = match (deliver.reason, deliver.from, delivered.rewritten_from) {
                 (_, _, Some(_)) => DeliveryReason::Rewritten,
                 (DeliverReason::New, _, None) | (_, None, None) => DeliveryReason::New,
@@ -111,7 +117,12 @@ fn change(DeliveryOutcome { deliver, result }: &DeliveryOutcome, at: Stage) -> C
                 bytes: deliver.object.bytes,
                 published: deliver.object.last_modified,
             };
-            Change { what: What::InSync(Some(arrived)), objects: (0, 0), count: Some(Count::Delivered(reason)) }
+            Change {
+                what: What::InSync(Some(arrived)),
+                objects: (0, 0),
+                count: Some(Count::Delivered(reason)),
+                saved_bytes: 0,
+            }
         }
         Err(Failure::Stopped) => Change::NONE,
         Err(Failure::Held { error, .. }) => out_of_sync(TargetState::Blocked, Cause::Diverged, at, error),

@@ -1,12 +1,13 @@
-//! The target list: which projects to synchronise, and where to, as the server says it.
+//! The target list: which projects to synchronise, and where to, as a server or a file says it.
 //!
 //! Invariant: only targets are kept while parsing.
 
 use graphql_client::GraphQLQuery;
 use serde::{Deserialize, Deserializer};
 
-use super::{TargetsError, each};
-use crate::model::target::Target;
+use self::gitlab_sync::GitlabSyncAppsV1CodeComponentsGitlabSync as Entry;
+use super::each;
+use crate::model::target::{Target, Targets};
 
 /// The types of the answer, made from our query.
 #[derive(GraphQLQuery)]
@@ -21,62 +22,113 @@ struct GitlabSync;
 /// The data of an answer to our query.
 #[derive(Deserialize)]
 pub(super) struct Data {
-    apps_v1: Option<Apps>,
+    apps_v1: Option<Listed>,
 }
 
 /// The targets of all apps, as written.
-struct Apps {
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Listed {
     targets: Vec<Target>,
     /// How many apps have no list of components.
     unlisted: usize,
+    /// The first place where a field is absent, instead of null.
+    pub(super) absent: Option<String>,
+}
+
+impl Listed {
+    pub(super) fn validated(self) -> Targets {
+        Targets { unlisted_apps: self.unlisted, ..Targets::validate(self.targets) }
+    }
+}
+
+/// A field that may be null. It may be absent as well, in an answer; see [`Listed::absent`].
+#[derive(Default)]
+enum Field<T> {
+    #[default]
+    Absent,
+    Null,
+    Given(T),
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Field<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Option::deserialize(deserializer)?.map_or(Self::Null, Self::Given))
+    }
 }
 
 #[derive(Deserialize)]
 struct App {
-    #[serde(rename = "codeComponents")]
-    code_components: Option<CodeComponents>,
+    #[serde(rename = "codeComponents", default = "Field::default")]
+    code_components: Field<CodeComponents>,
 }
 
 /// The targets of an app, as written.
-struct CodeComponents(Vec<Target>);
+struct CodeComponents {
+    targets: Vec<Target>,
+    /// The number of the first component without `gitlabSync`, counted from 1.
+    absent: Option<usize>,
+}
 
-impl<'de> Deserialize<'de> for Apps {
+#[derive(Deserialize)]
+struct Component {
+    #[serde(rename = "gitlabSync", default = "Field::default")]
+    gitlab_sync: Field<Entry>,
+}
+
+impl<'de> Deserialize<'de> for Listed {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (mut targets, mut unlisted) = (vec![], 0);
-        each(deserializer, |app: App| match app.code_components {
-            Some(CodeComponents(of_app)) => targets.extend(of_app),
-            None => unlisted += 1,
+        let (mut all, mut number) = (Self { targets: vec![], unlisted: 0, absent: None }, 0);
+        each(deserializer, |app: App| {
+            number += 1;
+            match app.code_components {
+                Field::Given(CodeComponents { targets, absent }) => {
+                    all.targets.extend(targets);
+                    if let (None, Some(component)) = (&all.absent, absent) {
+                        all.absent = Some(format!("component {component} of app {number} has no gitlabSync"));
+                    }
+                }
+                Field::Null => all.unlisted += 1,
+                Field::Absent => {
+                    all.unlisted += 1;
+                    all.absent.get_or_insert_with(|| format!("app {number} has no codeComponents"));
+                }
+            }
         })?;
-        Ok(Self { targets, unlisted })
+        Ok(all)
     }
 }
 
 impl<'de> Deserialize<'de> for CodeComponents {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut targets = vec![];
-        each(deserializer, |component: gitlab_sync::GitlabSyncAppsV1CodeComponents| {
-            targets.extend(component.gitlab_sync.map(|sync| {
-                let (from, to) = (sync.source_project, sync.destination_project);
-                Target::between((from.group, from.name, from.branch), (to.group, to.name, to.branch))
-            }));
+        let (mut all, mut number) = (Self { targets: vec![], absent: None }, 0);
+        each(deserializer, |component: Component| {
+            number += 1;
+            match component.gitlab_sync {
+                Field::Given(Entry { source_project: from, destination_project: to }) => {
+                    all.targets
+                        .push(Target::between((from.group, from.name, from.branch), (to.group, to.name, to.branch)));
+                }
+                Field::Null => {}
+                Field::Absent => all.absent = all.absent.or(Some(number)),
+            }
         })?;
-        Ok(Self(targets))
+        Ok(all)
     }
 }
 
-/// The targets of an answer, as written, and how many apps have no list of components.
-pub(super) fn list(answer: Data) -> Result<(Vec<Target>, usize), TargetsError> {
-    answer.apps_v1.map(|Apps { targets, unlisted }| (targets, unlisted)).ok_or(TargetsError::NoList("apps_v1"))
+/// The targets of an answer, as written. An error names the part that is absent or null.
+pub(super) fn list(answer: Data) -> Result<Listed, &'static str> {
+    answer.apps_v1.ok_or("apps_v1")
 }
 
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-    use super::super::data;
+    use super::super::{Unusable, data};
     use super::*;
     use crate::model::key::Destination;
-    use crate::model::target::{Source, Targets};
+    use crate::model::target::Source;
     use proptest::prelude::*;
 
     const ANSWER: &str = r#"{"data":{"apps_v1":[{"codeComponents":[{"gitlabSync":{
@@ -90,8 +142,16 @@ mod tests {
         }
     }
 
-    fn parse(json: &str) -> Result<Vec<Target>, TargetsError> {
-        data(json.as_bytes(), "application/json".to_owned()).and_then(list).map(|(targets, _)| targets)
+    fn listed(json: &str) -> Result<Listed, String> {
+        let data = data(json.as_bytes()).map_err(|unusable| match unusable {
+            Unusable::Shape(why) | Unusable::Reported(why) => why,
+            Unusable::NoData => "data".to_owned(),
+        });
+        list(data?).map_err(str::to_owned)
+    }
+
+    fn parse(json: &str) -> Result<Vec<Target>, String> {
+        listed(json).map(|listed| listed.targets)
     }
 
     #[test]
@@ -108,8 +168,24 @@ mod tests {
     fn an_app_with_null_for_its_components_is_told_from_one_with_an_empty_list() {
         let answer =
             r#"{"data":{"apps_v1":[{"codeComponents":null},{"codeComponents":[]},{},{"codeComponents":[{}]}]}}"#;
-        let (targets, unlisted) = data(answer.as_bytes(), String::new()).and_then(list).unwrap();
+        let Listed { targets, unlisted, absent } = listed(answer).unwrap();
         assert_eq!((targets, unlisted), (vec![], 2));
+        assert_eq!(absent.as_deref(), Some("app 3 has no codeComponents"), "the first one");
+    }
+
+    #[test]
+    fn what_is_absent_is_told_from_what_is_null() {
+        for (apps, expected) in [
+            (r#"[{"codeComponents":null},{"codeComponents":[{"gitlabSync":null}]}]"#, None),
+            (r#"[{"codeComponents":[]},{"codecomponents":[]}]"#, Some("app 2 has no codeComponents")),
+            (
+                r#"[{"codeComponents":[{"gitlabSync":null},{"gitlabsync":null}]},{}]"#,
+                Some("component 2 of app 1 has no gitlabSync"),
+            ),
+        ] {
+            let listed = listed(&format!(r#"{{"data":{{"apps_v1":{apps}}}}}"#)).unwrap();
+            assert_eq!(listed.absent.as_deref(), expected, "{apps}");
+        }
     }
 
     #[test]
@@ -120,21 +196,21 @@ mod tests {
             (r#"{"data":{"apps_v1":null}}"#, "apps_v1"),
             (r#"{"data":{}}"#, "apps_v1"),
         ] {
-            assert!(matches!(parse(json), Err(TargetsError::NoList(found)) if found == part), "{json}");
+            assert_eq!(parse(json), Err(part.to_owned()), "{json}");
         }
     }
 
     #[test]
     fn errors_beside_data_spoil_the_answer() {
         let found = parse(r#"{"data":{"apps_v1":[]},"errors":[{"message":"bundle \u001b gone"}]}"#);
-        assert!(matches!(found, Err(TargetsError::Reported(text)) if text == "bundle \\u{1b} gone"));
+        assert_eq!(found, Err("bundle \\u{1b} gone".to_owned()));
     }
 
     #[test]
     fn of_many_errors_the_first_ones_are_told() {
         let many = vec![r#"{"message":"broken","path":["a",1]}"#; 100_000].join(",");
         let found = parse(&format!(r#"{{"errors":[{many}]}}"#));
-        assert!(matches!(found, Err(TargetsError::Reported(text)) if text == "broken; broken; broken"));
+        assert_eq!(found, Err("broken; broken; broken".to_owned()));
     }
 
     #[test]
@@ -157,7 +233,7 @@ mod tests {
             format!(r#"{{"data":{{"apps_v1":"{long}"}}}}"#),
             format!(r#"{{"errors":[{{"message":"{long}"}},{{"message":"{long}"}}]}}"#),
         ] {
-            let shown = parse(&json).unwrap_err().to_string();
+            let shown = parse(&json).unwrap_err();
             assert!(shown.len() < 1_000, "{} bytes", shown.len());
         }
     }
@@ -172,8 +248,8 @@ mod tests {
         #[test]
         fn damaged_answers_give_errors_or_targets_with_harmless_names(seed: u64) {
             let body = testbed::mutate::mutated(ANSWER.as_bytes(), seed);
-            let Ok((list, _)) = data(&body, String::new()).and_then(list) else { return Ok(()) };
-            for Target { source, destination } in Targets::validate(list).accepted {
+            let Ok(Ok(listed)) = data(&body).map(list) else { return Ok(()) };
+            for Target { source, destination } in listed.validated().accepted {
                 for name in [&source.project, &source.branch, &destination.group, &destination.project, &destination.branch] {
                     prop_assert!(is_harmless(name), "{name:?}");
                 }

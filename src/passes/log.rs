@@ -2,6 +2,8 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -12,6 +14,31 @@ use crate::text::remote_text;
 pub const NAMED: usize = 3;
 /// How many foreign keys the log names; the rest are only counted.
 const FOREIGN_SHOWN: usize = 5;
+
+/// After this long, the log says again what has not changed since.
+const SAID_AGAIN_AFTER: Duration = Duration::from_secs(600);
+
+/// What the log last said of something that each pass finds. Passes may come every few seconds, and most find what the one
+/// before them found.
+#[derive(Debug, Default)]
+pub struct LastSaid {
+    hasher: RandomState,
+    /// A hash of it, and when it was said.
+    last: Mutex<Option<(u64, Instant)>>,
+}
+
+impl LastSaid {
+    /// Whether the log says this now: it is not what was said last, or that was long ago.
+    pub fn is_news(&self, what: impl Hash, now: Instant) -> bool {
+        let what = self.hasher.hash_one(what);
+        let mut last = self.last.lock();
+        if last.is_some_and(|(said, at)| said == what && now.duration_since(at) < SAID_AGAIN_AFTER) {
+            return false;
+        }
+        *last = Some((what, now));
+        true
+    }
+}
 
 /// Failures of a pass by their reasons. The first few of each are logged at once, and the others in one line at the end.
 #[derive(Debug, Default)]
@@ -57,5 +84,27 @@ impl ForeignLog {
             examples = shown.join(" "),
             "the bucket holds objects with foreign names, which are left alone"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_not_changed_is_said_every_ten_minutes() {
+        let (said, start) = (LastSaid::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let times = (0..3_600).step_by(10).filter(|second| said.is_news(("pass", 3), at(*second)));
+        assert_eq!(times.collect::<Vec<_>>(), [0, 600, 1_200, 1_800, 2_400, 3_000]);
+    }
+
+    #[test]
+    fn what_has_changed_is_said_at_once() {
+        let (said, now) = (LastSaid::default(), Instant::now());
+        assert!(said.is_news(1, now));
+        assert!(!said.is_news(1, now));
+        assert!(said.is_news(2, now));
+        assert!(said.is_news(1, now), "also if it is as it was before that");
     }
 }

@@ -13,12 +13,14 @@ use tokio_util::sync::CancellationToken;
 use super::Triggers;
 use crate::status::Trigger;
 
-/// Full passes under way at the same time. All but the newest only have actions left that have begun, each of which holds
-/// a slot of `SYNC_CONCURRENCY`.
-const MOST_FULL_PASSES: usize = 4;
-
-/// Runs full passes until `wait` returns `None`. `pass` gets a token to cancel when its last action has begun.
-pub async fn full_passes(pass: impl AsyncFn(Trigger, &CancellationToken), wait: impl AsyncFn() -> Option<Trigger>) {
+/// Runs full passes until `wait` returns `None`. `pass` gets a token to cancel when its last action has begun. At most `most`
+/// are under way at the same time; all but the newest only have actions left that have begun, each of which holds a slot of
+/// `SYNC_CONCURRENCY`.
+pub async fn full_passes(
+    most: usize,
+    pass: impl AsyncFn(Trigger, &CancellationToken),
+    wait: impl AsyncFn() -> Option<Trigger>,
+) {
     let mut under_way = FuturesUnordered::new();
     let mut trigger = Some(Trigger::Schedule);
     while let Some(began_by) = trigger {
@@ -30,7 +32,7 @@ pub async fn full_passes(pass: impl AsyncFn(Trigger, &CancellationToken), wait: 
             begun.cancel();
         });
         beside(&mut under_way, all_begun.cancelled()).await;
-        while under_way.len() >= MOST_FULL_PASSES {
+        while under_way.len() >= most {
             under_way.next().await;
         }
         trigger = beside(&mut under_way, wait()).await;
@@ -39,12 +41,12 @@ pub async fn full_passes(pass: impl AsyncFn(Trigger, &CancellationToken), wait: 
     while under_way.next().await.is_some() {}
 }
 
-/// Waits for the next full pass: until `pause` is over, one is requested, or `early` ends. `None` if the program is asked
-/// to stop.
+/// Waits for the next full pass: until `pause` is over, one is requested, or `early` ends with what starts it. `None` if the
+/// program is asked to stop.
 pub async fn wait(
     pause: Duration,
     triggers: &Triggers,
-    early: impl Future<Output = ()>,
+    early: impl Future<Output = Trigger>,
     stop: &CancellationToken,
 ) -> Option<Trigger> {
     tokio::select! {
@@ -52,7 +54,7 @@ pub async fn wait(
         () = stop.cancelled() => None,
         () = tokio::time::sleep(pause) => Some(Trigger::Schedule),
         () = triggers.full_pass_wanted() => Some(Trigger::Signal),
-        () = early => Some(Trigger::Schedule),
+        trigger = early => Some(trigger),
     }
 }
 

@@ -1,7 +1,7 @@
-//! What starts a pass early: pushes that GitLab reports, and a signal.
+//! What starts a pass early: pushes that GitLab reports, changes that the bucket reports, and a signal.
 //!
-//! Invariant: memory is bounded by the number of source branches, and push passes keep a distance, however many requests
-//! arrive.
+//! Invariant: memory is bounded by the number of source branches, and the passes of reports keep a distance, however many
+//! requests arrive.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,9 +12,9 @@ use tokio::time::Instant;
 
 use crate::model::target::Source;
 
-/// How long a push waits for others to share its pass.
+/// How long a report waits for others to share its pass.
 const COALESCE: Duration = Duration::from_millis(200);
-/// Least time from the start of one push pass to the next.
+/// Least time from the start of one pass to the next that a report starts.
 const LEAST_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Requested passes that have not begun.
@@ -22,6 +22,8 @@ const LEAST_INTERVAL: Duration = Duration::from_secs(1);
 pub struct Triggers {
     pushes: Mutex<Pushes>,
     push_came: Notify,
+    changes: Mutex<Changes>,
+    change_came: Notify,
     full_pass: Notify,
     /// The source branches in the last full pass's target list.
     accepted: Mutex<Vec<Source>>,
@@ -30,6 +32,13 @@ pub struct Triggers {
 #[derive(Debug, Default)]
 struct Pushes {
     pending: BTreeSet<Source>,
+    last_pass: Option<Instant>,
+}
+
+/// Whether the bucket has changed since the last full pass began. What has changed is in its listing.
+#[derive(Debug, Default)]
+struct Changes {
+    pending: bool,
     last_pass: Option<Instant>,
 }
 
@@ -42,6 +51,26 @@ impl Triggers {
     /// Waits until a full pass is requested.
     pub async fn full_pass_wanted(&self) {
         self.full_pass.notified().await;
+    }
+
+    /// The bucket has changed: requests a full pass. All changes before it begins share it.
+    pub fn bucket_changed(&self) {
+        self.changes.lock().pending = true;
+        self.change_came.notify_one();
+    }
+
+    /// Waits until the bucket has changed, then briefly for more changes. The change is pending until a pass begins.
+    pub async fn bucket_change(&self) {
+        while !self.changes.lock().pending {
+            self.change_came.notified().await;
+        }
+        let last_pass = self.changes.lock().last_pass;
+        tokio::time::sleep_until(begin_at(Instant::now(), last_pass)).await;
+    }
+
+    /// A full pass begins, and sees all changes so far.
+    pub fn full_pass_begins(&self) {
+        *self.changes.lock() = Changes { pending: false, last_pass: Some(Instant::now()) };
     }
 
     /// From now on, only pushes to these branches count.
@@ -80,7 +109,7 @@ impl Triggers {
     }
 }
 
-/// When the pass for a push that arrives `now` begins.
+/// When the pass for a report that arrives `now` begins.
 fn begin_at(now: Instant, last_pass: Option<Instant>) -> Instant {
     let coalesced = now + COALESCE;
     last_pass.map_or(coalesced, |last| coalesced.max(last + LEAST_INTERVAL))
@@ -119,6 +148,32 @@ mod tests {
         triggers.pushed([source("a")]);
         assert_eq!(triggers.pushes().now_or_never(), None, "others may join it");
         assert_eq!(triggers.pushes().await, [source("a")].into());
+    }
+
+    #[tokio::test]
+    async fn changes_share_the_next_pass_and_those_during_it_the_one_after_it() {
+        let triggers = Triggers::default();
+        assert_eq!(triggers.bucket_change().now_or_never(), None);
+        (0..1_000).for_each(|_| triggers.bucket_changed());
+        assert_eq!(triggers.bucket_change().now_or_never(), None, "others may join it");
+        triggers.bucket_change().await;
+        triggers.full_pass_begins();
+        let (begun, nothing) = (Instant::now(), triggers.bucket_change().now_or_never());
+        assert_eq!(nothing, None, "nothing is left");
+        (0..1_000).for_each(|_| triggers.bucket_changed());
+        triggers.bucket_change().await;
+        assert!(begun.elapsed() >= LEAST_INTERVAL - Duration::from_millis(100), "{:?}", begun.elapsed());
+        triggers.full_pass_begins();
+        assert_eq!(triggers.bucket_change().now_or_never(), None);
+    }
+
+    #[tokio::test]
+    async fn a_pass_that_begins_for_another_reason_covers_what_has_changed_before() {
+        let triggers = Triggers::default();
+        triggers.bucket_changed();
+        triggers.full_pass_begins();
+        let waited = tokio::time::timeout(2 * COALESCE, triggers.bucket_change()).await;
+        assert!(waited.is_err(), "no pass is left to do");
     }
 
     #[tokio::test]

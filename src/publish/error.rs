@@ -91,7 +91,7 @@ impl PublishError {
     }
 
     pub(super) fn is_from_mirror(&self) -> bool {
-        matches!(self, Self::Mirror(_) | Self::Archive(_))
+        matches!(self, Self::Mirror(_) | Self::Pack(PackError::Kept(_)) | Self::Archive(_))
     }
 
     /// Whether the server refused the login, not the project.
@@ -108,7 +108,7 @@ impl PublishError {
             Self::Pack(PackError::Io(_)) | Self::Mirror(MirrorError::Io(_)) | Self::Upload(BucketError::Record(_)) => {
                 Cause::Disk
             }
-            Self::Pack(PackError::Memory(_)) => Cause::Memory,
+            Self::Pack(PackError::Memory(_)) | Self::Mirror(MirrorError::Packs(PackError::Memory(_))) => Cause::Memory,
             Self::Pack(_) | Self::Mirror(_) => Cause::Repository,
             Self::Archive(_) => Cause::Archive,
             Self::Upload(_) => Cause::Upload,

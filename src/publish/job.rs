@@ -13,25 +13,36 @@ use super::error::PublishError;
 use super::feed;
 use super::{Publisher, fetch_error};
 use crate::artifact::archive::{self, Contents, Pack};
-use crate::artifact::encrypt;
-use crate::bucket::BucketError;
+use crate::artifact::encrypt::{self, Sealer};
+use crate::artifact::increment;
+use crate::artifact::signature::SignedManifest;
+use crate::bucket::{BucketError, PartWriter};
 use crate::git::lfs;
+use crate::git::pack::thin::receive_thin;
 use crate::git::pack::{self, PackError, ReceiveLimits, ReceivedPack};
 use crate::git::store::Store;
-use crate::git::wire::{GitServer, PackStream};
+use crate::git::wire::{GitServer, PackStream, WireError};
 use crate::interrupt::Interrupt;
-use crate::model::key::CommitId;
+use crate::model::key::{self, CommitId};
+use crate::model::manifest::Manifest;
 use crate::model::stage::Stage;
 use crate::model::target::Source;
 use crate::plan::outcome::Rewrite;
-use crate::plan::{OnRewrite, Publish};
+use crate::plan::{Increment, OnRewrite, Publish};
 use crate::progress::{Progress, StageTimer};
 use crate::text::{error_chain, printable};
 use crate::workdir::mirrors::{Mirror, MirrorError, StoredPack};
 
+/// What an increment's object has beside its pack, in bytes, at most: age's header, the archive's records, the manifest and its
+/// signature, the bundle's header.
+const INCREMENT_FRAME_BYTES: u64 = 8 << 10;
+
 /// An object that is up.
 pub(super) struct Shipped {
+    pub(super) key: String,
     pub(super) bytes: u64,
+    /// What it is on top of, if it is an increment.
+    pub(super) base: Option<CommitId>,
     pub(super) rewritten_from: Option<CommitId>,
     pub(super) lfs_paths: usize,
 }
@@ -42,6 +53,7 @@ pub(super) struct Job<'a> {
     pub(super) git: &'a GitServer,
     pub(super) publish: &'a Publish,
     pub(super) commit: CommitId,
+    /// Of the whole history's object.
     pub(super) key: &'a str,
     pub(super) progress: &'a Arc<Progress>,
     pub(super) stop: &'a CancellationToken,
@@ -49,16 +61,43 @@ pub(super) struct Job<'a> {
 
 impl Job<'_> {
     pub(super) async fn run(&self) -> Result<Shipped, PublishError> {
+        match self.publish.increment() {
+            None => self.publish_whole().await,
+            Some(increment) => match self.publish_increment(increment).await {
+                Ok(Ok(shipped)) => Ok(shipped),
+                Ok(Err(why)) => {
+                    self.say_whole(why);
+                    self.publish_whole().await
+                }
+                Err(error) if self.can_be_solved_afresh(&error) => {
+                    self.say_whole(&error_chain(&error));
+                    self.publish_whole().await
+                }
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    fn say_whole(&self, why: &str) {
+        let destination = printable(&self.publish.target.destination.to_string());
+        tracing::info!(destination, why, "an increment cannot be made, so the whole history crosses");
+    }
+
+    /// Whether it is the mirror that is to blame, or an incomplete answer to a fetch for it.
+    fn can_be_solved_afresh(&self, error: &PublishError) -> bool {
+        let is_incomplete = matches!(error, PublishError::Pack(PackError::Empty | PackError::Incomplete { .. }));
+        (is_incomplete || error.is_from_mirror()) && !self.stop.is_cancelled()
+    }
+
+    async fn publish_whole(&self) -> Result<Shipped, PublishError> {
         let mirror = self.publisher.mirrors.lease(self.source()).await;
         match mirror.commit() {
             None => self.publish_afresh(mirror).await,
-            Some(have) => match self.publish_increment(mirror, have).await {
+            Some(have) => match self.publish_from_mirror(mirror, have).await {
                 Ok(Some(shipped)) => Ok(shipped),
-                // The branch was rewritten, or the mirror is damaged. Fetching it afresh solves both.
-                Ok(None) | Err(PublishError::Pack(PackError::Empty | PackError::Incomplete { .. })) => {
-                    self.publish_afresh(self.fresh_lease().await?).await
-                }
-                Err(error) if error.is_from_mirror() && !self.stop.is_cancelled() => {
+                // The branch was rewritten. Fetching it afresh solves that.
+                Ok(None) => self.publish_afresh(self.fresh_lease().await?).await,
+                Err(error) if self.can_be_solved_afresh(&error) => {
                     let (source, error) = (printable(&self.source().to_string()), error_chain(&error));
                     tracing::warn!(source, error, "the kept repository cannot be used and is fetched afresh");
                     self.publish_afresh(self.fresh_lease().await?).await
@@ -66,6 +105,75 @@ impl Job<'_> {
                 Err(error) => Err(error),
             },
         }
+    }
+
+    /// Publishes what the commit adds to the increment's base. The mirror is brought to the commit first: by what is new there,
+    /// or, if there is no mirror, by the whole history of the base and what is new since. Says why, if it has to be the whole
+    /// history.
+    async fn publish_increment(&self, increment: &Increment) -> Result<Result<Shipped, &'static str>, PublishError> {
+        const REWRITTEN: &str = "the commit does not descend from the published one";
+        let mut mirror = self.publisher.mirrors.lease(self.source()).await;
+        if mirror.commit().is_none() {
+            match self.fetch_base(mirror, increment.base).await {
+                Ok(fetched) => mirror = fetched,
+                Err(PublishError::Fetch { source: WireError::NotOurRef(_), .. }) => {
+                    return Ok(Err("the source does not have the increment's base any more"));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(have) = mirror.commit().filter(|have| *have != self.commit) {
+            let Some(updated) = self.update(mirror, have, Depth::Thin).await? else { return Ok(Err(REWRITTEN)) };
+            mirror = updated;
+        }
+        if mirror.rewritten_from(self.publish.old_commit())?.is_some() {
+            return Ok(Err(REWRITTEN));
+        }
+        if mirror.bytes() > self.publisher.max_repository_bytes {
+            return Ok(Err("what is kept of the repository has grown too large"));
+        }
+        let (base, commit) = (increment.base, self.commit);
+        let (memory, interrupt) = (Arc::clone(&self.publisher.memory), Interrupt::when(self.stop));
+        let writing = spawn_blocking(move || {
+            let pack = mirror.write_increment(base, commit, &memory, &interrupt.flag)?;
+            Ok::<_, PublishError>((mirror, pack))
+        });
+        let (mirror, pack) = writing.await??;
+        if pack.file().len + INCREMENT_FRAME_BYTES > increment.limit_bytes {
+            return Ok(Err("the increments would be too large beside the whole history"));
+        }
+        let destination = &self.publish.target.destination;
+        let key = key::encode_increment(destination, base, commit)?;
+        let manifest = self.manifest(Some(increment))?;
+        let (branch, file) = (destination.branch.clone(), pack.file().clone());
+        let write = move |sealer| increment::write(&manifest, &branch, commit, base, &file, sealer);
+        let shipping = self.upload(&key, pack.file().len, pack.file().len + INCREMENT_FRAME_BYTES, write);
+        let (shipped, lfs_paths) = tokio::join!(shipping, self.lfs_paths(&mirror));
+        let bytes = shipped?;
+        Ok(Ok(Shipped { key, bytes, base: Some(base), rewritten_from: None, lfs_paths }))
+    }
+
+    /// Fetches the whole history of an earlier commit into an empty mirror.
+    async fn fetch_base(&self, mut mirror: Mirror, base: CommitId) -> Result<Mirror, PublishError> {
+        let stream = self.fetch(base, None).await?;
+        mirror.start_afresh()?;
+        let (unused, _) = oneshot::channel();
+        let finish =
+            move |mirror: &mut Mirror, pack, limits: &ReceiveLimits<'_>| Ok(mirror.finish_fresh(base, pack, limits)?);
+        let (mirror, ()) = self.receive(stream, mirror, Depth::Full, unused, finish).await?;
+        Ok(mirror)
+    }
+
+    /// Fetches what the mirror lacks. `None`: the commit does not descend from the mirror's.
+    async fn update(&self, mirror: Mirror, have: CommitId, depth: Depth) -> Result<Option<Mirror>, PublishError> {
+        let stream = self.fetch(self.commit, Some((have, depth))).await?;
+        let commit = self.commit;
+        let (unused, _) = oneshot::channel();
+        let finish = move |mirror: &mut Mirror, pack, limits: &ReceiveLimits<'_>| {
+            Ok(mirror.finish_increment(commit, pack, limits)?)
+        };
+        let (mirror, descends) = self.receive(stream, mirror, depth, unused, finish).await?;
+        Ok(descends.then_some(mirror))
     }
 
     fn source(&self) -> &Source {
@@ -80,20 +188,12 @@ impl Job<'_> {
 
     /// Publishes from the mirror, after fetching what it lacks. `None` if a fresh fetch is needed: the new commit does not
     /// descend from the mirror's, or the mirror has grown too large.
-    async fn publish_increment(&self, mut mirror: Mirror, have: CommitId) -> Result<Option<Shipped>, PublishError> {
+    async fn publish_from_mirror(&self, mut mirror: Mirror, have: CommitId) -> Result<Option<Shipped>, PublishError> {
         if have != self.commit {
-            let stream = self.fetch(Some(have)).await?;
-            let commit = self.commit;
-            let (unused, _) = oneshot::channel();
-            let finish = move |mirror: &mut Mirror, pack| Ok(mirror.finish_increment(commit, pack)?);
-            let (updated, descends) = self.receive(stream, mirror, unused, finish).await?;
+            let Some(updated) = self.update(mirror, have, Depth::Full).await? else { return Ok(None) };
             mirror = updated;
-            if !descends {
-                return Ok(None);
-            }
         }
-        let bytes: u64 = mirror.files().iter().map(|(_, [data, _])| data.len).sum();
-        if bytes > self.publisher.max_repository_bytes {
+        if mirror.bytes() > self.publisher.max_repository_bytes {
             // Increments can hold the same object twice. A fresh fetch tells whether the repository itself is too large.
             return Ok(None);
         }
@@ -107,19 +207,19 @@ impl Job<'_> {
         if matches!(shipped, Err(PublishError::Archive(_))) {
             mirror.discard().map_err(MirrorError::Io)?;
         }
-        shipped.map(|bytes| Some(Shipped { bytes, rewritten_from, lfs_paths }))
+        Ok(Some(self.shipped_whole(shipped?, rewritten_from, lfs_paths)))
     }
 
     /// Fetches the whole history. Archiving and uploading begin when the pack's last byte is there, while its objects are
     /// being verified. The index is the archive's last part; it exists only if verification succeeds.
     async fn publish_afresh(&self, mut mirror: Mirror) -> Result<Shipped, PublishError> {
-        let stream = self.fetch(None).await?;
+        let stream = self.fetch(self.commit, None).await?;
         mirror.start_afresh()?;
         let (commit, publish) = (self.commit, self.publish.clone());
         let (on_disk, pack) = oneshot::channel();
         let (indexed, index) = oneshot::channel();
-        let finish = move |mirror: &mut Mirror, pack: StoredPack| {
-            mirror.finish_fresh(commit, pack)?;
+        let finish = move |mirror: &mut Mirror, pack, limits: &ReceiveLimits<'_>| {
+            mirror.finish_fresh(commit, pack, limits)?;
             // On an error the index is never sent, and the upload is aborted.
             let rewritten_from = check_rewrite(&publish, mirror)?;
             if let Some((_, [_, index])) = mirror.files().pop() {
@@ -129,7 +229,7 @@ impl Job<'_> {
             Ok(rewritten_from)
         };
         let receiving = async {
-            let (mirror, rewritten_from) = self.receive(stream, mirror, on_disk, finish).await?;
+            let (mirror, rewritten_from) = self.receive(stream, mirror, Depth::Full, on_disk, finish).await?;
             let lfs_paths = self.lfs_paths(&mirror).await;
             Ok::<_, PublishError>((mirror, rewritten_from, lfs_paths))
         };
@@ -143,7 +243,11 @@ impl Job<'_> {
         let (received, shipped) = tokio::join!(receiving, shipping);
         // The mirror is held until the archive has been read.
         let (_mirror, rewritten_from, lfs_paths) = received?;
-        Ok(Shipped { bytes: shipped?, rewritten_from, lfs_paths })
+        Ok(self.shipped_whole(shipped?, rewritten_from, lfs_paths))
+    }
+
+    fn shipped_whole(&self, bytes: u64, rewritten_from: Option<CommitId>, lfs_paths: usize) -> Shipped {
+        Shipped { key: self.key.to_owned(), bytes, base: None, rewritten_from, lfs_paths }
     }
 
     /// How many paths are Git LFS pointers. A failure counts as none: it does not affect the object.
@@ -170,9 +274,20 @@ impl Job<'_> {
         }
     }
 
-    async fn fetch(&self, have: Option<CommitId>) -> Result<(PackStream, StageTimer), PublishError> {
+    async fn fetch(
+        &self,
+        want: CommitId,
+        have: Option<(CommitId, Depth)>,
+    ) -> Result<(PackStream, StageTimer), PublishError> {
         let fetching = self.progress.enter(Stage::Fetching);
-        let fetch = self.git.fetch(&self.source().project, self.commit, have);
+        let project = &self.source().project;
+        let fetch = async {
+            match have {
+                Some((have, Depth::Thin)) => self.git.fetch_thin(project, want, have).await,
+                Some((have, Depth::Full)) => self.git.fetch(project, want, Some(have)).await,
+                None => self.git.fetch(project, want, None).await,
+            }
+        };
         let stream = self.stop.run_until_cancelled(fetch).await.ok_or(PublishError::Stopped)?;
         stream.map(|stream| (stream, fetching)).map_err(|error| fetch_error(self.source(), error))
     }
@@ -182,8 +297,9 @@ impl Job<'_> {
         &self,
         (stream, fetching): (PackStream, StageTimer),
         mut mirror: Mirror,
+        depth: Depth,
         on_disk: oneshot::Sender<ReceivedPack>,
-        finish: impl FnOnce(&mut Mirror, StoredPack) -> Result<T, PublishError> + Send + 'static,
+        finish: impl FnOnce(&mut Mirror, StoredPack, &ReceiveLimits<'_>) -> Result<T, PublishError> + Send + 'static,
     ) -> Result<(Mirror, T), PublishError> {
         let (feed, source) = feed::channel();
         let interrupt = Interrupt::when(self.stop);
@@ -193,15 +309,19 @@ impl Job<'_> {
         let indexing = spawn_blocking(move || {
             let mut stage = fetching;
             let limits = ReceiveLimits { pack_bytes: limit, interrupt: &flag, memory: &memory, turns: &turns };
-            let (pack, index) = pack::receive(source, &mirror.pack_dir(), &limits, |pack| {
+            let mut verifying = || {
                 stage = progress.enter(Stage::Verifying);
                 record.begin();
-                drop(on_disk.send(pack));
-            })?;
+            };
+            let (pack, index) = match depth {
+                Depth::Full => pack::receive(source, &mirror.pack_dir(), &limits, |pack| {
+                    verifying();
+                    drop(on_disk.send(pack));
+                }),
+                Depth::Thin => receive_thin(source, &mirror.pack_dir(), &limits, verifying),
+            }?;
             drop(record);
-            let stored = StoredPack::new(&pack, &index);
-            let _held = memory.reading(mirror.reading_bytes(Some(&stored)), &flag).ok_or(PublishError::Stopped)?;
-            let finished = finish(&mut mirror, stored)?;
+            let finished = finish(&mut mirror, StoredPack::new(&pack, &index), &limits)?;
             drop(stage);
             Ok((mirror, finished))
         });
@@ -212,22 +332,52 @@ impl Job<'_> {
         indexed
     }
 
-    /// Archives, encrypts and uploads. Returns the object's size in bytes.
+    /// What the object says about itself. A whole history says so only if there is a key to sign it.
+    fn manifest(&self, increment: Option<&Increment>) -> Result<SignedManifest, PublishError> {
+        let destination = &self.publish.target.destination;
+        let previous = self.publish.old_commit().and_then(|commit| commit.parse().ok());
+        let manifest = Manifest {
+            destination: destination.clone(),
+            commit: self.commit,
+            base: increment.map(|increment| increment.base),
+            covers: increment.map(|increment| increment.covers.clone()).unwrap_or_default(),
+            previous: previous.filter(|previous| *previous != self.commit),
+            published: self.publisher.times.next(destination, self.publish.newest_written),
+        };
+        SignedManifest::new(&manifest, self.publisher.signing_key.as_ref()).map_err(PublishError::Archive)
+    }
+
+    /// Archives, encrypts and uploads a whole history. Returns the object's size in bytes.
     async fn ship(&self, packs: Vec<Pack>) -> Result<u64, PublishError> {
-        let publisher = self.publisher;
         let data: u64 = packs.iter().map(|pack| pack.data.len).sum();
+        let manifest = self.publisher.signing_key.is_some().then(|| self.manifest(None)).transpose()?;
+        let branch = self.publish.target.destination.branch.clone();
+        let contents = Contents { branch, commit: self.commit, manifest, packs };
+        let format = self.publish.format;
+        let write = move |sealer| archive::write(format, contents, sealer);
         // The length of the index is not known yet; it is seldom more than a quarter of the pack.
-        let expected = data + data / 4;
+        self.upload(self.key, data, data + data / 4, write).await
+    }
+
+    /// Encrypts and uploads what `write` writes: packs of `data` bytes, and probably `expected` bytes in all. Returns the object's
+    /// size in bytes.
+    async fn upload(
+        &self,
+        key: &str,
+        data: u64,
+        expected: u64,
+        write: impl FnOnce(Sealer<PartWriter>) -> io::Result<Sealer<PartWriter>> + Send + 'static,
+    ) -> Result<u64, PublishError> {
+        let publisher = self.publisher;
         let _uploading = self.progress.enter(Stage::Uploading);
         self.progress.expect_to_send(data);
         let (writer, parts) = publisher.bucket.pipe(expected);
-        let contents = Contents { branch: self.publish.target.destination.branch.clone(), commit: self.commit, packs };
-        let (recipients, format) = (Arc::clone(&publisher.recipients), self.publish.format);
+        let recipients = Arc::clone(&publisher.recipients);
         let writing = spawn_blocking(move || -> io::Result<u64> {
             let sealer = encrypt::encrypting(&recipients, writer).map_err(io::Error::other)?;
-            archive::write(format, contents, sealer)?.finish()?.finish()
+            write(sealer)?.finish()?.finish()
         });
-        let uploaded = publisher.bucket.upload(self.key, parts, &publisher.workdir, self.progress, self.stop).await;
+        let uploaded = publisher.bucket.upload(key, parts, &publisher.workdir, self.progress, self.stop).await;
         match (writing.await?, uploaded) {
             (Ok(_), Ok(bytes)) => Ok(bytes),
             // The writer failed first.
@@ -235,6 +385,15 @@ impl Job<'_> {
             (_, Err(error)) => Err(error.into()),
         }
     }
+}
+
+/// What a fetch brings beside what the mirror has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    /// Objects that need nothing else to be decoded.
+    Full,
+    /// Also deltas on what the mirror has.
+    Thin,
 }
 
 /// The published commit, if the mirror's commit does not descend from it and may replace it.

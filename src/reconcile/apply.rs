@@ -21,7 +21,7 @@ use crate::model::stage::Stage;
 use crate::passes::log::Failures;
 use crate::passes::{Workers, work_off};
 use crate::plan::outcome::{Done, Failure, Outcome};
-use crate::plan::{Action, Cause, Publish, Retire, Sweep};
+use crate::plan::{Action, Cause, Retire, Sweep};
 use crate::progress::Progress;
 use crate::publish::{PublishError, Publisher};
 use crate::status::{Change, PassId, Status};
@@ -60,25 +60,31 @@ pub async fn apply(actions: Vec<Action>, context: &ApplyContext<'_>, stop: &Canc
 
 async fn run_all(actions: Vec<Action>, context: &ApplyContext<'_>, stop: &CancellationToken) -> Vec<Outcome> {
     let (outcomes, failures) = (RefCell::new(vec![]), Failures::default());
-    work_off(actions, weight, context.workers, async |action| {
-        let Some(claim) = (context.claim)(&action) else {
-            context.status.left_out(context.pass);
-            return;
-        };
-        let progress = context.status.action_begins(action.destination().clone(), first_stage(&action));
-        let result = match stop.is_cancelled() {
-            true => Err(Failure::Stopped),
-            false => run(&action, context, &progress, stop).await,
-        };
-        let outcome = Outcome { action, result };
-        context.status.action_ends(context.pass, &progress, &Change::of(&outcome, progress.stage()));
-        if let (Ok(Done::Published(_)), Some(left)) = (&outcome.result, &mut *context.republish.lock()) {
-            left.remove(outcome.action.destination());
-        }
-        log::outcome(&outcome, &failures);
-        drop(claim);
-        outcomes.borrow_mut().push(outcome);
-    })
+    work_off(
+        actions,
+        weight,
+        |action| action.destination().clone(),
+        context.workers,
+        async |action| {
+            let Some(claim) = (context.claim)(&action) else {
+                context.status.left_out(context.pass);
+                return;
+            };
+            let progress = context.status.action_begins(action.destination().clone(), first_stage(&action));
+            let result = match stop.is_cancelled() {
+                true => Err(Failure::Stopped),
+                false => run(&action, context, &progress, stop).await,
+            };
+            let outcome = Outcome { action, result };
+            context.status.action_ends(context.pass, &progress, &Change::of(&outcome, progress.stage()));
+            if let (Ok(Done::Published(_)), Some(left)) = (&outcome.result, &mut *context.republish.lock()) {
+                left.remove(outcome.action.destination());
+            }
+            log::outcome(&outcome, &failures);
+            drop(claim);
+            outcomes.borrow_mut().push(outcome);
+        },
+    )
     .await;
     outcomes.into_inner()
 }
@@ -120,8 +126,7 @@ async fn run(
             let published = published.map_err(|error| error.into_failure(progress.stage()))?;
             context.uploads.stored(&publish.target.destination, &published.key, &publish.supersedes);
             let _deleting = progress.enter(Stage::Deleting);
-            let superseded = superseded(publish, &published.key);
-            let deleted = publisher.delete(superseded, stop).await;
+            let deleted = publisher.delete(publish.replaced_by(&published.key), stop).await;
             deleted.map_err(|error| not_deleted(&error, "published, but outdated objects stay beside it: "))?;
             Ok(Done::Published(published))
         }
@@ -143,9 +148,4 @@ fn not_deleted(error: &BucketError, prefix: &str) -> Failure {
             error: format!("{prefix}{}", error_chain(error)),
         },
     }
-}
-
-/// What the object at `key` replaces: never itself, even if the branch moved back to a published commit since the probe.
-fn superseded<'a>(publish: &'a Publish, key: &str) -> impl Iterator<Item = &'a String> {
-    publish.supersedes.iter().filter(move |superseded| *superseded != key)
 }

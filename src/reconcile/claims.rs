@@ -140,7 +140,7 @@ mod tests {
 
     use super::*;
     use crate::model::key::{ArchiveFormat, CommitId};
-    use crate::plan::{OnRewrite, Publish, PublishReason};
+    use crate::plan::{How, OnRewrite, Publish, PublishReason, WhyWhole};
 
     fn target(name: &str) -> Target {
         Target {
@@ -160,12 +160,15 @@ mod tests {
             commit: CommitId::from_bytes([1; 20]),
             format: ArchiveFormat::Zip,
             key: name.to_owned(),
+            how: How::Whole(WhyWhole::Setting),
             supersedes: vec![],
+            overwrites: false,
             held_bytes: 0,
+            newest_written: None,
             on_rewrite: OnRewrite::Publish,
             reason: PublishReason::New,
         };
-        Action::Publish(publish)
+        Action::Publish(Box::new(publish))
     }
 
     #[tokio::test]

@@ -1,4 +1,5 @@
-//! The clients of the three servers. Logins and queries in files are read again for each pass.
+//! The clients of the three servers, and the target list without a server. Logins and queries in files are read again for
+//! each pass.
 
 use std::num::NonZeroUsize;
 
@@ -10,8 +11,9 @@ use crate::config;
 use crate::git::account::Account;
 use crate::git::heads::{self, LoginRefused};
 use crate::git::wire::GitServer;
+use crate::graphql::file::TargetsFile;
 use crate::graphql::{GraphqlServer, QuerySource};
-use crate::model::target::{Head, Target};
+use crate::model::target::{Head, Target, Targets};
 use crate::net::http::{self, Login};
 use crate::net::tls::TrustRoots;
 use crate::progress::Pulse;
@@ -22,7 +24,24 @@ pub struct Clients {
     pub(crate) bucket: Bucket,
     http: reqwest::Client,
     pub(super) gitlab: Account,
-    graphql: config::Graphql,
+    targets: config::TargetList,
+}
+
+/// Where a pass takes the target list from.
+pub(crate) enum TargetList {
+    /// From a GraphQL server, with this query.
+    Server { server: GraphqlServer, query: String },
+    /// From a file.
+    File(TargetsFile),
+}
+
+impl TargetList {
+    pub(super) async fn targets(&self) -> Result<Targets, PassError> {
+        Ok(match self {
+            Self::Server { server, query } => server.targets(query).await?,
+            Self::File(file) => file.targets().await?,
+        })
+    }
 }
 
 impl Clients {
@@ -41,17 +60,30 @@ impl Clients {
             bucket: Bucket::connect(&settings.s3, settings.timeouts, roots).await?,
             gitlab: Account::new(base_url, username, token, probe_concurrency),
             http,
-            graphql: settings.graphql.clone(),
+            targets: settings.targets.clone(),
         })
     }
 
-    pub(crate) fn graphql(&self) -> Result<GraphqlServer, PassError> {
-        let login = self.graphql.login.as_ref().map(|(user, password)| login(user, password)).transpose()?;
-        Ok(GraphqlServer { client: self.http.clone(), url: self.graphql.server.clone(), login })
+    /// The target list, without a request.
+    pub(crate) fn target_list(&self) -> Result<TargetList, PassError> {
+        match &self.targets {
+            config::TargetList::Server(graphql) => {
+                Ok(TargetList::Server { server: self.graphql(graphql)?, query: query_text(&graphql.query)? })
+            }
+            config::TargetList::File(file) => Ok(TargetList::File(file.clone())),
+        }
     }
 
-    pub(crate) fn query(&self) -> Result<String, PassError> {
-        query_text(&self.graphql.query)
+    /// The pull-request check, and the server to ask, if it is asked for.
+    pub(super) fn pr_check(&self) -> Result<Option<(&config::PrCheck, GraphqlServer)>, PassError> {
+        let config::TargetList::Server(graphql) = &self.targets else { return Ok(None) };
+        let server = |check| Ok((check, self.graphql(graphql)?));
+        graphql.pr_check.as_ref().map(server).transpose()
+    }
+
+    fn graphql(&self, graphql: &config::Graphql) -> Result<GraphqlServer, PassError> {
+        let login = graphql.login.as_ref().map(|(user, password)| login(user, password)).transpose()?;
+        Ok(GraphqlServer { client: self.http.clone(), url: graphql.server.clone(), login })
     }
 
     pub(crate) fn git(&self) -> Result<GitServer, PassError> {

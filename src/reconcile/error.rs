@@ -2,6 +2,7 @@
 
 use crate::bucket::BucketError;
 use crate::git::heads::LoginRefused;
+use crate::graphql::file::FileError;
 use crate::graphql::{TargetsError, pr_check};
 use crate::plan::PlanError;
 use crate::workdir::WorkdirError;
@@ -21,6 +22,8 @@ pub enum PassError {
     PrCheck(#[from] Box<pr_check::CheckError>),
     #[error("no target list from GRAPHQL_SERVER")]
     Targets(#[from] TargetsError),
+    #[error("no target list from TARGETS_FILE")]
+    TargetsFile(#[from] FileError),
     /// Our folder in WORKDIR was removed and cannot be created again.
     #[error(transparent)]
     Workdir(#[from] WorkdirError),

@@ -6,13 +6,17 @@ use std::time::Duration;
 
 use super::PassError;
 use super::uploads::{LOST, Lost};
-use crate::model::key::Destination;
+use crate::model::key::{ArchiveFormat, Destination};
 use crate::model::target::Unknown;
 use crate::passes::log::{Failures, NAMED};
 use crate::plan::outcome::{Done, Failure, Outcome, Published};
 use crate::plan::report::Report;
 use crate::plan::{Action, Blocked, Blocker, Plan, Publish};
 use crate::text::{error_chain, printable};
+
+/// What to know of increments beside whole objects for app-sre's consumer.
+pub const WITH_TAR_GZ: &str = "CROSSING=incremental while whole objects are tar.gz: app-sre's consumer does not know increments, and ends \
+    its pass at the first one. If it reads this bucket, set CROSSING=whole";
 
 pub(super) fn blocked(plan: &Plan) {
     let mut alike: BTreeMap<String, Vec<&Blocked>> = BTreeMap::new();
@@ -30,6 +34,14 @@ pub(super) fn blocked(plan: &Plan) {
     }
     if let Some(guard) = &plan.guard {
         tracing::error!(would_retire = guard.would_retire, held = guard.held, "retire guard: {guard}");
+    }
+}
+
+/// One line if increments are about to get into a bucket whose format is that of app-sre's consumer.
+pub(super) fn increments(plan: &Plan) {
+    let is_increment = |action: &Action| matches!(action, Action::Publish(publish) if publish.increment().is_some());
+    if plan.format == ArchiveFormat::TarGz && plan.actions.iter().any(is_increment) {
+        tracing::warn!("{}", WITH_TAR_GZ);
     }
 }
 
@@ -67,7 +79,8 @@ fn reason_of(blocker: &Blocker) -> String {
 
 /// An error without the names of its target, which would make equal errors differ.
 fn without_names(action: &Action, error: &str) -> String {
-    let Action::Publish(Publish { target, commit, .. }) = action else { return error.to_owned() };
+    let Action::Publish(publish) = action else { return error.to_owned() };
+    let Publish { target, commit, .. } = &**publish;
     let names = [target.source.to_string(), target.source.project.clone(), commit.to_string()];
     names.iter().fold(error.to_owned(), |error, name| error.replace(name, "…"))
 }
@@ -82,7 +95,8 @@ pub fn failed_pass(error: &PassError) {
 }
 
 pub(super) fn report(report: &Report) {
-    let Report { published, retired, swept, unchanged, blocked, failed, held, foreign, uploaded_bytes, .. } = report;
+    let Report { published, retired, swept, unchanged, blocked, failed, held, foreign, .. } = report;
+    let (uploaded_bytes, saved_bytes) = (report.uploaded_bytes, report.saved_bytes);
     let (blocked, failed, held, seconds) = (blocked.len(), failed.len(), held.len(), report.seconds);
     let seconds = Duration::from_secs_f64(seconds).as_millis() as f64 / 1e3;
     macro_rules! log {
@@ -97,6 +111,7 @@ pub(super) fn report(report: &Report) {
                 held,
                 foreign,
                 uploaded_bytes,
+                saved_bytes,
                 seconds,
                 $message
             )
@@ -120,7 +135,7 @@ pub(super) fn outcome(Outcome { action, result }: &Outcome, failures: &Failures)
                 commit = %published.commit,
                 bytes = published.bytes,
                 seconds = published.took.as_secs_f64(),
-                reason = %publish.reason,
+                reason = publish.why(),
                 "published {name}"
             );
             findings(&name, action.destination(), published);

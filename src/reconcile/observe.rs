@@ -37,6 +37,8 @@ impl Observed {
             max_retire: settings.max_retire,
             on_rewrite: settings.on_rewrite,
             republish: &self.republish,
+            crossing: settings.crossing,
+            max_increments: settings.max_increments,
         }
     }
 
@@ -64,10 +66,10 @@ pub(super) async fn observe(
     republish: Option<BTreeSet<Destination>>,
     pulse: &Pulse,
 ) -> Result<Observed, PassError> {
-    let (graphql, query, git) = (clients.graphql()?, clients.query()?, clients.git()?);
+    let (list, git) = (clients.target_list()?, clients.git()?);
     let share = settings.share;
     let mut listing = clients.bucket.list().await?;
-    let mut targets = graphql.targets(&query).await?;
+    let mut targets = list.targets().await?;
     let (no_targets, unlisted_apps) = (targets.destinations().next().is_none(), targets.unlisted_apps);
     let mut republish = republish.map_or_else(|| settings.republish.among(targets.destinations()), Ok)?;
     republish.retain(|destination| share.owns(destination));

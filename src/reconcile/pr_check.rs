@@ -4,7 +4,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::PassError;
 use super::clients::{Clients, query_text};
-use crate::config;
+use crate::config::PrCheck;
 use crate::graphql::pr_check;
 
 /// Whether there is anything to do: `false` if the pull-request check is on and the change affects neither a target nor a
@@ -12,14 +12,10 @@ use crate::graphql::pr_check;
 ///
 /// # Errors
 /// [`PassError`] if the bundles cannot be compared.
-pub async fn is_concerned(
-    clients: &Clients,
-    settings: Option<&config::PrCheck>,
-    stop: &CancellationToken,
-) -> Result<bool, PassError> {
-    let Some(config::PrCheck { previous, query, saas_file }) = settings else { return Ok(true) };
-    let (graphql, query) = (clients.graphql()?, query_text(query)?);
-    let comparing = pr_check::changes(&graphql, previous, &query, saas_file);
+pub async fn is_concerned(clients: &Clients, stop: &CancellationToken) -> Result<bool, PassError> {
+    let Some((PrCheck { previous, query, saas_file }, server)) = clients.pr_check()? else { return Ok(true) };
+    let query = query_text(query)?;
+    let comparing = pr_check::changes(&server, previous, &query, saas_file);
     let changes = stop.run_until_cancelled(comparing).await.ok_or(PassError::Stopped)?.map_err(Box::new)?;
     if !changes.saas_file_found {
         tracing::warn!(saas_file, "neither bundle has a SaaS file of the name in GIT_PARTITION_SAAS_NAME");

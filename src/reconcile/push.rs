@@ -74,6 +74,7 @@ impl Reconciler {
         let planned = Planned { plan: &plan, targets: &targets, held: &held, foreign: None, moved: &moved };
         self.status.seen(pass, |known| planned.seen(known));
         log::blocked(&plan);
+        log::increments(&plan);
         drop(held);
         let mut claims: BTreeMap<Destination, Claim> =
             claimed.into_iter().map(|(target, claim)| (target.destination, claim)).collect();
@@ -107,6 +108,8 @@ impl Reconciler {
             max_retire: MaxRetire::Count(0),
             on_rewrite: self.settings.on_rewrite,
             republish: &BTreeSet::new(),
+            crossing: self.settings.crossing,
+            max_increments: self.settings.max_increments,
         };
         let plan = plan(&desired, &held, policy)?;
         Ok((git, plan, held))

@@ -38,7 +38,7 @@ impl Page {
 }
 
 /// Writes the status with all targets, or with one page of them.
-pub(super) fn write(to: impl Write, now: &Snapshot, shard: &str, page: Option<Page>) -> io::Result<()> {
+pub(super) fn write(to: impl Write, now: &Snapshot, shard: Option<&str>, page: Option<Page>) -> io::Result<()> {
     let count = |state| now.targets.iter().filter(|target| target.state == state).count();
     let counts = TargetState::ALL.map(|state| (state.name(), count(state)));
     let all = now.targets.len();
@@ -74,7 +74,7 @@ pub(super) fn write(to: impl Write, now: &Snapshot, shard: &str, page: Option<Pa
 struct Document<'a, P: Serialize, R: Serialize, H: Serialize, T: Serialize> {
     program: &'static str,
     version: &'static str,
-    shard: &'a str,
+    shard: Option<&'a str>,
     now: Option<String>,
     started: Option<String>,
     dry_run: bool,

@@ -28,7 +28,7 @@ const QUIET_REFRESH: u32 = 5;
 #[template(path = "status.html")]
 struct Page<'a> {
     words: &'static Words,
-    shard: &'a str,
+    shard: Option<&'a str>,
     version: &'static str,
     now: Time,
     refresh: u32,
@@ -47,7 +47,7 @@ struct Page<'a> {
     list: List,
 }
 
-pub(super) fn html(now: &Snapshot, shard: &str, filter: &Filter) -> Result<String, askama::Error> {
+pub(super) fn html(now: &Snapshot, shard: Option<&str>, filter: &Filter) -> Result<String, askama::Error> {
     let words = Words::of(now.program);
     let page = Page {
         words,
@@ -88,7 +88,7 @@ mod tests {
     fn a_dry_run_is_told_apart() {
         for dry_run in [false, true] {
             let now = Status::new(Program::Producer, "x", Duration::MAX, dry_run).snapshot();
-            assert_eq!(html(&now, "x", &Filter::default()).unwrap_or_default().contains("Dry run"), dry_run);
+            assert_eq!(html(&now, None, &Filter::default()).unwrap_or_default().contains("Dry run"), dry_run);
         }
     }
 }

@@ -108,11 +108,11 @@ fn rendered(site: &Site, page: Option<Page>, compress: bool) -> io::Result<Vec<B
     let pieces = PieceWriter::default();
     if !compress {
         let mut pieces = pieces;
-        json::write(&mut pieces, &now, &site.shard, page)?;
+        json::write(&mut pieces, &now, site.shard.as_deref(), page)?;
         return Ok(pieces.finish());
     }
     let mut compressing = GzEncoder::new(pieces, Compression::fast());
-    json::write(&mut compressing, &now, &site.shard, page)?;
+    json::write(&mut compressing, &now, site.shard.as_deref(), page)?;
     Ok(compressing.finish()?.finish())
 }
 

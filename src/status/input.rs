@@ -77,6 +77,8 @@ pub struct Change {
     pub objects: (usize, usize),
     /// What metrics count, apart from a failure.
     pub count: Option<Count>,
+    /// How much less was uploaded than for a whole history, in bytes.
+    pub saved_bytes: u64,
 }
 
 /// How a target is after an action for it.
@@ -103,7 +105,7 @@ pub struct Arrived {
 
 impl Change {
     /// Nothing has changed.
-    pub const NONE: Self = Self { what: What::Nothing, objects: (0, 0), count: None };
+    pub const NONE: Self = Self { what: What::Nothing, objects: (0, 0), count: None, saved_bytes: 0 };
 
     /// Records it.
     pub(super) fn settle(&self, targets: &mut BTreeMap<Destination, Arc<TargetStatus>>, destination: &Destination) {

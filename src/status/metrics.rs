@@ -20,6 +20,9 @@ use crate::model::stage::Stage;
 use crate::plan::{Cause, PublishReason, RetireReason};
 use crate::progress::Counters;
 
+/// The label `shard_id` if `INSTANCE_SHARD` is unset: what dashboards of the Go programs select by.
+pub const DEFAULT_SHARD: &str = "fedramp";
+
 /// Bucket bounds of the stage histogram, in seconds: from a small increment to the default TARGET_TIMEOUT.
 const STAGE_SECONDS: [f64; 12] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1_800.0, 3_600.0];
 
@@ -44,10 +47,12 @@ pub struct Metrics {
     failed: Labelled<2>,
     webhooks: Labelled<1>,
     moved: Counters,
+    saved: Counter,
     targets: Family<Labels<1>, Gauge>,
     troubled: Family<Labels<1>, Gauge>,
     oldest: Gauge<f64, AtomicU64>,
     last_success: Later,
+    last_failed: Later,
     guard: Gauge,
     objects: Later,
     foreign: Later,
@@ -123,7 +128,7 @@ impl Metrics {
             swept: ours.only(Producer, "swept", "Destinations from which outdated objects were deleted"),
             delivered: ours.only(Consumer, "delivered", "Commits pushed to the far side, by reason"),
             failed: ours.metric("failed", "Actions that failed, by stage and reason"),
-            webhooks: ours.only(Producer, "webhooks", "Webhook requests, by result"),
+            webhooks: ours.metric("webhooks", "Webhook requests, by result"),
             moved: match program {
                 Producer => Counters {
                     received: ours.metric("fetched_bytes", "Bytes of packs fetched from the source"),
@@ -136,6 +141,11 @@ impl Metrics {
                     stages: ours.register("stage_duration_seconds", "How long stages of delivering took", stages),
                 },
             },
+            saved: ours.only(
+                Producer,
+                "saved_bytes",
+                "Bytes that increments were smaller than the whole objects that they are on top of",
+            ),
             targets: ours.metric("targets", "Targets, by state"),
             troubled: ours.metric("troubled_targets", "Targets in trouble, by reason"),
             oldest: ours.metric(
@@ -144,6 +154,8 @@ impl Metrics {
             ),
             last_success: ours
                 .metric("last_success_timestamp_seconds", "When the last successful full pass ended, in Unix time"),
+            last_failed: ours
+                .metric("last_pass_failed", "1 if the last full pass made no plan and changed nothing, else 0"),
             guard: ours.only(Producer, "retire_guard_held", "1 if the retire guard holds something back"),
             objects: ours.metric("bucket_objects", "Objects in the bucket whose names decode"),
             foreign: ours.metric("bucket_foreign_objects", "Objects in the bucket with foreign names"),
@@ -186,7 +198,8 @@ impl Metrics {
     }
 
     /// Counts what an action has changed.
-    pub(super) fn action_ended(&self, Change { what, count, .. }: &Change) {
+    pub(super) fn action_ended(&self, Change { what, count, saved_bytes, .. }: &Change) {
+        self.saved.inc_by(*saved_bytes);
         if let What::OutOfSync { cause, stage, .. } = what {
             self.failed.get_or_create(&[("stage", stage.name()), ("reason", cause.name())]).inc();
         }
@@ -240,6 +253,7 @@ impl Metrics {
         if let Some(pass) = now.last_full_pass() {
             set(&self.go_last_status, if pass.outcome == PassOutcome::Success { 0.0 } else { 1.0 });
             set(&self.go_last_seconds, pass.took.as_secs_f64());
+            set(&self.last_failed, if matches!(pass.outcome, PassOutcome::Failed(_)) { 1.0 } else { 0.0 });
         }
         if let Some(time) = now.last_success {
             set(&self.last_success, time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
@@ -279,10 +293,12 @@ impl Register<'_> {
     }
 }
 
-const PUBLISH_REASONS: [&str; 6] = ["new", "new_commit", "other_format", "other_name", "not_newest", "requested"];
+const PUBLISH_REASONS: [&str; 8] =
+    ["new", "new_commit", "other_format", "other_name", "not_newest", "requested", "held_as_increments", "no_whole"];
 
 fn publish_reason(reason: &PublishReason) -> &'static str {
-    let [new, new_commit, other_format, other_name, not_newest, requested] = PUBLISH_REASONS;
+    let [new, new_commit, other_format, other_name, not_newest, requested, held_as_increments, no_whole] =
+        PUBLISH_REASONS;
     match reason {
         PublishReason::New => new,
         PublishReason::NewCommit { .. } => new_commit,
@@ -290,6 +306,8 @@ fn publish_reason(reason: &PublishReason) -> &'static str {
         PublishReason::OtherName => other_name,
         PublishReason::NotNewest { .. } => not_newest,
         PublishReason::Requested => requested,
+        PublishReason::HeldAsIncrements => held_as_increments,
+        PublishReason::NoWhole => no_whole,
     }
 }
 
@@ -381,7 +399,7 @@ mod tests {
         let end = |what, count| {
             let progress = status.action_begins(destination.clone(), Stage::Pushing);
             progress.sent(7);
-            status.action_ends(pass, &progress, &Change { what, objects: (0, 0), count });
+            status.action_ends(pass, &progress, &Change { what, objects: (0, 0), count, saved_bytes: 0 });
         };
         let (state, error) = (TargetState::Failing, "no".to_owned());
         end(What::OutOfSync { state, cause: Cause::ProtectedBranch, stage: Stage::Pushing, error }, None);

@@ -15,7 +15,7 @@ use crate::model::stage::Stage;
 use crate::model::target::{Source, Target};
 use crate::plan::outcome::{Done, Failure, Outcome};
 use crate::plan::report::Report;
-use crate::plan::{Action, Cause, Plan, PublishReason};
+use crate::plan::{Action, Cause, Plan, Publish};
 
 /// What a pass of the producer observed and planned.
 #[derive(Debug)]
@@ -82,12 +82,12 @@ impl<'a> Facts<'a> {
     }
 
     /// An error of an action stays until another action succeeds.
-    fn to_publish(&self, destination: &Destination, reason: &PublishReason) -> TargetStatus {
+    fn to_publish(&self, destination: &Destination, publish: &Publish) -> TargetStatus {
         let before = self.known.targets.get(destination);
         let acted_on = |trouble: &TargetTrouble| trouble.cause.is_of_an_action();
         let failing = before.filter(|before| before.trouble.as_ref().is_some_and(acted_on));
         TargetStatus {
-            pending: Some(reason.to_string()),
+            pending: Some(publish.why()),
             trouble: failing.and_then(|failing| failing.trouble.clone()),
             ..self.record(destination, failing.map_or(TargetState::Behind, |failing| failing.state))
         }
@@ -105,7 +105,7 @@ fn records(planned: &Planned<'_>, known: &Known<'_>) -> BTreeMap<Destination, Ar
     for action in &plan.actions {
         let destination = action.destination();
         let mut target = match action {
-            Action::Publish(publish) => facts.to_publish(destination, &publish.reason),
+            Action::Publish(publish) => facts.to_publish(destination, publish),
             Action::Sweep(_) => facts.record(destination, TargetState::InSync),
             Action::Retire(_) => continue,
         };
@@ -150,12 +150,14 @@ impl Change {
         };
         match (action, result) {
             (Action::Publish(publish), Ok(Done::Published(published))) => {
-                let overwritten = publish.overwrites_key() && published.key == publish.key;
+                let overwritten = publish.overwrites && published.key == publish.key;
+                let replaced = publish.replaced_by(&published.key).count();
                 let (commit, bytes) = (published.commit.to_string(), published.bytes);
                 Self {
                     what: What::InSync(Some(Arrived { commit, bytes, published: SystemTime::now() })),
-                    objects: (1, publish.supersedes.len() + usize::from(overwritten)),
+                    objects: (1, replaced + usize::from(overwritten)),
                     count: Some(Count::published(&publish.reason)),
+                    saved_bytes: published.saved_bytes,
                 }
             }
             (Action::Publish(publish), Ok(Done::Deleted)) => {
@@ -165,9 +167,11 @@ impl Change {
                 what: What::Removed,
                 objects: (0, retire.keys.len()),
                 count: Some(Count::retired(retire.reason)),
+                saved_bytes: 0,
             },
             (Action::Sweep(sweep), Ok(_)) => {
-                Self { what: What::InSync(None), objects: (0, sweep.keys.len()), count: Some(Count::Swept) }
+                let objects = (0, sweep.keys.len());
+                Self { what: What::InSync(None), objects, count: Some(Count::Swept), saved_bytes: 0 }
             }
             (_, Err(Failure::Stopped)) => Self::NONE,
             (_, Err(Failure::Held { error, .. })) => out_of_sync(TargetState::Blocked, Cause::Held, at, error),

@@ -118,6 +118,13 @@ pub struct PassRecord {
     pub troubled: usize,
 }
 
+impl PassRecord {
+    /// Whether it changed nothing, and did not fail either.
+    pub(super) fn is_idle(&self) -> bool {
+        (self.transferred, self.retired) == (0, 0) && !matches!(self.outcome, PassOutcome::Failed(_))
+    }
+}
+
 /// Use of WORKDIR's disk, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Disk {

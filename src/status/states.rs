@@ -65,6 +65,8 @@ pub enum Trigger {
     Signal,
     /// GitLab reported pushes: a pass for their targets only.
     Push,
+    /// The bucket reported changes, or a newer object came while an older one was delivered.
+    Event,
 }
 
 impl Trigger {
@@ -72,13 +74,13 @@ impl Trigger {
     pub const fn of(program: Program) -> &'static [Self] {
         match program {
             Program::Producer => &[Self::Schedule, Self::Signal, Self::Push],
-            Program::Consumer => &[Self::Schedule, Self::Signal],
+            Program::Consumer => &[Self::Schedule, Self::Signal, Self::Event],
         }
     }
 
     pub const fn is_full(self) -> bool {
         match self {
-            Self::Schedule | Self::Signal => true,
+            Self::Schedule | Self::Signal | Self::Event => true,
             Self::Push => false,
         }
     }
@@ -88,6 +90,7 @@ impl Trigger {
             Self::Schedule => "schedule",
             Self::Signal => "signal",
             Self::Push => "push",
+            Self::Event => "event",
         }
     }
 }

@@ -40,6 +40,26 @@ enabled = true
 dir = "./data/filer"
 "#;
 
+/// Whom the server tells of changes: the URL of a webhook, and the token for it.
+#[derive(Debug, Clone)]
+pub struct Listener {
+    /// The webhook's URL.
+    pub url: String,
+    /// What is sent as `Authorization: Bearer`.
+    pub token: String,
+}
+
+impl Listener {
+    /// The settings of the filer's notifications, as docs/consumer.md has them.
+    fn settings(&self) -> String {
+        let Self { url, token } = self;
+        format!(
+            "[notification.webhook]\nenabled = true\nendpoint = \"{url}\"\nbearer_token = \"{token}\"\n\
+             event_types = [\"create\", \"update\"]\npath_prefixes = [\"/buckets/{BUCKET}/\"]\n"
+        )
+    }
+}
+
 const ACCESS_KEY: &str = "AKIATESTBEDSEAWEED00";
 const SECRET_KEY: &str = "seaweed-secret-key-41f8";
 const BUCKET: &str = "git-sync";
@@ -58,12 +78,12 @@ impl Seaweed {
         program().is_ok()
     }
 
-    /// Starts the server, waits until it answers, and makes the bucket.
-    pub fn start() -> Result<Self> {
+    /// Starts the server, waits until it answers, and makes the bucket. It tells `listener` of changes.
+    pub fn start(listener: Option<&Listener>) -> Result<Self> {
         let program = program()?;
         let mut attempt = 1;
         loop {
-            match Self::try_start(&program) {
+            match Self::try_start(&program, listener) {
                 Err(error) if attempt < START_ATTEMPTS => {
                     tracing::warn!(%error, attempt, "SeaweedFS did not start; trying other ports");
                     attempt += 1;
@@ -73,10 +93,13 @@ impl Seaweed {
         }
     }
 
-    fn try_start(program: &Path) -> Result<Self> {
+    fn try_start(program: &Path, listener: Option<&Listener>) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("testbed-seaweed-").tempdir()?;
         let ports = free_ports(2 * SERVICES.len())?;
         let command = command(program, folder.path(), &ports)?;
+        if let Some(listener) = listener {
+            std::fs::write(folder.path().join("notification.toml"), listener.settings())?;
+        }
         let s3_port = ports[2 * (SERVICES.len() - 1)];
         let keeper = Keeper::start(command)?;
         let endpoint = S3Endpoint {
@@ -194,7 +217,7 @@ fn program() -> Result<PathBuf> {
 }
 
 /// Ports that were free a moment ago.
-fn free_ports(count: usize) -> Result<Vec<u16>> {
+pub fn free_ports(count: usize) -> Result<Vec<u16>> {
     let listeners: Vec<TcpListener> =
         (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect::<Result<_, _>>()?;
     Ok(listeners

@@ -22,7 +22,7 @@ use crate::git::{GitOptions, GitServer};
 use crate::graphql::{GraphqlOptions, GraphqlServer, SyncTarget};
 use crate::repo::Repo;
 use crate::s3::{MemoryS3, S3Options};
-use crate::seaweed::Seaweed;
+use crate::seaweed::{Listener, Seaweed};
 
 /// The password for GraphQL. Like all secrets of the testbed it is easy to find if it leaks.
 const GRAPHQL_PASSWORD: &str = "graphql-secret-password-9b3a";
@@ -47,6 +47,7 @@ pub struct WorldBuilder {
     graphql: GraphqlOptions,
     s3: S3Options,
     seaweed: bool,
+    listener: Option<Listener>,
     identities: usize,
     sleep: String,
     settings: Vec<(String, String)>,
@@ -59,6 +60,13 @@ impl WorldBuilder {
     #[must_use]
     pub fn seaweed(mut self) -> Self {
         self.seaweed = true;
+        self
+    }
+
+    /// Whom SeaweedFS tells of changes.
+    #[must_use]
+    pub fn listener(mut self, listener: Listener) -> Self {
+        self.listener = Some(listener);
         self
     }
 
@@ -133,7 +141,7 @@ impl WorldBuilder {
             (0..self.identities).map(|index| Key::generate(folder.path(), index)).collect::<Result<_>>()?;
         far::write_identities(folder.path(), &keys.iter().map(|key| key.identity.as_str()).collect::<Vec<_>>())?;
         let s3 = if self.seaweed {
-            S3Server::Seaweed(Seaweed::start()?)
+            S3Server::Seaweed(Seaweed::start(self.listener.as_ref())?)
         } else {
             S3Server::Memory(MemoryS3::start(self.s3)?)
         };
@@ -212,6 +220,7 @@ impl World {
             },
             s3: S3Options::default(),
             seaweed: false,
+            listener: None,
             identities: 1,
             sleep: "1s".to_owned(),
             settings: Vec::new(),
@@ -322,7 +331,8 @@ impl World {
         ];
         secrets.extend(self.keys.iter().map(|key| key.identity.clone()));
         secrets.extend(self.graphql.basic().map(|(_, password)| password.to_owned()));
-        let settings = self.env().into_iter().filter(|(name, _)| SECRET_SETTINGS.contains(&name.as_str()));
+        let settings = self.env().into_iter().chain(self.consumer_env());
+        let settings = settings.filter(|(name, _)| SECRET_SETTINGS.contains(&name.as_str()));
         secrets.extend(settings.map(|(_, value)| value));
         secrets
     }

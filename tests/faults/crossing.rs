@@ -5,11 +5,12 @@
 //! near branch is.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::process::Command;
 
 use fastrand::Rng;
+use git_partition_sync_producer::model::key::decode;
 use rustix::process::Signal;
-use testbed::consumer::ObjectName;
 use testbed::fault::{ALWAYS, At, Fault, Moment, Proxy};
 use testbed::graphql::SyncTarget;
 use testbed::world::World;
@@ -61,6 +62,9 @@ struct Crossing {
     random: Rng,
     /// For each far branch all commits that the bucket ever held for it.
     published: BTreeMap<(String, String), BTreeSet<String>>,
+    /// Where the keys are that sign, and are trusted.
+    keys: PathBuf,
+    crossing: &'static str,
 }
 
 impl Crossing {
@@ -71,13 +75,32 @@ impl Crossing {
             .consumer_setting("IDLE_TIMEOUT", "3s")
             .start()
             .unwrap();
-        PROJECTS.iter().for_each(|name| drop(world.project(&format!("near/{name}")).unwrap()));
+        for (name, seed) in PROJECTS.iter().zip(1..) {
+            // Large enough for increments.
+            world.project(&format!("near/{name}")).unwrap().fill_incompressible(1, seed).unwrap();
+        }
         world.destination.group("far").unwrap();
         let [near, s3, far] =
             [world.source.url(), world.s3().url(), world.destination.url()].map(|url| Proxy::start(&url).unwrap());
+        let keys = world.scratch().unwrap().join("keys");
+        std::fs::create_dir_all(&keys).unwrap();
+        let openssl = |arguments: &[&str]| {
+            assert!(Command::new("openssl").args(arguments).current_dir(&keys).status().unwrap().success());
+        };
+        openssl(&["genpkey", "-algorithm", "ed25519", "-out", "signing.pem"]);
+        openssl(&["pkey", "-pubout", "-in", "signing.pem", "-out", "trusted.pem"]);
         let target = |name| SyncTarget::new(&format!("near/{name}"), "main", &format!("far/{name}"), "main");
         world.graphql.set_targets(PROJECTS.iter().map(target).collect());
-        Self { world, near, s3, far, random: Rng::with_seed(seed), published: BTreeMap::new() }
+        Self {
+            world,
+            near,
+            s3,
+            far,
+            random: Rng::with_seed(seed),
+            published: BTreeMap::new(),
+            keys,
+            crossing: "incremental",
+        }
     }
 
     fn proxy(&self, server: Server) -> &Proxy {
@@ -91,12 +114,15 @@ impl Crossing {
     fn producer(&self) -> Command {
         let mut command = program(&self.world, &["-run-once"]);
         command.env("GITLAB_BASE_URL", self.near.url()).env("AWS_ENDPOINT_URL_S3", self.s3.url());
+        command.env("CROSSING", self.crossing).env("MAX_INCREMENTS", "3");
+        command.env("SIGNING_KEY_FILE", self.keys.join("signing.pem"));
         command
     }
 
     fn consumer(&self) -> Command {
         let mut command = consumer(&self.world, &["-run-once"]);
         command.env("GITLAB_BASE_URL", self.far.url()).env("AWS_ENDPOINT_URL_S3", self.s3.url());
+        command.env("TRUSTED_KEYS_FILE", self.keys.join("trusted.pem"));
         command
     }
 
@@ -104,7 +130,15 @@ impl Crossing {
     fn change(&mut self) -> String {
         let name = PROJECTS[self.random.usize(..PROJECTS.len())];
         let repo = self.world.source.repo(&format!("near/{name}")).unwrap();
-        match self.random.u8(..8) {
+        match self.random.u8(..10) {
+            8 => {
+                self.crossing = if self.crossing == "whole" { "incremental" } else { "whole" };
+                format!("CROSSING={}", self.crossing)
+            }
+            9 if repo.git(&["rev-parse", "-q", "--verify", "main~1"]).is_ok() => {
+                repo.git(&["update-ref", "refs/heads/main", "main~1"]).unwrap();
+                format!("{name} set back")
+            }
             0 => {
                 let text = self.random.u64(..).to_string();
                 repo.force_root("main", &[("new", text)]).unwrap();
@@ -178,9 +212,10 @@ impl Crossing {
 
     /// What holds after every pass, however it ended.
     fn check(&mut self) {
-        for key in keys(&self.world) {
-            let name = ObjectName::parse(&key).unwrap();
-            let branch = (format!("{}/{}", name.group, name.project), name.remote_branch);
+        let keys = keys(&self.world);
+        for key in &keys {
+            let name = decode(key).unwrap();
+            let branch = (name.destination.path(), name.destination.branch);
             self.published.entry(branch).or_default().insert(name.commit);
         }
         for name in PROJECTS {

@@ -9,7 +9,7 @@ use testbed::repo::Repo;
 use testbed::s3::S3Options;
 use testbed::world::World;
 
-use crate::support::{Daemon, Run, assert_holds, count, keys, pass, program, run, wait_until, zip_key};
+use crate::support::{Daemon, OURS, Run, assert_holds, count, keys, pass, program, run, wait_until, zip_key};
 
 const OLD_COMMIT: &str = "1111111111111111111111111111111111111111";
 
@@ -286,6 +286,35 @@ fn an_upload_that_the_next_listing_lacks_is_an_error_that_says_so() {
     assert!(run.log.contains("pass done, not everything is in sync"), "{}", run.log);
     let last = run.log.lines().rfind(|line| line.contains("pass done")).unwrap();
     assert!(last.contains("unchanged=1"), "{last}");
+}
+
+#[test]
+fn what_one_run_uploaded_and_the_next_does_not_find_is_an_error() {
+    let (world, source, ..) = in_sync();
+    pass(&world).succeeded();
+    let record = world.workdir().join(OURS).join("unseen-uploads.json");
+    assert!(!record.exists(), "nothing was uploaded");
+    let next = source.commits("main", 1).unwrap();
+    pass(&world).succeeded();
+    assert!(record.exists());
+    assert!(world.s3().delete(&zip_key("far/app", "main", &next)));
+    // A preview looks for nothing, and a pass that could not list has not looked.
+    run(&world, &["-run-once", "-dry-run"]).succeeded();
+    world.s3().fail("ListObjectsV2", "AccessDenied", 1);
+    pass(&world).failed();
+    for _ in 0..2 {
+        let run = pass(&world).failed().logged("pass done, not everything is in sync published=1");
+        let lost = run.lines_with("lost: far/app@main");
+        assert!(lost.len() == 1 && lost[0].contains("is not in the next listing of the bucket"), "{}", run.log);
+        assert!(world.s3().delete(&zip_key("far/app", "main", &next)));
+    }
+    // What no target wants any more is not missed.
+    world.unsync("far/app", "main");
+    pass(&world).succeeded();
+    world.sync("near/app", "main", "far/app", "main").unwrap();
+    pass(&world).succeeded().logged("published=1");
+    pass(&world).succeeded();
+    assert!(!record.exists(), "a listing has shown it");
 }
 
 #[test]

@@ -254,12 +254,46 @@ fn a_renamed_project_is_followed() {
 
 /// The producer has replaced an object between the listing and the download.
 #[test]
-fn an_object_that_is_gone_meanwhile_is_not_remembered() {
+fn an_object_that_is_gone_meanwhile_is_no_failure_and_the_new_one_is_taken_at_once() {
+    let (world, source, _) = waiting();
+    let s3 = Proxy::start(&world.s3().url()).unwrap();
+    s3.on(|seen| seen.operation() == "GetObject", 1, Fault::Hold(Moment::Unsent));
+    let mut command = consumer(&world, &["-reconcile-sleep-time=1h"]);
+    command.env("AWS_ENDPOINT_URL_S3", s3.url());
+    let running = Daemon::spawn(command);
+    wait_until("the object is to be read", || s3.held() > 0);
+    let old = world.s3().keys();
+    let next = source.commits("main", 1).unwrap();
+    put(&world, "near/app", "far/app");
+    assert!(old.iter().all(|key| world.s3().delete(key)));
+    s3.clear();
+    running.wait_until_logged("delivered far/app@main", 1);
+    assert_arrived(&world, "far/app", "main", &next);
+    let log = running.stop().succeeded().logged("superseded: the object of far/app@main was replaced").log;
+    assert!(!log.contains("ERROR") && !log.contains("WARN"), "{log}");
+}
+
+#[test]
+fn one_run_takes_the_new_object_too() {
     let (world, _, head) = waiting();
     let (far, s3) = proxies(&world);
     s3.on(|seen| seen.operation() == "GetObject", 1, Fault::s3_error(404, "NoSuchKey"));
-    let run = deliver_through(&world, &far, &s3).failed();
-    assert_eq!(run.lines_with("far/app@main").len(), 1, "{}", run.log);
-    deliver_through(&world, &far, &s3).succeeded();
+    let mut command = consumer(&world, &["-run-once", "-output=json"]);
+    command.env("GITLAB_BASE_URL", far.url()).env("AWS_ENDPOINT_URL_S3", s3.url());
+    let run = Run::from(command.output().unwrap()).succeeded().logged("superseded: ");
+    let report = run.json();
+    assert_eq!((&report["delivered"], &report["superseded"]), (&1.into(), &0.into()), "{report}");
     assert_arrived(&world, "far/app", "main", &head);
+}
+
+#[test]
+fn a_bucket_that_lists_what_it_does_not_have_is_an_error() {
+    let (world, ..) = waiting();
+    let (far, s3) = proxies(&world);
+    s3.on(|seen| seen.operation() == "GetObject", ALWAYS, Fault::s3_error(404, "NoSuchKey"));
+    let run = deliver_through(&world, &far, &s3).failed();
+    assert_eq!(run.lines_with("superseded: ").len(), 1, "{}", run.log);
+    let failed = run.lines_with("failed: far/app@main");
+    assert!(failed.len() == 1 && failed[0].contains("NoSuchKey"), "{}", run.log);
+    assert_eq!(s3.hits(), 2, "it is not tried again and again");
 }

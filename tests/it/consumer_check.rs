@@ -43,7 +43,8 @@ fn assert_fails(world: &World, run: Run, failed: &[&str], said: &[&str]) {
     }
 }
 
-const ALL: [&str; 7] = ["settings", "identities", "WORKDIR", "bucket: list", "bucket: read", "GitLab", "right to push"];
+const ALL: [&str; 8] =
+    ["settings", "identities", "trusted keys", "WORKDIR", "bucket: list", "bucket: read", "GitLab", "right to push"];
 
 #[test]
 fn where_all_is_well_each_check_is_one_line_and_nothing_changes_on_either_side() {
@@ -58,7 +59,7 @@ fn where_all_is_well_each_check_is_one_line_and_nothing_changes_on_either_side()
     for said in [
         &format!("1: its recipient is {recipient}"),
         "has 2 objects (2 zip), the newest ",
-        ", and 1 object with foreign names",
+        ", and 1 object with foreign names, which are left alone; a pass every 1 s",
         "the newest objects of 2 destinations can be opened",
         "granted for far/one; of its branches in the bucket, 0 of 1 are there",
         "Everything works. `-dry-run -run-once` shows",
@@ -71,6 +72,26 @@ fn where_all_is_well_each_check_is_one_line_and_nothing_changes_on_either_side()
     assert_eq!(world.far_head("far/one", "main"), None);
     let left = files_below(&world.consumer_workdir());
     assert!(left.iter().all(|file| file.ends_with("lock")), "{left:?}");
+}
+
+#[test]
+fn how_soon_a_pass_follows_a_new_object_is_told() {
+    let world = good();
+    let mut command = consumer(&world, &["check"]);
+    let run = Run::from(command.env_remove("RECONCILE_SLEEP_TIME").output().unwrap()).succeeded();
+    assert!(run.out.contains("; a pass every 10 s"), "{}", run.out);
+    (0..1_000).for_each(|n| world.s3().put(&format!("{n}.txt"), "foreign"));
+    let run = Run::from(command.output().unwrap()).succeeded();
+    assert!(run.out.contains("; a pass every 5 min"), "{}", run.out);
+
+    let run = check(&world, &[("WEBHOOK_SECRET", "s3cret-of-the-hook"), ("METRICS_SERVER_PORT", "9091")]).succeeded();
+    assert!(marked(&run, "✓").contains(&"webhook"), "{}", run.out);
+    assert!(run.out.contains("POST /webhook on port 9091") && !run.out.contains("s3cret"), "{}", run.out);
+    let run = check(&world, &[("WEBHOOK_SECRET", "two words")]).succeeded();
+    assert_eq!(marked(&run, "!"), ["webhook"], "{}", run.out);
+    assert!(run.out.contains("openssl rand -hex 32") && !run.out.contains("two words"), "{}", run.out);
+    let run = check(&world, &[("WEBHOOK_SECRET_FILE", "/nowhere")]).refused();
+    assert!(run.log.contains("WEBHOOK_SECRET_FILE: cannot read /nowhere"), "{}", run.log);
 }
 
 #[test]

@@ -1,15 +1,18 @@
 //! What the far GitLab refuses, and what the setting holds: explained, remembered, and never in the way of the others.
 
+use std::time::Duration;
+
 use rustix::process::Signal;
 use testbed::archive::{self, Naming};
+use testbed::fault::{ALWAYS, Fault, Moment, Proxy};
 use testbed::git::{GitFault, GitOperation, Protection, words};
 use testbed::repo::Repo;
 use testbed::world::World;
 
 use crate::site::get;
 use crate::support::{
-    assert_arrived, assert_far_is_clean, consumer, count, deliver, deliver_with, delivering, operations, pushes, put,
-    wait_until, waiting,
+    Daemon, PATIENCE, assert_arrived, assert_far_is_clean, consumer, count, deliver, deliver_with, delivering,
+    operations, pushes, put, wait_until, waiting,
 };
 
 /// A refusal, how it comes about, and how it ends.
@@ -120,7 +123,9 @@ fn a_refused_push_costs_one_upload_over_passes_and_restarts() {
         good.commits("main", 1).unwrap();
         put(&world, "near/app", "far/app");
         wait_until("others go on", || world.far_head("far/app", "main") == good.head("main"));
-        daemon.wait_until_logged("pass done", 3);
+        let lists = || count(&world.s3().requests(), "ListObjectsV2");
+        let before = lists();
+        wait_until("more passes are over", || lists() > before + 3);
         let page = get(&daemon, "/").body;
         assert!(page.contains(advises), "{name}: {advises:?} is not on the page\n{page}");
         let log = daemon.stop().log;
@@ -147,7 +152,10 @@ fn a_signal_asks_again_at_once() {
     let (world, _, head) = waiting();
     world.destination.protect("far/app", "main", Protection::NoPush);
     let daemon = delivering(&world);
-    daemon.wait_until_logged("blocked: far/app@main", 2);
+    daemon.wait_until_logged("blocked: far/app@main", 1);
+    let passes = || count(&world.s3().requests(), "ListObjectsV2");
+    let before = passes();
+    wait_until("more passes are over", || passes() > before + 3);
     assert_eq!(pushes(&world, "far/app").len(), 1);
     world.destination.unprotect("far/app", "main");
     daemon.signal(Signal::USR1);
@@ -326,8 +334,8 @@ fn a_right_that_is_lost_before_the_push_is_told_like_one_that_was_never_there() 
     let (world, ..) = waiting();
     world.destination.repo("far/app").unwrap();
     let server = world.destination.url();
-    let front = testbed::fault::Proxy::start(&server).unwrap();
-    let refusal = testbed::fault::Fault::Answer {
+    let front = Proxy::start(&server).unwrap();
+    let refusal = Fault::Answer {
         status: 403,
         headers: vec![("content-type".to_owned(), "text/plain; charset=utf-8".to_owned())],
         body: words::NO_PUSH.as_bytes().to_vec(),
@@ -338,4 +346,55 @@ fn a_right_that_is_lost_before_the_push_is_told_like_one_that_was_never_there() 
     let line = run.failed().lines_with("far/app@main").concat();
     assert!(line.contains("403") && line.contains(words::NO_PUSH), "{line}");
     assert_eq!(front.hits(), 1, "it is not tried again in this pass");
+}
+
+/// GitLab bans an address after ten failed logins.
+#[test]
+fn a_token_that_expires_during_a_pass_is_not_tried_for_each_destination() {
+    let (world, ..) = waiting();
+    for n in 0..20 {
+        put(&world, "near/app", &format!("far/p{n:02}"));
+    }
+    let front = Proxy::start(&world.destination.url()).unwrap();
+    // 21 questions and two pushes are answered.
+    front.on_later(23, |seen| seen.operation() == "receive-heads", usize::MAX, Fault::status(401));
+    let mut command = consumer(&world, &["-reconcile-sleep-time=1h"]);
+    command.env("GITLAB_BASE_URL", front.url()).env("SYNC_CONCURRENCY", "2");
+    let daemon = Daemon::spawn(command);
+    daemon.wait_until_logged("pass done", 1);
+    let log = daemon.log();
+    assert!((5..=6).contains(&front.hits()), "{} refused pushes\n{log}", front.hits());
+    assert_eq!(log.matches("are not tried, because the far GitLab has refused the login").count(), 1, "{log}");
+    assert_eq!(log.matches("delivered far/").count(), 2, "{log}");
+    assert!(get(&daemon, "/").body.contains("not tried: the far GitLab has refused the login"), "{log}");
+    front.forget();
+    daemon.signal(Signal::USR1);
+    daemon.wait_until_logged("pass done", 2);
+    assert_eq!(daemon.log().matches("delivered far/").count(), 21);
+    daemon.stop().succeeded();
+}
+
+#[test]
+fn branches_of_one_project_are_pushed_one_after_the_other() {
+    let (world, source, head) = waiting();
+    for n in 0..6 {
+        world.put_head(&source, "main", "far/app", &format!("b{n}"), Naming::Zip).unwrap();
+    }
+    put(&world, "near/other", "far/other");
+    let front = Proxy::start(&world.destination.url()).unwrap();
+    front.on(
+        |seen| seen.operation() == "receive-pack" && seen.path.contains("far/app"),
+        ALWAYS,
+        Fault::Hold(Moment::Unsent),
+    );
+    let mut command = consumer(&world, &["-run-once"]);
+    command.env("GITLAB_BASE_URL", front.url()).env("SYNC_CONCURRENCY", "4");
+    let running = Daemon::spawn(command);
+    running.wait_until_logged("delivered far/other@main", 1);
+    wait_until("a push is under way", || front.held() > 0);
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(front.held(), 1, "the others wait: {}", running.log());
+    front.clear();
+    running.ends_within(PATIENCE).succeeded().logged("delivered=8");
+    assert_arrived(&world, "far/app", "b5", &head);
 }

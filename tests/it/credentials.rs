@@ -147,6 +147,10 @@ fn what_no_header_can_hold_is_refused_before_a_request() {
         ("AWS_SESSION_TOKEN", "tök"),
         ("AWS_REGION", "us-öst-1"),
         ("AWS_REGION", "us east 1"),
+        ("AWS_EXECUTION_ENV", "AWS_ECS_FARGATE\n"),
+        ("AWS_EXECUTION_ENV", "ECS\u{7f}"),
+        ("AWS_SDK_UA_APP_ID", "producer\n"),
+        ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "EXAMPLE\n"),
     ] {
         for arguments in [["list"].as_slice(), &["-run-once"], &["check"]] {
             let mut command = program(&world, arguments);
@@ -158,7 +162,51 @@ fn what_no_header_can_hold_is_refused_before_a_request() {
     let profile = "aws_access_key_id = AKIA\u{200b}EXAMPLE\naws_secret_access_key = x";
     let run = with_profile(&world, &["list"], profile).failed().logged("the access key is blank, or holds a space");
     assert!(!run.log.contains("EXAMPLE"), "{}", run.log);
+    let mut command = program(&world, &["list"]);
+    let run = Run::from(command.env_remove("AWS_REGION").env("AWS_DEFAULT_REGION", "us-east-1\n").output().unwrap());
+    assert!(run.refused().log.starts_with("AWS_DEFAULT_REGION: "));
     assert!(count(&world.s3().requests(), "ListObjectsV2") == 0);
+}
+
+#[test]
+fn the_source_of_a_role_is_refused_if_no_header_can_hold_its_key() {
+    let world = with_an_object();
+    let source = |key: &str, role: &str| {
+        format!(
+            "{role}\nsource_profile = via\n[profile via]\n{role}\nsource_profile = source\n[profile source]\n{key}\n"
+        )
+    };
+    let role = "role_arn = arn:aws:iam::123456789012:role/r";
+    for (key, says) in [
+        ("aws_access_key_id = AKIA\n  EXAMPLE\naws_secret_access_key = x", "the access key is blank, or holds"),
+        ("aws_access_key_id = AKIA\u{7f}EXAMPLE\naws_secret_access_key = x", "the access key is blank, or holds"),
+        (
+            "aws_access_key_id = AKIA\naws_secret_access_key = x\naws_session_token = to\n  kEXAMPLE",
+            "the session token is blank, or holds",
+        ),
+    ] {
+        let run = with_profile(&world, &["list"], &source(key, role)).failed().logged(says);
+        assert!(!run.log.contains("EXAMPLE") && !run.log.contains("internal error"), "{}", run.log);
+    }
+    // A profile that is not used does no harm.
+    let file = world.scratch().unwrap().join("credentials");
+    let mut command = program(&world, &["list"]);
+    let run = command.env("AWS_SHARED_CREDENTIALS_FILE", &file).env("AWS_CONFIG_FILE", &file).output().unwrap();
+    Run::from(run).succeeded();
+}
+
+#[test]
+fn the_token_file_of_a_container_must_not_end_in_a_line_end() {
+    let world = with_an_object();
+    let (url, seen) = container_credentials("200 OK", "{}");
+    let file = world.scratch().unwrap().join("token");
+    fs::write(&file, "pod-token-9f1c\n").unwrap();
+    let mut command = without_key(&world, &["list"]);
+    command.env("AWS_CONTAINER_CREDENTIALS_FULL_URI", url).env("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", file);
+    let run = Run::from(command.output().unwrap()).failed();
+    assert!(!run.log.contains("pod-token-9f1c"), "{}", run.log);
+    run.logged("the token in AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE holds a line end");
+    assert!(seen.try_recv().is_err());
 }
 
 #[test]

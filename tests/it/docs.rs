@@ -10,15 +10,15 @@ use git_partition_sync_producer::config::{CONSUMER, Fallback, Manual, PRODUCER};
 use testbed::judge;
 use testbed::world::World;
 
-use crate::support::pass;
+use crate::support::{Run, deliver_with, pass, program};
 
 fn read(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
 #[test]
-fn the_readme_lists_every_setting_with_its_default() {
-    assert_lists_settings("README.md", &PRODUCER);
+fn the_list_of_settings_has_every_one_with_its_default() {
+    assert_lists_settings("docs/settings.md", &PRODUCER);
 }
 
 #[test]
@@ -46,6 +46,7 @@ fn assert_lists_settings(document: &str, manual: &Manual) {
 /// Of each kind of message a part that does not change, with the module that says it.
 const MESSAGES: &[(&str, &[&str])] = &[
     ("reconcile", &["PUBLIC_KEY has changed"]),
+    ("config", &["is still the example's replace-me", "is the example in age's documentation"]),
     ("config", &["is the address of GitLab's API", "is a post-quantum recipient", "is the recipient of an age plugin"]),
     ("config", &["the value of a switch follows an equals sign"]),
     ("git", &["points to a tag, not to a commit"]),
@@ -78,8 +79,21 @@ const MESSAGES: &[(&str, &[&str])] = &[
         &[": set both", "AWS has FIPS endpoints for its own servers alone", "would cross the network in the clear"],
     ),
     ("config", &["is an identity (secret key)", "is empty: put the query into it"]),
+    ("config", &["set together with GRAPHQL_SERVER", "needs GRAPHQL_SERVER, and the target list is in TARGETS_FILE"]),
+    ("reconcile", &["no target list from TARGETS_FILE"]),
+    (
+        "graphql",
+        &[
+            " is not a target list: ",
+            "so it says nothing about the targets",
+            "(is it misspelled? Write null for none)",
+            "so the list beside them may lack something",
+            " has more than ",
+        ],
+    ),
     ("config", &["needed with SHARD_COUNT=", "is not a number below SHARD_COUNT"]),
     ("descriptors", &["the limit on open files allows less concurrency than configured"]),
+    ("threads", &["the limit on threads allows less concurrency than configured", "the system grants only "]),
     ("server", &["METRICS_SERVER_PORT: cannot listen on"]),
     ("workdir", &["another process is using"]),
     ("net", &["no connection to the server", "the server did not answer in time", "the connection broke off"]),
@@ -113,8 +127,13 @@ const MESSAGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("bucket", &["is not well-formed XML", "the checksum of what S3 stored"]),
-    ("reconcile", &["is not in the next listing of the bucket", "lost: "]),
+    (
+        "reconcile",
+        &["is not in the next listing of the bucket", "lost: ", "cannot read under WORKDIR what was uploaded last"],
+    ),
     ("config", &["holds a space, a line end or another character", "is blank"]),
+    ("config", &["holds a line end or another character that no header can hold"]),
+    ("bucket", &["the token in AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE holds a line end"]),
     (
         "bucket",
         &[
@@ -176,6 +195,45 @@ const MESSAGES: &[(&str, &[&str])] = &[
     (
         "artifact",
         &[
+            "it holds the public key",
+            "it is not PEM",
+            "it is protected by a passphrase",
+            "it is the key of another algorithm than Ed25519",
+            "it holds something else than a private key",
+            "it holds several keys",
+            "its key is damaged",
+        ],
+    ),
+    (
+        "artifact",
+        &[
+            "it holds no key",
+            "begins a private key, which must not leave the near side",
+            "is neither a public key nor a comment",
+            "begins something else than a public key",
+            "begins the key of another algorithm",
+            "a public key that is damaged",
+            "holds an age recipient",
+        ],
+    ),
+    (
+        "artifact",
+        &[
+            "it is not signed, and TRUSTED_KEYS takes only what is",
+            "it is signed with the key ",
+            ", which is not in TRUSTED_KEYS",
+            "its signature does not fit",
+            "its signature is not ",
+            "it is a signed object of an earlier time, put there again",
+            "its bundle ",
+        ],
+    ),
+    ("model", &["its manifest is of another ", "its manifest has version ", "its manifest cannot be read"]),
+    ("model", &["its manifest is longer than "]),
+    ("deliver", &["cannot read the trusted keys"]),
+    (
+        "artifact",
+        &[
             "none of the given identities decrypts it",
             "it is damaged or incomplete",
             "refused, its archive holds an entry",
@@ -188,6 +246,7 @@ const MESSAGES: &[(&str, &[&str])] = &[
     ("commands", &["is encrypted to an identity in", "exists already: move it away", "is not a safe folder name"]),
     ("git", &["is not of the kind that references to it expect"]),
     ("deliver", &["delivered ", "pass done, not everything is in sync", "stopped before "]),
+    ("deliver", &["superseded: the object of ", "are not tried, because the far GitLab has refused the login"]),
     ("deliver", &["replaced: ", "does not descend from what the far branch was at", "held: "]),
     ("deliver", &[" targets for the same reason"]),
     ("deliver", &["cannot push", "its object cannot be used", "cannot make the pack to push"]),
@@ -211,7 +270,7 @@ const MESSAGES: &[(&str, &[&str])] = &[
 ];
 
 /// Everything that is in a module of the crate's root, without its tests.
-fn source_of(module: &str) -> String {
+pub fn source_of(module: &str) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(module);
     let without_tests = |path: &Path| {
         let text = fs::read_to_string(path).unwrap();
@@ -295,7 +354,11 @@ fn links_between_documents_lead_somewhere() {
 
 /// The commands of a section, block by block.
 fn commands(text: &str, heading: &str) -> Vec<String> {
-    let section = text.split(&format!("\n## {heading}\n")).nth(1).unwrap().split("\n## ").next().unwrap();
+    let start = |level: &str| text.split_once(&format!("\n{level} {heading}\n")).map(|(_, section)| section);
+    let section = match start("##") {
+        Some(section) => section.split("\n## ").next().unwrap(),
+        None => start("###").unwrap().split("\n## ").next().unwrap().split("\n### ").next().unwrap(),
+    };
     let blocks = section.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     blocks
         .map(|block| {
@@ -388,4 +451,137 @@ fn restoring_by_hand_works_as_it_is_written() {
     let aws = format!("aws() {{ echo None; }}\n{}", blocks[0]);
     let output = Command::new("sh").args(["-euc", &aws]).current_dir(place.path()).output().unwrap();
     assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
+}
+
+/// Runs commands of a document in a folder, and gives what they print.
+#[track_caller]
+fn sh(folder: &Path, script: &str) -> String {
+    let output = Command::new("sh")
+        .args(["-euc", script])
+        .current_dir(folder)
+        .env_clear()
+        .envs([("PATH", std::env::var("PATH").unwrap()), ("HOME", "/nonexistent".to_owned())])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{script}\n{out}\n{err}");
+    out.into_owned()
+}
+
+#[test]
+fn the_contract_s_manifest_is_signed_as_it_says() {
+    let contract = read("docs/contract.md");
+    let value = |name: &str| {
+        let line = contract.lines().find(|line| line.starts_with(&format!("{name}  "))).unwrap();
+        line[name.len()..].trim().to_owned()
+    };
+    let signature = value("manifest.sig");
+    let signature: Vec<u8> =
+        (0..signature.len()).step_by(2).map(|at| u8::from_str_radix(&signature[at..at + 2], 16).unwrap()).collect();
+    let place = tempfile::tempdir().unwrap();
+    let pem = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", value("public key"));
+    fs::write(place.path().join("signing.pub"), pem).unwrap();
+    fs::write(place.path().join("manifest.sig"), &signature).unwrap();
+    fs::write(place.path().join("manifest.json"), value("manifest.json")).unwrap();
+    let [check] = &commands(&contract, "How to check one")[..] else { panic!("one block") };
+    let id = value("key id");
+    assert_eq!(sh(place.path(), check), format!("Signature Verified Successfully\n{id}{id}\n"));
+    let read: serde_json::Value = serde_json::from_str(&value("manifest.json")).unwrap();
+    for field in read.as_object().unwrap().keys() {
+        assert!(contract.contains(&format!("`{field}`")), "{field} is not explained");
+    }
+
+    fs::write(place.path().join("manifest.json"), value("manifest.json").replace("main", "made")).unwrap();
+    let output = Command::new("sh").args(["-euc", check]).current_dir(place.path()).output().unwrap();
+    assert!(!output.status.success(), "{output:?}");
+}
+
+#[test]
+fn an_increment_is_applied_as_the_contract_says() {
+    let world = World::start().unwrap();
+    let source = world.project("near/app").unwrap();
+    let base = source.head("main").unwrap();
+    let place = world.scratch().unwrap();
+    let url = source.path().to_string_lossy().into_owned();
+    let clone = format!("git clone -q --branch main {url} repository");
+    sh(&place, &clone);
+    let commit = source.commits("main", 2).unwrap();
+
+    // As the contract describes the object: the bundle's header, a thin pack, and a manifest in front.
+    let header = format!("# v2 git bundle\n-{base}\n{commit} refs/heads/main\n\n");
+    fs::write(place.join("header"), header).unwrap();
+    fs::write(place.join("manifest.json"), "{}").unwrap();
+    let make = format!(
+        "printf '%s\\n' {commit} '^{base}' | git -C {url} pack-objects -q --revs --thin --stdout > pack\n\
+         cat header pack > increment.bundle\n\
+         python3 -c 'import sys, zipfile; z = zipfile.ZipFile(\"object\", \"w\"); [z.write(n) for n in sys.argv[1:]]' \
+         manifest.json increment.bundle"
+    );
+    sh(&place, &make);
+    let object = testbed::archive::encrypt(&fs::read(place.join("object")).unwrap(), &world.recipients()).unwrap();
+    fs::write(place.join("object.age"), object).unwrap();
+    fs::copy(world.identity_file(), place.join("far-side.key")).unwrap();
+    let [apply] = &commands(&read("docs/contract.md"), "How to apply one")[..] else { panic!("one block") };
+    sh(&place, apply);
+    assert_eq!(judge::git_commit(&place.join("repository"), "HEAD").unwrap(), commit);
+    judge::git_fsck(&place.join("repository")).unwrap();
+}
+
+#[test]
+fn signing_is_switched_on_and_changed_as_it_is_written() {
+    let world = World::start().unwrap();
+    world.destination.group("far").unwrap();
+    let source = world.project("near/app").unwrap();
+    world.sync("near/app", "main", "far/app", "main").unwrap();
+    // Before, nothing was signed.
+    pass(&world).succeeded();
+    let place = world.scratch().unwrap();
+    let operations = read("docs/operations.md");
+    let [make, id] = &commands(&operations, "Switching it on")[..] else { panic!("two blocks") };
+    let [make_new, trust_both, trust_new] = &commands(&operations, "Another signing key")[..] else { panic!("three") };
+    let file = |name: &str| place.join(name).to_string_lossy().into_owned();
+    let mode = |name: &str| {
+        use std::os::unix::fs::PermissionsExt as _;
+        fs::metadata(place.join(name)).unwrap().permissions().mode() & 0o777
+    };
+    let publish = |key: &str| {
+        let mut command = program(&world, &["-run-once", "-republish=all"]);
+        Run::from(command.env("SIGNING_KEY_FILE", file(key)).output().unwrap()).succeeded();
+    };
+    let restore = |trusted: &str| {
+        let identity = world.identity_file().to_string_lossy().into_owned();
+        let mut command = program(&world, &["restore", "-identity", &identity]);
+        Run::from(command.env("TRUSTED_KEYS_FILE", file(trusted)).output().unwrap())
+    };
+    let deliver = || deliver_with(&world, "TRUSTED_KEYS_FILE", &file("signing.pub"));
+
+    sh(&place, make);
+    assert_eq!(mode("signing.pem"), 0o600);
+    restore("signing.pub").failed();
+    publish("signing.pem");
+    let mut check = program(&world, &["check"]);
+    let checked = Run::from(check.env("SIGNING_KEY_FILE", file("signing.pem")).output().unwrap()).succeeded();
+    let id = sh(&place, id).trim().to_owned();
+    assert!(checked.out.contains(&format!("{id}: objects are signed with it")), "{}", checked.out);
+    assert!(restore("signing.pub").succeeded().out.contains(&format!("signed by {id}")));
+    deliver().succeeded().logged("delivered far/app@main").logged(&format!("signed by {id}"));
+
+    sh(&place, make_new);
+    assert_eq!(mode("new.pem"), 0o600);
+    source.commits("main", 1).unwrap();
+    publish("signing.pem");
+    sh(&place, trust_both);
+    deliver().succeeded().logged("delivered far/app@main");
+    source.commits("main", 1).unwrap();
+    restore("new.pub").failed();
+    publish("new.pem");
+    restore("new.pub").succeeded();
+    deliver().succeeded().logged("delivered far/app@main");
+    sh(&place, trust_new);
+    source.commits("main", 1).unwrap();
+    publish("signing.pem");
+    deliver().failed().logged(&format!("signed with the key {id}, which is not in TRUSTED_KEYS"));
+    publish("new.pem");
+    deliver().succeeded().logged("delivered far/app@main");
 }

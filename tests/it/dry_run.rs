@@ -138,14 +138,14 @@ fn json_plan_has_the_documented_shape() {
             "publish": [
                 with("changed", serde_json::json!({
                     "source_project": "near/changed", "source_branch": "main",
-                    "old_commit": OLD_COMMIT, "commit": changed_head,
+                    "old_commit": OLD_COMMIT, "commit": changed_head, "crossing": "whole", "base": null,
                     "key": zip_key("far/deep/changed", "trunk", &changed_head),
                     "supersedes": [zip_key("far/deep/changed", "trunk", OLD_COMMIT)],
                     "reason": "the source branch has a new commit",
                 })),
                 with("new", serde_json::json!({
                     "source_project": "near/new", "source_branch": "main",
-                    "old_commit": null, "commit": new_head,
+                    "old_commit": null, "commit": new_head, "crossing": "whole", "base": null,
                     "key": zip_key("far/deep/new", "trunk", &new_head),
                     "supersedes": [], "reason": "not in the bucket yet",
                 })),

@@ -44,7 +44,7 @@ fn held(world: &World, name: &str) -> String {
 /// Files of the program besides its lock and its note of what is out of sync.
 fn plaintext(world: &World) -> Vec<std::path::PathBuf> {
     let mut files = workdir_files(world);
-    let ours = ["lock", "out-of-sync.json", "retirements.json", "recipients"];
+    let ours = ["lock", "out-of-sync.json", "retirements.json", "recipients", "unseen-uploads.json"];
     files.retain(|file| !ours.iter().any(|name| file.ends_with(name)));
     files
 }

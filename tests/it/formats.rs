@@ -163,6 +163,8 @@ fn same_commit_archived_twice_is_the_same_plaintext_and_another_ciphertext() {
             let plaintext = fs::read(decrypted(&world, world.identity_file())).unwrap();
             archives.push((world.s3().get(&keys(&world)[0]).unwrap().unwrap(), plaintext));
             world.s3().delete(&keys(&world)[0]);
+            // Or it would be missed.
+            fs::remove_dir_all(world.workdir()).unwrap();
         }
         assert_eq!(archives[0].1, archives[1].1, "{format}");
         assert_ne!(archives[0].0, archives[1].0, "{format}");

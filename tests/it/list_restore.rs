@@ -425,8 +425,8 @@ fn restore_as_json_says_the_same() {
         *good,
         serde_json::json!({
             "group": "far", "project": "tool", "branch": "main", "commit": commit, "format": "zip",
-            "key": zip_key("far/tool", "main", &commit), "good": true, "skipped": false, "git_objects": objects,
-            "other_references": 0,
+            "increments": 0, "key": zip_key("far/tool", "main", &commit), "good": true, "skipped": false, "git_objects": objects,
+            "other_references": 0, "origin": "unsigned", "signed_by": null, "published": null,
             "repository": Path::new(&into).join("far/tool@main"), "problem": null,
         })
     );

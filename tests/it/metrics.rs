@@ -175,14 +175,14 @@ fn no_name_that_somebody_chose_becomes_a_label() {
 }
 
 #[test]
-fn the_readme_names_every_metric() {
+fn the_document_names_every_metric() {
     let (_world, daemon) = with_trouble();
-    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/watching.md")).unwrap();
     let metrics = get(&daemon, "/metrics").body;
     let names: Vec<_> = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
     assert!(names.len() > 15, "{names:?}");
     for name in names {
-        assert!(readme.contains(&format!("`{name}`")), "{name} is not in the README");
+        assert!(readme.contains(&format!("`{name}`")), "{name} is not in docs/watching.md");
     }
 }
 

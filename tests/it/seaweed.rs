@@ -1,10 +1,13 @@
 //! The way from end to end on an S3 server that is somebody else's.
 
+use std::time::Instant;
+
 use testbed::judge;
-use testbed::seaweed::Seaweed;
+use testbed::seaweed::{Listener, Seaweed, free_ports};
 use testbed::world::World;
 
-use crate::support::{assert_holds, keys, pass, pass_with, run, tar_key, zip_key};
+use crate::site::status;
+use crate::support::{Daemon, assert_holds, consumer, keys, pass, pass_with, run, tar_key, wait_until, zip_key};
 
 #[track_caller]
 fn world() -> World {
@@ -109,4 +112,47 @@ fn on_seaweedfs_a_key_of_the_greatest_length_works() {
     assert_eq!(keys(&world), [key]);
     world.consumer().unwrap().pass().unwrap();
     assert_eq!(destination.head(&branch), Some(head));
+}
+
+/// From a producer's pass to the far branch, with nothing in between but the server's own notification.
+#[test]
+fn seaweedfs_tells_the_consumer_of_new_objects() {
+    const SECRET: &str = "seaweed-event-secret-b770";
+    let port = free_ports(1).unwrap()[0].to_string();
+    let listener = Listener { url: format!("http://127.0.0.1:{port}/webhook"), token: SECRET.to_owned() };
+    let world = World::builder()
+        .seaweed()
+        .listener(listener)
+        .sleep("1h")
+        .consumer_setting("WEBHOOK_SECRET", SECRET)
+        .consumer_setting("METRICS_SERVER_PORT", &port)
+        .start()
+        .unwrap();
+    world.destination.group("far").unwrap();
+    let daemon = Daemon::spawn(consumer(&world, &[]));
+    daemon.wait_until_logged("pass done", 1);
+
+    let app = world.project("near/app").unwrap();
+    // Of keys with a slash, the filer makes directories.
+    let with_slash = |branch: &&str| zip_key("far/app", branch, &app.head("main").unwrap()).contains('/');
+    let branch = ["ÿ", "ÿÿ", "aÿÿ", "ÿaÿ", "ÿÿÿ?"].into_iter().find(with_slash).unwrap();
+    world.sync("near/app", "main", "far/app", branch).unwrap();
+    // Its object is uploaded in parts.
+    let large = world.source.repo("near/large").unwrap();
+    large.fill_incompressible(9, 1).unwrap();
+    world.sync("near/large", "main", "far/large", "main").unwrap();
+    for _ in 0..2 {
+        pass(&world).succeeded().logged("published=");
+        let uploaded = Instant::now();
+        for (source, name, branch) in [(&app, "far/app", branch), (&large, "far/large", "main")] {
+            let head = source.head("main");
+            wait_until("it is on the far side", || world.far_head(name, branch) == head);
+            println!("{name} {:.2} s after the producer's pass", uploaded.elapsed().as_secs_f64());
+            source.commits("main", 1).unwrap();
+        }
+    }
+    let triggers: Vec<_> =
+        status(&daemon)["history"].as_array().unwrap().iter().map(|pass| pass["trigger"].to_string()).collect();
+    assert!(triggers[1..].iter().all(|trigger| trigger == "\"event\""), "{triggers:?}");
+    daemon.stop().succeeded();
 }

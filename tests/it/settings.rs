@@ -46,7 +46,10 @@ fn without_any_setting_all_that_are_missing_are_named_at_once() {
     let run = bare(&[]).refused();
     assert_eq!(
         run.log.lines().next(),
-        Some("missing: AWS_S3_BUCKET, GITLAB_BASE_URL, GITLAB_USERNAME, GITLAB_TOKEN, GRAPHQL_SERVER, PUBLIC_KEY")
+        Some(
+            "missing: AWS_S3_BUCKET, GITLAB_BASE_URL, GITLAB_USERNAME, GITLAB_TOKEN, GRAPHQL_SERVER or TARGETS_FILE, \
+             PUBLIC_KEY"
+        )
     );
     assert_eq!(run.out, "");
 }
@@ -247,21 +250,44 @@ fn a_certificate_that_is_none_is_refused_with_the_setting_s_name() {
     }
 }
 
-/// The runtime panics if the system gives it no thread.
-#[test]
-fn a_panic_ends_in_one_sentence_and_a_status_of_its_own() {
-    let world = World::start().unwrap();
-    let limited = ["prlimit", "--nproc=0", env!("CARGO_BIN_EXE_git-partition-sync-producer"), "-run-once"];
-    // The limit does not hold for root.
-    let another_user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+/// The program with a limit on the threads of its user. The limit does not hold for root, so root starts it as user `uid`.
+fn with_threads(world: &World, uid: u32, limit: usize) -> Command {
+    let (user, group) = (format!("--reuid={uid}"), format!("--regid={uid}"));
+    let another_user = ["setpriv", &user, &group, "--clear-groups"];
+    let limit = format!("--nproc={limit}");
+    let limited = ["prlimit", &limit, env!("CARGO_BIN_EXE_git-partition-sync-producer"), "-run-once"];
     let words: Vec<_> = match rustix::process::geteuid().is_root() {
         true => another_user.into_iter().chain(limited).collect(),
         false => limited.into(),
     };
     let mut command = world.command(words[0]);
     command.args(&words[1..]).env("PATH", std::env::var_os("PATH").unwrap()).env("RUST_BACKTRACE", "1");
-    let run = Run::from(command.output().unwrap());
-    assert_eq!(run.status, 70, "{}", run.log);
+    command
+}
+
+#[test]
+fn a_system_that_grants_no_threads_is_named_as_the_reason() {
+    let world = World::start().unwrap();
+    let run = Run::from(with_threads(&world, 65_534, 0).output().unwrap()).refused();
     assert_eq!(run.log.lines().count(), 1, "{}", run.log);
-    run.logged("internal error at ").logged("this is a bug in the program: please report this line");
+    run.logged("the system grants only 0 of the ").logged("raise the limit on processes (ulimit -u");
+}
+
+#[test]
+fn with_the_fewest_threads_everything_is_published() {
+    if !rustix::process::geteuid().is_root() {
+        // How many threads this user has already is not known.
+        return;
+    }
+    let (world, uid) = (World::start().unwrap(), 61_305);
+    for name in ["a", "b", "c", "d", "e"] {
+        world.project(&format!("near/{name}")).unwrap();
+        world.sync(&format!("near/{name}"), "main", &format!("far/{name}"), "main").unwrap();
+    }
+    let workdir = tempfile::tempdir_in("/tmp").unwrap();
+    std::os::unix::fs::chown(workdir.path(), Some(uid), Some(uid)).unwrap();
+    let fewest = 1 + std::thread::available_parallelism().unwrap().get() + 4;
+    let mut command = with_threads(&world, uid, fewest);
+    let run = Run::from(command.env("WORKDIR", workdir.path()).output().unwrap()).succeeded();
+    run.logged("the limit on threads allows less concurrency than configured").logged("published=5");
 }

@@ -405,7 +405,8 @@ pub fn files_below(folder: &Path) -> Vec<PathBuf> {
 pub fn leftovers(world: &World) -> Vec<PathBuf> {
     let ours = world.workdir().join(OURS);
     let mut files = workdir_files(world);
-    let expected = ["lock", "out-of-sync.json", "retirements.json", "recipients"].map(|name| ours.join(name));
+    let expected = ["lock", "out-of-sync.json", "retirements.json", "recipients", "unseen-uploads.json"]
+        .map(|name| ours.join(name));
     files.retain(|file| !expected.contains(file) && !file.starts_with(ours.join("mirrors")));
     files
 }

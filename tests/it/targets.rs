@@ -15,7 +15,7 @@ const EMPTY: &str = r#"{"data": {"apps_v1": []}}"#;
 const OLD_COMMIT: &str = "00000000000000000000000000000000000000aa";
 
 /// A world with something to publish and something to retire, with nothing that would hold a pass back.
-fn world_with_work() -> World {
+pub fn world_with_work() -> World {
     let world = World::builder().setting("MAX_RETIRE", "100%").start().unwrap();
     world.project("near/p").unwrap();
     world.sync("near/p", "main", "far/p", "main").unwrap();
@@ -25,14 +25,14 @@ fn world_with_work() -> World {
 
 /// What the world with work is like once a pass was good.
 #[track_caller]
-fn assert_served(world: &World) {
+pub fn assert_served(world: &World) {
     let head = world.source.repo("near/p").unwrap().head("main").unwrap();
     assert_eq!(keys(world), [zip_key("far/p", "main", &head)]);
 }
 
 /// What the world with work is like while no pass was good.
 #[track_caller]
-fn assert_untouched(world: &World) {
+pub fn assert_untouched(world: &World) {
     assert_eq!(s3_writes(world), [""; 0]);
     assert_eq!(keys(world), [zip_key("far/unwanted", "main", OLD_COMMIT)]);
     assert_eq!(world.source.requests().len(), 0, "no target is looked at");

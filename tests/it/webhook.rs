@@ -10,7 +10,7 @@ use testbed::world::World;
 use crate::site::{Answer, address, get, request, request_announcing, sample, status};
 use crate::support::{Daemon, PATIENCE, keys, program, wait_until, zip_key};
 
-const SECRET: &str = "webhook-secret-77c1";
+pub const SECRET: &str = "webhook-secret-77c1";
 
 /// A world with these projects, each with a target, and a daemon after its first pass that will not begin another.
 fn at_rest(projects: &[&str]) -> (World, Daemon) {
@@ -47,7 +47,7 @@ fn send(daemon: &Daemon, token: &str, event: &str, body: &str) -> Answer {
 }
 
 #[track_caller]
-fn push(daemon: &Daemon, project: &str) {
+pub fn push(daemon: &Daemon, project: &str) {
     assert_eq!(send(daemon, SECRET, "Push Hook", &push_event(project, "main")).status, 202);
 }
 

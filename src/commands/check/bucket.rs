@@ -5,6 +5,9 @@ use tokio_util::sync::CancellationToken;
 use super::finding::Check;
 use crate::bucket::{Bucket, BucketError, Foreign, Listing};
 use crate::config;
+use crate::model::key::ArchiveFormat;
+use crate::plan::Crossing;
+use crate::reconcile::WITH_TAR_GZ;
 use crate::text::{error_chain, objects};
 
 /// The bucket's listing, and whether S3 answers at all.
@@ -15,6 +18,13 @@ pub(super) async fn listing(bucket: &Bucket, settings: &config::Run) -> (Check, 
         Ok(Listing { held, .. }) if let Err(error) = settings.archive_format.resolve(&held) => {
             let check = Check::failed(NAME, format!("{name}: {error}"));
             (check.advice("Set ARCHIVE_FORMAT to the format that the consumer reads."), true)
+        }
+        Ok(Listing { held, .. })
+            if settings.crossing == Crossing::Incremental
+                && settings.archive_format.resolve(&held) == Ok(ArchiveFormat::TarGz) =>
+        {
+            let check = Check::warning(NAME, format!("{name} has {}", objects(held.len())));
+            (check.advice(format!("{WITH_TAR_GZ}.")), true)
         }
         Ok(Listing { held, foreign }) => {
             let finding = format!("{name} has {}{}", objects(held.len()), and_foreign(&foreign));

@@ -39,7 +39,9 @@ async fn run(
 ) -> Option<()> {
     checks.add([Check::settings()]);
     let identities = settings.identities();
-    checks.add([here::identities(identities.as_ref()), here::workdir(Program::Consumer, &settings.workdir)]);
+    checks.add([here::identities(identities.as_ref()), here::trusted_keys(settings.trusted_keys())]);
+    checks.add([here::workdir(Program::Consumer, &settings.workdir)]);
+    checks.add(settings.webhook_secret.as_ref().map(|secret| here::webhook(secret, settings.metrics_port)));
     let (check, held) = stop.run_until_cancelled(objects::listing(bucket, settings)).await?;
     checks.add([check]);
     checks.add([stop.run_until_cancelled(objects::reading(bucket, settings, &held, identities.ok())).await?]);

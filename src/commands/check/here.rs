@@ -1,4 +1,4 @@
-//! What needs no server: recipients, identities and WORKDIR.
+//! What needs no server: recipients, identities, keys of signatures and WORKDIR.
 
 use std::fs;
 use std::io::{self, Write};
@@ -6,12 +6,15 @@ use std::ops::Deref;
 use std::path::Path;
 
 use age::x25519::Recipient;
+use secrecy::ExposeSecret;
 
 use super::finding::{Check, NAMES_SHOWN};
 use crate::artifact::encrypt::{Identities, encrypting};
+use crate::artifact::signature::{SigningKey, TrustedKeys};
 use crate::files::available_bytes;
 use crate::git::store::Store;
 use crate::model::program::Program;
+use crate::secret::Secret;
 use crate::text::{error_chain, human_bytes};
 use crate::workdir::mirrors::MirrorError;
 use crate::workdir::{Folder, Spool, Workdir, WorkdirError};
@@ -44,13 +47,36 @@ pub(super) fn identities(identities: Result<&Identities, &anyhow::Error>) -> Che
     }
 }
 
+/// Which key signs. The far side's TRUSTED_KEYS must have its public part.
+pub(super) fn signing_key(key: &SigningKey) -> Check {
+    Check::passed("signing key", format!("{}: objects are signed with it", key.id()))
+}
+
+/// Whose signatures count.
+pub(super) fn trusted_keys(keys: anyhow::Result<Option<TrustedKeys>>) -> Check {
+    const NAME: &str = "trusted keys";
+    match keys {
+        Ok(None) => Check::passed(NAME, "none are set: objects need no signature"),
+        Ok(Some(keys)) => {
+            let ids: Vec<_> = keys.ids().map(|id| id.to_string()).collect();
+            let shown = ids[..ids.len().min(NAMES_SHOWN)].join(", ");
+            Check::passed(NAME, format!("{}: {shown}{}; nothing else is taken", ids.len(), and_more(ids.len())))
+        }
+        Err(error) => Check::failed(NAME, error_chain(error.as_ref())).advice("Correct the file, or its path."),
+    }
+}
+
 fn listed(recipients: &[Recipient]) -> String {
     let shown: Vec<_> = recipients.iter().take(NAMES_SHOWN).map(|recipient| short(&recipient.to_string())).collect();
-    let more = match recipients.len().saturating_sub(NAMES_SHOWN) {
+    format!("{}{}", shown.join(", "), and_more(recipients.len()))
+}
+
+/// How many are not shown of so many.
+fn and_more(all: usize) -> String {
+    match all.saturating_sub(NAMES_SHOWN) {
         0 => String::new(),
         more => format!(" and {more} more"),
-    };
-    format!("{}{more}", shown.join(", "))
+    }
 }
 
 /// Both ends of a recipient: enough to tell it from others.
@@ -108,15 +134,30 @@ pub(super) fn workdir(program: Program, path: &Path) -> Check {
     Check::passed(NAME, finding)
 }
 
+/// The webhook's secret: the senders put it into a header.
+pub(super) fn webhook(secret: &Secret, port: u16) -> Check {
+    const NAME: &str = "webhook";
+    match secret.read() {
+        Ok(secret) if secret.expose_secret().bytes().all(|byte| byte.is_ascii_graphic()) => {
+            Check::passed(NAME, format!("the daemon takes events of the bucket: POST /webhook on port {port}"))
+        }
+        Ok(_) => {
+            Check::warning(NAME, "the secret holds a space, or a character that not every sender can put into a header")
+                .advice("Make another one, with `openssl rand -hex 32`.")
+        }
+        Err(error) => Check::failed(NAME, error_chain(&error)).advice("Correct the file, or its path."),
+    }
+}
+
 fn write_trial_file(place: &Path) -> io::Result<()> {
     let mut file = tempfile::tempfile_in(place)?;
     file.write_all(&[0; TRIAL_FILE_BYTES])?;
     file.sync_all()
 }
 
-/// Opens and packs an empty repository as publishing does.
+/// Opens an empty repository as publishing does.
 fn open_trial_repository(place: &Path) -> Result<(), MirrorError> {
     let folder = tempfile::tempdir_in(place)?;
     fs::create_dir_all(folder.path().join("objects/pack"))?;
-    Ok(Store::open(folder.path())?.try_packing()?)
+    Ok(Store::open(folder.path()).map(drop)?)
 }

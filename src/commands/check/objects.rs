@@ -15,6 +15,7 @@ use crate::artifact::encrypt::{Identities, decrypting};
 use crate::artifact::error::ArtifactError;
 use crate::bucket::{Bucket, BucketError, Listing};
 use crate::config;
+use crate::deliver::pause_of_a_bucket_with;
 use crate::model::key::{ArchiveFormat, HeldObject};
 use crate::model::program::Program;
 use crate::plan::Cause;
@@ -34,20 +35,23 @@ pub(super) async fn listing(bucket: &Bucket, settings: &config::Consume) -> (Che
         Err(error) => return (failed(NAME, &error, "s3:ListBucket"), vec![]),
     };
     held.sort_by(|a, b| (Reverse(a.last_modified), &a.key).cmp(&(Reverse(b.last_modified), &b.key)));
-    let foreign = and_foreign(&foreign);
+    let pause = settings.sleep.unwrap_or_else(|| pause_of_a_bucket_with(held.len() + foreign.count));
+    let (foreign, pause) = (and_foreign(&foreign), human_duration(pause));
     let check = match held.first() {
         None => {
             let check = Check::warning(NAME, format!("{name} has nothing to deliver yet{foreign}"));
             check.advice("Run git-partition-sync-producer on the near side. If it has run, check AWS_S3_BUCKET, and what copies the bucket.")
         }
         Some(newest) => {
-            let of = |format| held.iter().filter(|object| object.name.format == format).count();
+            let of = |format| held.iter().filter(|object| object.name.content.format() == Some(format)).count();
             let formats =
                 ArchiveFormat::ALL.map(|format| (of(format), format)).into_iter().filter(|(count, _)| *count > 0);
             let formats: Vec<_> = formats.map(|(count, format)| format!("{count} {format}")).collect();
             let age = human_duration(since(newest.last_modified, SystemTime::now()));
             let (count, formats) = (objects(held.len()), formats.join(", "));
-            Check::passed(NAME, format!("{name} has {count} ({formats}), the newest {age} old{foreign}"))
+            let finding =
+                format!("{name} has {count} ({formats}), the newest {age} old{foreign}; a pass every {pause}");
+            Check::passed(NAME, finding)
         }
     };
     settings.share.keep_own(&mut held, |object| &object.name.destination);

@@ -1,38 +1,62 @@
-//! The GraphQL server and the target list.
+//! The GraphQL server, or the file in its place, and the target list.
 
 use reqwest::StatusCode;
 
 use super::finding::{Check, by_reason, counted};
 use super::request_advice;
-use crate::graphql::TargetsError;
+use crate::graphql::file::TargetsFile;
+use crate::graphql::{GraphqlServer, TargetsError};
 use crate::model::program::Program;
 use crate::model::target::Targets;
 use crate::net::http::RequestError;
 use crate::plan::{Cause, Republish};
-use crate::reconcile::Clients;
+use crate::reconcile::{Clients, TargetList};
 use crate::text::error_chain;
 
+const GRAPHQL: &str = "GraphQL";
 const REFUSED_QUERY: &str = "The server does not know what the query asks for: it has another schema, or the query in \
                              GRAPHQL_QUERY_FILE is wrong.";
 
 /// Statuses that do not depend on the query.
 const NOT_THE_QUERY: [StatusCode; 3] = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::NOT_FOUND];
 
-pub(super) async fn graphql(clients: &Clients) -> (Check, Option<Targets>) {
-    const NAME: &str = "GraphQL";
-    let failed = |finding, advice: &str| (Check::failed(NAME, finding).advice(advice), None);
-    let (server, query) = match clients.graphql().and_then(|server| Ok((server, clients.query()?))) {
-        Ok(both) => both,
-        Err(error) => return failed(error_chain(&error), "Correct the file, or its path."),
-    };
-    match server.targets(&query).await {
+pub(super) async fn source(clients: &Clients) -> (Check, Option<Targets>) {
+    match clients.target_list() {
+        Ok(TargetList::Server { server, query }) => graphql(&server, &query).await,
+        Ok(TargetList::File(file)) => targets_file(&file).await,
+        Err(error) => {
+            let check = Check::failed(GRAPHQL, error_chain(&error));
+            (check.advice("Correct the file, or its path."), None)
+        }
+    }
+}
+
+async fn graphql(server: &GraphqlServer, query: &str) -> (Check, Option<Targets>) {
+    match server.targets(query).await {
         Ok(targets) => {
-            let count = targets.accepted.len() + targets.refused.len();
-            let finding = format!("{} answers, and the query fits: {}", server.url, counted(count, "target"));
+            let finding = format!("{} answers, and the query fits: {}", server.url, all(&targets));
+            (Check::passed(GRAPHQL, finding), Some(targets))
+        }
+        Err(error) => {
+            let check = Check::failed(GRAPHQL, format!("{}: {}", server.url, error_chain(&error)));
+            (check.advice(graphql_advice(&error)), None)
+        }
+    }
+}
+
+async fn targets_file(file: &TargetsFile) -> (Check, Option<Targets>) {
+    const NAME: &str = "targets file";
+    match file.targets().await {
+        Ok(targets) => {
+            let finding = format!("{} is a target list: {}", file.0.display(), all(&targets));
             (Check::passed(NAME, finding), Some(targets))
         }
-        Err(error) => failed(format!("{}: {}", server.url, error_chain(&error)), &graphql_advice(&error)),
+        Err(error) => (Check::failed(NAME, error_chain(&error)).advice(error.advice()), None),
     }
+}
+
+fn all(targets: &Targets) -> String {
+    counted(targets.accepted.len() + targets.refused.len(), "target")
 }
 
 fn graphql_advice(error: &TargetsError) -> String {
@@ -66,7 +90,7 @@ pub(super) fn targets(targets: &Targets, republish: &Republish) -> Check {
     let all = targets.accepted.len() + targets.refused.len();
     if all == 0 {
         return Check::warning(NAME, "empty: there is nothing to publish")
-            .advice("Define `gitlabSync` for the code components that should go to the far side.");
+            .advice("Define `gitlabSync` for the code components that should go to the far side: docs/targets.md.");
     }
     let refused: Vec<_> = targets
         .refused

@@ -7,18 +7,48 @@ use std::fs::{self, DirBuilder};
 use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use crate::artifact::Limits;
 use crate::artifact::encrypt::Identities;
 use crate::artifact::error::{ArtifactError, in_path};
-use crate::artifact::open::{Expected, Opened, open};
-use crate::git::verify::VerifyError;
+use crate::artifact::increment::{self, ExpectedIncrement};
+use crate::artifact::open::{Expected, Opened, Said, unpack};
+use crate::artifact::signature::{Trust, TrustError, TrustedKeys};
+use crate::git::pack::PackError;
+use crate::git::verify::{Verified, VerifyError, verify};
 use crate::memory::MemoryBudget;
-use crate::model::key::{ArchiveFormat, Destination};
+use crate::model::key::{ArchiveFormat, CommitId, Content, Destination, HeldObject};
+use crate::model::manifest::ManifestError;
 use crate::model::target::{branch_problem, path_problem, project_problem};
 
 /// The longest name of a file or folder that common file systems take, in bytes.
 const MAX_FILE_NAME_BYTES: usize = 255;
+
+/// What objects are opened with.
+#[derive(Debug)]
+pub struct Means {
+    /// One of them has to decrypt.
+    pub identities: Identities,
+    /// Whose signatures count. Without them, objects need none.
+    pub trusted: Option<TrustedKeys>,
+    /// What decoding objects may take.
+    pub memory: MemoryBudget,
+}
+
+/// What the name of an object with a whole history says.
+#[derive(Debug, Clone, Copy)]
+pub struct Named<'a> {
+    /// How it is packed.
+    pub format: ArchiveFormat,
+    /// Where it goes.
+    pub destination: &'a Destination,
+    /// The commit, as written.
+    pub commit: &'a str,
+}
+
+/// The increments on top of a whole history, the first one first, and how to download one.
+pub type OnTop<'a> = (&'a [HeldObject], &'a dyn Fn(&HeldObject) -> Result<Box<dyn Read>, ArtifactError>);
 
 /// A good object.
 #[derive(Debug)]
@@ -29,7 +59,8 @@ pub struct Restored {
     pub opened: Opened,
 }
 
-/// Decrypts, unpacks and verifies the object read from `reader`.
+/// Decrypts, unpacks and verifies the object read from `reader`, a whole history, and what is on top of it. `download` brings
+/// each of these.
 ///
 /// With `into`, the repository is kept as `<into>/<group>/<project>@<branch>`, which must not exist yet; until it is
 /// verified, it is in a hidden folder of `into`. Without, it is unpacked in `scratch` and removed. Both folders are created
@@ -37,18 +68,15 @@ pub struct Restored {
 ///
 /// # Errors
 /// [`RestoreError`]; nothing of the object stays on the disk.
-#[expect(clippy::too_many_arguments, reason = "each is a fact of its own, and there is one caller")]
 pub fn restore_object(
     reader: impl Read,
-    format: ArchiveFormat,
-    destination: &Destination,
-    commit: &str,
-    identities: &Identities,
+    Named { format, destination, commit }: Named<'_>,
+    (on_top, download): OnTop<'_>,
+    means: &Means,
     into: Option<&Path>,
     scratch: &Path,
-    memory: &MemoryBudget,
 ) -> Result<Restored, RestoreError> {
-    let commit = commit.parse().map_err(|_| RestoreError::NotACommit(commit.to_owned()))?;
+    let commit = parse(commit)?;
     let place = into.map(|into| free_place(into, destination)).transpose()?;
 
     if let Some(into) = into {
@@ -60,8 +88,26 @@ pub fn restore_object(
     let repository = staging.path().join("repository");
     DirBuilder::new().mode(0o700).create(&repository).map_err(in_path(&repository))?;
 
-    let expected = Expected { format, branch: &destination.branch, commit, bytes: None };
-    let opened = open(reader, &expected, identities, Limits::default(), &repository, memory)?;
+    let Means { identities, trusted, memory } = means;
+    let trust = Trust { destination, keys: trusted.as_ref(), not_before: None };
+    let expected = Expected { format, commit, bytes: None, trust };
+    let mut said = unpack(reader, &expected, identities, Limits::default(), &repository)?;
+    let mut tip = commit;
+    for object in on_top {
+        let Content::Increment { base } = object.name.content else { continue };
+        let commit = parse(&object.name.commit)?;
+        let expected = ExpectedIncrement { commit, base, bytes: Some(object.bytes), trust };
+        let pack = staging.path().join(format!("{commit}.pack"));
+        let limits = Limits::default();
+        let increment = increment::read(download(object)?, &expected, identities, limits, &pack)?;
+        let go_on = AtomicBool::new(false);
+        increment::apply(&increment.pack, &repository, &destination.branch, commit, limits.bytes, memory, &go_on)?;
+        fs::remove_file(&pack).map_err(in_path(&pack))?;
+        said = Said { origin: increment.origin, manifest: Some(increment.manifest), ..said };
+        tip = commit;
+    }
+    let Verified { objects: git_objects } = verify(&repository, tip, memory).map_err(ArtifactError::from)?;
+    let opened = Opened { git_objects, said };
 
     if let Some(place) = &place {
         move_to(place, &repository)?;
@@ -69,6 +115,10 @@ pub fn restore_object(
     let path = staging.path().to_owned();
     staging.close().map_err(in_path(&path))?;
     Ok(Restored { repository: place, opened })
+}
+
+fn parse(commit: &str) -> Result<CommitId, RestoreError> {
+    commit.parse().map_err(|_| RestoreError::NotACommit(commit.to_owned()))
 }
 
 /// Where a destination's repository goes: one folder for each segment of its group, and one for project and branch.
@@ -134,6 +184,8 @@ pub enum RestoreError {
 pub(super) enum Finding {
     /// It is not what it should be.
     Bad,
+    /// It does not come from where it has to.
+    Refused,
     /// Nothing: the reason is outside of it.
     Skipped,
     /// Nothing: it is encrypted to others.
@@ -147,14 +199,18 @@ impl RestoreError {
             Self::NotACommit(_) => Finding::Bad,
             Self::Artifact(error) => match error {
                 ArtifactError::OtherRecipients => Finding::NotForUs,
+                ArtifactError::Origin(_) => Finding::Refused,
                 ArtifactError::Download(_)
                 | ArtifactError::Disk { .. }
+                | ArtifactError::Pack(PackError::Io(_) | PackError::Memory(_))
                 | ArtifactError::Repository(VerifyError::Disk { .. } | VerifyError::Memory(_)) => Finding::Skipped,
                 ArtifactError::NotEncrypted(_)
                 | ArtifactError::Damaged(_)
                 | ArtifactError::Unsafe { .. }
                 | ArtifactError::TooLarge(_)
                 | ArtifactError::References(_)
+                | ArtifactError::Bundle(_)
+                | ArtifactError::Pack(_)
                 | ArtifactError::Repository(_) => Finding::Bad,
             },
         }
@@ -170,7 +226,12 @@ impl RestoreError {
             (Self::Artifact(ArtifactError::Download(_)), _) => Some("try again".to_owned()),
             (Self::Artifact(ArtifactError::Unsafe { .. }), _) => Some(format!("find out who made it, and {}", again())),
             (Self::Artifact(ArtifactError::TooLarge(_)), _) | (_, Finding::Skipped | Finding::NotForUs) => None,
-            (_, Finding::Bad) => Some(again()),
+            (Self::Artifact(ArtifactError::Origin(error)), _) => match error {
+                TrustError::Unsigned | TrustError::Manifest(ManifestError::Another { .. }) => Some(again()),
+                // The message says it.
+                _ => None,
+            },
+            (_, Finding::Bad | Finding::Refused) => Some(again()),
         }
     }
 }
@@ -188,10 +249,14 @@ mod tests {
 
     use super::*;
     use crate::artifact::encrypt;
+    use crate::artifact::fixture::Keys;
     use crate::artifact::references::ReferenceError;
+    use crate::artifact::signature::SignedManifest;
     use crate::git::fixture::{Project, git, run};
+    use crate::model::manifest::{Manifest, Origin};
     use age::x25519::Identity;
     use std::io::Write;
+    use std::time::{Duration, UNIX_EPOCH};
     use testbed::mutate::mutated;
 
     /// What one restoration is about.
@@ -200,6 +265,7 @@ mod tests {
         identity: Identity,
         destination: Destination,
         folder: tempfile::TempDir,
+        trusted: Option<TrustedKeys>,
     }
 
     impl Case {
@@ -207,7 +273,7 @@ mod tests {
             let destination =
                 Destination { group: "group/sub".into(), project: "project".into(), branch: "release/1".into() };
             let (project, folder) = (Project::new(), tempfile::tempdir().unwrap());
-            Self { project, identity: Identity::generate(), destination, folder }
+            Self { project, identity: Identity::generate(), destination, folder, trusted: None }
         }
 
         fn encrypted(&self, archive: &[u8]) -> Vec<u8> {
@@ -232,9 +298,14 @@ mod tests {
             object: impl Read,
             into: Option<&Path>,
         ) -> Result<Restored, RestoreError> {
-            let identities = self.identity.clone().into();
-            let memory = MemoryBudget::new(None);
-            restore_object(object, format, &self.destination, commit, &identities, into, self.folder.path(), &memory)
+            let means = Means {
+                identities: self.identity.clone().into(),
+                trusted: self.trusted.clone(),
+                memory: MemoryBudget::new(None),
+            };
+            let named = Named { format, destination: &self.destination, commit };
+            let nothing: OnTop<'_> = (&[], &|_| Err(ArtifactError::OtherRecipients));
+            restore_object(object, named, nothing, &means, into, self.folder.path())
         }
 
         #[track_caller]
@@ -291,7 +362,7 @@ mod tests {
         git(&repository, &["fsck", "--full"]);
         assert_eq!(git(&repository, &["for-each-ref", "--format=%(refname)"]), "refs/heads/release/1");
         assert_eq!(git(&repository, &["rev-parse", "release/1"]), case.project.commit.to_string());
-        assert_eq!(restored.opened.other_references, 4, "the source's branch, and three of the remote's");
+        assert_eq!(restored.opened.said.other_references, 4, "the source's branch, and three of the remote's");
         assert_eq!(git(&repository, &["remote"]), "", "its remote, and a credential in its URL, stay behind");
     }
 
@@ -355,6 +426,39 @@ mod tests {
                 "{format} as {other}"
             );
             case.assert_nothing_left();
+        }
+    }
+
+    #[test]
+    fn with_trusted_keys_only_what_they_signed_is_restored() {
+        let (mut case, keys) = (Case::new(), Keys::new());
+        let manifest = Manifest {
+            destination: case.destination.clone(),
+            commit: case.project.commit,
+            base: None,
+            covers: vec![],
+            previous: None,
+            published: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
+        };
+        let found = |keys: &Keys| SignedManifest::new(&manifest, Some(&keys.signing())).unwrap();
+        for format in ArchiveFormat::ALL {
+            let object = |found| case.encrypted(&case.project.signed_archive(format, &case.destination.branch, found));
+            let (ours, theirs, plain) = (object(found(&keys)), object(found(&Keys::new())), case.object(format));
+            let key = keys.signing().id();
+            case.trusted = None;
+            let checked = |case: &Case, object: &[u8]| {
+                case.restore_as(&manifest.commit.to_string(), format, object, None).map(|it| it.opened.said.origin)
+            };
+            assert_eq!(checked(&case, &ours).unwrap(), Origin::Unchecked { key });
+            assert_eq!(checked(&case, &plain).unwrap(), Origin::Unsigned);
+            case.trusted = Some(keys.trusted());
+            assert_eq!(checked(&case, &ours).unwrap(), Origin::Signed { key });
+            for (object, has_advice) in [(&plain, true), (&theirs, false)] {
+                let error = checked(&case, object).unwrap_err();
+                assert_eq!(error.finding(), Finding::Refused, "{error}");
+                assert_eq!(error.advice(&case.destination).is_some(), has_advice, "{error}");
+                case.assert_nothing_left();
+            }
         }
     }
 

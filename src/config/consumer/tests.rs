@@ -13,6 +13,7 @@ use secrecy::ExposeSecret;
 
 use super::super::{CONSUMER, Exit, PRODUCER, Settings, parse_consumer};
 use super::*;
+use crate::artifact::fixture::Keys;
 
 /// An identity as text.
 fn identity() -> String {
@@ -66,20 +67,22 @@ fn what_the_go_consumer_is_given_is_enough() {
     assert_eq!(consume.s3.bucket, "partition");
     assert_eq!(consume.identities().unwrap().recipients().count(), 1);
     assert_eq!(consume.workdir, Path::new("/working"));
-    assert_eq!(consume.sleep, Duration::from_secs(300));
+    assert_eq!(consume.sleep, None, "it depends on the bucket");
+    assert!(consume.webhook_secret.is_none());
     assert!(!consume.dry_run && !consume.run_once && !consume.s3.sign_payload);
+    assert_eq!(consume.trusted, None);
     assert_eq!(consume.on_rewrite, OnRewrite::Publish);
     assert!((4..=8).contains(&consume.sync_concurrency.get()) && consume.probe_concurrency.get() == 32);
     assert_eq!(consume.target_timeout, Duration::from_secs(3600));
     assert_eq!(consume.stall_timeout, Duration::from_secs(3900));
-    assert_eq!((consume.instance.as_str(), consume.metrics_port), ("fedramp", 9090));
+    assert_eq!((consume.instance.label(), consume.instance.name(), consume.metrics_port), ("fedramp", None, 9090));
 
     // As its template writes them.
     let words = ["-dry-run=true", "-run-once=false"];
     let consume = consume_with(&[("AWS_S3_BUCKET", ""), ("AWS_GIT_SYNC_BUCKET", "theirs")], &words);
     assert!(consume.dry_run && !consume.run_once && consume.s3.bucket == "theirs");
     let consume = consume_with(&[("RECONCILE_SLEEP_TIME", "15m")], &["-run-once"]);
-    assert!(consume.run_once && consume.sleep == Duration::from_secs(900));
+    assert!(consume.run_once && consume.sleep == Some(Duration::from_secs(900)));
 }
 
 #[test]
@@ -102,6 +105,8 @@ fn every_setting_of_the_consumer_can_be_changed_by_its_variable() {
         ("METRICS_SERVER_PORT", "0"),
         ("METRICS_SERVER_ADDRESS", "::1"),
         ("STALL_TIMEOUT", "20m"),
+        ("RECONCILE_SLEEP_TIME", "2s"),
+        ("WEBHOOK_SECRET", "open-sesame"),
     ];
     let consume = consume_with(&changes, &[]);
     assert_eq!(consume.s3.region.as_deref(), Some("us-gov-west-1"));
@@ -112,8 +117,10 @@ fn every_setting_of_the_consumer_can_be_changed_by_its_variable() {
     assert_eq!((consume.target_timeout.as_secs(), consume.timeouts), (90, Timeouts { connect, idle }));
     assert_eq!((consume.max_repository_bytes, consume.memory_budget_bytes), (2 << 30, Some(300 << 20)));
     assert_eq!((consume.share.index(), consume.share.count()), (2, 3));
-    assert_eq!((consume.instance.as_str(), consume.metrics_port), ("gov", 0));
+    assert_eq!((consume.instance.label(), consume.instance.name(), consume.metrics_port), ("gov", Some("gov"), 0));
     assert_eq!((consume.metrics_address.to_string().as_str(), consume.stall_timeout.as_secs()), ("::1", 1200));
+    assert_eq!(consume.sleep, Some(Duration::from_secs(2)));
+    assert_eq!(consume.webhook_secret.unwrap().read().unwrap().expose_secret(), "open-sesame");
 }
 
 #[test]
@@ -188,6 +195,33 @@ fn what_is_not_an_identity_is_explained_and_not_shown() {
     assert!(!shown.contains(&secret) && !shown.contains("glpat-hunter2"), "{shown}");
     let echoed = std::io::Error::other(format!("the server says {secret}"));
     assert_eq!(error_chain(&echoed), "the server says [secret]");
+}
+
+#[test]
+fn trusted_keys_come_from_the_environment_or_a_file_that_is_read_again() {
+    let [one, two] = [Keys::new(), Keys::new()];
+    let ids = |consume: &Consume| consume.trusted_keys().unwrap().unwrap().ids().collect::<Vec<_>>();
+    assert_eq!(consume_with(&[], &[]).trusted_keys().unwrap(), None);
+    let both = one.public_pem() + &two.public_pem();
+    assert_eq!(ids(&consume_with(&[("TRUSTED_KEYS", &both)], &[])), [one.signing().id(), two.signing().id()]);
+    let path = one.dir.path().join("trusted");
+    fs::write(&path, one.public_pem()).unwrap();
+    let path = path.to_str().unwrap();
+    for (file, words) in [(path, &[][..]), ("", &["-trusted-keys-file", path])] {
+        let consume = consume_with(&[("TRUSTED_KEYS_FILE", file)], words);
+        assert_eq!(ids(&consume), [one.signing().id()]);
+        fs::write(path, &both).unwrap();
+        assert_eq!(ids(&consume), [one.signing().id(), two.signing().id()]);
+        fs::remove_file(path).unwrap();
+        let error = format!("{:#}", consume.trusted_keys().unwrap_err());
+        assert!(error.starts_with(&format!("TRUSTED_KEYS_FILE: {path}: cannot be read: ")), "{error}");
+        fs::write(path, one.public_pem()).unwrap();
+    }
+    let problem = problem_of(parse_with(&[("TRUSTED_KEYS", "hunter2")], &[]));
+    assert!(
+        problem.starts_with("TRUSTED_KEYS: line 1 is neither a public key") && !problem.contains("hunter2"),
+        "{problem}"
+    );
 }
 
 #[test]

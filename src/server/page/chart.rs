@@ -99,6 +99,7 @@ fn pass_row(pass: &PassRecord, now: SystemTime, words: &Words) -> PassRow {
             Trigger::Schedule => "on schedule",
             Trigger::Signal => "on demand",
             Trigger::Push => "after a push",
+            Trigger::Event => "after a change of the bucket",
         },
         detail,
     }

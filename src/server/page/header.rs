@@ -113,7 +113,7 @@ pub(super) fn facts(now: &Snapshot, words: &Words) -> Vec<(&'static str, String)
 pub(super) fn pass_view(pass: &RunningPass, now: SystemTime, words: &Words) -> PassView {
     let name = match pass.trigger {
         Trigger::Push => "A pass for pushes is under way",
-        Trigger::Schedule | Trigger::Signal => words.a_full_pass,
+        Trigger::Schedule | Trigger::Signal | Trigger::Event => words.a_full_pass,
     };
     let detail = match pass.actions {
         None => format!("reading {}", words.observes),

@@ -15,7 +15,7 @@ fn seaweed_serves_a_bucket_and_ends() -> Result<()> {
         eprintln!("SeaweedFS is not installed; skipped");
         return Ok(());
     }
-    let server = Seaweed::start()?;
+    let server = Seaweed::start(None)?;
     let bucket = Bucket::new(&server.endpoint())?;
     assert_eq!(bucket.list()?, []);
     bucket.put("a/b==.zip.age", "content")?;

@@ -1,0 +1,298 @@
+//! Increments: what crosses for a new commit, and that the far side gets exactly what was published.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use testbed::judge;
+use testbed::repo::Repo;
+use testbed::world::{World, WorldBuilder};
+
+use crate::support::{assert_arrived, assert_far_is_clean, count, deliver, deliver_with, pass, pass_with, pushes, run};
+
+/// Above what is worth an increment.
+const WHOLE_BYTES: u64 = 256 << 10;
+
+fn incremental() -> WorldBuilder {
+    World::builder().setting("CROSSING", "incremental").setting("MAX_RETIRE", "100%")
+}
+
+/// A project that is large enough for increments, on its way to `far/app@main`.
+fn published(world: &World) -> Repo {
+    world.destination.group("far").unwrap();
+    let source = world.project("near/app").unwrap();
+    source.fill_incompressible(1, 7).unwrap();
+    world.sync("near/app", "main", "far/app", "main").unwrap();
+    pass(world).succeeded();
+    source
+}
+
+/// The sizes of the bucket's objects by their kind: wholes, and increments.
+fn sizes(world: &World) -> (Vec<u64>, Vec<u64>) {
+    let objects = world.bucket().unwrap().list().unwrap();
+    let (increments, wholes): (Vec<_>, Vec<_>) = objects.iter().partition(|object| object.key.ends_with(".inc.age"));
+    let bytes = |objects: Vec<&testbed::bucket::StoredObject>| objects.iter().map(|object| object.size).collect();
+    (bytes(wholes), bytes(increments))
+}
+
+#[test]
+fn a_commit_crosses_as_what_is_new() {
+    let world = incremental().start().unwrap();
+    let source = published(&world);
+    deliver(&world).succeeded();
+    assert!(sizes(&world).0[0] > WHOLE_BYTES);
+    for n in 1..=3 {
+        let head = source.commits("main", 1).unwrap();
+        world.source.clear_requests();
+        let run = pass(&world).succeeded();
+        run.logged("crosses as an increment on");
+        let (wholes, increments) = sizes(&world);
+        assert_eq!((wholes.len(), increments.len()), (1, n));
+        assert!(increments.iter().all(|bytes| *bytes < 8_000), "{increments:?}");
+        world.destination.clear_requests();
+        world.s3().clear_requests();
+        deliver(&world).succeeded().logged("delivered far/app@main");
+        assert_arrived(&world, "far/app", "main", &head);
+        assert_eq!(count(&world.s3().requests(), "GetObject"), 1, "only the new object is read");
+        assert!(pushes(&world, "far/app")[0].request_bytes < 8_000);
+    }
+    assert!(pass(&world).succeeded().log.contains("unchanged=1"));
+    assert_far_is_clean(&world, "far/app");
+}
+
+#[test]
+fn the_chain_stays_short_and_a_new_far_side_gets_all_of_it() {
+    let world = incremental().setting("MAX_INCREMENTS", "3").start().unwrap();
+    let source = published(&world);
+    for _ in 0..12 {
+        source.commits("main", 1).unwrap();
+        pass(&world).succeeded();
+        let (wholes, increments) = sizes(&world);
+        assert_eq!(wholes.len(), 1);
+        assert!(increments.len() <= 3, "{increments:?}");
+    }
+    let head = source.head("main").unwrap();
+    deliver(&world).succeeded();
+    assert_arrived(&world, "far/app", "main", &head);
+    let far = world.destination.repo("far/app").unwrap();
+    assert_eq!(judge::object_names(far.path(), &head).unwrap(), judge::object_names(source.path(), "main").unwrap());
+}
+
+#[test]
+fn a_far_side_at_any_earlier_commit_gets_what_it_lacks() {
+    let world = incremental().setting("MAX_INCREMENTS", "2").start().unwrap();
+    let source = published(&world);
+    deliver(&world).succeeded();
+    let mut commits = vec![source.head("main").unwrap()];
+    for _ in 0..7 {
+        commits.push(source.commits("main", 1).unwrap());
+        pass(&world).succeeded();
+    }
+    let head = commits.last().unwrap();
+    deliver(&world).succeeded();
+    assert_arrived(&world, "far/app", "main", head);
+    let far = world.destination.repo("far/app").unwrap();
+    for earlier in &commits[..7] {
+        far.git(&["update-ref", "refs/heads/main", earlier]).unwrap();
+        // What is behind it there is gone, too: a far side that never got it.
+        far.git(&["reflog", "expire", "--expire=all", "--all"]).unwrap();
+        far.prune().unwrap();
+        world.s3().clear_requests();
+        deliver(&world).succeeded();
+        assert_arrived(&world, "far/app", "main", head);
+    }
+    assert_far_is_clean(&world, "far/app");
+}
+
+#[test]
+fn a_rewritten_branch_crosses_whole_and_is_held_where_that_is_wanted() {
+    let world = incremental().start().unwrap();
+    let source = published(&world);
+    source.commits("main", 1).unwrap();
+    pass(&world).succeeded();
+    deliver(&world).succeeded();
+    let before = source.head("main").unwrap();
+    source.git(&["update-ref", "refs/heads/main", "main~1"]).unwrap();
+    let other = source.commit("main", &[("other.txt", "another way\n")], "another").unwrap();
+    let held = pass_with(&world, "ON_REWRITE", "hold").failed();
+    held.logged("held");
+    assert_eq!(sizes(&world).1.len(), 1, "what is published stays");
+    let run = pass(&world).succeeded();
+    run.logged("an increment cannot be made");
+    assert_eq!((sizes(&world).0.len(), sizes(&world).1.len()), (1, 0), "the whole history replaces everything");
+    deliver_with(&world, "ON_REWRITE", "hold").failed();
+    assert_arrived(&world, "far/app", "main", &before);
+    deliver(&world).succeeded().logged("replaced: far/app@main");
+    assert_arrived(&world, "far/app", "main", &other);
+}
+
+#[test]
+fn a_branch_that_is_set_back_crosses_whole() {
+    let world = incremental().start().unwrap();
+    let source = published(&world);
+    let first = source.head("main").unwrap();
+    source.commits("main", 1).unwrap();
+    pass(&world).succeeded();
+    deliver(&world).succeeded();
+    source.git(&["update-ref", "refs/heads/main", &first]).unwrap();
+    pass(&world).succeeded().logged("crosses whole: the branch was set back");
+    assert_eq!((sizes(&world).0.len(), sizes(&world).1.len()), (1, 0));
+    deliver(&world).succeeded();
+    assert_arrived(&world, "far/app", "main", &first);
+}
+
+#[test]
+fn switching_there_and_back_leaves_no_gap() {
+    let world = incremental().start().unwrap();
+    let source = published(&world);
+    source.commits("main", 1).unwrap();
+    pass(&world).succeeded();
+    let run = pass_with(&world, "CROSSING", "whole").succeeded();
+    run.logged("held as increments, and CROSSING is whole");
+    assert_eq!((sizes(&world).0.len(), sizes(&world).1.len()), (1, 0));
+    source.commits("main", 1).unwrap();
+    pass_with(&world, "CROSSING", "whole").succeeded();
+    assert_eq!((sizes(&world).0.len(), sizes(&world).1.len()), (1, 0));
+    let head = source.commits("main", 1).unwrap();
+    pass(&world).succeeded();
+    assert_eq!((sizes(&world).0.len(), sizes(&world).1.len()), (1, 1));
+    deliver(&world).succeeded();
+    assert_arrived(&world, "far/app", "main", &head);
+}
+
+/// app-sre's consumer would end its pass at one.
+#[test]
+fn increments_beside_tar_gz_are_warned_of_before_the_first_one() {
+    let world = incremental().setting("ARCHIVE_FORMAT", "tar.gz").start().unwrap();
+    let source = published(&world);
+    const WARNING: &str = "app-sre's consumer does not know increments";
+    let check = run(&world, &["check"]).succeeded();
+    assert!(check.out.contains(WARNING), "{}", check.out);
+    source.commits("main", 1).unwrap();
+    let log = pass(&world).succeeded().log;
+    assert!(log.find(WARNING).unwrap() < log.find("published far/app@main").unwrap(), "{log}");
+    deliver(&world).succeeded();
+    assert_arrived(&world, "far/app", "main", &source.head("main").unwrap());
+}
+
+#[test]
+fn a_chain_is_restored_as_one_repository() {
+    let world = incremental().start().unwrap();
+    let source = published(&world);
+    let head = source.commits("main", 2).unwrap();
+    pass(&world).succeeded();
+    let head = source.commits("main", 1).map(|next| [head, next]).unwrap()[1].clone();
+    pass(&world).succeeded();
+    let into = world.scratch().unwrap().join("restored");
+    let identity = world.identity_file().to_str().unwrap();
+    let restored = run(&world, &["restore", "-identity", identity, "-into", into.to_str().unwrap()]).succeeded();
+    assert!(restored.out.contains("2 increments") && restored.out.contains("1 good, 0 bad"), "{}", restored.out);
+    let repository = into.join("far/app@main");
+    assert_eq!(judge::git_commit(&repository, "main").unwrap(), head);
+    judge::git_fsck(&repository).unwrap();
+    assert_eq!(judge::object_names(&repository, &head).unwrap(), judge::object_names(source.path(), "main").unwrap());
+}
+
+#[test]
+fn without_a_kept_repository_an_increment_is_made_all_the_same() {
+    let world = incremental().start().unwrap();
+    let source = published(&world);
+    for _ in 0..2 {
+        let head = source.commits("main", 1).unwrap();
+        fs::remove_dir_all(world.workdir()).unwrap();
+        pass(&world).succeeded().logged("crosses as an increment on");
+        deliver(&world).succeeded();
+        assert_arrived(&world, "far/app", "main", &head);
+    }
+    assert_eq!(sizes(&world).1.len(), 2);
+}
+
+#[test]
+fn two_destinations_of_one_branch_each_have_a_chain_of_their_own() {
+    let world = incremental().start().unwrap();
+    let source = published(&world);
+    source.commits("main", 1).unwrap();
+    pass(&world).succeeded();
+    world.sync("near/app", "main", "far/copy", "main").unwrap();
+    pass(&world).succeeded();
+    let head = source.commits("main", 2).unwrap();
+    pass(&world).succeeded();
+    assert_eq!((sizes(&world).0.len(), sizes(&world).1.len()), (2, 3));
+    deliver(&world).succeeded();
+    assert_arrived(&world, "far/app", "main", &head);
+    assert_arrived(&world, "far/copy", "main", &head);
+}
+
+#[test]
+fn a_preview_says_what_crosses_how() {
+    let world = incremental().start().unwrap();
+    let source = published(&world);
+    source.commits("main", 1).unwrap();
+    let before: BTreeSet<_> = world.bucket().unwrap().keys().unwrap().into_iter().collect();
+    let text = run(&world, &["-dry-run", "-run-once"]).succeeded();
+    assert!(text.out.contains("the source branch has a new commit, crosses as an increment on"), "{}", text.out);
+    let plan = run(&world, &["-dry-run", "-run-once", "-output=json"]).succeeded().json();
+    assert_eq!(plan["publish"][0]["crossing"], "incremental");
+    assert!(plan["publish"][0]["key"].as_str().unwrap().ends_with(".inc.age"));
+    assert_eq!(world.bucket().unwrap().keys().unwrap().into_iter().collect::<BTreeSet<_>>(), before);
+}
+
+#[test]
+fn an_increment_that_is_lost_is_replaced_and_a_lost_whole_too() {
+    let world = incremental().start().unwrap();
+    let source = published(&world);
+    for _ in 0..3 {
+        source.commits("main", 1).unwrap();
+        pass(&world).succeeded();
+    }
+    let bucket = world.bucket().unwrap();
+    let delete = |suffix: &str| {
+        let key = bucket.keys().unwrap().into_iter().find(|key| key.ends_with(suffix)).unwrap();
+        bucket.delete(&key).unwrap();
+    };
+    for suffix in [".inc.age", ".zip.age"] {
+        delete(suffix);
+        pass(&world).succeeded();
+        let head = source.head("main").unwrap();
+        let far = world.destination.repo("far/app");
+        if let Ok(far) = far {
+            fs::remove_dir_all(far.path()).unwrap();
+        }
+        deliver(&world).succeeded();
+        assert_arrived(&world, "far/app", "main", &head);
+        source.commits("main", 1).unwrap();
+        pass(&world).succeeded();
+    }
+}
+
+/// The commands of docs/contract.md, on what the program has made.
+#[test]
+fn somebody_with_age_and_git_can_apply_one_by_hand() {
+    let world = incremental().start().unwrap();
+    let source = published(&world);
+    let head = source.commits("main", 2).unwrap();
+    pass(&world).succeeded();
+    let bucket = world.bucket().unwrap();
+    let keys = bucket.keys().unwrap();
+    let whole = keys.iter().find(|key| key.ends_with(".zip.age")).unwrap();
+    let increment = keys.iter().find(|key| key.ends_with(".inc.age")).unwrap();
+    let repository = world.unpack(whole).unwrap();
+    let scratch = world.scratch().unwrap();
+    let (sealed, zip) = (scratch.join("object.age"), scratch.join("object"));
+    fs::write(&sealed, bucket.get(increment).unwrap()).unwrap();
+    judge::age_decrypt_file(&sealed, &zip, world.identity_file()).unwrap();
+    assert_eq!(judge::zip_list(&zip).unwrap(), ["manifest.json", "increment.bundle"]);
+    let unzipped = Command::new("unzip").args(["-q", "object"]).current_dir(&scratch).status().unwrap();
+    assert!(unzipped.success());
+    let bundle = scratch.join("increment.bundle");
+    let git = |arguments: &[&str]| {
+        let done = Command::new("git").arg("-C").arg(Path::new(&repository)).args(arguments).output().unwrap();
+        assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+    };
+    let bundle = bundle.to_str().unwrap();
+    git(&["bundle", "verify", bundle]);
+    git(&["fetch", "--update-head-ok", bundle, "+refs/heads/main:refs/heads/main"]);
+    git(&["fsck", "--strict", "--full"]);
+    assert_eq!(judge::git_commit(&repository, "main").unwrap(), head);
+}
