@@ -28,7 +28,7 @@ use crate::model::manifest::{KeyId, Origin};
 use crate::net::tls::TrustRoots;
 use crate::plan::chain::chain;
 use crate::terminal::Board;
-use crate::text::{error_chain, printable, short_commit, timestamp};
+use crate::text::{error_chain, printable, short_commit};
 
 /// If none of the first objects, this many, is encrypted to the given identities, the others are not downloaded.
 const STRANGERS: usize = 5;
@@ -315,7 +315,7 @@ fn verdict(unit: Unit, restored: Result<Restored, (Finding, String)>) -> Verdict
             let Said { other_references, origin, manifest } = opened.said;
             verdict.other_references = other_references;
             (verdict.origin, verdict.signed_by, verdict.maker) = (Some(origin.name()), origin.key(), Some(origin));
-            verdict.published = manifest.and_then(|manifest| timestamp(manifest.published));
+            verdict.published = manifest.map(|manifest| manifest.published_text());
             verdict.repository = repository;
         }
         Err((finding, problem)) => {

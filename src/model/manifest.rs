@@ -62,6 +62,11 @@ pub enum ManifestError {
 }
 
 impl Manifest {
+    /// When it was published, as it says: RFC 3339 in UTC, with milliseconds.
+    pub fn published_text(&self) -> String {
+        time_text(self.published)
+    }
+
     /// Compact JSON, its fields in the contract's order.
     pub fn to_json(&self) -> Vec<u8> {
         let written = Written {
@@ -307,6 +312,12 @@ mod tests {
 
     fn text(manifest: &Manifest) -> String {
         String::from_utf8(manifest.to_json()).unwrap()
+    }
+
+    #[test]
+    fn its_time_has_milliseconds_also_when_they_end_in_zero() {
+        let published = UNIX_EPOCH + Duration::from_millis(1_700_000_000_120);
+        assert_eq!(Manifest { published, ..manifest() }.published_text(), "2023-11-14T22:13:20.120Z");
     }
 
     #[test]
