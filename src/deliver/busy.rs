@@ -30,7 +30,7 @@ struct State {
 struct Claimed {
     /// The key of the object on its way.
     key: String,
-    /// Whether a pass found another object for the destination meanwhile.
+    /// Whether a pass found another object for the destination, or for another branch of its project, meanwhile.
     is_outdated: bool,
 }
 
@@ -85,7 +85,10 @@ impl Busy {
         let destination = deliver.destination();
         let mut state = self.state.lock();
         let project = project(destination);
-        if state.claimed.keys().any(|claimed| self::project(claimed) == project) {
+        let mut of_the_project = state.claimed.iter_mut().filter(|(claimed, _)| self::project(claimed) == project);
+        if let Some((_, claimed)) = of_the_project.next() {
+            // Otherwise it would wait for the next pass on schedule: the event for it is used up.
+            claimed.is_outdated |= claimed.key != deliver.object.key;
             return None;
         }
         let claimed = Claimed { key: deliver.object.key.clone(), is_outdated: false };
@@ -157,6 +160,19 @@ mod tests {
         let before = is_requested(&triggers).await;
         drop(claim.take());
         (before, is_requested(&triggers).await)
+    }
+
+    #[tokio::test]
+    async fn an_object_for_another_branch_of_a_busy_project_gets_a_pass_when_that_is_free() {
+        let triggers = Arc::new(Triggers::default());
+        let busy = Busy::new(Arc::clone(&triggers));
+        let claim = busy.claim(&delivery("a", 1, None)).unwrap();
+        let mut other = delivery("a", 2, None);
+        other.object.name.destination.branch = "release".to_owned();
+        assert!(busy.claim(&other).is_none());
+        assert!(!is_requested(&triggers).await, "it is not free yet");
+        drop(claim);
+        assert!(is_requested(&triggers).await);
     }
 
     #[tokio::test]
