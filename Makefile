@@ -38,7 +38,7 @@ bench: ## Compare with what a user would do instead (ARGS="--rounds 5 W1 W2 …"
 	@scripts/bench $(ARGS)
 
 docs: ## Write man page and shell completions into target/docs
-	@cargo run --quiet --locked --example docs target/docs
+	@scripts/docs target/docs
 
 diagram: ## Draw gitsync-diagram.png from docs/diagram.dot (needs Graphviz)
 	dot -Tpng -o gitsync-diagram.png docs/diagram.dot

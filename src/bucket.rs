@@ -7,6 +7,7 @@ mod credentials;
 mod download;
 mod error;
 mod list;
+mod notes;
 mod parts;
 mod proof;
 mod trial;
@@ -29,7 +30,7 @@ use self::answer::WorthAnotherTry;
 pub use self::error::BucketError;
 use self::error::failed;
 pub(crate) use self::list::read_key;
-pub use self::list::{Foreign, Listing};
+pub use self::list::{FOREIGN_EXAMPLES, Foreign, Listing};
 pub use self::parts::{PartWriter, Parts};
 use crate::net::Timeouts;
 use crate::net::tls::TrustRoots;
@@ -93,6 +94,7 @@ impl Bucket {
             .interceptor(client::ShortAnswers)
             .interceptor(client::NamesProxy)
             .interceptor(proof::Proof)
+            .interceptor(notes::Notes)
             .retry_classifier(WorthAnotherTry);
         builder.set_region(Some(aws_config::Region::new(region)));
         if let Some(found) = shared.credentials_provider() {
@@ -111,6 +113,13 @@ impl Bucket {
             timeouts,
             memory: Arc::new(parts::memory()),
         })
+    }
+
+    /// The same, and each request is sent so often in all before its failure counts.
+    pub fn with_attempts(self, attempts: usize) -> Self {
+        let attempts = RetryConfig::standard().with_max_attempts(u32::try_from(attempts).unwrap_or(MAX_ATTEMPTS));
+        let config = self.client.config().to_builder().retry_config(attempts).build();
+        Self { client: Client::from_conf(config), ..self }
     }
 
     /// Deletes one object. It is not an error if the object is already gone.

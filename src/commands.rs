@@ -1,7 +1,8 @@
-//! What people run: the daemons, `check`, `list`, `restore`.
+//! What people run: the daemons, `check`, `list`, `restore`, `health`.
 
 mod check;
 mod consumer;
+mod health;
 mod list;
 mod passing;
 mod restore;
@@ -33,13 +34,14 @@ const INTERNAL_GIT_CA_PATH: &str = "INTERNAL_GIT_CA_PATH";
 /// # Errors
 /// If the settings or the environment are unusable.
 pub async fn run(command: Command, board: &Board) -> anyhow::Result<ExitCode> {
-    let roots = trust_roots(&[SSL_CERT_FILE])?;
+    let roots = || trust_roots(&[SSL_CERT_FILE]);
     match command {
         // Boxed, because the compiler limits how deeply futures are nested.
-        Command::Run(settings) => Box::pin(run::run(settings, &roots, board)).await,
-        Command::Check(settings) => check::command(settings, &roots).await,
-        Command::List(settings) => list::command(&settings, &roots, board).await,
-        Command::Restore(settings) => restore::command(&settings, &roots, board).await,
+        Command::Run(settings) => Box::pin(run::run(settings, &roots()?, board)).await,
+        Command::Check(settings) => Box::pin(check::command(settings, &roots()?, board)).await,
+        Command::List(settings) => Box::pin(list::command(&settings, &roots()?, board)).await,
+        Command::Restore(settings) => restore::command(&settings, &roots()?, board).await,
+        Command::Health(settings) => Ok(health::command(settings).await),
     }
 }
 
@@ -48,11 +50,12 @@ pub async fn run(command: Command, board: &Board) -> anyhow::Result<ExitCode> {
 /// # Errors
 /// If the settings or the environment are unusable.
 pub async fn run_consumer(command: ConsumerCommand, board: &Board) -> anyhow::Result<ExitCode> {
-    let roots = trust_roots(&[SSL_CERT_FILE, INTERNAL_GIT_CA_PATH])?;
+    let roots = || trust_roots(&[SSL_CERT_FILE, INTERNAL_GIT_CA_PATH]);
     match command {
-        ConsumerCommand::Run(settings) => Box::pin(consumer::run(settings, &roots, board)).await,
-        ConsumerCommand::Check(settings) => check::consumer::command(settings, &roots).await,
-        ConsumerCommand::List(settings) => list::command(&settings, &roots, board).await,
+        ConsumerCommand::Run(settings) => Box::pin(consumer::run(settings, &roots()?, board)).await,
+        ConsumerCommand::Check(settings) => Box::pin(check::consumer::command(settings, &roots()?, board)).await,
+        ConsumerCommand::List(settings) => Box::pin(list::command(&settings, &roots()?, board)).await,
+        ConsumerCommand::Health(settings) => Ok(health::command(settings).await),
     }
 }
 
@@ -74,17 +77,25 @@ fn pretty(value: &serde_json::Value) -> String {
     format!("{value:#}\n")
 }
 
-/// Writes to standard output and returns the exit status: success if `good` and written. A reader that is gone, such as
-/// `head`, is not an error.
+/// Writes to standard output and returns the exit status: success if `good` and written.
 fn print(text: &str, good: bool) -> ExitCode {
+    print_and_exit(text, if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Writes to standard output and returns this exit status if it is written. A reader that is gone, such as `head`, is not an
+/// error.
+fn print_and_exit(text: &str, exit: ExitCode) -> ExitCode {
     let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    exit_if_written(out.write_all(text.as_bytes()).and_then(|()| out.flush()), exit)
+}
+
+fn exit_if_written(written: std::io::Result<()>, exit: ExitCode) -> ExitCode {
+    match written {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             tracing::error!(%error, "cannot write to standard output");
             ExitCode::FAILURE
         }
-        _ if good => ExitCode::SUCCESS,
-        _ => ExitCode::FAILURE,
+        Ok(()) | Err(_) => exit,
     }
 }
 

@@ -3,11 +3,14 @@
 //! Invariant: the environment is read only through the function given to [`parse`], and no message holds a secret.
 
 mod command_line;
+mod completion;
 mod consumer;
 mod duration;
 mod help;
 mod keys;
+mod man;
 mod manual;
+mod misspelt;
 mod reader;
 mod reference;
 mod settings;
@@ -16,7 +19,7 @@ mod values;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -52,13 +55,14 @@ pub struct Settings<C = Command> {
     pub log_format: LogFormat,
     /// `PROGRESS`: show progress on a terminal.
     pub progress: bool,
-    /// Whether the command ends by itself, and does not print line by line.
+    /// What is set and means nothing, a line each, for the log.
+    pub warnings: Vec<String>,
+    /// Whether the command ends by itself.
     ends: bool,
 }
 
 impl<C> Settings<C> {
-    /// Whether to show progress: for commands that end and do not print line by line anyway. A log in JSON is for
-    /// programs, even on a terminal.
+    /// Whether to show progress: for commands that end. A log in JSON is for programs, even on a terminal.
     pub fn shows_progress(&self) -> bool {
         self.progress && self.ends && self.log_format == LogFormat::Text
     }
@@ -75,14 +79,15 @@ pub enum Command {
     List(List),
     /// Download, decrypt, unpack and verify.
     Restore(Restore),
+    /// Ask the daemon on this machine whether it is healthy.
+    Health(Health),
 }
 
 impl Command {
     fn ends(&self) -> bool {
         match self {
             Self::Run(run) => run.run_once,
-            Self::List(_) | Self::Restore(_) => true,
-            Self::Check(_) => false,
+            Self::Check(_) | Self::List(_) | Self::Restore(_) | Self::Health(_) => true,
         }
     }
 }
@@ -108,6 +113,8 @@ pub struct Run {
     pub dry_run: bool,
     /// `RUN_ONCE`: one pass, then exit.
     pub run_once: bool,
+    /// `DETAILED_EXITCODE`: a dry run tells by its exit status whether there is something to do.
+    pub detailed_exitcode: bool,
     /// `OUTPUT`: how plan and report are printed.
     pub output: OutputFormat,
     /// `ARCHIVE_FORMAT`.
@@ -221,6 +228,34 @@ pub struct List {
     pub timeouts: Timeouts,
     /// `OUTPUT`.
     pub output: OutputFormat,
+    /// What to show; empty means everything.
+    pub wanted: Vec<Wanted>,
+    /// The order. Without one, a table is sorted by name, and JSON is in the bucket's order.
+    pub sort: Option<Sort>,
+    /// Show times instead of ages.
+    pub dates: bool,
+    /// Show objects that do not count any more, too.
+    pub outdated: bool,
+    /// Show the names of foreign objects, too.
+    pub foreign: bool,
+}
+
+/// The order of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sort {
+    /// By destination.
+    Name,
+    /// The largest first.
+    Size,
+    /// The newest first.
+    Age,
+}
+
+/// See [`Command::Health`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Health {
+    /// Where the daemon listens.
+    pub address: SocketAddr,
 }
 
 /// See [`Command::Restore`].
@@ -257,6 +292,8 @@ pub enum OutputFormat {
 pub const EXIT_INTERNAL: u8 = 70;
 /// Exit status if settings are missing or wrong.
 pub const EXIT_SETTINGS: u8 = 2;
+/// Exit status of a dry run with `DETAILED_EXITCODE` if there is something to do.
+pub const EXIT_CHANGES: u8 = 2;
 
 /// Why there are no settings: text for the terminal, without a final newline.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -267,13 +304,18 @@ pub enum Exit {
     Problem(String),
 }
 
-/// Reads the producer's command line, whose first word is the program's name, and the environment. Its only side effect is
-/// reading the files that settings name.
+/// Reads the producer's command line, whose first word is the program's name, and the environment, whose variables have
+/// these `names`. Its only side effect is reading the files that settings name.
 ///
 /// # Errors
-/// [`Exit::Problem`] names everything that is missing or wrong; [`Exit::Answer`] is what `-help` or `-version` prints.
-pub fn parse(arguments: impl IntoIterator<Item = OsString>, environment: Environment<'_>) -> Result<Settings, Exit> {
-    parse_for(&PRODUCER, arguments, environment, |reader, matches| reader.command(matches), Command::ends)
+/// [`Exit::Problem`] names everything that is missing or wrong; [`Exit::Answer`] is what commands like `-help` print that
+/// need no settings.
+pub fn parse(
+    arguments: impl IntoIterator<Item = OsString>,
+    environment: Environment<'_>,
+    names: &[OsString],
+) -> Result<Settings, Exit> {
+    parse_for(&PRODUCER, arguments, (environment, names), |reader, matches| reader.command(matches), Command::ends)
 }
 
 /// The same for the consumer.
@@ -283,15 +325,16 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>, environment: Environ
 pub fn parse_consumer(
     arguments: impl IntoIterator<Item = OsString>,
     environment: Environment<'_>,
+    names: &[OsString],
 ) -> Result<Settings<ConsumerCommand>, Exit> {
     let command = |reader: &mut Reader<'_>, matches: &ArgMatches| reader.consumer_command(matches);
-    parse_for(&CONSUMER, arguments, environment, command, ConsumerCommand::ends)
+    parse_for(&CONSUMER, arguments, (environment, names), command, ConsumerCommand::ends)
 }
 
 fn parse_for<C>(
     manual: &Manual,
     arguments: impl IntoIterator<Item = OsString>,
-    environment: Environment<'_>,
+    (environment, names): (Environment<'_>, &[OsString]),
     command: impl FnOnce(&mut Reader<'_>, &ArgMatches) -> Result<C, Reported>,
     ends: impl FnOnce(&C) -> bool,
 ) -> Result<Settings<C>, Exit> {
@@ -300,7 +343,12 @@ fn parse_for<C>(
         return Err(Exit::Problem(format!("{problem}\n{}", manual.pointer())));
     }
     let matches = manual.command_line().try_get_matches_from(arguments)?;
-    Reader::read(manual, &matches, environment, |reader| reader.settings(|reader| command(reader, &matches), ends))
+    if let Some(answer) = manual.answer(&matches) {
+        return Err(Exit::Answer(answer));
+    }
+    let settings = |reader: &mut Reader<'_>| reader.settings(|reader| command(reader, &matches), ends);
+    let (settings, warnings) = Reader::read(manual, &matches, environment, names, settings)?;
+    Ok(Settings { warnings, ..settings })
 }
 
 impl Exit {

@@ -21,6 +21,7 @@ use url::Url;
 
 use crate::model::target::Targets;
 use crate::net::http::{self, Login, RequestError, Retryable};
+use crate::retries::{Server, Trouble};
 use crate::text::remote_text;
 
 /// The query for the target list, if there is no file.
@@ -72,6 +73,11 @@ impl Retryable for TargetsError {
             Self::Shape { .. } | Self::Reported(_) | Self::NoList(_) => (false, Duration::ZERO),
         }
     }
+
+    fn trouble(&self) -> Option<Trouble> {
+        let Self::Request(error) = self else { return None };
+        Some(error.flaw().of(Server::GraphQl))
+    }
 }
 
 /// A GraphQL server.
@@ -83,6 +89,8 @@ pub struct GraphqlServer {
     pub url: Url,
     /// User name and password, if the server needs them.
     pub login: Option<Login>,
+    /// How often a query is sent in all before its failure counts.
+    pub attempts: usize,
 }
 
 impl GraphqlServer {
@@ -100,7 +108,7 @@ impl GraphqlServer {
     /// # Errors
     /// [`TargetsError`].
     pub async fn answer<T: DeserializeOwned>(&self, query: &str) -> Result<T, TargetsError> {
-        http::retrying(QUERY_BUDGET, async || {
+        http::retrying_at_most(self.attempts, QUERY_BUDGET, async || {
             tokio::time::timeout(ATTEMPT_TIMEOUT, self.ask(query))
                 .await
                 .unwrap_or(Err(RequestError::Late(ATTEMPT_TIMEOUT).into()))

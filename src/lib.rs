@@ -14,7 +14,7 @@
 //! git                                  the wire, heads, packs, verification
 //! plan  graphql  progress  telemetry   decisions · targets · progress · logs
 //! model  net  terminal                 keys and targets · HTTP and TLS · colour
-//! text  files  interrupt              small things that all of them share
+//! text  files  interrupt  retries     small things that all of them share
 //! memory  descriptors  threads         what the objects of repositories may take · limits of the system
 //! ```
 //!
@@ -38,6 +38,7 @@ pub mod plan;
 mod progress;
 mod publish;
 mod reconcile;
+mod retries;
 mod secret;
 mod server;
 mod status;

@@ -7,12 +7,24 @@ mod board;
 use std::env;
 use std::io::IsTerminal;
 
+use rustix::fd::AsFd;
+use rustix::termios::tcgetwinsize;
+
 pub use self::board::{AtWork, Board, Scene};
+
+/// The width of a terminal that does not say how wide it is, in columns.
+const USUAL_COLUMNS: usize = 80;
 
 /// Whether text for `stream` may have colour (<https://no-color.org>).
 pub fn takes_colour(stream: &impl IsTerminal) -> bool {
     let set = |name| env::var_os(name).filter(|value| !value.is_empty());
     stream.is_terminal() && set("NO_COLOR").is_none() && set("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// How many columns `stream` has, if it is a terminal.
+pub fn columns(stream: &(impl IsTerminal + AsFd)) -> Option<usize> {
+    let told = || tcgetwinsize(stream).ok().map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0);
+    stream.is_terminal().then(|| told().unwrap_or(USUAL_COLUMNS))
 }
 
 /// A style for a word.

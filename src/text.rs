@@ -8,7 +8,7 @@ mod secrets;
 use std::error::Error;
 use std::time::{Duration, SystemTime};
 
-use unicode_width::UnicodeWidthStr;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 pub use self::secrets::hide;
 use self::secrets::{LONGEST_FORM_BYTES, without_secrets};
@@ -35,15 +35,19 @@ pub fn error_chain(error: &(dyn Error + 'static)) -> String {
 /// The text with everything escaped that could act on a terminal: control characters and those that change the direction
 /// of writing.
 pub fn printable(text: &str) -> String {
-    let turns = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}');
     text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
-        if c.is_control() || turns(c) {
+        if c.is_control() || turns_writing(c) {
             out.extend(c.escape_unicode())
         } else {
             out.push(c)
         }
         out
     })
+}
+
+/// Whether a character changes the direction of writing.
+pub fn turns_writing(c: char) -> bool {
+    matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
 }
 
 /// The first digits of a commit id, or of the name an older program wrote in its place.
@@ -74,6 +78,12 @@ pub fn human_duration(duration: Duration) -> String {
     let largest = counts.iter().position(|(count, _)| *count > 0).unwrap_or(3);
     let shown = counts[largest..].iter().take(2).enumerate().filter(|(at, (count, _))| *at == 0 || *count > 0);
     shown.map(|(_, (count, unit))| format!("{count} {unit}")).collect::<Vec<_>>().join(" ")
+}
+
+/// The same in its largest unit alone: `3 d`, `12 s`.
+pub fn rough_duration(duration: Duration) -> String {
+    let whole = human_duration(duration);
+    whole.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
 /// A time in RFC 3339, UTC, for programs, to the microsecond: some readers refuse more digits. `None` outside of the
@@ -109,6 +119,22 @@ pub fn table(indent: &str, rows: &[Vec<String>]) -> String {
     text
 }
 
+/// The text in at most this many columns: without its start, which says least of a name, if it is wider.
+pub fn shortened(text: &str, columns: usize) -> String {
+    if text.width() <= columns {
+        return text.to_owned();
+    }
+    let mut left = columns.saturating_sub(1);
+    let fits = |letter: &char| {
+        let width = letter.width().unwrap_or_default();
+        let fits = width <= left;
+        left = left.saturating_sub(width);
+        fits
+    };
+    let end: Vec<char> = text.chars().rev().take_while(fits).collect();
+    format!("…{}", end.iter().rev().collect::<String>())
+}
+
 /// How many objects, in words: `1 object`, `2 objects`.
 pub fn objects(count: usize) -> String {
     if count == 1 { "1 object".to_owned() } else { format!("{count} objects") }
@@ -137,6 +163,10 @@ mod tests {
     fn durations_have_two_units_at_most() {
         let shown = [0, 59, 60, 3_661, 90_000, 86_400].map(|seconds| human_duration(Duration::from_secs(seconds)));
         assert_eq!(shown, ["0 s", "59 s", "1 min", "1 h 1 min", "1 d 1 h", "1 d"]);
+        assert_eq!(
+            [0, 3_661, 90_000].map(|seconds| rough_duration(Duration::from_secs(seconds))),
+            ["0 s", "1 h", "1 d"]
+        );
     }
 
     #[test]

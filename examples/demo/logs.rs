@@ -1,7 +1,7 @@
 //! The programs' log lines, as the demo shows them.
 
 /// Fields that repeat what the message says.
-const REPEATED: [&str; 3] = [" group=\"", " project=\"", " branch=\""];
+const REPEATED: [&str; 3] = [" group=", " project=", " branch="];
 
 /// How much of a commit id is shown.
 const COMMIT_CHARACTERS: usize = 10;
@@ -17,8 +17,12 @@ pub fn shortened(line: &str) -> String {
     for field in REPEATED {
         if let Some(start) = line.find(field) {
             let value = start + field.len();
-            let end = line[value..].find('"').map_or(line.len(), |end| value + end + 1);
-            line.replace_range(start..end, "");
+            // A value with blanks is in quotes.
+            let length = match line[value..].strip_prefix('"') {
+                Some(quoted) => quoted.find('"').map(|end| end + 2),
+                None => line[value..].find(' '),
+            };
+            line.replace_range(start..length.map_or(line.len(), |length| value + length), "");
         }
     }
     let words = line.split(' ').map(|word| match word.split_once('=') {

@@ -30,7 +30,7 @@ const TOKEN_LIMIT_BYTES: usize = 8 << 10;
 /// about three times that.
 const KEPT_KEYS_LIMIT_BYTES: usize = 128 << 20;
 /// Foreign keys that are kept as examples; all are counted.
-const FOREIGN_EXAMPLES: usize = 20;
+pub const FOREIGN_EXAMPLES: usize = 20;
 
 const LIST: &str = "list the bucket";
 
@@ -62,9 +62,10 @@ impl Listing {
 }
 
 impl Foreign {
-    fn add(&mut self, key: String) {
+    /// Counts it, and keeps its key if there are fewer than `kept` so far.
+    fn add(&mut self, key: String, kept: usize) {
         self.count += 1;
-        if self.examples.len() < FOREIGN_EXAMPLES {
+        if self.examples.len() < kept {
             self.examples.push(key);
         }
     }
@@ -78,16 +79,42 @@ impl Bucket {
 
     /// Lists every object; `seen` holds the number of objects so far.
     pub async fn list_counting(&self, seen: &AtomicUsize) -> Result<Listing, BucketError> {
+        self.list_naming(FOREIGN_EXAMPLES, seen).await
+    }
+
+    /// The same, with the keys of the first `names` foreign objects.
+    pub async fn list_naming(&self, names: usize, seen: &AtomicUsize) -> Result<Listing, BucketError> {
         let (mut held, mut foreign) = (Held::default(), Foreign::default());
         self.each_object(seen, |key, name, object| match name {
             Some(name) => held.add(key, name, &object),
             None => {
-                foreign.add(key);
+                foreign.add(key, names);
                 Ok(())
             }
         })
         .await?;
         Ok(Listing { held: held.each_once(), foreign })
+    }
+
+    /// Gives each object whose key decodes to `take` as soon as it is listed, in the server's order. Keeps a hash of each key,
+    /// so that an object that is listed twice comes once, and the keys of the first `names` foreign objects.
+    pub async fn list_each(
+        &self,
+        names: usize,
+        seen: &AtomicUsize,
+        mut take: impl FnMut(HeldObject) -> Result<(), BucketError>,
+    ) -> Result<Foreign, BucketError> {
+        let (mut foreign, mut known, hasher) = (Foreign::default(), HashSet::new(), RandomState::new());
+        self.each_object(seen, |key, name, object| match name {
+            Some(name) if known.insert(hasher.hash_one(&key)) => take(held_object(key, name, &object)?),
+            Some(_) => Ok(()),
+            None => {
+                foreign.add(key, names);
+                Ok(())
+            }
+        })
+        .await?;
+        Ok(foreign)
     }
 
     /// Lists the objects of these destinations. Reads every page, but keeps nothing else in memory.
@@ -184,10 +211,7 @@ impl Held {
             let what = "keys of this program";
             return Err(BucketError::TooLong { action: LIST, what, limit_bytes: KEPT_KEYS_LIMIT_BYTES });
         }
-        let last_modified = object.last_modified.and_then(|time| SystemTime::try_from(time).ok());
-        let last_modified = last_modified.ok_or(without("an object's time"))?;
-        let bytes = object.size.and_then(|size| u64::try_from(size).ok()).unwrap_or_default();
-        self.objects.push(HeldObject { key, name, last_modified, bytes });
+        self.objects.push(held_object(key, name, object)?);
         Ok(())
     }
 
@@ -199,6 +223,13 @@ impl Held {
         self.objects.dedup_by(|later, kept| later.key == kept.key);
         self.objects
     }
+}
+
+fn held_object(key: String, name: DecodedKey, object: &Object) -> Result<HeldObject, BucketError> {
+    let last_modified = object.last_modified.and_then(|time| SystemTime::try_from(time).ok());
+    let last_modified = last_modified.ok_or(without("an object's time"))?;
+    let bytes = object.size.and_then(|size| u64::try_from(size).ok()).unwrap_or_default();
+    Ok(HeldObject { key, name, last_modified, bytes })
 }
 
 const fn without(missing: &'static str) -> BucketError {
@@ -296,7 +327,7 @@ mod tests {
         assert!(matches!(add(), Err(BucketError::TooLong { .. })));
 
         let mut foreign = Foreign::default();
-        (0..1_000).for_each(|n| foreign.add(n.to_string()));
+        (0..1_000).for_each(|n| foreign.add(n.to_string(), FOREIGN_EXAMPLES));
         assert_eq!((foreign.count, foreign.examples.len()), (1_000, FOREIGN_EXAMPLES));
 
         let mut tokens = Tokens::default();

@@ -24,30 +24,52 @@ use crate::model::program::Program;
 use crate::net::http::RequestError;
 use crate::net::tls::{self, TrustRoots};
 use crate::reconcile::{Clients, concurrency};
+use crate::terminal::Board;
+
+/// How often each request is sent in all. Somebody waits, and can try again.
+const ATTEMPTS: usize = 2;
 
 /// Tries everything that a pass needs, and prints each check when it is done.
-pub(super) async fn command(settings: config::Run, roots: &TrustRoots) -> anyhow::Result<ExitCode> {
+pub(super) async fn command(settings: config::Run, roots: &TrustRoots, board: &Board) -> anyhow::Result<ExitCode> {
     let stop = signals::stop_on_signals()?;
-    let clients = Clients::new(&settings, roots, concurrency(&settings).probe).await?;
-    let mut checks = Checks::new(settings.output);
+    let clients = Clients::new(&settings, roots, concurrency(&settings).probe).await?.with_attempts(ATTEMPTS);
+    let mut checks = Checks::new(settings.output, board);
     let complete = run(&settings, &clients, &stop, &mut checks).await.is_some();
     Ok(checks.end(complete))
 }
 
 /// Tries everything. `None` if the program is asked to stop.
-async fn run(settings: &config::Run, clients: &Clients, stop: &CancellationToken, checks: &mut Checks) -> Option<()> {
+async fn run(
+    settings: &config::Run,
+    clients: &Clients,
+    stop: &CancellationToken,
+    checks: &mut Checks<'_>,
+) -> Option<()> {
     checks.add([Check::settings()]);
     checks.add([here::recipients(&settings.recipients)]);
     checks.add(settings.signing_key.as_ref().map(here::signing_key));
     checks.add([here::workdir(Program::Producer, &settings.workdir)]);
-    let (check, targets) = stop.run_until_cancelled(target_list::source(clients)).await?;
+    let listing = stop.run_until_cancelled(target_list::source(clients));
+    let (check, targets) = checks.during("target list", listing).await?;
     checks.add([check]);
     checks.add(targets.iter().map(|targets| target_list::targets(targets, &settings.republish)));
     let targets = targets.map(|targets| targets.accepted).unwrap_or_default();
-    checks.add(stop.run_until_cancelled(gitlab::gitlab(settings, clients, targets)).await?);
-    let (check, reached) = stop.run_until_cancelled(bucket::listing(&clients.bucket, settings)).await?;
+    let reading = stop.run_until_cancelled(gitlab::gitlab(settings, clients, targets));
+    let found = checks.during("GitLab and source branches", reading).await?;
+    checks.add(found);
+    let listing = stop.run_until_cancelled(bucket::listing(&clients.bucket, settings));
+    let (check, reached) = checks.during("bucket: list", listing).await?;
     checks.add([check]);
-    checks.add(bucket::writing(&clients.bucket, reached, stop).await);
+    if !reached {
+        checks.add(bucket::not_tried());
+        return Some(());
+    }
+    let check = checks.during("bucket: upload", bucket::uploading(&clients.bucket, stop)).await;
+    checks.add([check]);
+    let check = checks.during("bucket: delete", bucket::deleting(&clients.bucket, stop)).await;
+    checks.add([check]);
+    let check = checks.during("bucket: uploads", bucket::unfinished(&clients.bucket, stop)).await;
+    checks.add([check]);
     (!stop.is_cancelled()).then_some(())
 }
 

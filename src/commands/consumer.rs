@@ -7,19 +7,22 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::passing::{one_pass, previews};
+use super::passing::{Ending, Preview, one_pass, previews};
 use super::{pretty, signals};
 use crate::config::{self, OutputFormat};
 use crate::deliver::{Deliverer, PassError, log_failed_pass};
+use crate::model::program::Program;
 use crate::net::tls::TrustRoots;
 use crate::passes::Triggers;
 use crate::plan::delivery::report::DeliveryReport;
 use crate::server::{Sender, Server, Site, Webhook};
 use crate::status::Trigger;
 use crate::terminal::{Board, Paint};
+use crate::text::human_duration;
 
 /// Delivers: once, or until a signal.
 pub(super) async fn run(settings: config::Consume, roots: &TrustRoots, board: &Board) -> anyhow::Result<ExitCode> {
+    log_start(&settings);
     let stop = signals::stop_on_signals()?;
     // Without a handler, the signal would end the program.
     let triggers = Arc::new(Triggers::default());
@@ -53,6 +56,28 @@ pub(super) async fn run(settings: config::Consume, roots: &TrustRoots, board: &B
     Ok(one_pass(passing, is_success, failed_pass, settings.output, &deliverer.status(), board).await)
 }
 
+/// One line that says which program this is, and what it is set to do.
+fn log_start(settings: &config::Consume) {
+    // A file of keys may be read again at any time; what is wrong with it then, the pass says.
+    let keys = settings.trusted_keys().ok().flatten().map_or(0, |keys| keys.ids().count());
+    let taken = match &settings.trusted {
+        None => "unsigned objects are taken".to_owned(),
+        Some(_) => format!("only objects that are signed with one of {keys} trusted key(s) are taken"),
+    };
+    tracing::info!(
+        bucket = settings.s3.bucket,
+        interval = settings.sleep.map_or_else(|| "by the bucket's size".to_owned(), human_duration),
+        dry_run = settings.dry_run,
+        run_once = settings.run_once,
+        on_rewrite = %settings.on_rewrite,
+        trusted_keys = keys,
+        shard = %settings.share,
+        webhook = settings.webhook_secret.is_some(),
+        "{} starts: {taken}",
+        Program::Consumer.name_and_version()
+    );
+}
+
 fn failed_pass(error: &PassError) -> ExitCode {
     log_failed_pass(error);
     ExitCode::FAILURE
@@ -71,8 +96,9 @@ async fn dry_run(
             OutputFormat::Text => show::plan_text(&plan, foreign, Paint::on(&std::io::stdout())),
             OutputFormat::Json => pretty(&show::plan_json(&plan, foreign)),
         };
-        Ok((text, plan.blocked.is_empty()))
+        Ok(Preview { text, is_good: plan.blocked.is_empty(), has_changes: !plan.deliveries.is_empty() })
     };
     let wait = async || deliverer.wait(stop).await;
-    previews(preview, failed_pass, wait, settings.run_once, &deliverer.status(), board).await
+    let ending = Ending { once: settings.run_once, detailed: settings.detailed_exitcode };
+    previews(preview, failed_pass, wait, ending, &deliverer.status(), board).await
 }

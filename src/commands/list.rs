@@ -1,83 +1,125 @@
-//! `list`: the bucket, decoded for people.
+//! `list`: the bucket, decoded for people and programs.
 //!
-//! Invariant: it only reads.
+//! Invariant: it only reads. JSON is written as it is listed, so a bucket of any size takes little memory.
 
+mod json;
+mod table;
+
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
-use serde_json::{Value, json};
-
-use super::{failed, listing_scene, of_destination, pretty, print};
-use crate::bucket::{Bucket, Foreign, Listing};
+use self::json::Streamed;
+use self::table::Style;
+use super::{failed, listing_scene, print};
+use crate::bucket::{Bucket, BucketError, FOREIGN_EXAMPLES, Foreign, Listing};
 use crate::config::{self, OutputFormat};
-use crate::model::key::{Destination, HeldObject};
+use crate::model::key::{HeldObject, Wanted};
 use crate::net::tls::TrustRoots;
-use crate::terminal::{Board, Paint, Style};
-use crate::text::{human_bytes, human_duration, objects, short_commit, table, timestamp};
+use crate::terminal::{Board, Paint, columns};
+use crate::text::printable;
+
+/// How many foreign objects are named if somebody asks for them; all are counted.
+const FOREIGN_NAMED: usize = 10_000;
 
 /// Lists the bucket and prints it.
 pub(super) async fn command(settings: &config::List, roots: &TrustRoots, board: &Board) -> anyhow::Result<ExitCode> {
     let bucket = Bucket::connect(&settings.s3, settings.timeouts, roots).await?;
+    Ok(match (settings.output, settings.sort) {
+        (OutputFormat::Json, None) => streamed(settings, &bucket, board).await,
+        (OutputFormat::Json | OutputFormat::Text, _) => whole(settings, &bucket, board).await,
+    })
+}
+
+/// Prints objects as they are listed.
+async fn streamed(settings: &config::List, bucket: &Bucket, board: &Board) -> ExitCode {
+    let mut out = Streamed::new(io::BufWriter::new(io::stdout()));
+    let mut filter = Filter::new(&settings.wanted);
     let seen = AtomicUsize::new(0);
-    let look = || listing_scene(seen.load(Ordering::Relaxed));
-    let listing = match board.during(look, bucket.list_counting(&seen)).await {
-        Ok(listing) => listing,
-        Err(error) => return Ok(failed(&error)),
+    let take = |object: HeldObject| {
+        if filter.wants(&object) && !out.object(&object) {
+            return Err(BucketError::Stopped);
+        }
+        Ok(())
     };
-    let text = match settings.output {
-        OutputFormat::Text => text(listing, SystemTime::now(), Paint::on(&std::io::stdout())),
-        OutputFormat::Json => pretty(&as_json(listing)),
+    let listing = bucket.list_each(foreign_names(settings), &seen, take);
+    // On a terminal, what is printed shows how far it is.
+    let listed = match io::stdout().is_terminal() {
+        true => listing.await,
+        false => board.during(|| listing_scene(seen.load(Ordering::Relaxed)), listing).await,
     };
-    Ok(print(&text, true))
-}
-
-/// The listing as an aligned table, by destination.
-fn text(mut listing: Listing, now: SystemTime, paint: Paint) -> String {
-    sort(&mut listing.held);
-    let mut rows = vec![["DESTINATION", "BRANCH", "COMMIT", "FORMAT", "SIZE", "AGE"].map(str::to_owned).to_vec()];
-    rows.extend(listing.held.iter().map(|HeldObject { name, last_modified, bytes, .. }| {
-        let age = now.duration_since(*last_modified).unwrap_or_default();
-        let Destination { branch, .. } = &name.destination;
-        vec![
-            name.destination.path(),
-            branch.clone(),
-            short_commit(&name.commit),
-            name.content.to_string(),
-            human_bytes(*bytes),
-            human_duration(age),
-        ]
-    }));
-    let total: u64 = listing.held.iter().map(|object| object.bytes).sum();
-    let summary =
-        format!("{}, {}; {} foreign\n", objects(listing.held.len()), human_bytes(total), listing.foreign.count);
-    if listing.held.is_empty() {
-        return summary;
+    match listed {
+        Ok(foreign) => out.end(&foreign, filter.finds_all()),
+        // The reader is gone, or cannot be written to.
+        Err(BucketError::Stopped) => out.end(&Foreign::default(), true),
+        Err(error) => {
+            out.breaks_off();
+            failed(&error)
+        }
     }
-    let table = table("", &rows);
-    let (heads, rest) = table.split_once('\n').unwrap_or((&table, ""));
-    format!("{}\n{rest}{summary}", paint.text(Style::Bold, heads))
 }
 
-/// The listing as JSON; `docs/contract.md` describes the object.
-fn as_json(mut listing: Listing) -> Value {
-    sort(&mut listing.held);
-    let objects = listing.held.iter().map(|HeldObject { key, name, last_modified, bytes }| {
-        let fields = json!({
-            "commit": name.commit,
-            "format": name.content.to_string(),
-            "bytes": bytes,
-            "last_modified": timestamp(*last_modified),
-            "key": key,
-        });
-        of_destination(&name.destination, fields)
-    });
-    let Foreign { count, examples } = listing.foreign;
-    json!({ "objects": objects.collect::<Vec<_>>(), "foreign": examples, "foreign_count": count })
+/// Reads the whole listing, and prints it in order.
+async fn whole(settings: &config::List, bucket: &Bucket, board: &Board) -> ExitCode {
+    let seen = AtomicUsize::new(0);
+    let listing = bucket.list_naming(foreign_names(settings), &seen);
+    let Listing { mut held, foreign } =
+        match board.during(|| listing_scene(seen.load(Ordering::Relaxed)), listing).await {
+            Ok(listing) => listing,
+            Err(error) => return failed(&error),
+        };
+    let mut filter = Filter::new(&settings.wanted);
+    held.retain(|object| filter.wants(object));
+    let all_found = filter.finds_all();
+    if settings.output == OutputFormat::Json {
+        let mut out = Streamed::new(io::BufWriter::new(io::stdout()));
+        table::sort_objects(&mut held, settings.sort);
+        // What goes wrong is said at the end.
+        let _ = held.iter().all(|object| out.object(object));
+        return out.end(&foreign, all_found);
+    }
+    let (out, now) = (io::stdout(), SystemTime::now());
+    let style = Style { now, dates: settings.dates, columns: columns(&out), paint: Paint::on(&out) };
+    let text = table::text(&held, settings.sort.unwrap_or(config::Sort::Name), settings.outdated, style)
+        + &table::summary(&held, &foreign)
+        + &if settings.foreign { table::foreign_names(&foreign) } else { String::new() };
+    print(&text, all_found)
 }
 
-fn sort(held: &mut [HeldObject]) {
-    held.sort_by(|a, b| {
-        (&a.name.destination, a.last_modified, &a.key).cmp(&(&b.name.destination, b.last_modified, &b.key))
-    });
+fn foreign_names(settings: &config::List) -> usize {
+    if settings.foreign { FOREIGN_NAMED } else { FOREIGN_EXAMPLES }
+}
+
+/// What is asked for, and which of it was found.
+struct Filter<'a> {
+    wanted: Vec<(&'a Wanted, bool)>,
+}
+
+impl<'a> Filter<'a> {
+    fn new(wanted: &'a [Wanted]) -> Self {
+        Self { wanted: wanted.iter().map(|wanted| (wanted, false)).collect() }
+    }
+
+    fn wants(&mut self, object: &HeldObject) -> bool {
+        if self.wanted.is_empty() {
+            return true;
+        }
+        let (path, branch) = (object.name.destination.path(), &object.name.destination.branch);
+        let mut is_wanted = false;
+        for (wanted, found) in &mut self.wanted {
+            let matches = wanted.matches(&path, branch);
+            *found |= matches;
+            is_wanted |= matches;
+        }
+        is_wanted
+    }
+
+    /// Whether everything was found. Says what was not.
+    fn finds_all(&self) -> bool {
+        for (wanted, _) in self.wanted.iter().filter(|(_, found)| !found) {
+            tracing::error!("the bucket holds nothing of {}", printable(&wanted.to_string()));
+        }
+        self.wanted.iter().all(|(_, found)| *found)
+    }
 }

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::{pass_scene, pretty, print};
-use crate::config::OutputFormat;
+use super::{pass_scene, pretty, print, print_and_exit};
+use crate::config::{EXIT_CHANGES, OutputFormat};
 use crate::status::{Status, Trigger};
 use crate::terminal::Board;
 
@@ -30,20 +30,39 @@ pub(super) async fn one_pass<R: Serialize, E>(
     }
 }
 
-/// Prints what a pass would do: once, or again for every pass until `wait` returns `None`. `preview` returns the text, and
-/// whether all is well.
+/// What a pass would do.
+pub(super) struct Preview {
+    pub(super) text: String,
+    /// Whether it could be planned for everything.
+    pub(super) is_good: bool,
+    pub(super) has_changes: bool,
+}
+
+/// How dry runs end.
+#[derive(Clone, Copy)]
+pub(super) struct Ending {
+    /// After the first one, or with a signal.
+    pub(super) once: bool,
+    /// Whether the exit status tells if there is something to do.
+    pub(super) detailed: bool,
+}
+
+/// Prints what a pass would do: once, or again for every pass until `wait` returns `None`.
 pub(super) async fn previews<E>(
-    preview: impl AsyncFn(Trigger) -> Result<(String, bool), E>,
+    preview: impl AsyncFn(Trigger) -> Result<Preview, E>,
     failed: fn(&E) -> ExitCode,
     wait: impl AsyncFn() -> Option<Trigger>,
-    once: bool,
+    Ending { once, detailed }: Ending,
     status: &Status,
     board: &Board,
 ) -> ExitCode {
     let mut trigger = Trigger::Schedule;
     loop {
         let exit = match board.during(|| pass_scene(status), preview(trigger)).await {
-            Ok((text, good)) => print(&text, good),
+            Ok(Preview { text, is_good: true, has_changes: true }) if detailed => {
+                print_and_exit(&text, ExitCode::from(EXIT_CHANGES))
+            }
+            Ok(Preview { text, is_good, .. }) => print(&text, is_good),
             Err(error) => failed(&error),
         };
         if once {

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::passing::{one_pass, previews};
+use super::passing::{Ending, Preview, one_pass, previews};
 use super::{pretty, show, signals};
 use crate::config::{self, OutputFormat};
+use crate::model::program::Program;
 use crate::net::tls::TrustRoots;
 use crate::passes::Triggers;
 use crate::plan::report::Report;
@@ -15,9 +16,11 @@ use crate::reconcile::{PassError, Reconciler, is_concerned, log_failed_pass};
 use crate::server::{Sender, Server, Site, Webhook};
 use crate::status::Trigger;
 use crate::terminal::{Board, Paint};
+use crate::text::human_duration;
 
 /// Synchronises: once, or until a signal.
 pub(super) async fn run(settings: config::Run, roots: &TrustRoots, board: &Board) -> anyhow::Result<ExitCode> {
+    log_start(&settings);
     let stop = signals::stop_on_signals()?;
     // Without a handler, the signal would end the program.
     let triggers = Arc::new(Triggers::default());
@@ -54,6 +57,25 @@ pub(super) async fn run(settings: config::Run, roots: &TrustRoots, board: &Board
     Ok(one_pass(passing, Report::is_success, failed_pass, settings.output, &reconciler.status(), board).await)
 }
 
+/// One line that says which program this is, and what it is set to do.
+fn log_start(settings: &config::Run) {
+    tracing::info!(
+        bucket = settings.s3.bucket,
+        interval = human_duration(settings.sleep),
+        dry_run = settings.dry_run,
+        run_once = settings.run_once,
+        max_retire = %settings.max_retire,
+        on_rewrite = %settings.on_rewrite,
+        archive_format = %settings.archive_format,
+        crossing = %settings.crossing,
+        signed = settings.signing_key.is_some(),
+        shard = %settings.share,
+        webhooks = settings.webhook_secret.is_some(),
+        "{} starts",
+        Program::Producer.name_and_version()
+    );
+}
+
 fn failed_pass(error: &PassError) -> ExitCode {
     log_failed_pass(error);
     ExitCode::FAILURE
@@ -67,8 +89,9 @@ async fn dry_run(reconciler: &Reconciler, settings: &config::Run, board: &Board,
             OutputFormat::Text => show::plan_text(&plan, foreign, Paint::on(&std::io::stdout())),
             OutputFormat::Json => pretty(&show::plan_json(&plan, foreign)),
         };
-        Ok((text, plan.is_clean()))
+        Ok(Preview { text, is_good: plan.is_clean(), has_changes: !plan.actions.is_empty() })
     };
     let wait = async || reconciler.wait(stop).await;
-    previews(preview, failed_pass, wait, settings.run_once, &reconciler.status(), board).await
+    let ending = Ending { once: settings.run_once, detailed: settings.detailed_exitcode };
+    previews(preview, failed_pass, wait, ending, &reconciler.status(), board).await
 }

@@ -21,12 +21,13 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Runs a program from its start to its end, and returns the exit status. `parse` reads its settings from the command line
 /// and the environment, and `run` carries out its command.
 pub fn start<C>(
-    parse: impl FnOnce(ArgsOs, &dyn Fn(&str) -> Option<OsString>) -> Result<Settings<C>, Exit>,
+    parse: impl FnOnce(ArgsOs, &dyn Fn(&str) -> Option<OsString>, &[OsString]) -> Result<Settings<C>, Exit>,
     run: impl AsyncFnOnce(C, &Board) -> anyhow::Result<ExitCode>,
 ) -> ExitCode {
     std::panic::set_hook(Box::new(report_panic));
     or_internal_error(|| {
-        let settings = match parse(std::env::args_os(), &|name| std::env::var_os(name)) {
+        let names: Vec<OsString> = std::env::vars_os().map(|(name, _)| name).collect();
+        let settings = match parse(std::env::args_os(), &|name| std::env::var_os(name), &names) {
             Ok(settings) => settings,
             Err(exit) => return exit.print(),
         };
@@ -36,7 +37,10 @@ pub fn start<C>(
 
 fn run_with<C>(settings: Settings<C>, run: impl AsyncFnOnce(C, &Board) -> anyhow::Result<ExitCode>) -> ExitCode {
     let board = Board::new(settings.shows_progress());
-    telemetry::start(settings.log_format, board.clone());
+    let _log = telemetry::start(settings.log_format, board.clone());
+    for warning in &settings.warnings {
+        tracing::warn!("{warning}");
+    }
     // Files made here, by whichever library, are for this user only.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     // Neither secrets nor plaintext belong into a core dump.

@@ -1,12 +1,13 @@
 //! The command line as clap sees it: commands, flags, and which of them take a value.
 //!
-//! Invariant: clap checks no values. The reader does, because it also sees the environment's.
+//! Invariant: clap checks no values of settings. The reader does, because it also sees the environment's.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, value_parser};
 
+use super::completion::SHELLS;
 use super::help;
 use super::manual::Manual;
 use super::reference::{Kind, Setting};
@@ -14,7 +15,7 @@ use super::values::boolean;
 use crate::model::program::Program;
 
 /// Turns `-name` into `--name`. Go's `flag` package accepts both; clap reads the first as a bundle of short options, and
-/// the only short option here is `-h`.
+/// the only short options here are `-h` and `-V`.
 pub(super) fn double_dashed(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut arguments = arguments.into_iter();
     let mut words: Vec<OsString> = arguments.next().into_iter().collect();
@@ -55,28 +56,45 @@ pub(super) fn command_line(manual: &Manual) -> clap::Command {
         clap::Command::new(name).about(about).override_usage(manual.usage(usage)).override_help(text)
     };
     let check = command("check", "Tries everything that a pass needs", help::CHECK_USAGE, help::check_help(manual));
-    let list = command("list", "Shows what the bucket holds", help::LIST_USAGE, help::list_help(manual));
+    let wanted = || Arg::new("wanted").action(ArgAction::Append).value_parser(value_parser!(OsString));
+    let list = command("list", "Shows what the bucket holds", help::LIST_USAGE, help::list_help(manual))
+        .arg(Arg::new("sort").long("sort").help("the order").value_name("ORDER").value_parser(["name", "size", "age"]))
+        .arg(on_request("dates", "times instead of ages"))
+        .arg(on_request("outdated", "what does not count any more, too"))
+        .arg(on_request("foreign", "names of foreign objects, too"))
+        .arg(wanted());
     let restore = || {
         let about = "Brings repositories back from the bucket";
         command("restore", about, help::RESTORE_USAGE, help::restore_help(manual))
             .arg(path("identity", "FILE", "age identities"))
             .arg(path("into", "DIR", "where to unpack to"))
-            .arg(Arg::new("wanted").action(ArgAction::Append).value_parser(value_parser!(OsString)))
+            .arg(wanted())
     };
+    let health = command("health", "Asks whether the daemon is healthy", help::HEALTH_USAGE, help::health_help(manual));
+    let completion = "Prints completions for a shell";
+    let completion = command("completion", completion, help::COMPLETION_USAGE, help::completion_help(manual))
+        .arg(Arg::new("shell").required(true).value_parser(SHELLS.map(|(name, _)| name)));
+    let man = command("man", "Prints the man page", help::MAN_USAGE, help::man_help(manual));
+    let version = command("version", "Prints the version", help::VERSION_USAGE, help::version_help(manual));
     clap::Command::new(manual.program.name())
         .version(env!("CARGO_PKG_VERSION"))
         .disable_version_flag(true)
-        .arg(Arg::new("version").long("version").action(ArgAction::Version))
+        .arg(Arg::new("version").long("version").short('V').action(ArgAction::Version))
         .args_override_self(true)
         .args(manual.settings().filter_map(argument))
         .subcommands([check, list])
         .subcommands((manual.program == Program::Producer).then(restore))
+        .subcommands([health, completion, man, version])
         .override_usage(manual.usage(help::RUN_USAGE))
         .override_help(help::help(manual))
 }
 
 fn path(name: &'static str, value: &'static str, meaning: &'static str) -> Arg {
     Arg::new(name).long(name).help(meaning).value_name(value).value_parser(value_parser!(PathBuf))
+}
+
+fn on_request(name: &'static str, meaning: &'static str) -> Arg {
+    Arg::new(name).long(name).help(meaning).action(ArgAction::SetTrue)
 }
 
 fn argument(setting: &Setting) -> Option<Arg> {

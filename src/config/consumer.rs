@@ -18,7 +18,7 @@ use super::reader::{Reader, Reported};
 use super::reference::*;
 use super::settings::{STALL_MARGIN, default_sync_concurrency};
 use super::values::{above_zero, boolean, count, ip_address, memory_budget, one_line, port, some_bytes};
-use super::{Gitlab, Instance, List, OutputFormat, Trusted};
+use super::{Gitlab, Health, Instance, List, OutputFormat, Trusted};
 use crate::artifact::encrypt::Identities;
 use crate::artifact::signature::TrustedKeys;
 use crate::bucket::S3;
@@ -37,14 +37,15 @@ pub enum ConsumerCommand {
     Check(Consume),
     /// Show what the bucket holds.
     List(List),
+    /// Ask the daemon on this machine whether it is healthy.
+    Health(Health),
 }
 
 impl ConsumerCommand {
     pub(super) fn ends(&self) -> bool {
         match self {
             Self::Run(consume) => consume.run_once,
-            Self::List(_) => true,
-            Self::Check(_) => false,
+            Self::Check(_) | Self::List(_) | Self::Health(_) => true,
         }
     }
 }
@@ -70,6 +71,8 @@ pub struct Consume {
     pub dry_run: bool,
     /// `RUN_ONCE`: one pass, then exit.
     pub run_once: bool,
+    /// `DETAILED_EXITCODE`: a dry run tells by its exit status whether there is something to do.
+    pub detailed_exitcode: bool,
     /// `OUTPUT`: how plan and report are printed.
     pub output: OutputFormat,
     /// `ON_REWRITE`: what to do with a far branch that would not move forward.
@@ -128,9 +131,10 @@ fn name_of(private_key: &Secret) -> &'static str {
 impl Reader<'_> {
     /// The command that was given to the consumer.
     pub(super) fn consumer_command(&mut self, matches: &ArgMatches) -> Result<ConsumerCommand, Reported> {
-        match matches.subcommand_name() {
-            Some("check") => self.consume().map(ConsumerCommand::Check),
-            Some("list") => self.list().map(ConsumerCommand::List),
+        match matches.subcommand() {
+            Some(("check", _)) => self.consume().map(ConsumerCommand::Check),
+            Some(("list", matches)) => self.list(matches).map(ConsumerCommand::List),
+            Some(("health", _)) => self.health().map(ConsumerCommand::Health),
             Some(_) | None => self.consume().map(ConsumerCommand::Run),
         }
     }
@@ -146,6 +150,7 @@ impl Reader<'_> {
         let sleep = self.optional(&RECONCILE_SLEEP_TIME, above_zero);
         let dry_run = self.value(&DRY_RUN, boolean);
         let run_once = self.value(&RUN_ONCE, boolean);
+        let detailed_exitcode = self.detailed_exitcode(dry_run, run_once);
         let output = self.output();
         let on_rewrite = self.on_rewrite();
         let sync_concurrency = self.optional(&SYNC_CONCURRENCY, count(1..=64));
@@ -170,6 +175,7 @@ impl Reader<'_> {
             sleep: sleep?,
             dry_run: dry_run?,
             run_once: run_once?,
+            detailed_exitcode: detailed_exitcode?,
             output: output?,
             on_rewrite: on_rewrite?,
             sync_concurrency: sync_concurrency?.unwrap_or_else(default_sync_concurrency),

@@ -1,18 +1,33 @@
 //! The help pages, made from the list of settings.
 //!
-//! Invariant: no line is longer than a terminal of 100 columns.
+//! Invariant: no line is longer than a terminal of 80 columns.
 
 use super::manual::Manual;
 use super::reference::*;
 
 pub(super) const RUN_USAGE: &str = "[SETTING]…";
 pub(super) const CHECK_USAGE: &str = "check [SETTING]…";
-pub(super) const LIST_USAGE: &str = "list [SETTING]…";
-pub(super) const RESTORE_USAGE: &str = "restore -identity FILE [-into DIR] [GROUP/PROJECT[@BRANCH]]…";
-/// Width of the widest flag with its dash, and of the widest variable that has a flag.
-const FLAG_COLUMN: usize = 24;
-const VARIABLE_COLUMN: usize = 23;
-pub(super) const NAMES_COLUMN: usize = FLAG_COLUMN + 2 + VARIABLE_COLUMN;
+pub(super) const LIST_USAGE: &str = "list [OPTION]… [NAME]…";
+pub(super) const RESTORE_USAGE: &str = "restore -identity FILE [-into DIR] [NAME]…";
+pub(super) const HEALTH_USAGE: &str = "health";
+pub(super) const COMPLETION_USAGE: &str = "completion bash|fish|zsh";
+pub(super) const MAN_USAGE: &str = "man";
+pub(super) const VERSION_USAGE: &str = "version";
+
+/// What the names of `list` and `restore` can be.
+pub(super) const NAMES: &str = "NAME is GROUP, GROUP/PROJECT or GROUP/PROJECT@BRANCH.";
+/// The options of `list`, and what they do.
+pub(super) const LIST_OPTIONS: &[(&str, &str)] = &[
+    ("-sort name|size|age", "by destination, the largest first, or the newest first"),
+    ("-dates", "times (UTC) instead of ages"),
+    ("-outdated", "objects that do not count any more, too"),
+    ("-foreign", "the names of foreign objects, too"),
+];
+/// The options of `restore`, and what they do.
+pub(super) const RESTORE_OPTIONS: &[(&str, &str)] =
+    &[("-identity FILE", "age identities, one of which can decrypt"), ("-into DIR", "where to unpack to")];
+/// Width of the widest option.
+const OPTION_COLUMN: usize = 19;
 
 pub(super) fn help(manual: &Manual) -> String {
     let Manual { about, usages, examples, exit_statuses, sections, .. } = manual;
@@ -27,16 +42,19 @@ pub(super) fn help(manual: &Manual) -> String {
 {about}
 
 Usage:
-{usages}  {}
+{usages}
+{NAMES}
+`{}` explains a command.
 
-A setting is a flag (-name=value or -name value, with one dash or two; a switch alone means true) or
-an environment variable. The flag wins; an empty variable counts as unset.
+A setting is a flag (-name=value or -name value, with one dash or two; a switch
+alone means true) or an environment variable. The flag wins; an empty variable
+counts as unset.
 {sections}{}
 Examples:
 {examples}
 Exit status:
 {statuses}",
-        manual.usage("-help | -version"),
+        manual.usage("COMMAND -help"),
         other_names(manual)
     )
 }
@@ -49,7 +67,8 @@ pub(super) fn check_help(manual: &Manual) -> String {
 Usage:
   {}
 
-It reads the same settings as synchronising; `{}` explains them.",
+It reads the same settings as synchronising; `{}`
+explains them.",
         manual.about_check,
         manual.usage(CHECK_USAGE),
         manual.usage("-help")
@@ -59,12 +78,20 @@ It reads the same settings as synchronising; `{}` explains them.",
 pub(super) fn list_help(manual: &Manual) -> String {
     format!(
         "\
-Shows what the bucket holds: destination, branch, commit, format, size and time of each object.
+Shows what the bucket holds: for each destination the commit that it brings, the
+format and how many increments follow, the size of all of that, and its age. On
+a terminal, long names lose their beginning; a wider terminal, a pipe and JSON
+have them whole. With -output json, each object is printed as it is listed.
 
 Usage:
   {}
-{}",
+
+{NAMES}
+
+Options:
+{}{}",
         manual.usage(LIST_USAGE),
+        options(LIST_OPTIONS),
         bucket_help(manual, &[])
     )
 }
@@ -72,18 +99,71 @@ Usage:
 pub(super) fn restore_help(manual: &Manual) -> String {
     format!(
         "\
-Downloads, decrypts, unpacks and verifies what the bucket holds: everything, or what is named.
+Downloads, decrypts, unpacks and verifies what the bucket holds: everything, or
+what is named.
 
 Usage:
   {}
 
+{NAMES}
+
 Options:
-  -identity FILE  age identities, one of which can decrypt
-  -into DIR       where to unpack to
-{}",
+{}{}",
         manual.usage(RESTORE_USAGE),
+        options(RESTORE_OPTIONS),
         bucket_help(manual, &[MEMORY_BUDGET_BYTES, TRUSTED_KEYS, TRUSTED_KEYS_FILE])
     )
+}
+
+pub(super) fn health_help(manual: &Manual) -> String {
+    format!(
+        "\
+Asks the daemon on this machine whether it is healthy (/healthz), for the health
+checks of containers. The exit status is 0 if it is, and 1 if it is not, or does
+not answer within five seconds.
+
+Usage:
+  {}
+{}",
+        manual.usage(HEALTH_USAGE),
+        help_section("Settings", &[METRICS_SERVER_PORT, METRICS_SERVER_ADDRESS])
+    )
+}
+
+pub(super) fn completion_help(manual: &Manual) -> String {
+    format!(
+        "\
+Prints a script that completes commands and flags in a shell.
+
+Usage:
+  {}
+
+For this session of bash:
+  source <({})",
+        manual.usage(COMPLETION_USAGE),
+        manual.usage("completion bash")
+    )
+}
+
+pub(super) fn man_help(manual: &Manual) -> String {
+    format!(
+        "\
+Prints the man page. To read it:
+  {} | man -l -
+
+Usage:
+  {}",
+        manual.usage(MAN_USAGE),
+        manual.usage(MAN_USAGE)
+    )
+}
+
+pub(super) fn version_help(manual: &Manual) -> String {
+    format!("Prints the version, as -version and -V do.\n\nUsage:\n  {}", manual.usage(VERSION_USAGE))
+}
+
+fn options(options: &[(&str, &str)]) -> String {
+    options.iter().map(|(option, meaning)| format!("  {option:OPTION_COLUMN$}  {meaning}\n")).collect()
 }
 
 /// The settings that `list` and `restore` need, and `more`.
@@ -104,7 +184,7 @@ fn bucket_help(manual: &Manual, more: &[Setting]) -> String {
         PROGRESS,
     ];
     let section = help_section("Settings", settings.iter().chain(more));
-    format!("{section}\nOther settings are ignored. `{}` explains all of them.", manual.usage("-help"))
+    format!("{section}\nOther settings are ignored. `{}`\nexplains all of them.", manual.usage("-help"))
 }
 
 fn help_section<'a>(title: &str, settings: impl IntoIterator<Item = &'a Setting>) -> String {
@@ -112,18 +192,16 @@ fn help_section<'a>(title: &str, settings: impl IntoIterator<Item = &'a Setting>
     format!("\n{title}:\n{rows}")
 }
 
+/// The names of a setting, and below them what it is for.
 fn help_row(setting: &Setting) -> String {
     let Setting { variable, flag, default, meaning, .. } = setting;
-    let names = match flag {
-        Some(flag) => format!("{:FLAG_COLUMN$}  {variable:VARIABLE_COLUMN$}", format!("-{flag}")),
-        None => format!("{variable:NAMES_COLUMN$}"),
-    };
+    let flag = flag.map_or_else(String::new, |flag| format!("-{flag}, "));
     let default = if *default == Fallback::Unset { String::new() } else { format!(" [{default}]") };
-    format!("  {names}  {meaning}{default}\n")
+    format!("  {flag}{variable}\n      {meaning}{default}\n")
 }
 
 fn other_names(manual: &Manual) -> String {
     let pairs = manual.settings().flat_map(|setting| setting.also.iter().map(move |other| (other, setting.variable)));
-    let rows: String = pairs.map(|(other, variable)| format!("  {other:NAMES_COLUMN$}  {variable}\n")).collect();
+    let rows: String = pairs.map(|(other, variable)| format!("  {other:25}  {variable}\n")).collect();
     format!("\nOther names, used if the variable on the right is unset:\n{rows}")
 }

@@ -2,9 +2,15 @@
 //!
 //! Invariant: a flag, a setting or a command that is not here does not exist.
 
+use clap::ArgMatches;
+
 use super::command_line::command_line;
+use super::completion::{SHELLS, completion};
 use super::consumer;
-use super::help::{CHECK_USAGE, LIST_USAGE, RESTORE_USAGE, RUN_USAGE};
+use super::help::{
+    CHECK_USAGE, COMPLETION_USAGE, HEALTH_USAGE, LIST_USAGE, MAN_USAGE, RESTORE_USAGE, RUN_USAGE, VERSION_USAGE,
+};
+use super::man::man_page;
 use super::reference::{SECTIONS, Section, Setting};
 use crate::model::program::Program;
 
@@ -33,29 +39,34 @@ pub struct Manual {
 pub const PRODUCER: Manual = Manual {
     program: Program::Producer,
     description: env!("CARGO_PKG_DESCRIPTION"),
-    about: "Copies GitLab projects, encrypted with age, into an S3 bucket, and keeps doing so.",
+    about: "\
+Copies GitLab projects, encrypted with age, into an S3 bucket, and keeps doing
+so.",
     about_check: "\
-Tries everything that synchronising needs, one after the other: recipients, WORKDIR, target list,
-login, every source branch, and the permissions in the bucket. It leaves nothing behind.",
+Tries everything that synchronising needs, one after the other: recipients,
+WORKDIR, target list, login, every source branch, and the permissions in the
+bucket. It leaves nothing behind.",
     usages: &[
-        (RUN_USAGE, "Publish what is new, retire what is no longer wanted, sleep, start again."),
-        (CHECK_USAGE, "Try every server and permission that this needs, and say what to do about failures."),
+        (RUN_USAGE, "Publish what is new, retire what is no longer wanted, sleep, repeat."),
+        (CHECK_USAGE, "Try all servers and permissions, and say what to do about failures."),
         (LIST_USAGE, "Show what the bucket holds."),
         (RESTORE_USAGE, "Download, decrypt, unpack and verify everything, or what is named."),
+        (HEALTH_USAGE, "Ask the daemon on this machine whether it is healthy."),
+        (COMPLETION_USAGE, "Print completions for a shell."),
+        (MAN_USAGE, "Print the man page."),
+        (VERSION_USAGE, "Print the version, as -version and -V do."),
     ],
     examples: &[
         ("Does everything work from here? Try it, change nothing", "check"),
         ("What would a pass do? Print it, change nothing", "-dry-run -run-once"),
+        ("What is below a group, the largest first", "list -sort size mirror/platform"),
         ("What is in the bucket, for a script", "list -output json"),
-        (
-            "One branch of one project, back from the bucket",
-            "restore -identity key.txt -into restored platform/tools@main",
-        ),
+        ("One branch of one project, back from the bucket", "restore -identity key -into out team/api@main"),
     ],
     exit_statuses: &[
         (0, "everything was done, or a signal stopped the daemon"),
-        (1, "the pass of -run-once failed, entirely or for a target; check, list or restore failed"),
-        (2, "settings are missing or wrong, and nothing was done"),
+        (1, "the pass of -run-once, or a command, failed: entirely or in part"),
+        (2, "settings are missing or wrong; or changes, with -detailed-exitcode"),
         (70, "internal error: a bug in this program"),
     ],
     sections: SECTIONS,
@@ -65,24 +76,32 @@ login, every source branch, and the permissions in the bucket. It leaves nothing
 pub const CONSUMER: Manual = Manual {
     program: Program::Consumer,
     description: "Pushes what git-partition-sync-producer has put into an S3 bucket to the GitLab on the far side",
-    about: "Pushes what git-partition-sync-producer puts into an S3 bucket to the GitLab on the far side.",
+    about: "\
+Pushes what git-partition-sync-producer puts into an S3 bucket to the GitLab on
+the far side.",
     about_check: "\
-Tries everything that a pass needs, one after the other: identities, WORKDIR, the bucket and a few
-of its objects, login, and the right to push. It changes nothing, and creates no project.",
+Tries everything that a pass needs, one after the other: identities, WORKDIR,
+the bucket and a few of its objects, login, and the right to push. It changes
+nothing, and creates no project.",
     usages: &[
-        (RUN_USAGE, "Push what is new in the bucket to the far GitLab, sleep, start again."),
-        (CHECK_USAGE, "Try every server and permission that this needs, and say what to do about failures."),
+        (RUN_USAGE, "Push what is new in the bucket to the far GitLab, sleep, repeat."),
+        (CHECK_USAGE, "Try all servers and permissions, and say what to do about failures."),
         (LIST_USAGE, "Show what the bucket holds."),
+        (HEALTH_USAGE, "Ask the daemon on this machine whether it is healthy."),
+        (COMPLETION_USAGE, "Print completions for a shell."),
+        (MAN_USAGE, "Print the man page."),
+        (VERSION_USAGE, "Print the version, as -version and -V do."),
     ],
     examples: &[
         ("Does everything work from here? Try it, change nothing", "check"),
         ("What would a pass do? Print it, change nothing", "-dry-run -run-once"),
+        ("What is below a group, the largest first", "list -sort size mirror/platform"),
         ("What is in the bucket, for a script", "list -output json"),
     ],
     exit_statuses: &[
         (0, "everything was done, or a signal stopped the daemon"),
-        (1, "the pass of -run-once failed, entirely or for a destination; check or list failed"),
-        (2, "settings are missing or wrong, and nothing was done"),
+        (1, "the pass of -run-once, or a command, failed: entirely or in part"),
+        (2, "settings are missing or wrong; or changes, with -detailed-exitcode"),
         (70, "internal error: a bug in this program"),
     ],
     sections: consumer::SECTIONS,
@@ -103,8 +122,24 @@ impl Manual {
     }
 
     /// Its command line, for completions.
-    pub fn command_line(&self) -> clap::Command {
+    pub(super) fn command_line(&self) -> clap::Command {
         command_line(self)
+    }
+
+    /// What a command prints that needs no settings; `None` for the others.
+    pub(super) fn answer(&self, matches: &ArgMatches) -> Option<String> {
+        let (command, matches) = matches.subcommand()?;
+        let text = match command {
+            "completion" => {
+                let name = matches.get_one::<String>("shell")?;
+                let (_, shell) = SHELLS.into_iter().find(|(shell, _)| shell == name)?;
+                completion(self, shell)
+            }
+            "man" => man_page(self),
+            "version" => self.program.name_and_version(),
+            _ => return None,
+        };
+        Some(text.trim_end().to_owned())
     }
 
     /// A command line: the program's name, and these words.

@@ -2,6 +2,7 @@
 //!
 //! Invariant: every problem is noted, and one does not hide the next: a value that could not be read is a [`Reported`].
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use secrecy::zeroize::Zeroizing;
 
 use super::Exit;
 use super::manual::Manual;
+use super::misspelt::{Findings, misspelt};
 use super::reference::{Fallback, Setting};
 use crate::model::program::Program;
 use crate::secret::{Secret, without_line_end};
@@ -36,25 +38,37 @@ pub(super) struct Reader<'a> {
     manual: &'a Manual,
     matches: &'a ArgMatches,
     environment: Environment<'a>,
+    /// The settings that were asked for, and those of them that have a value, by their variables.
+    asked: BTreeSet<&'static str>,
+    given: BTreeSet<&'static str>,
     missing: Vec<&'static str>,
     problems: Vec<String>,
 }
 
 impl Reader<'_> {
-    /// Reads all settings of a program: what `settings` returns, or one message with everything that is wrong.
+    /// Reads all settings of a program: what `settings` returns with warnings, or one message with everything that is wrong,
+    /// a line for each. `names` are those of all variables.
     pub(super) fn read<T>(
         manual: &Manual,
         matches: &ArgMatches,
         environment: Environment<'_>,
+        names: &[OsString],
         settings: impl FnOnce(&mut Reader<'_>) -> Result<T, Reported>,
-    ) -> Result<T, Exit> {
-        let mut reader = Reader { manual, matches, environment, missing: vec![], problems: vec![] };
+    ) -> Result<(T, Vec<String>), Exit> {
+        let (asked, given, missing, problems) = Default::default();
+        let mut reader = Reader { manual, matches, environment, asked, given, missing, problems };
         let settings = settings(&mut reader);
+        let is_set = |name: &&str| environment(name).is_some_and(|value| !value.is_empty());
+        let set = names.iter().filter_map(|name| name.to_str()).filter(is_set);
+        let Findings { problems: misspelt, warnings } = misspelt(manual, &reader.asked, &reader.given, set);
         let missing = (!reader.missing.is_empty()).then(|| format!("missing: {}", reader.missing.join(", ")));
-        let problems: Vec<String> = missing.into_iter().chain(reader.problems).collect();
+        let problems: Vec<String> = missing.into_iter().chain(reader.problems).chain(misspelt).collect();
         match settings {
-            Ok(settings) if problems.is_empty() => Ok(settings),
-            Ok(_) | Err(Reported(())) => Err(Exit::Problem(format!("{}\n{}", problems.join("; "), manual.pointer()))),
+            Ok(settings) if problems.is_empty() => Ok((settings, warnings)),
+            Ok(_) | Err(Reported(())) => {
+                let lines: Vec<String> = problems.into_iter().chain(warnings).chain([manual.pointer()]).collect();
+                Err(Exit::Problem(lines.join("\n")))
+            }
         }
     }
 
@@ -81,9 +95,8 @@ impl Reader<'_> {
     /// What was given for a setting. The flag wins over variables; an empty variable counts as unset, and so does a setting
     /// of the other program.
     pub(super) fn given(&mut self, setting: &Setting) -> Result<Option<Given>, Reported> {
-        if self.manual.setting(setting.variable).is_none() {
-            return Ok(None);
-        }
+        let Some(own) = self.manual.setting(setting.variable) else { return Ok(None) };
+        self.asked.insert(own.variable);
         let flag = setting.flag.and_then(|flag| Some((flag, self.matches.get_one::<OsString>(flag)?)));
         let found = match flag {
             // In a script this is usually a variable that was never set; ignoring the flag would be a guess.
@@ -98,6 +111,7 @@ impl Reader<'_> {
             }),
         };
         let Some((name, value)) = found else { return Ok(None) };
+        self.given.insert(own.variable);
         let text = value.into_string().map_err(|_| self.problem(name, "is not UTF-8 text"))?;
         if text.trim() == PLACEHOLDER {
             let why = "is still the example's replace-me: put your own value in its place, or remove it";

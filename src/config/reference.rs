@@ -172,6 +172,8 @@ pub(super) const REPUBLISH: Setting =
 
 pub(super) const DRY_RUN: Setting = switch("dry-run", "DRY_RUN", Value("false"), "print the plan, change nothing");
 pub(super) const RUN_ONCE: Setting = switch("run-once", "RUN_ONCE", Value("false"), "one pass, then exit");
+pub(super) const DETAILED_EXITCODE: Setting =
+    switch("detailed-exitcode", "DETAILED_EXITCODE", Value("false"), "dry run: status 2 if there are changes");
 pub(super) const RECONCILE_SLEEP_TIME: Setting =
     text("reconcile-sleep-time", "RECONCILE_SLEEP_TIME", Value("5m"), "pause after a pass, such as 90s");
 pub(super) const WORKDIR: Setting = text("workdir", "WORKDIR", Value("/working"), "folder for Git mirrors");
@@ -277,6 +279,7 @@ pub(super) const SECTIONS: &[Section] = &[
         settings: &[
             DRY_RUN,
             RUN_ONCE,
+            DETAILED_EXITCODE,
             RECONCILE_SLEEP_TIME,
             WORKDIR,
             SYNC_CONCURRENCY,

@@ -4,6 +4,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
@@ -20,7 +21,9 @@ use super::values::{
     header_text, http_url, insecure_http, ip_address, is_loopback, memory_budget, not_blank, one_line, port,
     query_file, query_file_or_built_in, recipients, some_bytes, targets_file, username,
 };
-use super::{Command, Gitlab, Graphql, Instance, List, OutputFormat, PrCheck, Restore, Run, Settings, TargetList};
+use super::{
+    Command, Gitlab, Graphql, Health, Instance, List, OutputFormat, PrCheck, Restore, Run, Settings, Sort, TargetList,
+};
 use crate::bucket::S3;
 use crate::graphql::file::TargetsFile;
 use crate::graphql::{self, QuerySource, pr_check};
@@ -61,15 +64,17 @@ impl Reader<'_> {
         let log_format = self.value(&LOG_FORMAT, choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]));
         let progress = self.value(&PROGRESS, boolean);
         let command = command(self)?;
-        Ok(Settings { ends: ends(&command), command, log_format: log_format?, progress: progress? })
+        let (ends, warnings) = (ends(&command), vec![]);
+        Ok(Settings { ends, command, log_format: log_format?, progress: progress?, warnings })
     }
 
     /// The command that was given to the producer.
     pub(super) fn command(&mut self, matches: &ArgMatches) -> Result<Command, Reported> {
         match matches.subcommand() {
             Some(("check", _)) => self.run().map(Command::Check),
-            Some(("list", _)) => self.list().map(Command::List),
+            Some(("list", matches)) => self.list(matches).map(Command::List),
             Some(("restore", matches)) => self.restore(matches).map(Command::Restore),
+            Some(("health", _)) => self.health().map(Command::Health),
             Some(_) | None => self.run().map(Command::Run),
         }
     }
@@ -86,6 +91,7 @@ impl Reader<'_> {
         let sleep = self.value(&RECONCILE_SLEEP_TIME, above_zero);
         let dry_run = self.value(&DRY_RUN, boolean);
         let run_once = self.value(&RUN_ONCE, boolean);
+        let detailed_exitcode = self.detailed_exitcode(dry_run, run_once);
         let output = self.output();
         let archive_format = self.value(&ARCHIVE_FORMAT, str::parse);
         let crossing = self.value(&CROSSING, choice(CROSSINGS));
@@ -117,6 +123,7 @@ impl Reader<'_> {
             sleep: sleep?,
             dry_run: dry_run?,
             run_once: run_once?,
+            detailed_exitcode: detailed_exitcode?,
             output: output?,
             archive_format: archive_format?,
             crossing: crossing?,
@@ -140,10 +147,63 @@ impl Reader<'_> {
         })
     }
 
-    pub(super) fn list(&mut self) -> Result<List, Reported> {
+    /// It would tell nothing of a pass that changes things, or of one of many.
+    pub(super) fn detailed_exitcode(
+        &mut self,
+        dry_run: Result<bool, Reported>,
+        run_once: Result<bool, Reported>,
+    ) -> Result<bool, Reported> {
+        let detailed = self.value(&DETAILED_EXITCODE, boolean);
+        match (detailed, dry_run, run_once) {
+            (Ok(true), Ok(false), _) | (Ok(true), _, Ok(false)) => {
+                let why = "is for a single dry run: set DRY_RUN and RUN_ONCE too, or leave it out";
+                Err(self.problem(DETAILED_EXITCODE.variable, why))
+            }
+            (detailed, _, _) => detailed,
+        }
+    }
+
+    pub(super) fn list(&mut self, matches: &ArgMatches) -> Result<List, Reported> {
         let insecure = self.insecure_http();
         let (s3, timeouts, output) = (self.s3(insecure), self.timeouts(), self.output());
-        Ok(List { s3: s3?, timeouts: timeouts?, output: output? })
+        let wanted = self.wanted("list", matches);
+        let sort = match matches.get_one::<String>("sort").map(String::as_str) {
+            Some("name") => Some(Sort::Name),
+            Some("size") => Some(Sort::Size),
+            Some("age") => Some(Sort::Age),
+            // The command line knows no other.
+            Some(_) | None => None,
+        };
+        let [dates, outdated, foreign] = ["dates", "outdated", "foreign"].map(|flag| matches.get_flag(flag));
+        Ok(List { s3: s3?, timeouts: timeouts?, output: output?, wanted: wanted?, sort, dates, outdated, foreign })
+    }
+
+    /// Where the daemon on this machine listens.
+    pub(super) fn health(&mut self) -> Result<Health, Reported> {
+        let (address, port) = (self.value(&METRICS_SERVER_ADDRESS, ip_address), self.value(&METRICS_SERVER_PORT, port));
+        let (address, port) = (address?, port?);
+        if port == 0 {
+            let why = "0 is any free port, so nobody knows where to ask: set the port";
+            return Err(self.problem(METRICS_SERVER_PORT.variable, why));
+        }
+        let address = match address {
+            IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(address) if address.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            address => address,
+        };
+        Ok(Health { address: SocketAddr::new(address, port) })
+    }
+
+    /// The destinations, projects and groups that are named.
+    fn wanted(&mut self, command: &str, matches: &ArgMatches) -> Result<Vec<Wanted>, Reported> {
+        let words = matches.get_many::<OsString>("wanted").unwrap_or_default();
+        let wanted: Vec<Result<Wanted, Reported>> = words
+            .map(|word| {
+                let wanted = word.to_str().ok_or_else(|| format!("{word:?} is not UTF-8 text")).and_then(str::parse);
+                wanted.map_err(|why| self.problem(command, why))
+            })
+            .collect();
+        wanted.into_iter().collect()
     }
 
     fn restore(&mut self, matches: &ArgMatches) -> Result<Restore, Reported> {
@@ -158,13 +218,7 @@ impl Reader<'_> {
                 Err(why) => Err(self.problem("-identity", format_args!("cannot read {}: {why}", path.display()))),
             },
         };
-        let words = matches.get_many::<OsString>("wanted").unwrap_or_default();
-        let wanted: Vec<Result<Wanted, Reported>> = words
-            .map(|word| {
-                let wanted = word.to_str().ok_or_else(|| format!("{word:?} is not UTF-8 text")).and_then(str::parse);
-                wanted.map_err(|why| self.problem("restore", why))
-            })
-            .collect();
+        let wanted = self.wanted("restore", matches);
         Ok(Restore {
             s3: s3?,
             timeouts: timeouts?,
@@ -172,7 +226,7 @@ impl Reader<'_> {
             trusted: trusted?,
             into: matches.get_one::<PathBuf>("into").cloned(),
             memory_budget_bytes: memory_budget_bytes?,
-            wanted: wanted.into_iter().collect::<Result<_, _>>()?,
+            wanted: wanted?,
             output: output?,
         })
     }

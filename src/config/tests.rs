@@ -37,7 +37,11 @@ fn complete() -> BTreeMap<&'static str, OsString> {
 
 fn parse_in(environment: &BTreeMap<&str, OsString>, arguments: &[&str]) -> Result<Settings, Exit> {
     let words = ["git-partition-sync-producer"].iter().chain(arguments).map(OsString::from);
-    parse(words, &|variable| environment.get(variable).cloned())
+    parse(words, &|variable| environment.get(variable).cloned(), &names(environment))
+}
+
+fn names(environment: &BTreeMap<&str, OsString>) -> Vec<OsString> {
+    environment.keys().map(OsString::from).collect()
 }
 
 /// The settings of a complete environment with some changes; an empty value takes a variable out.
@@ -63,11 +67,11 @@ fn server_of(targets: TargetList) -> Graphql {
     }
 }
 
-/// The line with the problems.
+/// The lines with the problems.
 #[track_caller]
 fn problem_of(result: Result<Settings, Exit>) -> String {
     match result.unwrap_err() {
-        Exit::Problem(text) => text.lines().next().unwrap().to_owned(),
+        Exit::Problem(text) => text.rsplit_once('\n').unwrap().0.to_owned(),
         Exit::Answer(text) => panic!("{text}"),
     }
 }
@@ -197,7 +201,7 @@ fn all_that_is_missing_is_named_at_once() {
 }
 
 #[test]
-fn missing_and_wrong_settings_are_one_message_with_the_missing_first() {
+fn missing_and_wrong_settings_have_a_line_each_and_the_missing_come_first() {
     let changes = [
         ("AWS_S3_BUCKET", ""),
         ("PUBLIC_KEY", ""),
@@ -205,10 +209,10 @@ fn missing_and_wrong_settings_are_one_message_with_the_missing_first() {
         ("DRY_RUN", "maybe"),
         ("PROBE_CONCURRENCY", "0"),
     ];
-    let expected = "missing: AWS_S3_BUCKET, PUBLIC_KEY; \
+    let expected = "missing: AWS_S3_BUCKET, PUBLIC_KEY\n\
          RECONCILE_SLEEP_TIME: \"5x\" is not a duration: the unit \"x\" is none of h, m, s, ms, us and ns, \
-         write for example 90s or 5m; \
-         DRY_RUN: \"maybe\" is neither true nor false: write one of these; \
+         write for example 90s or 5m\n\
+         DRY_RUN: \"maybe\" is neither true nor false: write one of these\n\
          PROBE_CONCURRENCY: \"0\" is not a number from 1 to 256";
     assert_eq!(problem_with(&changes, &[]), expected);
 }
@@ -252,12 +256,9 @@ fn every_wrong_setting_is_reported_however_many_there_are() {
     ];
     let problem = problem_with(&wrong, &[]);
     for (variable, _) in wrong {
-        assert!(
-            problem.starts_with(&format!("{variable}: ")) || problem.contains(&format!("; {variable}: ")),
-            "{variable}"
-        );
+        assert!(problem.lines().any(|line| line.starts_with(&format!("{variable}: "))), "{variable}");
     }
-    assert_eq!(problem.split("; ").count(), wrong.len(), "{problem}");
+    assert_eq!(problem.lines().count(), wrong.len(), "{problem}");
     assert!(!problem.contains("missing"), "{problem}");
 }
 
@@ -352,7 +353,7 @@ fn an_unknown_flag_is_a_problem_with_the_nearest_one() {
 #[test]
 fn a_stray_word_is_a_problem() {
     assert!(problem_with(&[], &["lst"]).contains("'lst'"));
-    assert!(problem_with(&[], &["list", "more"]).contains("'more'"));
+    assert!(problem_with(&[], &["check", "more"]).contains("'more'"));
 }
 
 #[test]
@@ -361,11 +362,11 @@ fn values_that_are_not_utf8_are_a_problem_with_a_name() {
     let mut environment = complete();
     environment.insert("WORKDIR", bytes.clone());
     environment.insert("GITLAB_TOKEN", OsString::from_vec(b"hunter2\xff".to_vec()));
-    assert_eq!(problem_of(parse_in(&environment, &[])), "GITLAB_TOKEN: is not UTF-8 text; WORKDIR: is not UTF-8 text");
+    assert_eq!(problem_of(parse_in(&environment, &[])), "GITLAB_TOKEN: is not UTF-8 text\nWORKDIR: is not UTF-8 text");
 
     let environment = complete();
     let words = ["producer".into(), "-workdir".into(), bytes];
-    let result = parse(words, &|variable| environment.get(variable).cloned());
+    let result = parse(words, &|variable| environment.get(variable).cloned(), &names(&environment));
     assert_eq!(problem_of(result), "WORKDIR: is not UTF-8 text");
 }
 
@@ -962,9 +963,9 @@ fn restore_needs_the_bucket_and_an_identity() {
     assert_eq!(wanted, ["g/p@a@b", "g/s/p"]);
     assert_eq!(restore.output, OutputFormat::Text);
 
-    let problem = problem_of(parse_in(&BTreeMap::new(), &["restore", "project"]));
-    let expected = "missing: AWS_S3_BUCKET, -identity; \
-                    restore: \"project\" is not a destination: write GROUP/PROJECT or GROUP/PROJECT@BRANCH";
+    let problem = problem_of(parse_in(&BTreeMap::new(), &["restore", "project@main"]));
+    let expected = "missing: AWS_S3_BUCKET, -identity\n\
+                    restore: \"project@main\" is not a destination: write GROUP, GROUP/PROJECT or GROUP/PROJECT@BRANCH";
     assert_eq!(problem, expected);
     let problem = problem_of(parse_in(&bucket_only(), &["restore", "-identity=/no/such/file"]));
     assert!(problem.starts_with("-identity: cannot read /no/such/file: "), "{problem}");
@@ -977,19 +978,27 @@ fn words_behind_two_dashes_are_no_flags() {
     let Command::Restore(restore) = parse_in(&bucket_only(), &arguments).unwrap().command else {
         panic!("not restore")
     };
-    assert_eq!(restore.wanted, [Wanted { project: "-odd/project".to_owned(), branch: None }]);
+    assert_eq!(restore.wanted, [Wanted { path: "-odd/project".to_owned(), branch: None }]);
 }
 
 #[test]
-fn a_wanted_project_means_all_its_branches_and_a_wanted_branch_itself() {
+fn a_wanted_project_means_all_its_branches_a_group_all_below_it_and_a_branch_itself() {
     let project: Wanted = "g/s/p".parse().unwrap();
-    assert!(project.matches("g/s/p", "main") && project.matches("g/s/p", "x@y"));
-    assert!(!project.matches("g/s", "main") && !project.matches("g/s/p/q", "main"));
+    assert!(project.matches("g/s/p", "main") && project.matches("g/s/p", "x@y") && project.matches("g/s/p/q", "main"));
+    assert!(
+        !project.matches("g/s", "main") && !project.matches("g/s/pq", "main") && !project.matches("x/g/s/p", "main")
+    );
+    let group: Wanted = "g".parse().unwrap();
+    assert!(group.matches("g/p", "main") && group.matches("g/s/p", "x") && !group.matches("gg/p", "main"));
     let branch: Wanted = "g/p@x@y".parse().unwrap();
     assert!(branch.matches("g/p", "x@y") && !branch.matches("g/p", "x"));
-    for bad in ["", "p", "/p", "g/", "g//p", "g/p@", "@main", "p@a/b"] {
+    assert!(!branch.matches("g/p/q", "x@y"));
+    for bad in ["", "/p", "g/", "g//p", "g/p@", "@main", "p@a/b", "p@main"] {
         assert!(bad.parse::<Wanted>().is_err(), "{bad}");
     }
+    assert!(
+        "p".parse::<Republish>().is_err() && "al".parse::<Republish>().is_err() && "g/p".parse::<Republish>().is_ok()
+    );
 }
 
 // Help
@@ -999,28 +1008,111 @@ fn help_and_version_need_no_settings() {
     for spelling in ["-help", "--help", "-h"] {
         assert_eq!(answer_to(&[spelling]), help(&PRODUCER).trim_end());
     }
-    for spelling in ["-version", "--version"] {
+    for spelling in ["-version", "--version", "-V", "version"] {
         assert_eq!(answer_to(&[spelling]), concat!("git-partition-sync-producer ", env!("CARGO_PKG_VERSION")));
     }
     assert!(answer_to(&["check", "-help"]).starts_with("Tries everything"));
     assert!(answer_to(&["list", "-help"]).starts_with("Shows what the bucket holds"));
     assert!(answer_to(&["restore", "-h"]).contains("-identity FILE"));
+    assert!(answer_to(&["health", "-h"]).contains("METRICS_SERVER_PORT"));
+    for command in ["completion", "man", "version"] {
+        assert!(answer_to(&[command, "-help"]).contains(&format!("\n  git-partition-sync-producer {command}")));
+    }
+    assert!(answer_to(&["man"]).starts_with(".ie") && answer_to(&["completion", "bash"]).contains("COMPREPLY"));
+    assert!(problem_of(parse_in(&BTreeMap::new(), &["completion", "tcsh"])).contains("bash, fish, zsh"));
 }
 
 #[test]
-fn help_explains_each_setting_in_a_line_of_100_columns() {
+fn health_asks_the_port_on_this_machine() {
+    let asks = |changes: &[(&'static str, &str)]| {
+        let environment = changes.iter().map(|(variable, value)| (*variable, value.into())).collect();
+        match parse_in(&environment, &["health"]).map(|settings| settings.command) {
+            Ok(Command::Health(health)) => health.address.to_string(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(asks(&[]), "127.0.0.1:9090");
+    assert_eq!(asks(&[("METRICS_SERVER_ADDRESS", "::"), ("METRICS_SERVER_PORT", "1234")]), "[::1]:1234");
+    assert_eq!(asks(&[("METRICS_SERVER_ADDRESS", "10.1.2.3")]), "10.1.2.3:9090");
+    let problem = problem_of(parse_in(&BTreeMap::new(), &["health", "-metrics-server-port=0"]));
+    assert!(problem.starts_with("METRICS_SERVER_PORT: 0 is any free port"), "{problem}");
+}
+
+#[test]
+fn a_list_takes_names_an_order_and_what_else_to_show() {
+    let list = |words: &[&str]| match parse_in(&bucket_only(), words).unwrap().command {
+        Command::List(list) => list,
+        other => panic!("{other:?}"),
+    };
+    let plain = list(&["list"]);
+    assert!(plain.wanted.is_empty() && plain.sort.is_none() && !(plain.dates || plain.outdated || plain.foreign));
+    let all = list(&["list", "-sort", "size", "g", "-dates", "-outdated", "g/p@main", "--foreign", "-output=json"]);
+    let wanted: Vec<String> = all.wanted.iter().map(Wanted::to_string).collect();
+    assert_eq!((wanted, all.sort), (vec!["g".to_owned(), "g/p@main".to_owned()], Some(Sort::Size)));
+    assert!(all.dates && all.outdated && all.foreign && all.output == OutputFormat::Json);
+    let problem = problem_of(parse_in(&bucket_only(), &["list", "-sort=colour"]));
+    assert!(problem.contains("name, size, age"), "{problem}");
+    let problem = problem_of(parse_in(&bucket_only(), &["list", "a//b"]));
+    assert!(problem.starts_with("list: \"a//b\" is not a destination"), "{problem}");
+}
+
+#[test]
+fn a_detailed_exit_status_is_for_a_single_dry_run() {
+    assert!(!run_with(&[], &["-dry-run", "-run-once"]).detailed_exitcode);
+    assert!(run_with(&[("DETAILED_EXITCODE", "true")], &["-dry-run", "-run-once"]).detailed_exitcode);
+    for words in
+        [&["-detailed-exitcode"][..], &["-detailed-exitcode", "-dry-run"], &["-detailed-exitcode", "-run-once"]]
+    {
+        let problem = problem_of(parse_with(&[], words));
+        assert!(problem.starts_with("DETAILED_EXITCODE: is for a single dry run"), "{problem}");
+    }
+}
+
+#[test]
+fn a_variable_that_is_nearly_a_setting_is_found_in_the_environment() {
+    let problem = problem_with(&[("DRYRUN", "true")], &[]);
+    assert!(problem.starts_with("DRYRUN is set and means nothing: did you mean DRY_RUN?"), "{problem}");
+    assert!(parse_with(&[("DRYRUN", ""), ("GITLAB_HOST", "x")], &[]).unwrap().warnings.is_empty());
+    let warnings = parse_with(&[("WORK_DIR", "hunter2")], &[]).unwrap().warnings;
+    assert_eq!(warnings, ["WORK_DIR is set and means nothing: did you mean WORKDIR?"]);
+    // What a command does not read cannot be misspelt for it.
+    let mut environment = bucket_only();
+    environment.extend([("DRYRUN", "true".into()), ("AWS_REGIONS", "x".into())]);
+    let warnings = parse_in(&environment, &["list"]).unwrap().warnings;
+    assert_eq!(warnings, ["AWS_REGIONS is set and means nothing: did you mean AWS_REGION?"]);
+    let problem = problem_with(&[("AWS_S3_BUCKET", ""), ("AWS_BUCKET", "b"), ("MAX_RETIRES", "9")], &[]);
+    let lines: Vec<&str> = problem.lines().collect();
+    assert_eq!((lines.len(), lines[0]), (3, "missing: AWS_S3_BUCKET"), "{problem}");
+    assert!(lines[1].starts_with("MAX_RETIRES is set"), "{problem}");
+    assert_eq!(lines[2], "AWS_BUCKET is set and means nothing: did you mean AWS_S3_BUCKET?");
+}
+
+#[test]
+fn help_explains_each_setting_in_lines_of_80_columns() {
     for manual in &Manual::ALL {
         let help = help(manual);
         for setting in manual.settings() {
-            let names = |line: &&str| line.split_whitespace().take(2).any(|word| word == setting.variable);
-            let line = help.lines().find(names).unwrap_or_else(|| panic!("{} is not in the help", setting.variable));
-            assert_eq!(line.find(setting.meaning), Some(NAMES_COLUMN + 4), "{line}");
+            let names = match setting.flag {
+                Some(flag) => format!("  -{flag}, {}", setting.variable),
+                None => format!("  {}", setting.variable),
+            };
+            let mut lines = help.lines().skip_while(|line| *line != names).skip(1);
+            let line = lines.next().unwrap_or_else(|| panic!("{names} is not in the help"));
+            assert!(line.starts_with(&format!("      {}", setting.meaning)), "{line}");
             assert!(line.contains(&setting.default.to_string()), "{line}");
-            assert_eq!(setting.flag.is_some(), line.trim_start().starts_with('-'), "{line}");
         }
-        let pages = [help, check_help(manual), list_help(manual), restore_help(manual)];
+        let pages = [
+            help,
+            check_help(manual),
+            list_help(manual),
+            restore_help(manual),
+            health_help(manual),
+            completion_help(manual),
+            man_help(manual),
+            version_help(manual),
+        ];
         let too_long: Vec<&str> =
-            pages.iter().flat_map(|page| page.lines()).filter(|line| line.chars().count() > 100).collect();
+            pages.iter().flat_map(|page| page.lines()).filter(|line| line.chars().count() > 80).collect();
         assert!(too_long.is_empty(), "{}", too_long.join("\n"));
     }
 }
@@ -1048,7 +1140,7 @@ fn flags_fit(manual: &Manual) {
 proptest! {
     #[test]
     fn no_words_and_no_values_make_it_panic(
-        words in proptest::collection::vec("-{0,2}(workdir|dry-run|check|list|restore|identity|help)?=?\\PC{0,8}", 0..5),
+        words in proptest::collection::vec("-{0,2}(workdir|dry-run|check|list|restore|health|man|version|sort|identity|help)?=?\\PC{0,8}", 0..5),
         values in proptest::collection::vec("\\PC{0,20}", PRODUCER.settings().count()),
     ) {
         let variables = PRODUCER.settings().map(|setting| setting.variable);
@@ -1066,7 +1158,7 @@ fn waits_have_defaults_and_are_above_zero() {
     assert_eq!(given, Timeouts { connect: seconds(3), idle: seconds(120) });
     assert_eq!(
         problem_with(&[("CONNECT_TIMEOUT", "0s"), ("IDLE_TIMEOUT", "soon")], &[]),
-        "CONNECT_TIMEOUT: \"0s\" is not above zero: write for example 90s or 5m; IDLE_TIMEOUT: \"soon\" is not a \
+        "CONNECT_TIMEOUT: \"0s\" is not above zero: write for example 90s or 5m\nIDLE_TIMEOUT: \"soon\" is not a \
          duration: a number is missing, write for example 90s or 5m"
     );
 }

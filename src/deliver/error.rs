@@ -22,6 +22,7 @@ use crate::net::http::{RequestError, Retryable};
 use crate::plan::Cause;
 use crate::plan::delivery::Replayed;
 use crate::plan::outcome::{Failure, Rewrite};
+use crate::retries::{Flaw, Server, Trouble};
 use crate::text::error_chain;
 use crate::workdir::WorkdirError;
 
@@ -107,6 +108,14 @@ impl Retryable for DeliverError {
             Self::Object(ArtifactError::Download(_)) => (true, Duration::ZERO),
             Self::Push(error) => error.retry(),
             _ => (false, Duration::ZERO),
+        }
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        match self {
+            Self::Object(ArtifactError::Download(_)) => Some(Flaw::Broken.of(Server::S3)),
+            Self::Push(error) => error.trouble(),
+            _ => None,
         }
     }
 }

@@ -106,7 +106,9 @@ pub(super) fn not_tried(count: usize) {
 pub fn failed_pass(error: &PassError) {
     match error {
         PassError::Stopped => tracing::warn!("stopped before the pass was complete"),
-        error => tracing::error!(error = error_chain(error), "the pass failed and nothing was changed"),
+        error => {
+            tracing::error!(error = error_chain(error), pass = "failed", "the pass failed and nothing was changed");
+        }
     }
 }
 

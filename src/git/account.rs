@@ -13,8 +13,8 @@ use url::Url;
 use super::heads::{Experience, Probes};
 use super::push::PushServer;
 use super::wire::GitServer;
-use crate::net::http::Login;
 use crate::net::http::upload::Uploads;
+use crate::net::http::{Login, MAX_ATTEMPTS};
 use crate::progress::Pulse;
 use crate::secret::Secret;
 
@@ -29,6 +29,8 @@ pub struct Account {
     /// One permit for each probe, for all passes together.
     probes: Semaphore,
     probe_concurrency: NonZeroUsize,
+    /// How often a project is asked for in all.
+    attempts: usize,
     experience: Experience,
     /// The token of the last pass.
     last_token: Mutex<Option<SecretString>>,
@@ -42,9 +44,15 @@ impl Account {
             token,
             probes: Semaphore::new(probe_concurrency.get()),
             probe_concurrency,
+            attempts: MAX_ATTEMPTS,
             experience: Experience::default(),
             last_token: Mutex::default(),
         }
+    }
+
+    /// The same, and a project is asked for so often in all before its failure counts.
+    pub fn with_attempts(self, attempts: usize) -> Self {
+        Self { attempts, ..self }
     }
 
     /// The server with the login of now.
@@ -72,7 +80,8 @@ impl Account {
 
     /// How its projects are asked for. `pulse` beats with every answer.
     pub fn probes<'a>(&'a self, pulse: &'a Pulse) -> Probes<'a> {
-        Probes { slots: &self.probes, concurrency: self.probe_concurrency, experience: &self.experience, pulse }
+        let Self { probes: slots, probe_concurrency, attempts, experience, .. } = self;
+        Probes { slots, concurrency: *probe_concurrency, attempts: *attempts, experience, pulse }
     }
 
     /// Whether the server refuses the login, so that only the probes of full passes try it.

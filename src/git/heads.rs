@@ -52,6 +52,8 @@ pub struct Probes<'a> {
     pub slots: &'a Semaphore,
     /// How many projects are asked for at the same time.
     pub concurrency: NonZeroUsize,
+    /// How often a project is asked for in all before its failure counts.
+    pub attempts: usize,
     pub experience: &'a Experience,
     /// Beats with every answer.
     pub pulse: &'a Pulse,
@@ -80,6 +82,7 @@ pub struct Experience {
 
 /// What the probes of one pass have met.
 struct Probing<'a> {
+    attempts: usize,
     experience: &'a Experience,
     scope: &'static str,
     /// When a project was last answered, whatever the answer.
@@ -106,9 +109,9 @@ impl Experience {
 }
 
 impl<'a> Probing<'a> {
-    fn new(experience: &'a Experience, scope: &'static str) -> Self {
+    fn new(attempts: usize, experience: &'a Experience, scope: &'static str) -> Self {
         let (silent, broken) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Self { experience, scope, answered: Mutex::default(), silent, broken, refused: Mutex::default() }
+        Self { attempts, experience, scope, answered: Mutex::default(), silent, broken, refused: Mutex::default() }
     }
 
     fn is_over(&self) -> bool {
@@ -124,7 +127,7 @@ impl<'a> Probing<'a> {
             let once = timeout(PROBE_BUDGET, ask()).await;
             once.unwrap_or_else(|_| Err(RequestError::Late(PROBE_BUDGET).into()))
         } else {
-            http::retrying(PROBE_BUDGET, async || ask().await).await
+            http::retrying_at_most(self.attempts, PROBE_BUDGET, async || ask().await).await
         };
         self.learn(begun, found)
     }
@@ -294,9 +297,9 @@ async fn ask_for<T>(
     wanted: BTreeMap<&str, BTreeSet<&str>>,
     scope: &'static str,
     ask: impl AsyncFn(&str, &BTreeSet<&str>) -> Result<BTreeMap<String, T>, WireError>,
-    Probes { slots, concurrency, experience, pulse }: Probes<'_>,
+    Probes { slots, concurrency, attempts, experience, pulse }: Probes<'_>,
 ) -> Result<HashMap<String, Found<T>>, LoginRefused> {
-    let probing = Probing::new(experience, scope);
+    let probing = Probing::new(attempts, experience, scope);
     let mut found: HashMap<String, Found<T>> = HashMap::new();
     let mut wanted: VecDeque<_> = spread(wanted.into_iter().collect()).into();
     // One at a time until the login is accepted: many at a time would be as many failed logins.
@@ -363,7 +366,7 @@ mod tests {
 
     /// What probes learn from these answers, which came one after the other.
     fn learnt(experience: &Experience, learn: impl FnOnce(&Probing<'_>)) -> (bool, bool) {
-        let probing = Probing::new(experience, "read_repository");
+        let probing = Probing::new(http::MAX_ATTEMPTS, experience, "read_repository");
         learn(&probing);
         (probing.is_over(), probing.refused.lock().is_some())
     }

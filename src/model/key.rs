@@ -144,19 +144,24 @@ impl fmt::Display for Destination {
     }
 }
 
-/// `GROUP/PROJECT[@BRANCH]`: one destination, or all branches of one project.
+/// `GROUP`, `GROUP/PROJECT` or `GROUP/PROJECT@BRANCH`: everything below a group, all branches of a project, or one
+/// destination. A path does not tell whether it is a group's or a project's, and in GitLab it cannot be both.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
-    /// Group, with subgroups, and project.
-    pub project: String,
-    /// One branch, or all of them.
+    /// A group with the groups above it, or a project with its group.
+    pub path: String,
+    /// One branch of a project.
     pub branch: Option<String>,
 }
 
 impl Wanted {
     /// Whether this destination, given by its `group/project` and its branch, is meant.
     pub fn matches(&self, project: &str, branch: &str) -> bool {
-        self.project == project && self.branch.as_deref().is_none_or(|wanted| wanted == branch)
+        match (project.strip_prefix(&self.path), &self.branch) {
+            (Some(""), wanted) => wanted.as_deref().is_none_or(|wanted| wanted == branch),
+            (Some(below), None) => below.starts_with('/'),
+            (Some(_), Some(_)) | (None, _) => false,
+        }
     }
 }
 
@@ -165,17 +170,18 @@ impl FromStr for Wanted {
 
     fn from_str(text: &str) -> Result<Self, String> {
         // The first `@` is the separator: GitLab allows none in a path, Git allows it in a branch.
-        let (project, branch) = text.split_once('@').map_or((text, None), |(project, branch)| (project, Some(branch)));
-        if project.split('/').count() < 2 || project.split('/').any(str::is_empty) || branch == Some("") {
-            return Err(format!("{text:?} is not a destination: write GROUP/PROJECT or GROUP/PROJECT@BRANCH"));
+        let (path, branch) = text.split_once('@').map_or((text, None), |(path, branch)| (path, Some(branch)));
+        let has_no_project = branch.is_some() && !path.contains('/');
+        if path.split('/').any(str::is_empty) || branch == Some("") || has_no_project {
+            return Err(format!("{text:?} is not a destination: write GROUP, GROUP/PROJECT or GROUP/PROJECT@BRANCH"));
         }
-        Ok(Self { project: project.to_owned(), branch: branch.map(str::to_owned) })
+        Ok(Self { path: path.to_owned(), branch: branch.map(str::to_owned) })
     }
 }
 
 impl fmt::Display for Wanted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.project)?;
+        f.write_str(&self.path)?;
         self.branch.iter().try_for_each(|branch| write!(f, "@{branch}"))
     }
 }

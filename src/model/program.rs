@@ -21,6 +21,11 @@ impl Program {
         }
     }
 
+    /// Its name, and its version.
+    pub fn name_and_version(self) -> String {
+        format!("{} {}", self.name(), env!("CARGO_PKG_VERSION"))
+    }
+
     /// What a pass reads before it has a plan, in words.
     pub const fn observes(self) -> &'static str {
         match self {

@@ -3,6 +3,7 @@
 //! Invariant: every replica, on any machine and of any version, gives the same answer, and every destination has exactly
 //! one owner. `docs/scaling.md` defines the hash, with test vectors; changing it is a breaking change.
 
+use std::fmt;
 use std::num::NonZeroU32;
 
 use sha2::{Digest, Sha256};
@@ -48,6 +49,12 @@ impl Shard {
     /// Removes from the list what belongs to other shards.
     pub fn keep_own<T>(self, list: &mut Vec<T>, destination: impl Fn(&T) -> &Destination) {
         list.retain(|item| self.owns(destination(item)));
+    }
+}
+
+impl fmt::Display for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.index, self.count)
     }
 }
 

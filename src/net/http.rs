@@ -21,10 +21,11 @@ use url::Url;
 use crate::net::Timeouts;
 use crate::net::proxy::{self, Proxy};
 use crate::net::tls::{self, TrustRoots};
+use crate::retries::{Flaw, Retry, Trouble};
 use crate::text::{hide, remote_text};
 
 /// How often a request is sent in total before its failure counts.
-const MAX_ATTEMPTS: usize = 5;
+pub const MAX_ATTEMPTS: usize = 5;
 /// How many redirects one request follows, each within the same host.
 const MAX_REDIRECTS: usize = 3;
 
@@ -140,6 +141,15 @@ impl RequestError {
     /// Whether the server refuses the login, or this machine, whatever the request is for.
     pub fn refuses_login(&self) -> bool {
         matches!(self, Self::Status { refuses_login: true, .. })
+    }
+
+    /// What was wrong with the answer.
+    pub fn flaw(&self) -> Flaw {
+        match self {
+            Self::Status { status, .. } => Flaw::Status(status.as_u16()),
+            _ if self.is_unanswered() => Flaw::Silent,
+            _ => Flaw::Broken,
+        }
     }
 
     /// Whether the same request may succeed a moment later.
@@ -329,46 +339,78 @@ pub async fn body(mut response: Response, limit: usize) -> Result<Bytes, Request
 
 /// Makes up to five attempts while failures are transient, with growing, jittered delays or longer ones that the server
 /// asks for. All of it ends within `budget`.
-pub async fn retrying<T, E, F>(budget: Duration, mut attempt: F) -> Result<T, E>
+pub async fn retrying<T, E, F>(budget: Duration, attempt: F) -> Result<T, E>
+where
+    E: Retryable,
+    F: AsyncFnMut() -> Result<T, E>,
+{
+    retrying_at_most(MAX_ATTEMPTS, budget, attempt).await
+}
+
+/// The same, with another number of attempts.
+pub async fn retrying_at_most<T, E, F>(attempts: usize, budget: Duration, mut attempt: F) -> Result<T, E>
 where
     E: Retryable,
     F: AsyncFnMut() -> Result<T, E>,
 {
     let deadline = Instant::now() + budget;
-    retrying_until(&CancellationToken::new(), budget, async || {
+    let attempts = Attempts { most: attempts, budget, are_short: true };
+    again(&CancellationToken::new(), attempts, async || {
         timeout_at(deadline, attempt()).await.unwrap_or_else(|_| Err(RequestError::Late(budget).into()))
     })
     .await
 }
 
-/// The same, but a running attempt is never cut off: it may have to clean up, and watches `stop` itself. No other attempt
-/// begins once `stop` is cancelled or `budget` is used up.
-pub async fn retrying_until<T, E, F>(stop: &CancellationToken, budget: Duration, mut attempt: F) -> Result<T, E>
+/// Makes up to five attempts. A running one is never cut off: it may have to clean up, and watches `stop` itself. No other
+/// attempt begins once `stop` is cancelled or `budget` is used up.
+pub async fn retrying_until<T, E, F>(stop: &CancellationToken, budget: Duration, attempt: F) -> Result<T, E>
 where
     E: Retryable,
     F: AsyncFnMut() -> Result<T, E>,
 {
+    again(stop, Attempts { most: MAX_ATTEMPTS, budget, are_short: false }, attempt).await
+}
+
+/// How something is tried again.
+struct Attempts {
+    most: usize,
+    budget: Duration,
+    /// Whether an attempt is a single request, so that a terminal shows until its end that it is another one.
+    are_short: bool,
+}
+
+async fn again<T, E, F>(stop: &CancellationToken, attempts: Attempts, mut attempt: F) -> Result<T, E>
+where
+    E: Retryable,
+    F: AsyncFnMut() -> Result<T, E>,
+{
+    let Attempts { most, budget, are_short } = attempts;
     let deadline = Instant::now() + budget;
+    let (mut made, mut shown) = (0, None);
     let mut delays = ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(200))
         .with_max_delay(Duration::from_secs(10))
         .with_factor(3.0)
         .with_jitter()
-        .with_max_times(MAX_ATTEMPTS - 1)
+        .with_max_times(most - 1)
         .build();
     loop {
         let error = match attempt().await {
             Ok(value) => return Ok(value),
             Err(error) => error,
         };
+        drop(shown);
+        made += 1;
         let (transient, asked) = error.retry();
         let left = deadline.saturating_duration_since(Instant::now());
         let delay = delays.next().filter(|_| transient).map(|delay| delay.max(asked));
         let Some(delay) = delay.filter(|delay| *delay < left) else { return Err(error) };
         tracing::debug!(delay_ms = delay.as_millis(), "a request failed and is sent again");
+        shown = error.trouble().map(|trouble| Retry::begins(trouble, made + 1, most));
         if stop.run_until_cancelled(sleep(delay)).await.is_none() {
             return Err(error);
         }
+        shown = shown.filter(|_| are_short);
     }
 }
 
@@ -376,6 +418,11 @@ where
 pub trait Retryable: From<RequestError> {
     /// Whether another attempt makes sense, and how long the server asks to wait before it.
     fn retry(&self) -> (bool, Duration);
+
+    /// Which server's answer was not good, if that is known, for a person who waits.
+    fn trouble(&self) -> Option<Trouble> {
+        None
+    }
 }
 
 impl Retryable for RequestError {

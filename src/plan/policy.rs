@@ -63,6 +63,15 @@ pub enum Crossing {
     Incremental,
 }
 
+impl fmt::Display for Crossing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Whole => "whole",
+            Self::Incremental => "incremental",
+        })
+    }
+}
+
 /// `REPUBLISH`: what to upload again although nothing changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Republish {
@@ -112,8 +121,14 @@ impl FromStr for Republish {
             return Ok(Self::OnRecipientChange);
         }
         let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
-        let named: Vec<Wanted> =
-            names.map(str::parse).collect::<Result<_, _>>().map_err(|why: String| format!("{why}, or all"))?;
+        // A group of a single word could be a misspelt one of the words above.
+        let wanted = |name: &str| match name.parse() {
+            Ok(wanted) if name.contains('/') => Ok(wanted),
+            Ok(_) | Err(_) => {
+                Err(format!("{name:?} is not a destination: write GROUP/PROJECT or GROUP/PROJECT@BRANCH, or all"))
+            }
+        };
+        let named: Vec<Wanted> = names.map(wanted).collect::<Result<_, String>>()?;
         if named.is_empty() {
             Err("names nothing: write all, or GROUP/PROJECT@BRANCH".to_owned())
         } else {
@@ -129,6 +144,15 @@ pub enum OnRewrite {
     Publish,
     /// Keep what is published, and report it in every pass.
     Hold,
+}
+
+impl fmt::Display for OnRewrite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Publish => "publish",
+            Self::Hold => "hold",
+        })
+    }
 }
 
 /// How much of what a day may retire is used, this pass included.
@@ -221,6 +245,15 @@ impl FormatChoice {
     }
 }
 
+impl fmt::Display for FormatChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Only(format) => format.fmt(f),
+        }
+    }
+}
+
 impl FromStr for FormatChoice {
     type Err = String;
 
@@ -272,6 +305,15 @@ impl MaxRetire {
         let retired = used.saturating_add(if refused { 0 } else { would_retire });
         let budget = RetireBudget { held, retired, limit: (!no_limit).then_some(limit) };
         (budget, refused.then_some(guard))
+    }
+}
+
+impl fmt::Display for MaxRetire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count(count) => count.fmt(f),
+            Self::Percent(percent) => write!(f, "{percent}%"),
+        }
     }
 }
 

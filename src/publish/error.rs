@@ -17,6 +17,7 @@ use crate::model::target::Source;
 use crate::net::http::{RequestError, Retryable};
 use crate::plan::Cause;
 use crate::plan::outcome::{Failure, Rewrite};
+use crate::retries::Trouble;
 use crate::text::error_chain;
 use crate::workdir::mirrors::MirrorError;
 
@@ -78,6 +79,10 @@ impl Retryable for PublishError {
             Self::Fetch { source, .. } => source.retry(),
             _ => (false, Duration::ZERO),
         }
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        if let Self::Fetch { source, .. } = self { source.trouble() } else { None }
     }
 }
 

@@ -25,6 +25,7 @@ pub struct Clients {
     http: reqwest::Client,
     pub(super) gitlab: Account,
     targets: config::TargetList,
+    attempts: usize,
 }
 
 /// Where a pass takes the target list from.
@@ -61,7 +62,14 @@ impl Clients {
             gitlab: Account::new(base_url, username, token, probe_concurrency),
             http,
             targets: settings.targets.clone(),
+            attempts: http::MAX_ATTEMPTS,
         })
+    }
+
+    /// The same, and each request is sent so often in all before its failure counts.
+    pub fn with_attempts(self, attempts: usize) -> Self {
+        let (bucket, gitlab) = (self.bucket.with_attempts(attempts), self.gitlab.with_attempts(attempts));
+        Self { bucket, gitlab, attempts, ..self }
     }
 
     /// The target list, without a request.
@@ -83,7 +91,8 @@ impl Clients {
 
     fn graphql(&self, graphql: &config::Graphql) -> Result<GraphqlServer, PassError> {
         let login = graphql.login.as_ref().map(|(user, password)| login(user, password)).transpose()?;
-        Ok(GraphqlServer { client: self.http.clone(), url: graphql.server.clone(), login })
+        let (client, url) = (self.http.clone(), graphql.server.clone());
+        Ok(GraphqlServer { client, url, login, attempts: self.attempts })
     }
 
     pub(crate) fn git(&self) -> Result<GitServer, PassError> {

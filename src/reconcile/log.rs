@@ -91,7 +91,7 @@ pub fn failed_pass(error: &PassError) {
         tracing::warn!("stopped before the pass was complete");
         return;
     }
-    tracing::error!(error = error_chain(error), "the pass failed and nothing was changed");
+    tracing::error!(error = error_chain(error), pass = "failed", "the pass failed and nothing was changed");
 }
 
 pub(super) fn report(report: &Report) {

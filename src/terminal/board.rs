@@ -8,10 +8,11 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::MissedTickBehavior;
 use tracing_subscriber::fmt::MakeWriter;
-use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+use unicode_width::UnicodeWidthStr;
 
 use super::takes_colour;
-use crate::text::{human_bytes, printable};
+use crate::retries;
+use crate::text::{human_bytes, printable, shortened};
 
 const REDRAW_INTERVAL: Duration = Duration::from_millis(100);
 /// How many items have a line each; the others are counted.
@@ -62,7 +63,7 @@ impl Board {
         Self { bars: shown.then(|| MultiProgress::with_draw_target(target)) }
     }
 
-    /// Does some work, and meanwhile draws what `look` returns. Nothing is redrawn while the future blocks its thread.
+    /// Does some work, and meanwhile draws what `look` returns, and which servers are asked again. Nothing is redrawn while the future blocks its thread.
     pub async fn during<T>(&self, look: impl Fn() -> Scene, work: impl Future<Output = T>) -> T {
         let Some(bars) = &self.bars else { return work.await };
         let mut drawing = Drawing::on(bars);
@@ -139,7 +140,8 @@ impl<'a> Drawing<'a> {
         }
         self.whole.set_style(style(template));
         self.whole.set_message(scene.title.clone());
-        let texts = lines(&scene.at_work);
+        let mut texts = lines(&scene.at_work);
+        texts.extend(retries::lines());
         while self.lines.len() > texts.len() {
             if let Some(line) = self.lines.pop() {
                 self.bars.remove(&line);
@@ -172,7 +174,7 @@ fn style(template: &'static str) -> ProgressStyle {
 /// A line for each item, in columns.
 fn lines(at_work: &[AtWork]) -> Vec<String> {
     let shown = &at_work[..at_work.len().min(MOST_LINES)];
-    let names: Vec<_> = shown.iter().map(|it| shortened(&printable(&it.name))).collect();
+    let names: Vec<_> = shown.iter().map(|it| shortened(&printable(&it.name), NAME_COLUMNS)).collect();
     let widest = names.iter().map(|name| name.width()).max().unwrap_or_default();
     let line = |(it, name): (&AtWork, &String)| {
         let gap = " ".repeat(widest - name.width());
@@ -193,22 +195,6 @@ impl AtWork {
         let of = self.of.map_or_else(String::new, |of| format!(" of {}", human_bytes(of)));
         format!("{bytes}{of}, {}/s", human_bytes(self.bytes_per_second))
     }
-}
-
-/// The name, without its start if it is wider than its column.
-fn shortened(name: &str) -> String {
-    if name.width() <= NAME_COLUMNS {
-        return name.to_owned();
-    }
-    let mut left = NAME_COLUMNS - 1;
-    let fits = |letter: &char| {
-        let width = letter.width().unwrap_or_default();
-        let fits = width <= left;
-        left = left.saturating_sub(width);
-        fits
-    };
-    let end: Vec<char> = name.chars().rev().take_while(fits).collect();
-    format!("…{}", end.iter().rev().collect::<String>())
 }
 
 #[cfg(test)]
@@ -248,7 +234,7 @@ mod tests {
     #[test]
     fn a_long_name_keeps_its_end_and_no_name_can_act_on_the_terminal() {
         let long = format!("{}/project@main", "文".repeat(60));
-        let name = shortened(&long);
+        let name = shortened(&long, NAME_COLUMNS);
         assert!(name.starts_with('…') && name.ends_with("/project@main"), "{name}");
         assert!((NAME_COLUMNS - 1..=NAME_COLUMNS).contains(&name.width()), "{name}: {}", name.width());
         let hostile = lines(&[at_work("far/\u{1b}[2J", "fetching", 0, None)]);

@@ -337,5 +337,5 @@ fn foreign_objects_are_counted_and_a_few_are_named() {
     assert_eq!(listed["foreign_count"], 50);
     let named = listed["foreign"].as_array().unwrap();
     assert_eq!((named.len(), &named[0]), (20, &serde_json::json!("foreign-00")));
-    assert!(run(&world, &["list"]).succeeded().out.contains("; 50 foreign"));
+    assert!(run(&world, &["list"]).succeeded().out.contains(", 50 foreign"));
 }

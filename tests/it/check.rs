@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
+use std::time::{Duration, Instant};
 
 use testbed::git::GitFault;
 use testbed::graphql::{Canned, SyncTarget};
 use testbed::world::World;
 
-use crate::support::{Daemon, Run, keys, program, run, s3_writes, workdir_files};
+use crate::support::{Daemon, Run, count, keys, program, run, s3_writes, workdir_files};
 
 /// Two projects that are synchronised.
 fn good() -> World {
@@ -174,9 +175,26 @@ fn servers_that_are_away_are_all_named_at_once() {
     let world = good();
     let away = closed_port();
     let variables = ["GITLAB_BASE_URL", "GRAPHQL_SERVER", "AWS_ENDPOINT_URL_S3"].map(|name| (name, away.as_str()));
+    let begun = Instant::now();
     let run = check(&world, &variables);
+    assert!(begun.elapsed() < Duration::from_secs(20), "it took {:?}", begun.elapsed());
     let advice = ["Check GRAPHQL_SERVER;", "Check GITLAB_BASE_URL;", "Check AWS_ENDPOINT_URL_S3"];
     assert_fails(&world, run, &["GraphQL", "GitLab", "bucket: list"], &advice);
+}
+
+#[test]
+fn a_server_in_trouble_is_asked_twice_and_one_that_refuses_once() {
+    let world = good();
+    world.graphql.respond_with(Canned::html(503));
+    world.source.fault("near/one", GitFault::Status(503));
+    world.source.fault("near/two", GitFault::Status(503));
+    world.s3().fail("ListObjectsV2", "ServiceUnavailable", 9);
+    check(&world, &[]).failed();
+    assert_eq!((world.graphql.requests().len(), count(&world.s3().requests(), "ListObjectsV2")), (2, 2));
+    world.graphql.respond_with(Canned::html(403));
+    world.graphql.clear_requests();
+    check(&world, &[]).failed();
+    assert_eq!(world.graphql.requests().len(), 1);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use testbed::world::{World, WorldBuilder};
 use tokio::net::TcpSocket;
 
 use crate::site::{address, get, pass_now, request, status};
-use crate::support::{Daemon, PATIENCE, keys, program, run, wait_until, zip_key};
+use crate::support::{Daemon, PATIENCE, Run, keys, program, run, wait_until, zip_key};
 
 /// A world with `far/p@main`, and a daemon in it after its first pass.
 fn at_rest() -> (World, Daemon) {
@@ -472,4 +472,41 @@ fn the_status_comes_in_pages_for_those_who_ask_for_them() {
         assert!(answer.body.contains("is not a number from 1 to"), "{}", answer.body);
     }
     assert_eq!(page("page=18446744073709551615&limit=10000")["targets"], serde_json::json!([]));
+}
+
+/// `health` of a program, with nothing set but the port, and a proxy that is away.
+fn health(program: &str, port: u16) -> Run {
+    let mut command = Command::new(program);
+    command.env_clear().env("METRICS_SERVER_PORT", port.to_string()).env("HTTP_PROXY", "http://127.0.0.1:1");
+    Run::from(command.arg("health").output().unwrap())
+}
+
+#[test]
+fn health_asks_the_program_s_own_port() {
+    let (_world, daemon) = at_rest();
+    let port = address(&daemon).port();
+    let stuck = TcpListener::bind("127.0.0.1:0").unwrap();
+    let stuck_port = stuck.local_addr().unwrap().port();
+    let answering = thread::spawn(move || {
+        for answer in ["HTTP/1.1 503 Service Unavailable\r\n\r\nno progress for an hour\n"; 2] {
+            let (mut connection, _) = stuck.accept().unwrap();
+            let read = connection.read(&mut [0; 1_000]).unwrap();
+            assert!(read > 0);
+            connection.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    let programs =
+        [env!("CARGO_BIN_EXE_git-partition-sync-producer"), env!("CARGO_BIN_EXE_git-partition-sync-consumer")];
+    for program in programs {
+        let run = health(program, port).succeeded();
+        assert_eq!((run.out.as_str(), run.log.as_str()), ("ok\n", ""));
+        let run = health(program, stuck_port).failed();
+        assert_eq!(run.out, "no progress for an hour\n");
+    }
+    answering.join().unwrap();
+    daemon.stop().succeeded();
+    for program in programs {
+        health(program, port).failed().logged(&format!("no daemon answers on 127.0.0.1:{port}: "));
+        health(program, 0).refused().logged("METRICS_SERVER_PORT: 0 is any free port");
+    }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// The modules of `src/`, the lowest layer first.
 const LAYERS: [&[&str]; 10] = [
-    &["text", "files", "descriptors", "threads", "interrupt", "memory"],
+    &["text", "files", "descriptors", "threads", "interrupt", "retries", "memory"],
     &["model", "net", "terminal", "secret"],
     &["plan", "graphql", "progress", "telemetry"],
     &["git"],

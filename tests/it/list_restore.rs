@@ -8,7 +8,7 @@ use testbed::judge;
 use testbed::repo::Repo;
 use testbed::world::World;
 
-use crate::support::{Daemon, PATIENCE, Run, keys, pass, program, run, tar_key, zip_key};
+use crate::support::{Daemon, PATIENCE, Run, increment_key, keys, pass, program, run, tar_key, zip_key};
 
 const OTHER_COMMIT: &str = "cccccccccccccccccccccccccccccccccccccccc";
 
@@ -84,18 +84,102 @@ fn git(folder: &Path, arguments: &[&str]) -> String {
 }
 
 #[test]
-fn list_shows_each_object_decoded_and_counts_the_foreign() {
+fn list_shows_each_destination_decoded_and_counts_the_foreign() {
     let scene = scene("zip");
     scene.world.s3().put("README.md", "foreign");
     scene.world.s3().put("x/y", "foreign");
     let list = reader_only(program(&scene.world, &["list"])).succeeded();
     let head = |repo: &Repo, branch: &str| repo.head(branch).unwrap()[..7].to_owned();
-    line(&list.out, &["DESTINATION", "BRANCH", "COMMIT", "FORMAT", "SIZE", "AGE"]);
-    line(&list.out, &["far/sub/app", "main", &head(&scene.app, "main"), "zip", "KiB"]);
-    line(&list.out, &["far/sub/app", "rel/1", &head(&scene.app, "next"), "zip", "KiB"]);
-    line(&list.out, &["far/tool", "main", &head(&scene.tool, "main"), "zip", "KiB"]);
-    line(&list.out, &["3 objects", "2 foreign"]);
+    line(&list.out, &["DESTINATION", "COMMIT", "FORMAT", "SIZE", "AGE"]);
+    line(&list.out, &["far/sub/app@main", &head(&scene.app, "main"), "zip", "KiB"]);
+    line(&list.out, &["far/sub/app@rel/1", &head(&scene.app, "next"), "zip", "KiB"]);
+    line(&list.out, &["far/tool@main", &head(&scene.tool, "main"), "zip", "KiB"]);
+    line(&list.out, &["3 destinations, 3 objects, ", "; 0 outdated, 2 foreign"]);
     assert_eq!(list.out.lines().count(), 5, "{}", list.out);
+    let named = run(&scene.world, &["list", "-foreign"]).succeeded().out;
+    assert_eq!(named.lines().skip(5).collect::<Vec<_>>(), ["foreign: README.md", "foreign: x/y"]);
+}
+
+#[test]
+fn list_shows_a_destination_with_the_increments_behind_it() {
+    let scene = scene("zip");
+    let (base, tip) = (scene.tool.head("main").unwrap(), OTHER_COMMIT);
+    let key = increment_key("far/tool", "main", &base, tip);
+    scene.world.s3().put(&key, "what is new");
+    let list = run(&scene.world, &["list", "far/tool"]).succeeded();
+    line(&list.out, &["far/tool@main", &tip[..10], "zip +1"]);
+    line(&list.out, &["1 destination, 2 objects, ", "; 0 outdated"]);
+    let json = run(&scene.world, &["list", "-output=json", "far/tool"]).succeeded().json();
+    let objects = json["objects"].as_array().unwrap();
+    let increment = objects.iter().find(|object| object["key"] == key).unwrap();
+    assert_eq!((&increment["format"], &increment["base"]), (&"increment".into(), &base.into()));
+}
+
+#[test]
+fn list_takes_names_and_groups_an_order_and_dates() {
+    let scene = scene("zip");
+    scene.tool.fill_incompressible(1, 3).unwrap();
+    pass(&scene.world).succeeded();
+    scene.world.s3().put_at(&zip_key("far/tool", "main", OTHER_COMMIT), "outdated", std::time::SystemTime::UNIX_EPOCH);
+    let list = |words: &[&str]| run(&scene.world, &[&["list"], words].concat());
+    let names = |out: &str| {
+        let first = |line: &str| line.split_whitespace().next().unwrap().to_owned();
+        out.lines().skip(1).filter(|line| line.contains('@')).map(first).collect::<Vec<_>>()
+    };
+    let [main, next, tool] = ["far/sub/app@main", "far/sub/app@rel/1", "far/tool@main"];
+    for (words, expected) in [
+        (&[][..], vec![main, next, tool]),
+        (&["far"], vec![main, next, tool]),
+        (&["far/sub"], vec![main, next]),
+        (&["far/sub/app"], vec![main, next]),
+        (&["far/sub/app@rel/1", "far/tool"], vec![next, tool]),
+    ] {
+        assert_eq!(names(&list(words).succeeded().out), expected, "{words:?}");
+    }
+    assert_eq!(names(&list(&["-sort", "size"]).succeeded().out)[0], tool);
+    assert_eq!(names(&list(&["-sort=age"]).succeeded().out)[0], tool);
+    let none = list(&["far/nowhere", "far/tool"]).failed().logged("the bucket holds nothing of far/nowhere");
+    assert_eq!(names(&none.out), [tool]);
+    let all = list(&["-outdated", "-dates", "far/tool"]).succeeded().out;
+    line(&all, &["DESTINATION", "WRITTEN (UTC)"]);
+    line(&all, &["  outdated", &OTHER_COMMIT[..10], "zip", "1970-01-01 00:00"]);
+    line(&all, &["1 destination, 2 objects, ", "; 1 outdated"]);
+}
+
+#[test]
+fn list_as_json_can_be_filtered_and_sorted_and_an_incomplete_one_is_not_json() {
+    let scene = scene("zip");
+    scene.world.s3().put("README.md", "foreign");
+    let list = |words: &[&str]| run(&scene.world, &[&["list", "-output=json"], words].concat());
+    let of = |json: &serde_json::Value| {
+        let objects = json["objects"].as_array().unwrap();
+        objects
+            .iter()
+            .map(|object| format!("{}@{}", object["project"].as_str().unwrap(), object["branch"].as_str().unwrap()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(of(&list(&["far/sub"]).succeeded().json()), ["app@main", "app@rel/1"]);
+    assert_eq!(of(&list(&["-sort=name"]).succeeded().json()), ["app@main", "app@rel/1", "tool@main"]);
+    assert_eq!(of(&list(&["far/nowhere"]).failed().json()), [""; 0]);
+    let text = list(&[]).succeeded().out;
+    assert_eq!(
+        text.lines().filter(|line| line.starts_with("{\"base\":null,\"branch\":")).count(),
+        3,
+        "one object a line\n{text}"
+    );
+    scene.world.s3().fail("ListObjectsV2", "AccessDenied", 1);
+    let broken = list(&[]).failed().logged("AccessDenied");
+    assert!(serde_json::from_str::<serde_json::Value>(&broken.out).is_err(), "{}", broken.out);
+}
+
+#[test]
+fn restore_takes_a_group() {
+    let scene = scene("zip");
+    for (group, expected) in [("far", 3), ("far/sub", 2)] {
+        let restore = scene.restore(&[group]).succeeded();
+        line(&restore.out, &[&format!("{expected} good, 0 bad, 0 missing")]);
+    }
+    line(&scene.restore(&["fa"]).failed().out, &["MISSING", "fa"]);
 }
 
 #[test]
@@ -109,14 +193,14 @@ fn list_as_json_has_every_detail() {
     let commit = scene.tool.head("main").unwrap();
     let key = tar_key("far/tool", "main", &commit);
     let stored = scene.world.s3().objects().into_iter().find(|object| object.key == key).unwrap();
-    let mut tool = objects[0].clone();
+    let mut tool = objects.iter().find(|object| object["key"] == key).unwrap().clone();
     let written = tool.as_object_mut().unwrap().remove("last_modified").unwrap();
     assert!(written.as_str().unwrap().starts_with("20") && written.as_str().unwrap().ends_with('Z'), "{written}");
     assert_eq!(
         tool,
         serde_json::json!({
             "group": "far", "project": "tool", "branch": "main", "commit": commit,
-            "format": "tar.gz", "bytes": stored.size, "key": key,
+            "format": "tar.gz", "base": null, "bytes": stored.size, "key": key,
         })
     );
 }
@@ -135,7 +219,7 @@ fn names_in_the_bucket_cannot_act_on_a_terminal() {
     let scene = scene("zip");
     let key = zip_key(r"far/\u001b[2Jevil", r"ma\u0007in\u202e", OTHER_COMMIT);
     scene.world.s3().put(&key, "evil");
-    let list = run(&scene.world, &["list"]).succeeded();
+    let list = run(&scene.world, &["list", "-foreign"]).succeeded();
     line(&list.out, &["4 objects", "0 foreign"]);
     let restore = scene.restore(&[]).failed();
     for text in [&list.out, &restore.out, &restore.log] {

@@ -1,4 +1,4 @@
-//! Man page and completions, as `make docs` writes them. bash and, where they are installed, groff, zsh and fish judge
+//! Man page and completions, as both programs print them. bash and, where they are installed, groff, zsh and fish judge
 //! them; nothing installs these for the tests.
 
 use std::fs;
@@ -7,23 +7,40 @@ use std::process::Command;
 
 use git_partition_sync_producer::config::Manual;
 
+use crate::support::Run;
+
 const NAMES: [&str; 2] = ["git-partition-sync-producer", "git-partition-sync-consumer"];
+const PROGRAMS: [&str; 2] =
+    [env!("CARGO_BIN_EXE_git-partition-sync-producer"), env!("CARGO_BIN_EXE_git-partition-sync-consumer")];
 
-#[path = "../../examples/docs.rs"]
-#[expect(dead_code, reason = "its main function is for `make docs`")]
-mod generator;
+/// What the program prints without any setting.
+fn printed(program: &str, words: &[&str]) -> String {
+    let run = Run::from(Command::new(program).args(words).env_clear().output().unwrap()).succeeded();
+    assert_eq!(run.log, "");
+    run.out
+}
 
+/// All of it in a folder, under the names that `make docs` gives them.
 fn written() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    assert_eq!(generator::write_to(folder.path()).unwrap().len(), 4 * NAMES.len());
+    for (name, program) in NAMES.into_iter().zip(PROGRAMS) {
+        let files = [
+            (format!("{name}.1"), &["man"][..]),
+            (format!("{name}.bash"), &["completion", "bash"]),
+            (format!("{name}.fish"), &["completion", "fish"]),
+            (format!("_{name}"), &["completion", "zsh"]),
+        ];
+        for (file, words) in files {
+            fs::write(folder.path().join(file), printed(program, words)).unwrap();
+        }
+    }
     folder
 }
 
 #[test]
 fn the_man_page_has_every_setting() {
-    let folder = written();
-    for (name, manual) in NAMES.into_iter().zip(Manual::ALL) {
-        let page = fs::read_to_string(folder.path().join(format!("{name}.1"))).unwrap();
+    for (program, manual) in PROGRAMS.into_iter().zip(Manual::ALL) {
+        let page = printed(program, &["man"]);
         for setting in manual.settings() {
             assert!(page.contains(setting.variable), "{} is not in the man page", setting.variable);
             let flag = setting.flag.map(|flag| format!("\\fB\\-{}\\fR", flag.replace('-', "\\-")));
@@ -77,10 +94,32 @@ fn bash_completes_commands_and_flags() {
     };
     for name in NAMES {
         assert_eq!(complete(name, "che"), "check");
+        assert_eq!(complete(name, "hea"), "health");
         assert_eq!(complete(name, "--dry"), "--dry-run");
+        assert_eq!(complete(name, "list --sort si"), "size");
+        assert_eq!(complete(name, "completion z"), "zsh");
     }
     let [producer, consumer] = NAMES;
     assert_eq!(complete(producer, "restore --iden"), "--identity");
     assert_eq!(complete(consumer, "res"), "");
     assert_eq!(complete(consumer, "check --private"), "--private-key-file");
+}
+
+#[test]
+fn make_docs_writes_all_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/docs"));
+    let output = command.arg(folder.path()).args(PROGRAMS).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let expected = written();
+    let names = |folder: &Path| {
+        let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(folder.path()), names(expected.path()));
+    for name in names(folder.path()) {
+        assert_eq!(fs::read(folder.path().join(&name)).unwrap(), fs::read(expected.path().join(&name)).unwrap());
+    }
+    assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), 4 * NAMES.len());
 }

@@ -35,7 +35,7 @@ fn on_seaweedfs_projects_are_published_followed_and_retired() {
         assert_eq!(far.head(branch), source.head("main"));
     }
     let quiet = pass(&world).succeeded().logged("unchanged=3");
-    assert_eq!(quiet.log.lines().count(), 1, "{}", quiet.log);
+    assert_eq!(quiet.lines().len(), 1, "{}", quiet.log);
 
     let head = app.commits("main", 3).unwrap();
     world.unsync("far/gone", "main");

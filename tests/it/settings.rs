@@ -6,7 +6,7 @@ use std::process::Command;
 use git_partition_sync_producer::config::{Fallback, Kind, reference};
 use testbed::world::World;
 
-use crate::support::{Run, keys, pass, program, run, workdir_files};
+use crate::support::{Run, consumer, keys, pass, program, run, workdir_files};
 
 /// The program with an empty environment.
 fn bare(arguments: &[&str]) -> Run {
@@ -60,9 +60,54 @@ fn missing_and_wrong_settings_are_one_message_before_any_request() {
     let mut command = program(&world, &["-run-once", "-max-retire", "half", "-sync-concurrency=0"]);
     command.env_remove("AWS_S3_BUCKET").env_remove("PUBLIC_KEY").env("RECONCILE_SLEEP_TIME", "soon");
     let run = Run::from(command.output().unwrap()).refused();
-    assert!(run.log.starts_with("missing: AWS_S3_BUCKET, PUBLIC_KEY; RECONCILE_SLEEP_TIME: \"soon\""), "{}", run.log);
-    run.logged("; MAX_RETIRE: \"half\"").logged("; SYNC_CONCURRENCY: \"0\"");
+    let lines: Vec<_> = run.log.lines().collect();
+    assert_eq!(lines.len(), 5, "{}", run.log);
+    for (line, start) in lines.iter().zip([
+        "missing: AWS_S3_BUCKET, PUBLIC_KEY",
+        "RECONCILE_SLEEP_TIME: \"soon\"",
+        "MAX_RETIRE: \"half\"",
+        "SYNC_CONCURRENCY: \"0\"",
+        "`git-partition-sync-producer -help` explains",
+    ]) {
+        assert!(line.starts_with(start), "{line}");
+    }
     assert_nothing_happened(&world);
+}
+
+#[test]
+fn a_misspelt_setting_that_decides_what_is_deleted_ends_the_program() {
+    let world = one_target();
+    for (name, setting) in [("DRYRUN", "DRY_RUN"), ("MAX_RETIRES", "MAX_RETIRE"), ("on_rewrite", "ON_REWRITE")] {
+        let run = with(&world, &[(name, "1")], &["-run-once"]).refused();
+        assert_eq!(run.log.lines().count(), 2, "{}", run.log);
+        run.logged(&format!("{name} is set and means nothing: did you mean {setting}?"));
+    }
+    assert_nothing_happened(&world);
+    let run = instead(&world, "AWS_S3_BUCKET", &[("AWS_BUCKET", world.s3().bucket())]).refused();
+    run.logged("missing: AWS_S3_BUCKET\n")
+        .logged("\nAWS_BUCKET is set and means nothing: did you mean AWS_S3_BUCKET?\n");
+    let mut far = consumer(&world, &["-run-once"]);
+    Run::from(far.env("ONREWRITE", "hold").output().unwrap()).refused().logged("did you mean ON_REWRITE?");
+}
+
+#[test]
+fn a_dry_run_tells_by_its_status_whether_there_is_something_to_do() {
+    let world = one_target();
+    let dry = ["-dry-run", "-run-once", "-detailed-exitcode"];
+    assert_eq!(run(&world, &dry[..2]).status, 0);
+    let changes = run(&world, &dry);
+    assert_eq!(changes.status, 2, "{}", changes.log);
+    assert!(changes.out.contains("1 to publish"), "{}", changes.out);
+    let far = || Run::from(consumer(&world, &dry).output().unwrap());
+    assert_eq!(far().status, 0, "the bucket is empty");
+    pass(&world).succeeded();
+    assert_eq!(run(&world, &dry).status, 0);
+    let changes = far();
+    assert_eq!(changes.status, 2, "{}", changes.log);
+    assert!(changes.out.contains("1 to push"), "{}", changes.out);
+    world.sync("near/gone", "main", "far/gone", "main").unwrap();
+    run(&world, &dry).failed();
+    run(&world, &["-run-once", "-detailed-exitcode"]).refused().logged("DETAILED_EXITCODE: is for a single dry run");
 }
 
 #[test]
@@ -115,7 +160,7 @@ fn flags_win_over_the_environment() {
 
 #[test]
 fn the_version_is_printed_without_any_setting() {
-    for flag in ["-version", "--version"] {
+    for flag in ["-version", "--version", "-V", "version"] {
         let run = bare(&[flag]).succeeded();
         assert_eq!(run.out.trim(), concat!("git-partition-sync-producer ", env!("CARGO_PKG_VERSION")));
     }
@@ -127,22 +172,25 @@ fn help_explains_every_setting_and_shows_no_value() {
     for flag in ["-help", "--help", "-h"] {
         let help = run(&world, &[flag]).succeeded().out;
         for setting in reference().iter().flat_map(|section| section.settings) {
-            let line = help.lines().find(|line| line.split_whitespace().any(|word| word == setting.variable));
-            let line = line.unwrap_or_else(|| panic!("{} is not in the help:\n{help}", setting.variable));
+            let is_its = |line: &&str| line.split_whitespace().any(|word| word == setting.variable);
+            let mut lines = help.lines().skip_while(|line| !is_its(line));
+            let (Some(names), Some(meaning)) = (lines.next(), lines.next()) else {
+                panic!("{} is not in the help:\n{help}", setting.variable)
+            };
             if setting.default != Fallback::Unset {
-                assert!(line.contains(&format!("[{}]", setting.default)), "{line}");
+                assert!(meaning.contains(&format!("[{}]", setting.default)), "{meaning}");
             }
             match (setting.kind, setting.flag) {
-                (Kind::Secret | Kind::Library, flag) => assert_eq!(flag, None, "{line}"),
-                (Kind::Text | Kind::Switch, Some(flag)) => assert!(line.contains(&format!("-{flag} ")), "{line}"),
-                // Too wide for the help's columns.
+                (Kind::Secret | Kind::Library, flag) => assert_eq!(flag, None, "{names}"),
+                (Kind::Text | Kind::Switch, Some(flag)) => assert!(names.contains(&format!("-{flag}, ")), "{names}"),
+                // A flag of this length was too much.
                 (Kind::Text | Kind::Switch, None) => assert_eq!(setting.variable, "GRAPHQL_PRCHECK_QUERY_FILE"),
             }
         }
         for secret in world.secrets() {
             assert!(!help.contains(&secret));
         }
-        assert!(help.lines().all(|line| line.chars().count() <= 120), "{help}");
+        assert!(help.lines().all(|line| line.chars().count() <= 80), "{help}");
     }
     assert_nothing_happened(&world);
 }

@@ -113,9 +113,17 @@ fn every_variable_in_the_compose_file_is_a_setting_of_its_program() {
     }
 }
 
-/// What the chart sets itself, or has a place of its own for.
-const SET_BY_THE_CHART: [&str; 7] =
-    ["WORKDIR", "METRICS_SERVER_PORT", "SHARD_COUNT", "SHARD_INDEX", "HOSTNAME", "RUN_ONCE", "PRIVATE_KEY_FILE"];
+/// What the chart sets itself, or has a place of its own for, and what is not for a daemon.
+const SET_BY_THE_CHART: [&str; 8] = [
+    "WORKDIR",
+    "METRICS_SERVER_PORT",
+    "SHARD_COUNT",
+    "SHARD_INDEX",
+    "HOSTNAME",
+    "RUN_ONCE",
+    "DETAILED_EXITCODE",
+    "PRIVATE_KEY_FILE",
+];
 
 /// So that a misspelt setting is refused, and a new one is not.
 #[test]

@@ -73,6 +73,15 @@ impl Run {
         self
     }
 
+    /// The lines of the log without the first, which says what was started.
+    #[track_caller]
+    pub fn lines(&self) -> Vec<&str> {
+        let mut lines = self.log.lines();
+        let start = lines.next().unwrap_or_default();
+        assert!(start.contains("git-partition-sync-producer") && start.contains(" starts"), "{}", self.log);
+        lines.collect()
+    }
+
     /// The lines of the log that say this.
     pub fn lines_with(&self, text: &str) -> Vec<&str> {
         self.log.lines().filter(|line| line.contains(text)).collect()
@@ -365,6 +374,15 @@ pub fn zip_key(destination: &str, branch: &str, commit: &str) -> String {
     let json =
         format!(r#"{{"group":"{group}","project_name":"{project}","commit_sha":"{commit}","branch":"{branch}"}}"#);
     BASE64_STANDARD.encode(json) + ".zip.age"
+}
+
+/// The key this program writes for what `commit` has and `base` has not.
+pub fn increment_key(destination: &str, branch: &str, base: &str, commit: &str) -> String {
+    let (group, project) = destination.rsplit_once('/').expect("group/project");
+    let json = format!(
+        r#"{{"group":"{group}","project_name":"{project}","commit_sha":"{commit}","branch":"{branch}","base_sha":"{base}"}}"#
+    );
+    BASE64_STANDARD.encode(json) + ".inc.age"
 }
 
 /// The key this program writes in the format tar.gz.

@@ -38,7 +38,7 @@ fn pass_without_news_is_one_log_line_and_no_transfer() {
     world.s3().clear_requests();
 
     let quiet = pass(&world).succeeded();
-    assert_eq!(quiet.log.lines().count(), 1, "{}", quiet.log);
+    assert_eq!(quiet.lines().len(), 1, "{}", quiet.log);
     assert!(quiet.log.contains("INFO") && quiet.log.contains("unchanged=3"), "{}", quiet.log);
     assert_eq!(quiet.out, "");
     assert_eq!(operations(&world.source.requests()), ["ls-refs"; 3]);

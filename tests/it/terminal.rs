@@ -1,23 +1,36 @@
 //! What a terminal is shown, and nobody else.
 
 use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, TcpListener};
 use std::num::NonZeroU16;
 use std::process::Command;
 use std::time::Duration;
 
+use testbed::graphql::Canned;
 use testbed::world::World;
 
 use crate::support::{Run, pass, program};
 
-/// The program on a terminal of its own, which `script` makes: what it shows there.
+const PRODUCER: &str = env!("CARGO_BIN_EXE_git-partition-sync-producer");
+const CONSUMER: &str = env!("CARGO_BIN_EXE_git-partition-sync-consumer");
+
+/// The producer on a terminal of its own, which `script` makes: what it shows there.
 fn on_a_terminal(world: &World, arguments: &str, variables: &[(&str, &str)]) -> String {
-    let program = env!("CARGO_BIN_EXE_git-partition-sync-producer");
-    let mut command: Command = world.command("script");
+    shown_by(PRODUCER, world.command("script"), arguments, variables)
+}
+
+/// The consumer, too.
+fn on_the_far_terminal(world: &World, arguments: &str) -> String {
+    shown_by(CONSUMER, world.consumer_command("script"), arguments, &[])
+}
+
+fn shown_by(program: &str, mut command: Command, arguments: &str, variables: &[(&str, &str)]) -> String {
     command.env("TERM", "xterm").envs(variables.iter().copied());
     command.args(["--quiet", "--return", "--command", &format!("{program} {arguments}"), "/dev/null"]);
     Run::from(command.output().expect("util-linux has script")).out
 }
 
+const COMMIT: &str = "cccccccccccccccccccccccccccccccccccccccc";
 const ESCAPE: char = '\u{1b}';
 
 #[test]
@@ -44,6 +57,12 @@ fn results_have_colour_on_a_terminal_and_nowhere_else() {
         let piped = Run::from(program(&world, &words).env("TERM", "xterm").output().unwrap());
         assert!(!piped.out.contains(ESCAPE) && !piped.log.contains(ESCAPE), "{arguments}: {}", piped.out);
     }
+}
+
+/// An address that refuses connections.
+fn closed_port() -> String {
+    let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    format!("http://{address}")
 }
 
 /// What is on a screen after all this was written to it, and what was on it at any time. It has 80 columns, which is what
@@ -149,4 +168,64 @@ fn nothing_is_drawn_where_nobody_wants_it() {
         let piped = Run::from(program(&world, arguments).env("TERM", "xterm").output().unwrap());
         assert!(!piped.log.contains(ESCAPE) && !piped.log.contains("looking at"), "{arguments:?}: {}", piped.log);
     }
+}
+
+#[test]
+fn a_check_shows_which_one_is_running() {
+    let world = World::start().unwrap();
+    world.project("near/p").unwrap();
+    world.sync("near/p", "main", "far/p", "main").unwrap();
+    pass(&world).succeeded();
+    world.source.set_latency(Duration::from_millis(400));
+    world.destination.set_latency(Duration::from_millis(400));
+    world.s3().set_latency(Duration::from_millis(400));
+    let screen = Screen::of(&on_a_terminal(&world, "check", &[]));
+    for name in ["GitLab and source branches", "bucket: list", "bucket: upload", "bucket: delete", "bucket: uploads"] {
+        screen.showed(&["⠁", name]);
+    }
+    screen.is_left_clean();
+    assert_eq!(screen.lines().iter().filter(|line| line.starts_with("✓")).count(), 11, "{:#?}", screen.lines());
+
+    let screen = Screen::of(&on_the_far_terminal(&world, "check"));
+    for name in ["bucket: list", "bucket: read", "GitLab and the right to push"] {
+        screen.showed(&["⠁", name]);
+    }
+    screen.is_left_clean();
+}
+
+#[test]
+fn a_terminal_is_told_that_a_server_is_asked_again() {
+    let world = World::start().unwrap();
+    world.project("near/p").unwrap();
+    world.sync("near/p", "main", "far/p", "main").unwrap();
+    let away = closed_port();
+    let screen = Screen::of(&on_a_terminal(&world, "-run-once", &[("GRAPHQL_SERVER", &away)]));
+    for attempt in 2..=5 {
+        screen.showed(&[&format!("no answer from GraphQL, trying again ({attempt} of 5)")]);
+    }
+    screen.is_left_clean();
+    world.graphql.respond_with(Canned::html(503));
+    let screen = Screen::of(&on_a_terminal(&world, "check", &[]));
+    screen.showed(&["GraphQL answers with status 503, trying again (2 of 2)"]);
+    screen.is_left_clean();
+    let screen = Screen::of(&on_a_terminal(&world, "list", &[("AWS_ENDPOINT_URL_S3", &away)]));
+    screen.showed(&["no answer from S3, trying again (2 of 5)"]);
+    screen.is_left_clean();
+}
+
+#[test]
+fn a_list_fits_the_terminal() {
+    let world = World::start().unwrap();
+    let key =
+        crate::support::zip_key(&format!("far/{}/tool", "long-group/".repeat(9).trim_end_matches('/')), "main", COMMIT);
+    world.s3().put(&key, "x");
+    for (arguments, shown) in
+        [("list", on_a_terminal(&world, "list", &[])), ("list", on_the_far_terminal(&world, "list"))]
+    {
+        let lines: Vec<String> = Screen::of(&shown).lines();
+        assert_eq!(lines.len(), 3, "{arguments}: {lines:#?}");
+        assert!(lines[1].starts_with('…') && lines[1].contains("/long-group/tool@main  cccc"), "{lines:#?}");
+    }
+    let piped = Run::from(program(&world, &["list"]).output().unwrap()).succeeded();
+    assert!(piped.out.contains(&"long-group/".repeat(9)), "{}", piped.out);
 }

@@ -42,31 +42,40 @@ pub(super) fn and_foreign(foreign: &Foreign) -> String {
     }
 }
 
-/// What a pass does to the bucket, tried without leaving anything in it.
-pub(super) async fn writing(bucket: &Bucket, reached: bool, stop: &CancellationToken) -> Vec<Check> {
-    const UPLOAD: &str = "bucket: upload";
-    const DELETE: &str = "bucket: delete";
-    const UNFINISHED: &str = "bucket: uploads";
-    if !reached {
-        return [UPLOAD, DELETE].map(|name| Check::skipped(name, "before the bucket answers")).into();
-    }
-    let upload = match bucket.try_upload(stop).await {
+const UPLOAD: &str = "bucket: upload";
+const DELETE: &str = "bucket: delete";
+const UNFINISHED: &str = "bucket: uploads";
+
+/// What a pass does to the bucket, if that does not answer.
+pub(super) fn not_tried() -> [Check; 2] {
+    [UPLOAD, DELETE].map(|name| Check::skipped(name, "before the bucket answers"))
+}
+
+/// An upload that leaves nothing behind.
+pub(super) async fn uploading(bucket: &Bucket, stop: &CancellationToken) -> Check {
+    match bucket.try_upload(stop).await {
         Ok(()) => Check::passed(UPLOAD, "an upload was started and aborted; it left nothing in the bucket"),
         Err(error) => failed(UPLOAD, &error, "s3:PutObject and s3:AbortMultipartUpload"),
-    };
-    let delete = match stop.run_until_cancelled(bucket.try_delete()).await.unwrap_or(Err(BucketError::Stopped)) {
+    }
+}
+
+/// The removal of an object that is not there.
+pub(super) async fn deleting(bucket: &Bucket, stop: &CancellationToken) -> Check {
+    match stop.run_until_cancelled(bucket.try_delete()).await.unwrap_or(Err(BucketError::Stopped)) {
         Ok(()) => Check::passed(DELETE, "allowed; nothing was deleted"),
         Err(error) => failed(DELETE, &error, "s3:DeleteObject"),
-    };
-    let listed = stop.run_until_cancelled(bucket.try_list_uploads()).await.unwrap_or(Err(BucketError::Stopped));
-    let unfinished = match listed {
+    }
+}
+
+/// Finding uploads that were left unfinished.
+pub(super) async fn unfinished(bucket: &Bucket, stop: &CancellationToken) -> Check {
+    match stop.run_until_cancelled(bucket.try_list_uploads()).await.unwrap_or(Err(BucketError::Stopped)) {
         Ok(()) => Check::passed(UNFINISHED, "uploads that a killed process leaves behind can be found"),
         Err(error) => {
             let right = "s3:ListBucketMultipartUploads";
             Check::warning(UNFINISHED, error_chain(&error)).advice(advice(&error, right))
         }
-    };
-    vec![upload, delete, unfinished]
+    }
 }
 
 pub(super) fn failed(name: &'static str, error: &BucketError, right: &str) -> Check {

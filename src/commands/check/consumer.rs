@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
 
 use super::finding::{Check, Checks};
-use super::{far, here, objects};
+use super::{ATTEMPTS, far, here, objects};
 use crate::bucket::Bucket;
 use crate::commands::signals;
 use crate::config;
@@ -16,14 +16,19 @@ use crate::model::program::Program;
 use crate::net::http;
 use crate::net::http::upload::Uploads;
 use crate::net::tls::TrustRoots;
+use crate::terminal::Board;
 
 /// Tries everything that a pass needs, and prints each check when it is done.
-pub(in crate::commands) async fn command(settings: config::Consume, roots: &TrustRoots) -> anyhow::Result<ExitCode> {
+pub(in crate::commands) async fn command(
+    settings: config::Consume,
+    roots: &TrustRoots,
+    board: &Board,
+) -> anyhow::Result<ExitCode> {
     let stop = signals::stop_on_signals()?;
-    let bucket = Bucket::connect(&settings.s3, settings.timeouts, roots).await?;
+    let bucket = Bucket::connect(&settings.s3, settings.timeouts, roots).await?.with_attempts(ATTEMPTS);
     let http = http::client(roots, settings.timeouts, 1)?;
     let uploads = Uploads::new(roots, settings.timeouts, 1)?;
-    let mut checks = Checks::new(settings.output);
+    let mut checks = Checks::new(settings.output, board);
     let complete = run(&settings, &bucket, &http, &uploads, &stop, &mut checks).await.is_some();
     Ok(checks.end(complete))
 }
@@ -35,16 +40,21 @@ async fn run(
     http: &reqwest::Client,
     uploads: &Uploads,
     stop: &CancellationToken,
-    checks: &mut Checks,
+    checks: &mut Checks<'_>,
 ) -> Option<()> {
     checks.add([Check::settings()]);
     let identities = settings.identities();
     checks.add([here::identities(identities.as_ref()), here::trusted_keys(settings.trusted_keys())]);
     checks.add([here::workdir(Program::Consumer, &settings.workdir)]);
     checks.add(settings.webhook_secret.as_ref().map(|secret| here::webhook(secret, settings.metrics_port)));
-    let (check, held) = stop.run_until_cancelled(objects::listing(bucket, settings)).await?;
+    let listing = stop.run_until_cancelled(objects::listing(bucket, settings));
+    let (check, held) = checks.during("bucket: list", listing).await?;
     checks.add([check]);
-    checks.add([stop.run_until_cancelled(objects::reading(bucket, settings, &held, identities.ok())).await?]);
-    checks.add(stop.run_until_cancelled(far::gitlab(settings, http, uploads, &held)).await?);
+    let reading = stop.run_until_cancelled(objects::reading(bucket, settings, &held, identities.ok()));
+    let check = checks.during("bucket: read", reading).await?;
+    checks.add([check]);
+    let asking = stop.run_until_cancelled(far::gitlab(settings, http, uploads, &held));
+    let found = checks.during("GitLab and the right to push", asking).await?;
+    checks.add(found);
     (!stop.is_cancelled()).then_some(())
 }

@@ -47,7 +47,7 @@ pub(super) async fn gitlab(
                 break;
             }
             Answer::NoProject => {}
-            Answer::Trouble { why, advice } => {
+            Answer::Trouble { why, advice, .. } => {
                 let check = Check::failed(GITLAB, format!("{base}: {why}")).advice(advice);
                 return vec![check, Check::skipped(PUSH, "before GitLab answers")];
             }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::super::{pretty, print};
 use crate::config::OutputFormat;
-use crate::terminal::{Paint, Style};
+use crate::terminal::{Board, Paint, Scene, Style};
 use crate::text::printable;
 
 /// How many names are shown of many with the same problem.
@@ -92,15 +92,22 @@ impl Check {
 }
 
 /// The checks so far. For people, each is shown when it is done.
-pub(super) struct Checks {
+pub(super) struct Checks<'a> {
     output: OutputFormat,
+    board: &'a Board,
     paint: Paint,
     done: Vec<Check>,
 }
 
-impl Checks {
-    pub(super) fn new(output: OutputFormat) -> Self {
-        Self { output, paint: Paint::on(&std::io::stdout()), done: vec![] }
+impl<'a> Checks<'a> {
+    pub(super) fn new(output: OutputFormat, board: &'a Board) -> Self {
+        Self { output, board, paint: Paint::on(&std::io::stdout()), done: vec![] }
+    }
+
+    /// Does some work, and meanwhile shows on a terminal which check it is for.
+    pub(super) async fn during<T>(&self, name: &str, work: impl Future<Output = T>) -> T {
+        // Boxed, because the compiler limits how deeply futures are nested.
+        self.board.during(|| Scene::new(name), Box::pin(work)).await
     }
 
     pub(super) fn add(&mut self, checks: impl IntoIterator<Item = Check>) {

@@ -1,14 +1,16 @@
 //! The source GitLab: the login, and every source branch.
 
+use std::time::Duration;
+
 use reqwest::StatusCode;
 
 use super::finding::{Check, by_reason};
-use super::request_advice;
+use super::{ATTEMPTS, request_advice};
 use crate::config;
 use crate::git::wire::{GitServer, WireError};
 use crate::model::program::Program;
 use crate::model::target::{Head, Target, Unknown};
-use crate::net::http::RequestError;
+use crate::net::http::{self, RequestError};
 use crate::plan::Cause;
 use crate::progress::Pulse;
 use crate::reconcile::Clients;
@@ -18,6 +20,8 @@ use crate::text::error_chain;
 pub(super) const NO_PROJECT: &str = concat!(env!("CARGO_PKG_NAME"), "/check");
 pub(super) const GITLAB: &str = "GitLab";
 const BRANCHES: &str = "source branches";
+/// How long reading one project may take, with all attempts.
+const ASK_BUDGET: Duration = Duration::from_secs(60);
 const LOGIN: &str =
     "GITLAB_USERNAME and GITLAB_TOKEN: the token must not have expired, and needs the scope read_repository";
 
@@ -33,6 +37,12 @@ pub(super) async fn gitlab(settings: &config::Run, clients: &Clients, mut target
     let base = &settings.gitlab.base_url;
     targets.sort_by(|a, b| a.source.cmp(&b.source));
     targets.dedup_by(|a, b| a.source == b.source);
+    // If nothing comes back for one project, nobody waits for the others.
+    let first = targets.first().map_or(NO_PROJECT, |target| &target.source.project);
+    if let Answer::Trouble { why, advice, is_silence: true } = ask(&git, first, LOGIN).await {
+        let check = Check::failed(GITLAB, format!("{base}: {why}")).advice(advice);
+        return vec![check, Check::skipped(BRANCHES, "before GitLab answers")];
+    }
     let heads = match clients.heads(&git, targets, &Pulse::default()).await {
         Ok(heads) => heads,
         Err(refused) => {
@@ -45,7 +55,7 @@ pub(super) async fn gitlab(settings: &config::Run, clients: &Clients, mut target
     if readable == 0 {
         // One more request tells a wrong login from unreadable projects.
         let project = heads.first().map_or(NO_PROJECT, |(target, _)| &target.source.project);
-        if let Answer::Trouble { why, advice } = ask(&git, project, LOGIN).await {
+        if let Answer::Trouble { why, advice, .. } = ask(&git, project, LOGIN).await {
             let check = Check::failed(GITLAB, format!("{base}: {why}")).advice(advice);
             return vec![check, Check::skipped(BRANCHES, "before GitLab answers")];
         }
@@ -84,12 +94,17 @@ pub(super) enum Answer {
     Trouble {
         why: String,
         advice: String,
+        /// Whether nothing came back.
+        is_silence: bool,
     },
 }
 
 /// Reads a project. `login` says what to check if the login is refused.
 pub(super) async fn ask(git: &GitServer, project: &str, login: &str) -> Answer {
-    let Err(error) = git.ls_refs(project, &["HEAD"].into()).await else { return Answer::Project };
+    let head = ["HEAD"].into();
+    let asking = http::retrying_at_most(ATTEMPTS, ASK_BUDGET, async || git.ls_refs(project, &head).await);
+    let Err(error) = asking.await else { return Answer::Project };
+    let is_silence = matches!(&error, WireError::Request(error) if error.is_unanswered());
     let advice = match &error {
         WireError::Request(RequestError::Status { status, .. }) if *status == StatusCode::NOT_FOUND => {
             return Answer::NoProject;
@@ -105,5 +120,5 @@ pub(super) async fn ask(git: &GitServer, project: &str, login: &str) -> Answer {
             return Answer::Project;
         }
     };
-    Answer::Trouble { why: error_chain(&error), advice }
+    Answer::Trouble { why: error_chain(&error), advice, is_silence }
 }

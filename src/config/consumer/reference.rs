@@ -47,6 +47,7 @@ pub(in super::super) const SECTIONS: &[Section] = &[
         settings: &[
             DRY_RUN,
             RUN_ONCE,
+            DETAILED_EXITCODE,
             Setting {
                 default: Found("10s; 5m if >1,000 objects"),
                 meaning: "pause after a pass",

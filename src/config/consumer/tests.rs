@@ -34,7 +34,8 @@ fn complete() -> BTreeMap<&'static str, OsString> {
 
 fn parse_in(environment: &BTreeMap<&str, OsString>, words: &[&str]) -> Result<Settings<ConsumerCommand>, Exit> {
     let words = ["git-partition-sync-consumer"].iter().chain(words).map(OsString::from);
-    parse_consumer(words, &|variable| environment.get(variable).cloned())
+    let names: Vec<OsString> = environment.keys().map(OsString::from).collect();
+    parse_consumer(words, &|variable| environment.get(variable).cloned(), &names)
 }
 
 fn parse_with(changes: &[(&'static str, &str)], words: &[&str]) -> Result<Settings<ConsumerCommand>, Exit> {
@@ -227,8 +228,8 @@ fn trusted_keys_come_from_the_environment_or_a_file_that_is_read_again() {
 #[test]
 fn progress_is_shown_for_what_ends() {
     let shows = |words: &[&str]| parse_with(&[], words).unwrap().shows_progress();
-    assert!(shows(&["-run-once"]) && shows(&["list"]));
-    assert!(!shows(&[]) && !shows(&["check"]) && !shows(&["-run-once", "-progress=false"]));
+    assert!(shows(&["-run-once"]) && shows(&["list"]) && shows(&["check"]));
+    assert!(!shows(&[]) && !shows(&["-run-once", "-progress=false"]));
 }
 
 #[test]
@@ -238,7 +239,7 @@ fn help_and_version_name_the_consumer() {
         Exit::Problem(text) => panic!("{text}"),
     };
     assert_eq!(answer(&["-version"]), concat!("git-partition-sync-consumer ", env!("CARGO_PKG_VERSION")));
-    for words in [&["-help"][..], &["check", "-help"], &["list", "-h"]] {
+    for words in [&["-help"][..], &["check", "-help"], &["list", "-h"], &["health", "-h"], &["man", "-h"]] {
         let help = answer(words);
         assert!(help.contains("\n  git-partition-sync-consumer "), "{help}");
         assert!(!help.contains("GraphQL") && !help.contains("restore"), "{help}");

@@ -6,6 +6,7 @@ use super::super::wire::WireError;
 use super::refusal::Refusal;
 use crate::model::key::CommitId;
 use crate::net::http::{RequestError, Retryable};
+use crate::retries::Trouble;
 use crate::text::error_chain;
 
 /// Why a push was not taken.
@@ -99,6 +100,13 @@ impl Retryable for PushError {
             Self::Before(error) | Self::During { source: error, .. } => error.retry(),
             Self::Refused { refusal: Refusal::Busy, .. } => (true, Duration::ZERO),
             Self::Refused { .. } | Self::NoReport | Self::NotABranch(_) | Self::Deletes => (false, Duration::ZERO),
+        }
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        match self {
+            Self::Before(error) | Self::During { source: error, .. } => error.trouble(),
+            _ => None,
         }
     }
 }

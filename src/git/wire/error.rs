@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::model::key::CommitId;
 use crate::net::http::{RequestError, Retryable};
+use crate::retries::{Flaw, Server, Trouble};
 use crate::text::remote_text;
 
 /// Why Git over HTTP did not work.
@@ -62,5 +63,10 @@ impl Retryable for WireError {
             Self::Truncated | Self::Empty => (true, Duration::ZERO),
             _ => (false, Duration::ZERO),
         }
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        let flaw = if let Self::Request(error) = self { error.flaw() } else { Flaw::Broken };
+        Some(flaw.of(Server::GitLab))
     }
 }

@@ -1,49 +1,19 @@
-//! Writes man pages and shell completions, from each program's own list of settings: `make docs`.
+//! The man page, from a program's list of settings.
+//!
+//! Invariant: a setting, a command or an option that is not in it does not exist.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
-use anyhow::Context;
-use clap_complete::{Shell, generate_to};
-use git_partition_sync_producer::config::{Fallback, Manual};
 use roff::{Inline, Roff, bold, italic, roman};
 
-fn main() -> anyhow::Result<()> {
-    let folder = std::env::args_os().nth(1).map_or_else(|| PathBuf::from("target/docs"), PathBuf::from);
-    for written in write_to(&folder)? {
-        println!("{}", written.display());
-    }
-    Ok(())
-}
+use super::help::{LIST_OPTIONS, NAMES, RESTORE_OPTIONS};
+use super::manual::Manual;
+use super::reference::Fallback;
+use crate::model::program::Program;
 
-/// Writes everything into a folder, which it creates. Returns what was written.
-pub fn write_to(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let mut written = vec![];
-    for manual in &Manual::ALL {
-        let name = manual.program.name();
-        let page = folder.join(format!("{name}.1"));
-        fs::write(&page, man_page(manual)).with_context(|| format!("cannot write {}", page.display()))?;
-        written.push(page);
-        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-            let script = generate_to(shell, &mut manual.command_line(), name, folder)?;
-            let text = fs::read_to_string(&script)?;
-            fs::write(&script, with_one_name(&text, name))?;
-            written.push(script);
-        }
-    }
-    Ok(written)
-}
-
-/// For bash, clap_complete writes a name with dashes in two ways, so the script finds no flags of a command.
-fn with_one_name(script: &str, name: &str) -> String {
-    script.replace(&name.replace('-', "__subcmd__"), &name.replace('-', "__"))
-}
-
-fn man_page(manual: &Manual) -> String {
+/// The page, in roff.
+pub(super) fn man_page(manual: &Manual) -> String {
     let mut page = Roff::new();
     let name = manual.program.name();
-    let version = format!("{name} {}", env!("CARGO_PKG_VERSION"));
+    let version = manual.program.name_and_version();
     page.control("TH", [&name.to_uppercase(), "1", "", &version]);
     section(&mut page, "NAME");
     page.text([roman(format!("{name} - {}", manual.description))]);
@@ -54,6 +24,14 @@ fn man_page(manual: &Manual) -> String {
     section(&mut page, "COMMANDS");
     for (arguments, meaning) in manual.usages {
         item(&mut page, [bold(name), roman(format!(" {arguments}"))], meaning);
+    }
+    page.text([roman(NAMES)]);
+    let restore = (manual.program == Program::Producer).then_some(("Options of restore", RESTORE_OPTIONS));
+    for (title, options) in [("Options of list", LIST_OPTIONS)].into_iter().chain(restore) {
+        page.control("SS", [title]);
+        for (option, meaning) in options {
+            item(&mut page, [bold(*option)], &format!("{meaning}."));
+        }
     }
     section(&mut page, "SETTINGS");
     page.text([roman(

@@ -1,0 +1,71 @@
+//! `health`: asks the daemon on this machine, as the health check of a container.
+//!
+//! Invariant: no proxy, no certificate and no setting but the port's is needed, and it ends in time.
+
+use std::io;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::print;
+use crate::config;
+use crate::text::remote_text;
+
+/// How long the answer may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How much of the answer is read, in bytes.
+const ANSWER_LIMIT_BYTES: u64 = 8 << 10;
+
+/// Asks, and prints what the daemon says.
+pub(super) async fn command(settings: config::Health) -> ExitCode {
+    let config::Health { address } = settings;
+    let late = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time"));
+    match timeout(ANSWER_TIMEOUT, ask(address)).await.unwrap_or_else(late) {
+        Ok(answer) => print(&format!("{}\n", answer.said), answer.is_good),
+        Err(error) => {
+            tracing::error!("no daemon answers on {address}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+struct Answer {
+    is_good: bool,
+    said: String,
+}
+
+async fn ask(address: SocketAddr) -> io::Result<Answer> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = vec![];
+    stream.take(ANSWER_LIMIT_BYTES).read_to_end(&mut answer).await?;
+    read(&answer).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the answer is not HTTP"))
+}
+
+/// The status, and the body, of an answer.
+fn read(answer: &[u8]) -> Option<Answer> {
+    let text = String::from_utf8_lossy(answer);
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    let status = head.strip_prefix("HTTP/1.1 ")?.split(' ').next()?;
+    Some(Answer { is_good: status == "200", said: remote_text(body.as_bytes()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_status_200_is_healthy() {
+        let read = |text: &str| read(text.as_bytes()).map(|answer| (answer.is_good, answer.said));
+        assert_eq!(read("HTTP/1.1 200 OK\r\nA: b\r\n\r\nalive\n"), Some((true, "alive".to_owned())));
+        let stuck = "HTTP/1.1 503 Service Unavailable\r\n\r\nno progress \u{1b}[2J";
+        assert_eq!(read(stuck), Some((false, "no progress \\u{1b}[2J".to_owned())));
+        assert_eq!(read("SSH-2.0-OpenSSH\r\n\r\n"), None);
+        assert_eq!(read("HTTP/1.1 200 OK\r\n"), None);
+    }
+}
