@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit soak audit build setup bench docs diagram image image-test clean
+.PHONY: help demo test lint unit soak audit build setup bench docs diagram image image-test fresh clean
 
 BIN := git-partition-sync-producer
 IMAGE ?= $(BIN):v$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
@@ -48,6 +48,9 @@ image: ## Build the container image with docker, podman or buildah (IMAGE=name:t
 
 image-test: ## Build the image without a container engine and run the programs from it (root, Debian; takes long)
 	@scripts/image-test
+
+fresh: ## Run demo and test in a minimal Debian made for them (ONLY=demo or test; root, Debian; takes long)
+	@scripts/fresh $(ONLY)
 
 clean: ## Remove everything that was built
 	cargo clean

@@ -1,18 +1,21 @@
 //! A qontract-server: the part of its schema that the program reads, executed over what the test sets.
-//!Queries are validated and executed, so a misspelt field is an error, as on a real server.
+//! Queries are validated and executed, so a misspelt field is an error, as on a real server.
 //! Invariant: a non-empty answer always contains the nulls of real answers: an app without code components, and a
 //! component without `gitlabSync`.
+
+mod execute;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Result;
-use async_graphql::{EmptyMutation, EmptySubscription, Object, Schema, SimpleObject, value};
 use http_body_util::BodyExt as _;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
+use serde_json::{Value, json};
 
+use self::execute::Schema;
 use crate::http::{
     Body, BoxError, Entry, HttpServer, RequestLog, RequestRecord, full, has_basic, lock, plain, unauthorized,
 };
@@ -167,10 +170,10 @@ impl GraphqlServer {
     pub fn start(options: GraphqlOptions) -> Result<Self> {
         let state = Arc::new(State { basic: options.basic, ..State::default() });
         let log = RequestLog::default();
-        let schema = Schema::build(Query, EmptyMutation, EmptySubscription).finish();
+        let schema = Arc::new(Schema::parse(include_str!("graphql/schema.graphql"))?);
         let served = Arc::clone(&state);
         let server = HttpServer::start("graphql-server", options.port, log.clone(), move |request, entry| {
-            serve(Arc::clone(&served), schema.clone(), request, entry)
+            serve(Arc::clone(&served), Arc::clone(&schema), request, entry)
         })?;
         Ok(Self { server, log, state })
     }
@@ -260,14 +263,14 @@ impl State {
     }
 
     /// The content of the bundle at a path; `None` if there is none.
-    fn bundle(&self, path: &str) -> Option<Bundle> {
+    fn bundle(&self, path: &str) -> Option<Value> {
         let saas = lock(&self.saas).clone();
         match path.strip_prefix("/graphqlsha/") {
             Some(sha) => {
                 let targets = lock(&self.bundles).get(sha)?.clone();
-                Some(Bundle { targets, saas: lock(&self.bundles_saas).get(sha).cloned().unwrap_or(saas) })
+                Some(bundle(&targets, &lock(&self.bundles_saas).get(sha).cloned().unwrap_or(saas)))
             }
-            None if path == "/graphql" => Some(Bundle { targets: lock(&self.targets).clone(), saas }),
+            None if path == "/graphql" => Some(bundle(&lock(&self.targets), &saas)),
             None => None,
         }
     }
@@ -275,7 +278,7 @@ impl State {
 
 async fn serve(
     state: Arc<State>,
-    schema: Schema<Query, EmptyMutation, EmptySubscription>,
+    schema: Arc<Schema>,
     request: Request<Body>,
     entry: Arc<Entry>,
 ) -> Result<Response<Body>, BoxError> {
@@ -299,14 +302,16 @@ async fn serve(
     if head.method != Method::POST {
         return Ok(plain(StatusCode::METHOD_NOT_ALLOWED, "POST a query"));
     }
-    let query: async_graphql::Request = match serde_json::from_slice(&body) {
-        Ok(query) => query,
+    let request: Value = match serde_json::from_slice(&body) {
+        Ok(request) => request,
         Err(error) => return Ok(plain(StatusCode::BAD_REQUEST, &error.to_string())),
     };
-    let answer = schema.execute(query.data(bundle)).await.extension("schemas", value!(["/app-sre/app-1.yml"]));
     // Like Apollo: a query that does not match the schema is the client's error.
-    let status = if answer.is_err() { 400 } else { 200 };
-    canned_response(Canned { status, ..Canned::json(&serde_json::to_string(&answer)?) })
+    let (status, answer) = match schema.execute(request["query"].as_str().unwrap_or_default(), &bundle) {
+        Ok(data) => (200, json!({ "data": data, "extensions": { "schemas": ["/app-sre/app-1.yml"] } })),
+        Err(error) => (400, json!({ "errors": [{ "message": error.to_string() }] })),
+    };
+    canned_response(Canned { status, ..Canned::json(&answer.to_string()) })
 }
 
 fn canned_response(canned: Canned) -> Result<Response<Body>, BoxError> {
@@ -320,148 +325,67 @@ fn canned_response(canned: Canned) -> Result<Response<Body>, BoxError> {
 }
 
 /// The data that a query runs on.
-struct Bundle {
-    targets: Vec<SyncTarget>,
-    saas: Vec<SaasTarget>,
-}
-
-struct Query;
-
-#[Object]
-impl Query {
-    #[graphql(name = "apps_v1")]
-    async fn apps(&self, context: &async_graphql::Context<'_>) -> async_graphql::Result<Option<Vec<App>>> {
-        let bundle = context.data::<Bundle>()?;
-        Ok(Some(apps(&bundle.targets)))
-    }
-
-    #[graphql(name = "saas_files_v2")]
-    async fn saas_files(&self, context: &async_graphql::Context<'_>) -> async_graphql::Result<Option<Vec<SaasFile>>> {
-        let bundle = context.data::<Bundle>()?;
-        Ok(Some(saas_files(&bundle.saas)))
-    }
-}
-
-#[derive(SimpleObject)]
-#[graphql(name = "App_v1")]
-struct App {
-    path: String,
-    name: String,
-    code_components: Option<Vec<CodeComponents>>,
-}
-
-#[derive(SimpleObject)]
-#[graphql(name = "AppCodeComponents_v1")]
-struct CodeComponents {
-    name: String,
-    resource: String,
-    url: String,
-    gitlab_sync: Option<GitlabSync>,
-}
-
-#[derive(SimpleObject)]
-#[graphql(name = "CodeComponentGitlabSync_v1")]
-struct GitlabSync {
-    source_project: GitlabSyncProject,
-    destination_project: GitlabSyncProject,
-}
-
-#[derive(SimpleObject)]
-#[graphql(name = "CodeComponentGitlabSyncProject_v1")]
-struct GitlabSyncProject {
-    name: String,
-    group: String,
-    branch: String,
-}
-
-#[derive(SimpleObject)]
-#[graphql(name = "SaasFile_v2")]
-struct SaasFile {
-    path: String,
-    name: String,
-    resource_templates: Vec<SaasResourceTemplate>,
-}
-
-#[derive(SimpleObject)]
-#[graphql(name = "SaasResourceTemplate_v2")]
-struct SaasResourceTemplate {
-    name: String,
-    targets: Vec<SaasResourceTemplateTarget>,
-}
-
-#[derive(SimpleObject)]
-#[graphql(name = "SaasResourceTemplateTarget_v2")]
-struct SaasResourceTemplateTarget {
-    r#ref: String,
-    namespace: Namespace,
-}
-
-#[derive(SimpleObject)]
-#[graphql(name = "Namespace_v1")]
-struct Namespace {
-    name: String,
+fn bundle(targets: &[SyncTarget], saas: &[SaasTarget]) -> Value {
+    json!({ "apps_v1": apps(targets), "saas_files_v2": saas_files(saas) })
 }
 
 /// Spreads the targets over a few apps, among apps and components without any.
-fn apps(targets: &[SyncTarget]) -> Vec<App> {
+fn apps(targets: &[SyncTarget]) -> Vec<Value> {
     if targets.is_empty() {
         return Vec::new();
     }
-    let mut apps: Vec<App> = (1..=APPS)
-        .map(|number| App {
-            path: format!("/services/app-{number}/app.yml"),
-            name: format!("app-{number}"),
-            code_components: Some(vec![component("not-synced", None)]),
-        })
-        .collect();
+    let mut components = vec![vec![component("not-synced", None)]; APPS];
     for (index, target) in targets.iter().enumerate() {
-        if let Some(components) = &mut apps[index % APPS].code_components {
-            components.push(component(&target.source.name, Some(target)));
-        }
+        components[index % APPS].push(component(&target.source.name, Some(target)));
     }
-    let without_code =
-        App { path: "/services/no-code/app.yml".to_owned(), name: "no-code".to_owned(), code_components: None };
-    apps.insert(1, without_code);
+    let app = |name: &str, components: Option<Vec<Value>>| {
+        let path = format!("/services/{name}/app.yml");
+        json!({ "path": path, "name": name, "codeComponents": components })
+    };
+    let numbered = components.into_iter().zip(1..);
+    let mut apps: Vec<_> =
+        numbered.map(|(components, number)| app(&format!("app-{number}"), Some(components))).collect();
+    apps.insert(1, app("no-code", None));
     apps
 }
 
-fn component(name: &str, target: Option<&SyncTarget>) -> CodeComponents {
-    CodeComponents {
-        name: name.to_owned(),
-        resource: "upstream".to_owned(),
-        url: format!("https://gitlab.example.com/{name}"),
-        gitlab_sync: target.map(|target| GitlabSync {
-            source_project: project(&target.source),
-            destination_project: project(&target.destination),
-        }),
-    }
+fn component(name: &str, target: Option<&SyncTarget>) -> Value {
+    let sync = target.map(|target| {
+        json!({ "sourceProject": project(&target.source), "destinationProject": project(&target.destination) })
+    });
+    json!({
+        "name": name,
+        "resource": "upstream",
+        "url": format!("https://gitlab.example.com/{name}"),
+        "gitlabSync": sync,
+    })
 }
 
-fn project(project: &ProjectRef) -> GitlabSyncProject {
-    GitlabSyncProject { name: project.name.clone(), group: project.group.clone(), branch: project.branch.clone() }
+fn project(project: &ProjectRef) -> Value {
+    json!({ "name": project.name, "group": project.group, "branch": project.branch })
 }
 
-fn saas_files(targets: &[SaasTarget]) -> Vec<SaasFile> {
-    let mut files: Vec<SaasFile> = Vec::new();
+/// One file for each name, with one template for each name.
+fn saas_files(targets: &[SaasTarget]) -> Vec<Value> {
+    let mut files: Vec<(&str, Vec<(&str, Vec<Value>)>)> = Vec::new();
     for target in targets {
-        let deployed = SaasResourceTemplateTarget {
-            r#ref: target.reference.clone(),
-            namespace: Namespace { name: target.namespace.clone() },
-        };
-        let file = match files.iter().position(|file| file.name == target.saas_file) {
-            Some(index) => &mut files[index],
-            None => files.push_mut(SaasFile {
-                path: format!("/services/{0}/{0}.yml", target.saas_file),
-                name: target.saas_file.clone(),
-                resource_templates: Vec::new(),
-            }),
-        };
-        match file.resource_templates.iter_mut().find(|template| template.name == target.resource_template) {
-            Some(template) => template.targets.push(deployed),
-            None => file
-                .resource_templates
-                .push(SaasResourceTemplate { name: target.resource_template.clone(), targets: vec![deployed] }),
-        }
+        let templates = entry(&mut files, &target.saas_file);
+        let deployed = json!({ "ref": target.reference, "namespace": { "name": target.namespace } });
+        entry(templates, &target.resource_template).push(deployed);
     }
-    files
+    let template = |(name, targets)| json!({ "name": name, "targets": targets });
+    let file = |(name, templates): (&str, Vec<_>)| {
+        let templates: Vec<_> = templates.into_iter().map(template).collect();
+        json!({ "path": format!("/services/{name}/{name}.yml"), "name": name, "resourceTemplates": templates })
+    };
+    files.into_iter().map(file).collect()
+}
+
+/// What a list has under a name, in the order in which names come.
+fn entry<'a, 'n, T: Default>(list: &'a mut Vec<(&'n str, T)>, name: &'n str) -> &'a mut T {
+    let index = list.iter().position(|(other, _)| *other == name).unwrap_or_else(|| {
+        list.push((name, T::default()));
+        list.len() - 1
+    });
+    &mut list[index].1
 }

@@ -6,14 +6,11 @@ use std::process::{Child, Command, Stdio};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use fantoccini::wd::{Capabilities, WebDriverCompatibleCommand};
-use fantoccini::{Client, ClientBuilder};
-use hyper_util::client::legacy::connect::HttpConnector;
+use reqwest::{Client, Method};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
-use url::Url;
 
 /// How often ChromeDriver is started before it is given up.
 const DRIVER_ATTEMPTS: usize = 3;
@@ -27,25 +24,10 @@ pub const SPACE: &str = " ";
 pub struct Browser {
     runtime: Runtime,
     client: Client,
+    /// The URL of its WebDriver session.
+    session: String,
     driver: Child,
     _profile: TempDir,
-}
-
-/// A command of the DevTools protocol, or another one that is ChromeDriver's own.
-#[derive(Debug)]
-struct Own {
-    path: &'static str,
-    body: Value,
-}
-
-impl WebDriverCompatibleCommand for Own {
-    fn endpoint(&self, base: &Url, session: Option<&str>) -> Result<Url, url::ParseError> {
-        base.join(&format!("session/{}/{}", session.unwrap_or_default(), self.path))
-    }
-
-    fn method_and_body(&self, _: &Url) -> (axum::http::Method, Option<String>) {
-        (axum::http::Method::POST, Some(self.body.to_string()))
-    }
 }
 
 impl Browser {
@@ -89,26 +71,29 @@ impl Browser {
         ];
         let binaries = ["/usr/bin/chromium", "/usr/bin/google-chrome"];
         let binary = binaries.iter().find(|path| Path::new(path).exists()).expect("scripts/setup installs chromium");
-        let mut capabilities = Capabilities::new();
-        capabilities.insert("goog:chromeOptions".to_owned(), json!({ "args": arguments, "binary": binary }));
-        capabilities.insert("goog:loggingPrefs".to_owned(), json!({ "browser": "ALL" }));
+        let capabilities = json!({
+            "goog:chromeOptions": { "args": arguments, "binary": binary },
+            "goog:loggingPrefs": { "browser": "ALL" },
+        });
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let mut builder = ClientBuilder::new(HttpConnector::new());
-        builder.capabilities(capabilities);
-        let client = runtime.block_on(builder.connect(&format!("http://127.0.0.1:{port}"))).unwrap();
-        Self { runtime, client, driver, _profile: profile }
+        let client = Client::builder().no_proxy().build().unwrap();
+        let sessions = format!("http://127.0.0.1:{port}/session");
+        let mut browser = Self { runtime, client, session: sessions, driver, _profile: profile };
+        let begun = browser.command("", json!({ "capabilities": { "alwaysMatch": capabilities } }));
+        browser.session = format!("{}/{}", browser.session, begun["sessionId"].as_str().unwrap());
+        browser
     }
 
     /// Shows a page.
     #[track_caller]
     pub fn open(&self, url: &str) {
-        self.runtime.block_on(self.client.goto(url)).unwrap();
+        self.command("/url", json!({ "url": url }));
     }
 
     /// What a script returns.
     #[track_caller]
     pub fn script(&self, script: &str) -> Value {
-        self.runtime.block_on(self.client.execute(script, vec![])).unwrap_or_else(|error| panic!("{error}: {script}"))
+        self.command("/execute/sync", json!({ "script": script, "args": [] }))
     }
 
     /// What an expression is, as text.
@@ -117,10 +102,14 @@ impl Browser {
         self.script(&format!("return String({expression});")).as_str().unwrap().to_owned()
     }
 
-    /// Presses keys where the focus is.
+    /// Presses keys where the focus is, as a keyboard would. WebDriver's other way, to send keys to an element, moves the
+    /// caret of a field that has the focus already; not every version of ChromeDriver does (w3c/webdriver#1430), and
+    /// where it does, what is selected is not replaced.
     #[track_caller]
     pub fn press(&self, keys: &str) {
-        self.runtime.block_on(async { self.client.active_element().await?.send_keys(keys).await }).unwrap();
+        let stroke = |key| ["keyDown", "keyUp"].map(|action| json!({ "type": action, "value": key }));
+        let strokes: Vec<_> = keys.chars().flat_map(stroke).collect();
+        self.command("/actions", json!({ "actions": [{ "type": "key", "id": "keyboard", "actions": strokes }] }));
     }
 
     /// How wide the window is, and whether its user likes it dark.
@@ -153,26 +142,34 @@ impl Browser {
     /// What the console shows of warnings and errors, such as violations of the content security policy.
     #[track_caller]
     pub fn complaints(&self) -> Vec<String> {
-        let log = self.own("se/log", json!({ "type": "browser" }));
+        let log = self.command("/se/log", json!({ "type": "browser" }));
         let entries = log.as_array().unwrap().iter().filter(|entry| entry["level"] != "INFO");
         entries.map(|entry| entry["message"].to_string()).collect()
     }
 
     #[track_caller]
     fn devtools(&self, command: &'static str, params: Value) -> Value {
-        self.own("goog/cdp/execute", json!({ "cmd": command, "params": params }))
+        self.command("/goog/cdp/execute", json!({ "cmd": command, "params": params }))
     }
 
+    /// Sends a command of WebDriver or of ChromeDriver's own, and gives the value that it returns.
     #[track_caller]
-    fn own(&self, path: &'static str, body: Value) -> Value {
-        self.runtime.block_on(self.client.issue_cmd(Own { path, body })).unwrap()
+    fn command(&self, path: &str, body: Value) -> Value {
+        let answer = self.runtime.block_on(self.answer(Method::POST, path, &body)).unwrap();
+        let value = &answer["value"];
+        assert!(value["error"].is_null(), "{path} {body}: {value}");
+        value.clone()
+    }
+
+    async fn answer(&self, method: Method, path: &str, body: &Value) -> reqwest::Result<Value> {
+        self.client.request(method, format!("{}{path}", self.session)).json(body).send().await?.json().await
     }
 }
 
 impl Drop for Browser {
     fn drop(&mut self) {
         // Whatever goes wrong here, the processes end.
-        drop(self.runtime.block_on(self.client.clone().close()));
+        drop(self.runtime.block_on(self.answer(Method::DELETE, "", &json!({}))));
         if let Some(group) = Pid::from_raw(self.driver.id().cast_signed()) {
             let _ = kill_process_group(group, Signal::KILL);
         }

@@ -12,6 +12,7 @@ use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
 use memchr::memmem;
 use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
 use testbed::archive::Naming;
 use testbed::http::RequestRecord;
 use testbed::judge;
@@ -235,6 +236,18 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 pub fn s3_writes(world: &World) -> Vec<String> {
     let requests = world.s3().requests().into_iter();
     requests.filter(|request| request.method != "GET").map(|request| request.operation.unwrap_or_default()).collect()
+}
+
+/// Runs these at the same time, each with a working directory of its own: they spend their time waiting.
+pub fn together(commands: impl IntoIterator<Item = Command>) -> Vec<Run> {
+    let start = |mut command: Command| {
+        let workdir = tempfile::tempdir().expect("a temporary directory");
+        command.env("WORKDIR", workdir.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        (command.spawn().expect("the program starts"), workdir)
+    };
+    let running: Vec<_> = commands.into_iter().map(start).collect();
+    let end = |(child, _workdir): (Child, TempDir)| Run::from(child.wait_with_output().expect("the program ends"));
+    running.into_iter().map(end).collect()
 }
 
 /// One pass.

@@ -11,7 +11,7 @@ use testbed::http::RequestRecord;
 use testbed::tunnel::{OldTlsServer, TunnelProxy};
 use testbed::world::World;
 
-use crate::support::{Run, keys, pass_with, program, run, zip_key};
+use crate::support::{Run, keys, program, run, together, zip_key};
 
 const GITLAB: &str = "gitlab.inside.test";
 const GRAPHQL: &str = "graphql.inside.test";
@@ -108,21 +108,22 @@ fn without_the_private_authority_no_credential_is_sent_and_the_message_names_ssl
     let plain = [secured.world.source.url(), secured.world.graphql.url(), secured.world.s3().url()];
     let variables = ["GITLAB_BASE_URL", "GRAPHQL_SERVER", "AWS_ENDPOINT_URL_S3"];
     // One server at a time behind a certificate that nobody vouches for.
-    for untrusted in variables {
-        for trusted in [None, Some(&other)] {
-            let mut command = secured.command(&["-run-once"]);
-            for (variable, url) in variables.iter().zip(&plain).filter(|(variable, _)| **variable != untrusted) {
-                command.env(variable, url);
-            }
-            match trusted {
-                Some(file) => command.env("SSL_CERT_FILE", file),
-                None => command.env_remove("SSL_CERT_FILE"),
-            };
-            let run: Run = command.output().unwrap().into();
-            let run = run.failed();
-            assert!(run.log.contains("SSL_CERT_FILE"), "{untrusted}\n{}", run.log);
-            assert!(run.log.contains("invalid peer certificate"), "{untrusted}\n{}", run.log);
+    let cases: Vec<_> = variables.iter().flat_map(|variable| [(*variable, None), (*variable, Some(&other))]).collect();
+    let runs = together(cases.iter().map(|(untrusted, trusted)| {
+        let mut command = secured.command(&["-run-once"]);
+        for (variable, url) in variables.iter().zip(&plain).filter(|(variable, _)| *variable != untrusted) {
+            command.env(variable, url);
         }
+        match trusted {
+            Some(file) => command.env("SSL_CERT_FILE", file),
+            None => command.env_remove("SSL_CERT_FILE"),
+        };
+        command
+    }));
+    for ((untrusted, _), run) in cases.iter().zip(runs) {
+        let run = run.failed();
+        assert!(run.log.contains("SSL_CERT_FILE"), "{untrusted}\n{}", run.log);
+        assert!(run.log.contains("invalid peer certificate"), "{untrusted}\n{}", run.log);
     }
     assert_eq!(keys(&secured.world), [""; 0]);
     assert_eq!(secured.requests_by_tls(), 0);
@@ -146,9 +147,14 @@ fn a_server_whose_tls_is_too_old_is_refused() {
     /// A fatal alert (2) "protocol version" (70), in its record.
     const REFUSAL: [u8; 2] = [2, 70];
     let secured = Secured::under(["127.0.0.1"; 3]);
-    for variable in ["GITLAB_BASE_URL", "GRAPHQL_SERVER", "AWS_ENDPOINT_URL_S3"] {
-        let old = OldTlsServer::start().unwrap();
-        let run: Run = secured.command(&["-run-once"]).env(variable, old.url()).output().unwrap().into();
+    let cases = ["GITLAB_BASE_URL", "GRAPHQL_SERVER", "AWS_ENDPOINT_URL_S3"];
+    let cases = cases.map(|variable| (variable, OldTlsServer::start().unwrap()));
+    let runs = together(cases.iter().map(|(variable, old)| {
+        let mut command = secured.command(&["-run-once"]);
+        command.env(variable, old.url());
+        command
+    }));
+    for ((variable, old), run) in cases.iter().zip(runs) {
         let run = run.failed();
         let replies = old.replies();
         assert!(!replies.is_empty(), "nobody came to {variable}\n{}", run.log);
@@ -256,13 +262,18 @@ fn https_to_a_port_for_http_is_said() {
     let world = World::start().unwrap();
     world.project("near/p").unwrap();
     world.sync("near/p", "main", "far/p", "main").unwrap();
-    for (variable, url) in [
+    let cases = [
         ("GITLAB_BASE_URL", world.source.url()),
         ("GRAPHQL_SERVER", format!("{}/graphql", world.graphql.url())),
         ("AWS_ENDPOINT_URL_S3", world.s3().url()),
-    ] {
-        let run = pass_with(&world, variable, &url.replace("http://", "https://")).failed();
-        run.logged("the port may be one for http://");
+    ];
+    let runs = together(cases.map(|(variable, url)| {
+        let mut command = program(&world, &["-run-once"]);
+        command.env(variable, url.replace("http://", "https://"));
+        command
+    }));
+    for run in runs {
+        run.failed().logged("the port may be one for http://");
     }
 }
 
