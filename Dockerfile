@@ -49,6 +49,8 @@ RUN awk '/^\[/ { skip = /^\[\[(test|bench)\]\]/ } !skip' Cargo.toml > manifest &
 
 COPY queries queries
 COPY templates templates
+COPY docs docs
+COPY README.md SECURITY.md ./
 COPY src src
 # Cargo goes by time, and the files copied may be older than what was built of the empty ones.
 RUN touch src/main.rs src/bin/git-partition-sync-consumer.rs src/lib.rs \

@@ -335,12 +335,13 @@ impl Deliverer {
         stop: &CancellationToken,
     ) -> DeliveryOutcome {
         let progress = self.delivery_begins(&deliver);
+        let begun = Instant::now();
         let delivered = match stop.is_cancelled() {
             true => Err(DeliverError::Stopped),
             false => courier.deliver(git, &deliver, keys, &progress, stop).await,
         };
         let login = delivered.as_ref().map_or_else(DeliverError::login, |_| Some(true));
-        login.into_iter().for_each(|accepted| self.clients.gitlab.login_was(accepted));
+        login.into_iter().for_each(|accepted| self.clients.gitlab.login_was(accepted, begun));
         let result = match delivered {
             Ok(delivered) => Ok(Done::Pushed(delivered)),
             Err(error) if error.is_gone() && self.superseded.lets_off(&deliver.object.key) => Ok(Done::Superseded),
@@ -395,6 +396,7 @@ impl Deliverer {
         let observing = async {
             let mut listing = self.clients.bucket.list().await?;
             let objects = listing.held.len() + listing.foreign.count;
+            let nothing_listed = listing.held.is_empty();
             listing.keep_own(self.settings.share);
             self.foreign_log.log(&listing.foreign);
             let candidates = candidates(&listing.held);
@@ -403,10 +405,10 @@ impl Deliverer {
             let policy =
                 DeliveryPolicy { on_rewrite: self.settings.on_rewrite, now: SystemTime::now(), ask_again: requested };
             let plan = plan_deliveries(&candidates, &far, &self.refusals.lock(), policy);
-            Ok::<_, PassError>((listing, self.busy.without(plan)))
+            Ok::<_, PassError>((listing, self.busy.without(plan), nothing_listed))
         };
-        let (listing, plan) = stop.run_until_cancelled(observing).await.ok_or(PassError::Stopped)??;
-        self.planned(pass, &listing, &plan);
+        let (listing, plan, nothing_listed) = stop.run_until_cancelled(observing).await.ok_or(PassError::Stopped)??;
+        self.planned(pass, &listing, &plan, nothing_listed);
         Ok((listing, plan))
     }
 

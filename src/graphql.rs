@@ -66,6 +66,36 @@ pub enum TargetsError {
     NoList(&'static str),
 }
 
+/// What to do if a server refuses the query.
+const REFUSED_QUERY: &str = "The server does not know what the query asks for: it has another schema, or the query in \
+                             GRAPHQL_QUERY_FILE is wrong.";
+/// Statuses that do not depend on the query.
+const NOT_THE_QUERY: [StatusCode; 3] = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::NOT_FOUND];
+
+impl TargetsError {
+    /// What to do about it.
+    pub fn advice(&self) -> String {
+        match self {
+            // What it says about a login or an address is not about the query.
+            Self::Request(RequestError::Status { status, said, .. })
+                if !said.is_empty() && !NOT_THE_QUERY.contains(status) =>
+            {
+                REFUSED_QUERY.to_owned()
+            }
+            Self::Request(error) => {
+                error.advice("GRAPHQL_SERVER", "GRAPHQL_USERNAME and GRAPHQL_PASSWORD (leave both out for no login)")
+            }
+            Self::Shape { .. } => {
+                "Check GRAPHQL_SERVER: it is the whole address, such as https://HOST/graphql. If it is right, check the \
+                 query in GRAPHQL_QUERY_FILE: it must ask for what docs/contract.md shows."
+                    .to_owned()
+            }
+            Self::Reported(_) => REFUSED_QUERY.to_owned(),
+            Self::NoList(_) => "Check the query in GRAPHQL_QUERY_FILE, and whether the server has data.".to_owned(),
+        }
+    }
+}
+
 impl Retryable for TargetsError {
     fn retry(&self) -> (bool, Duration) {
         match self {

@@ -40,6 +40,9 @@ pub struct Desired {
     pub refused: Vec<RefusedTarget>,
 }
 
+/// How many destinations are named of those that the retire guard held back.
+const GUARDED_SHOWN: usize = 5;
+
 /// What a pass will do, sorted by destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
@@ -57,6 +60,8 @@ pub struct Plan {
     pub budget: RetireBudget,
     /// Set if the retire guard held back every [`Action::Retire`].
     pub guard: Option<RetireGuard>,
+    /// The destinations that it held back.
+    pub guarded: Vec<Destination>,
 }
 
 impl Plan {
@@ -68,6 +73,11 @@ impl Plan {
     /// The destinations it retires.
     pub fn retired(&self) -> impl Iterator<Item = &Destination> {
         self.actions.iter().filter(|action| matches!(action, Action::Retire(_))).map(Action::destination)
+    }
+
+    /// The first of the destinations that the guard held back.
+    pub fn first_guarded(&self) -> &[Destination] {
+        &self.guarded[..self.guarded.len().min(GUARDED_SHOWN)]
     }
 
     /// Whether something that is no longer wanted stays because the target list may be wrong.
@@ -165,8 +175,9 @@ pub fn plan_share(
         Claimants::new(desired, &bucket_wide.elsewhere, &held, blocked, memory)
     });
     (plan.budget, plan.guard) = policy.max_retire.guard(retire.len(), destinations_held, bucket_wide, budget);
-    if plan.guard.is_none() {
-        plan.actions.extend(retire.into_iter().map(Action::Retire));
+    match plan.guard {
+        None => plan.actions.extend(retire.into_iter().map(Action::Retire)),
+        Some(_) => plan.guarded = retire.into_iter().map(|retire| retire.destination).collect(),
     }
     plan.actions.sort_by(|a, b| a.destination().cmp(b.destination()));
     plan
@@ -174,8 +185,9 @@ pub fn plan_share(
 
 impl Plan {
     fn empty(format: ArchiveFormat) -> Self {
-        let (actions, blocked, unchanged, held_retirements) = Default::default();
-        Self { format, actions, blocked, unchanged, held_retirements, budget: RetireBudget::default(), guard: None }
+        let (actions, blocked, unchanged, held_retirements, guarded) = Default::default();
+        let budget = RetireBudget::default();
+        Self { format, actions, blocked, unchanged, held_retirements, budget, guard: None, guarded }
     }
 
     /// Holds what could belong to a target after all, and returns the rest, to be retired.

@@ -189,10 +189,10 @@ impl Publisher {
     }
 
     /// Removes the mirrors of all other targets, and forgets what earlier attempts found out about them.
-    pub fn keep_only(&self, wanted: &[Target]) {
-        self.mirrors.keep_only(wanted.iter().map(|target| &target.source));
-        self.failures.keep_only(wanted.iter().map(|target| &target.destination));
-        self.times.keep_only(wanted.iter().map(|target| &target.destination));
+    pub fn keep_only<'a, W: Iterator<Item = &'a Target>>(&self, wanted: impl Fn() -> W) {
+        self.mirrors.keep_only(wanted().map(|target| &target.source));
+        self.failures.keep_only(wanted().map(|target| &target.destination));
+        self.times.keep_only(wanted().map(|target| &target.destination));
     }
 }
 

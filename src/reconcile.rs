@@ -47,7 +47,7 @@ use crate::passes::{self, Pauses, Triggers, Workers};
 use crate::plan::report::{Report, Trouble};
 use crate::plan::{Action, Plan, Remembered, plan_share};
 use crate::publish::{Limits, Publisher};
-use crate::status::{PassId, PassSummary, Planned, Status, Trigger, Watched};
+use crate::status::{PassFailure, PassId, PassSummary, Planned, Status, Trigger, Watched};
 use crate::text::error_chain;
 use crate::threads;
 
@@ -87,6 +87,7 @@ pub struct Reconciler {
     claims: Arc<Claims>,
     /// One permit for each running action, for all passes together.
     slots: Semaphore,
+    /// Only with webhooks.
     known: Mutex<Option<Arc<LastFullPass>>>,
     recall: Recall,
     foreign_log: ForeignLog,
@@ -200,8 +201,8 @@ impl Reconciler {
 
     fn seen(&self, pass: PassId, observed: &Observed, plan: &Plan, moved: &BTreeSet<Destination>) {
         let Observed { held, foreign, .. } = observed;
-        let targets = &observed.wanted();
-        let planned = Planned { plan, targets, held, foreign: Some(foreign.count), moved };
+        let (targets, no_targets) = (&observed.wanted().collect::<Vec<_>>(), observed.bucket_wide.no_targets);
+        let planned = Planned { plan, targets, held, foreign: Some(foreign.count), no_targets, moved };
         self.status.seen(pass, |known| planned.seen(known));
     }
 
@@ -212,7 +213,8 @@ impl Reconciler {
             // It did not get as far as the login.
             Err(_) => {}
         }
-        self.status.pass_ends(pass, result.map(PassSummary::from).map_err(|error| error_chain(error)));
+        let failure = |error: &PassError| PassFailure { error: error_chain(error), advice: error.advice() };
+        self.status.pass_ends(pass, result.map(PassSummary::from).map_err(failure));
     }
 
     /// Runs full passes and push passes, until `stop`.
@@ -324,33 +326,40 @@ impl Reconciler {
         plan.blocked.retain(|blocked| !moved.contains(&blocked.destination));
         self.seen(pass, &observed, &plan, &moved);
         self.keep_since(publisher);
-        let (targets, wanted) = (observed.accepted().cloned().collect::<Vec<_>>(), observed.wanted());
         self.recall.count(&publisher.workdir, &observed, &plan);
-        let list_is_doubtful = observed.is_doubtful(&plan);
-        let Observed { git, held, foreign, republish, .. } = observed;
-        {
-            let mut left = self.republish.lock();
-            // What is not in the bucket is not published again.
-            let held: BTreeSet<_> = held.iter().map(|object| &object.name.destination).collect();
-            let accepted = targets.iter().map(|target| &target.destination);
-            let again: BTreeSet<_> = accepted.filter(|destination| held.contains(destination)).collect();
-            left.get_or_insert(republish).retain(|destination| again.contains(destination));
-        }
-        drop(held);
-        self.triggers.accept(targets.iter().map(|target| target.source.clone()));
-        *self.known.lock() = Some(Arc::new(LastFullPass { targets, format: plan.format }));
+        self.left_to_republish(&observed);
         log::blocked(&plan);
         log::increments(&plan);
         remember::log(&plan);
-        stop.run_until_cancelled(self.abort_abandoned(publisher, &wanted)).await;
-        // A list that may be wrong costs no mirror either.
-        if !list_is_doubtful {
-            publisher.keep_only(&wanted);
-        }
-        let actions = std::mem::take(&mut plan.actions);
-        let mut report = Report::new(&plan, &[], foreign.count, Duration::ZERO);
+        let mut report = Report::new(&plan, &[], observed.foreign.count, Duration::ZERO);
         report.lost = lost.into_iter().map(Trouble::from).collect();
+        stop.run_until_cancelled(self.abort_abandoned(publisher, observed.wanted())).await;
+        // A list that may be wrong costs no mirror either.
+        if !observed.is_doubtful(&plan) {
+            publisher.keep_only(|| observed.wanted());
+        }
+        // The last use of what was observed, of which there can be very much.
+        let Observed { git, desired, .. } = observed;
+        let Plan { actions, format, .. } = plan;
+        if self.settings.webhook_secret.is_some() {
+            let targets: Vec<_> = desired.targets.into_iter().map(|(target, _)| target).collect();
+            self.triggers.accept(targets.iter().map(|target| target.source.clone()));
+            *self.known.lock() = Some(Arc::new(LastFullPass { targets, format }));
+        }
         Ok(Prepared { git, actions, report })
+    }
+
+    /// Forgets what need not be republished any more: what is not in the bucket is not published again.
+    fn left_to_republish(&self, observed: &Observed) {
+        let mut left = self.republish.lock();
+        let left = left.get_or_insert_with(|| observed.republish.clone());
+        if left.is_empty() {
+            return;
+        }
+        let held: BTreeSet<_> = observed.held.iter().map(|object| &object.name.destination).collect();
+        let accepted = observed.accepted().map(|target| &target.destination);
+        let again: BTreeSet<_> = accepted.filter(|destination| held.contains(destination)).collect();
+        left.retain(|destination| again.contains(destination));
     }
 
     fn context<'a>(

@@ -4,6 +4,7 @@
 //! are few, serve one request each and have a time limit.
 
 mod connections;
+mod documents;
 mod hook;
 mod json;
 mod page;
@@ -34,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::SizeAbove;
+use url::Url;
 
 use self::connections::{Connections, HasRequest};
 pub use self::hook::{Sender, Webhook};
@@ -68,6 +70,8 @@ pub struct Site {
     pub status: Arc<Status>,
     /// `INSTANCE_SHARD`, if it is set.
     pub shard: Option<String>,
+    /// `GITLAB_BASE_URL`, for links.
+    pub gitlab: Url,
     pub webhook: Option<Webhook>,
 }
 
@@ -132,6 +136,9 @@ fn router(site: Arc<Site>) -> Router {
         .route("/assets/status.css", get(async || asset("text/css; charset=utf-8", STYLE)))
         .route("/assets/status.js", get(async || asset("text/javascript; charset=utf-8", SCRIPT)))
         .route("/assets/icon.svg", get(async || asset("image/svg+xml", ICON)));
+    let documents = documents::DOCUMENTS.into_iter();
+    let router = documents
+        .fold(router, |router, (path, _)| router.route(&format!("/{path}"), get(async move || document(path).await)));
     let router = match site.webhook.clone() {
         Some(webhook) => hook::with(router, webhook),
         None => router,
@@ -185,10 +192,18 @@ async fn in_one_piece(response: Response) -> Response {
 }
 
 async fn status_page(State(site): Shared, Query(pairs): Pairs) -> Response {
-    let html = move || page::html(&site.status.snapshot(), site.shard.as_deref(), &page::Filter::new(pairs));
+    let html =
+        move || page::html(&site.status.snapshot(), site.shard.as_deref(), &site.gitlab, &page::Filter::new(pairs));
     match spawn_blocking(html).await {
         Ok(Ok(html)) => Html(html).into_response(),
         Ok(Err(error)) => failed(&error),
+        Err(error) => failed(&error),
+    }
+}
+
+async fn document(path: &'static str) -> Response {
+    match spawn_blocking(move || documents::html(path)).await {
+        Ok(html) => html.map_or_else(|| StatusCode::NOT_FOUND.into_response(), |html| Html(html).into_response()),
         Err(error) => failed(&error),
     }
 }

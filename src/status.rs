@@ -6,9 +6,11 @@
 
 mod input;
 pub mod metrics;
+mod outcomes;
 mod records;
 mod snapshot;
 mod states;
+mod targets;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -17,11 +19,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, MutexGuard};
 
-pub use self::input::{Arrived, Change, Known, PassSummary, Seen, What, Whole};
+pub use self::input::{Arrived, Change, Increments, Known, PassFailure, PassSummary, Seen, What, Whole, increments};
 use self::metrics::Metrics;
+pub use self::outcomes::{Outcome, Outcomes};
 pub use self::records::Planned;
-pub use self::snapshot::{BucketCount, Disk, PassRecord, RunningPass, Snapshot, TargetStatus, TargetTrouble};
+pub use self::snapshot::{BucketCount, Disk, Guarded, PassRecord, RunningPass, Snapshot, TargetStatus, TargetTrouble};
 pub use self::states::{PassOutcome, TargetState, Trigger};
+pub use self::targets::Targets;
 use crate::files::available_bytes;
 use crate::model::key::Destination;
 use crate::model::program::Program;
@@ -75,12 +79,11 @@ pub struct Status {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Shared with snapshots: there can be many.
-    targets: BTreeMap<Destination, Arc<TargetStatus>>,
+    targets: Targets,
     /// How often anything here has changed; running targets' bytes do not count.
     changes: u64,
     /// Targets that were out of sync when an earlier process ended, until the first full pass has a plan.
-    remembered: BTreeMap<Destination, SystemTime>,
+    remembered: Arc<BTreeMap<Destination, SystemTime>>,
     passes: Vec<RunningPass>,
     last_pass: u64,
     running: Vec<Arc<Progress>>,
@@ -88,9 +91,10 @@ struct State {
     next_pass: Option<(SystemTime, Instant)>,
     last_success: Option<SystemTime>,
     planned_once: bool,
-    guard: Option<String>,
+    guard: Option<Guarded>,
     budget: Option<RetireBudget>,
     bucket: Option<BucketCount>,
+    nothing_listed: bool,
 }
 
 impl State {
@@ -153,7 +157,7 @@ impl Status {
             now: SystemTime::now(),
             started: self.started,
             dry_run: self.dry_run,
-            targets: state.targets.values().cloned().collect(),
+            targets: state.targets.clone(),
             passes: state.passes.clone(),
             running: state.running(),
             history: state.history.iter().cloned().collect(),
@@ -163,6 +167,7 @@ impl Status {
             guard: state.guard.clone(),
             budget: state.budget,
             bucket: state.bucket,
+            nothing_listed: state.nothing_listed,
             disk,
         }
     }
@@ -206,7 +211,9 @@ impl Status {
             return Ok(());
         }
         Err(match state.history.back() {
-            Some(PassRecord { outcome: PassOutcome::Failed(why), .. }) => format!("no pass has succeeded yet: {why}"),
+            Some(PassRecord { outcome: PassOutcome::Failed(PassFailure { error, .. }), .. }) => {
+                format!("no pass has succeeded yet: {error}")
+            }
             _ => "the first pass is not done yet".to_owned(),
         })
     }
@@ -235,7 +242,7 @@ impl Status {
         let known = targets.into_iter().filter_map(|OutOfSync { destination, since }| {
             Some((destination, UNIX_EPOCH.checked_add(Duration::from_secs(since))?))
         });
-        self.change().remembered = known.collect();
+        self.change().remembered = Arc::new(known.collect());
     }
 
     /// The targets that are not in sync, and since when. Until the first full pass has a plan, also those that an earlier
@@ -246,7 +253,7 @@ impl Status {
             OutOfSync { destination: destination.clone(), since }
         };
         let state = self.state.lock();
-        let known = state.targets.values().filter(|target| target.state != TargetState::InSync);
+        let known = state.targets.iter().filter(|target| target.state != TargetState::InSync);
         let known = known.map(|target| (&target.destination, target.since));
         let remembered = state.remembered.iter().map(|(destination, since)| (destination, *since));
         known.chain(remembered).map(out_of_sync).collect()
@@ -265,23 +272,36 @@ impl Status {
         id
     }
 
-    /// A pass has a plan. `look` makes of it, and of what is known, what is shown.
+    /// A pass has a plan. `look` makes of it, and of what is known, what is shown. Nobody waits for that meanwhile.
     pub fn seen(&self, pass: PassId, look: impl FnOnce(&Known<'_>) -> Seen) {
         self.pulse.beat();
+        let (targets, remembered) = {
+            let state = self.state.lock();
+            (state.targets.clone(), Arc::clone(&state.remembered))
+        };
+        let Seen { records, actions, whole } =
+            look(&Known { now: SystemTime::now(), targets: &targets, remembered: &remembered });
         let mut state = self.change();
-        let known = Known { now: SystemTime::now(), targets: &state.targets, remembered: &state.remembered };
-        let Seen { mut records, actions, whole } = look(&known);
         if let Some(pass) = state.pass(pass) {
             pass.actions = Some((actions, 0));
         }
-        if let Some(Whole { bucket, budget, guard }) = whole {
-            state.bucket = Some(bucket);
+        if let Some(Whole { bucket, nothing_listed, budget, guard }) = whole {
+            (state.bucket, state.nothing_listed) = (Some(bucket), nothing_listed);
             (state.budget, state.guard) = (budget, guard);
-            state.targets = records;
-            state.remembered.clear();
+            state.targets = state.targets.since(&targets, records);
+            state.remembered = Arc::default();
         } else {
-            state.targets.append(&mut records);
+            let known = |at: &Targets, record: &TargetStatus| at.get(&record.destination).map(Arc::as_ptr);
+            for record in records.iter() {
+                // What has changed meanwhile is newer.
+                if known(&targets, record) == known(&state.targets, record) {
+                    state.targets.insert(Arc::clone(record));
+                }
+            }
         }
+        // Outside of the lock: there can be many records that nobody else has.
+        drop(state);
+        drop(targets);
     }
 
     /// An action begins with this stage.
@@ -314,7 +334,7 @@ impl Status {
         }
     }
 
-    pub fn pass_ends(&self, pass: PassId, result: Result<PassSummary, String>) {
+    pub fn pass_ends(&self, pass: PassId, result: Result<PassSummary, PassFailure>) {
         self.pulse.beat();
         let mut state = self.change();
         let Some(at) = state.passes.iter().position(|running| running.id == pass) else { return };
@@ -322,7 +342,7 @@ impl Status {
         let outcome = match &result {
             Ok(PassSummary { success: true, .. }) => PassOutcome::Success,
             Ok(_) => PassOutcome::Incomplete,
-            Err(error) => PassOutcome::Failed(error.clone()),
+            Err(failure) => PassOutcome::Failed(failure.clone()),
         };
         self.metrics.pass_ended(trigger, &outcome);
         if trigger.is_full() {
@@ -356,7 +376,11 @@ mod tests {
         Status::new(Program::Producer, "test", Duration::from_secs(60), false)
     }
 
-    fn ends(status: &Status, trigger: Trigger, result: Result<PassSummary, String>) {
+    fn failed(error: &str) -> Result<PassSummary, PassFailure> {
+        Err(PassFailure { error: error.to_owned(), advice: None })
+    }
+
+    fn ends(status: &Status, trigger: Trigger, result: Result<PassSummary, PassFailure>) {
         let pass = status.pass_begins(trigger);
         status.pass_ends(pass, result);
     }
@@ -364,7 +388,7 @@ mod tests {
     #[test]
     fn many_passes_for_pushes_do_not_push_out_the_full_pass_that_failed() {
         let status = status();
-        ends(&status, Trigger::Schedule, Err("stopped".to_owned()));
+        ends(&status, Trigger::Schedule, failed("stopped"));
         for _ in 0..2 * HISTORY {
             ends(&status, Trigger::Push, Ok(GOOD));
         }
@@ -384,7 +408,7 @@ mod tests {
     #[test]
     fn many_passes_without_anything_to_do_do_not_push_out_those_that_delivered_or_failed() {
         let status = Status::new(Program::Consumer, "test", Duration::from_secs(60), false);
-        ends(&status, Trigger::Schedule, Err("away".to_owned()));
+        ends(&status, Trigger::Schedule, failed("away"));
         ends(&status, Trigger::Event, Ok(PassSummary { transferred: 1, ..GOOD }));
         for _ in 0..2 * HISTORY {
             ends(&status, Trigger::Schedule, Ok(PassSummary { success: false, troubled: 1, ..GOOD }));
@@ -402,7 +426,7 @@ mod tests {
         assert_eq!(status.snapshot().passes.len(), 1);
         status.pass_ends(first, Ok(GOOD));
         assert_eq!(status.snapshot().history.len(), 1, "it ended once");
-        status.pass_ends(second, Err("stopped".to_owned()));
+        status.pass_ends(second, failed("stopped"));
         assert_eq!(status.snapshot().history.len(), 2);
     }
 
@@ -413,5 +437,45 @@ mod tests {
         let known = vec![OutOfSync { destination, since: 1_700_000_000 }];
         status.remembers(known.clone());
         assert_eq!(status.out_of_sync(), known);
+    }
+
+    fn destination(project: &str) -> Destination {
+        Destination { group: "far".to_owned(), project: project.to_owned(), branch: "main".to_owned() }
+    }
+
+    /// The records of these projects, all of them behind.
+    fn behind(projects: &[&str], known: &Known<'_>) -> Targets {
+        let record = |project: &&str| TargetStatus::new(&destination(project), TargetState::Behind, known.now);
+        projects.iter().map(|project| Arc::new(record(project))).collect()
+    }
+
+    #[test]
+    fn nobody_waits_while_records_are_made_and_what_changes_meanwhile_stays() {
+        let status = status();
+        let pass = status.pass_begins(Trigger::Schedule);
+        let whole = || {
+            let bucket = BucketCount { objects: 0, foreign: 0 };
+            Some(Whole { bucket, nothing_listed: false, budget: None, guard: None })
+        };
+        status.seen(pass, |known| Seen { records: behind(&["a", "b"], known), actions: 2, whole: whole() });
+        for whole in [whole(), None] {
+            status.seen(pass, |known| {
+                let records = behind(&["a", "b"], known);
+                std::thread::scope(|scope| {
+                    let (done, waiting) = std::sync::mpsc::channel();
+                    let status = &status;
+                    scope.spawn(move || {
+                        let change = Change { what: What::InSync(None), ..Change::NONE };
+                        let progress = status.action_begins(destination("a"), Stage::Fetching);
+                        status.action_ends(pass, &progress, &change);
+                        done.send(status.snapshot().targets.len()).unwrap_or_default();
+                    });
+                    assert_eq!(waiting.recv_timeout(Duration::from_secs(20)), Ok(2), "it is not locked");
+                });
+                Seen { records, actions: 2, whole }
+            });
+            let states: Vec<_> = status.snapshot().targets.iter().map(|target| target.state).collect();
+            assert_eq!(states, [TargetState::InSync, TargetState::Behind], "what is known of a is newer");
+        }
     }
 }

@@ -13,6 +13,7 @@ use git_partition_sync_producer::model::target::Head;
 use git_partition_sync_producer::model::target::{Source, Target};
 use git_partition_sync_producer::plan::{Crossing, Desired, FormatChoice, MaxRetire, OnRewrite, Policy, plan};
 use tempfile::TempDir;
+use testbed::fault::ClosedPort;
 use testbed::graphql::SyncTarget;
 use testbed::repo::Repo;
 use testbed::s3::S3Options;
@@ -33,7 +34,7 @@ pub const CAGE_BYTES: u64 = 256 << 20;
 
 /// Runs the workloads asked for, all where none is, and prints the table.
 pub fn run(wanted: &[String], count: usize) {
-    let workloads: [(&str, Workload); 19] = [
+    let workloads: [(&str, Workload); 20] = [
         ("W1", w1),
         ("W2", w2),
         ("W3a", w3a),
@@ -43,6 +44,7 @@ pub fn run(wanted: &[String], count: usize) {
         ("W6", w6),
         ("W7", w7),
         ("W8", w8),
+        ("W9", w9),
         ("F1", far::f1),
         ("F2", far::f2),
         ("F3", far::f3),
@@ -411,4 +413,39 @@ fn w8(count: usize) {
         }),
     );
     print("W8, from a push to its object", &rounds(count, &mut contestants));
+}
+
+/// Three passes of the daemon over very many targets, each with an object, while GitLab is down: what it takes to know them.
+fn w9(count: usize) {
+    const SCRIPT: &str = r#"
+        "$0" 2>"$1" &
+        until [ "$(grep -c 'pass done' "$1")" -ge 3 ]; do sleep 0.2; kill -0 $!; done
+        kill $!
+        wait $!"#;
+    let project = |n: usize| format!("platform-group-{:02}/some-project-{n:06}", n % 100);
+    for targets in [10_000, 100_000] {
+        let world = world();
+        let target = |n| {
+            let project = project(n);
+            SyncTarget::new(&project, "main", &format!("mirror/{project}"), "main")
+        };
+        world.graphql.set_targets((0..targets).map(target).collect());
+        for n in 0..targets {
+            let (group, project) =
+                project(n).split_once('/').map(|it| (format!("mirror/{}", it.0), it.1.into())).unwrap();
+            let destination = Destination { group, project, branch: "main".into() };
+            world.s3().put(&key::encode(&destination, CommitId::from_bytes([7; 20]), ArchiveFormat::Zip).unwrap(), "x");
+        }
+        let nobody = ClosedPort::new().unwrap();
+        let log = world.scratch().unwrap().join("log");
+        let run = || {
+            let mut command = world.command("bash");
+            command.args(["-e", "-c", SCRIPT, rivals::PRODUCER]).arg(&log);
+            command.env("GITLAB_BASE_URL", nobody.url()).env("METRICS_SERVER_PORT", "0");
+            measure(&world, &command, &world.workdir())
+        };
+        let mut contestants: Contestants<'_> = BTreeMap::new();
+        contestants.insert("ours", Box::new(run));
+        print(&format!("W9, three passes over {targets} targets"), &rounds(count, &mut contestants));
+    }
 }

@@ -27,9 +27,16 @@ impl Page {
 
 fn card(html: &str) -> Option<[String; 4]> {
     let (title, count) = element(html, "h2")?.split_once("<span")?;
-    let (place, what) = element(html, "li")?.split_once("<br>")?;
-    let advice = plain(element(html, "p")?);
-    Some([format!("{} ({})", plain(title), plain(&format!("<span{count}"))), advice, plain(place), plain(what)])
+    let place = element(html, "li")?.split("<a ").next()?;
+    let advice = plain(of_class(html, "advice")?).trim_end_matches(" Runbook").to_owned();
+    let what = plain(of_class(html, "error")?);
+    Some([format!("{} ({})", plain(title), plain(&format!("<span{count}"))), advice, plain(place), what])
+}
+
+/// What is in the first paragraph of this class.
+fn of_class<'a>(html: &'a str, class: &str) -> Option<&'a str> {
+    let (_, content) = html.split_once(&format!("<p class=\"{class}\">"))?;
+    content.split_once("</p>").map(|(content, _)| content)
 }
 
 /// How many passes are over, says the program at `http://ADDRESS/`. Its log does not name those that found nothing new.

@@ -46,16 +46,22 @@ pub enum BucketError {
 }
 
 impl BucketError {
-    /// What to do about it, if that is known.
-    pub fn advice(&self) -> Option<&'static str> {
+    /// What to do about it. `right` is what the request needs.
+    pub fn advice(&self, right: &str) -> String {
         match self {
+            _ if self.is_access_denied() => {
+                format!("Allow {right} to these credentials: docs/contract.md has the whole policy.")
+            }
             Self::Request { code: Some(code), .. } => {
-                Some(about(code).1.unwrap_or("The S3 server reported this: check its configuration and its log."))
+                let known = about(code).1;
+                known.unwrap_or("The S3 server reported this: check its configuration and its log.").to_owned()
             }
             Self::NoCredentials { .. } => {
-                Some("Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the pod or the machine a role.")
+                "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the pod or the machine a role.".to_owned()
             }
-            _ => None,
+            _ => "Check AWS_ENDPOINT_URL_S3 and AWS_REGION; then the AWS credentials, name resolution, network policies, \
+                  HTTPS_PROXY and NO_PROXY."
+                .to_owned(),
         }
     }
 

@@ -211,7 +211,10 @@ impl Held {
             let what = "keys of this program";
             return Err(BucketError::TooLong { action: LIST, what, limit_bytes: KEPT_KEYS_LIMIT_BYTES });
         }
-        self.objects.push(held_object(key, name, object)?);
+        let mut object = held_object(key, name, object)?;
+        // Decoding leaves room behind it, and there can be very many.
+        object.key.shrink_to_fit();
+        self.objects.push(object);
         Ok(())
     }
 
@@ -221,6 +224,7 @@ impl Held {
         let newest_first = |a: &HeldObject, b: &HeldObject| b.last_modified.cmp(&a.last_modified);
         self.objects.sort_by(|a, b| a.key.cmp(&b.key).then_with(|| newest_first(a, b)));
         self.objects.dedup_by(|later, kept| later.key == kept.key);
+        self.objects.shrink_to_fit();
         self.objects
     }
 }

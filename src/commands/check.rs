@@ -14,15 +14,13 @@ mod target_list;
 
 use std::process::ExitCode;
 
-use reqwest::StatusCode;
 use tokio_util::sync::CancellationToken;
 
 use self::finding::{Check, Checks};
 use super::signals;
 use crate::config;
 use crate::model::program::Program;
-use crate::net::http::RequestError;
-use crate::net::tls::{self, TrustRoots};
+use crate::net::tls::TrustRoots;
 use crate::reconcile::{Clients, concurrency};
 use crate::terminal::Board;
 
@@ -71,28 +69,4 @@ async fn run(
     let check = checks.during("bucket: uploads", bucket::unfinished(&clients.bucket, stop)).await;
     checks.add([check]);
     (!stop.is_cancelled()).then_some(())
-}
-
-/// What to do about a request without a usable answer.
-fn request_advice(error: &RequestError, address: &str, login: &str) -> String {
-    match error {
-        RequestError::Transport { source, .. } if tls::refusal(source).is_some() => {
-            format!("Put the authority's certificate into SSL_CERT_FILE, or check the host's name in {address}.")
-        }
-        RequestError::Transport { .. } | RequestError::Late(_) | RequestError::Unfed => format!(
-            "Check {address}; then name resolution, network policies and firewalls, HTTPS_PROXY and NO_PROXY: there is \
-             no answer."
-        ),
-        RequestError::Status { status, .. }
-            if *status == StatusCode::UNAUTHORIZED || *status == StatusCode::FORBIDDEN =>
-        {
-            format!("Check {login}.")
-        }
-        RequestError::Status { status, .. } if status.is_server_error() => {
-            "The server has a problem: check it, and try again.".to_owned()
-        }
-        RequestError::Status { .. } | RequestError::Redirect { .. } | RequestError::TooLong { .. } => {
-            format!("Check {address}, including its path.")
-        }
-    }
 }

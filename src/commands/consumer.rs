@@ -22,36 +22,38 @@ use crate::text::human_duration;
 
 /// Delivers: once, or until a signal.
 pub(super) async fn run(settings: config::Consume, roots: &TrustRoots, board: &Board) -> anyhow::Result<ExitCode> {
-    log_start(&settings);
     let stop = signals::stop_on_signals()?;
     // Without a handler, the signal would end the program.
     let triggers = Arc::new(Triggers::default());
     let on_signal = Arc::clone(&triggers);
     signals::full_pass_on_signal(move || on_signal.full_pass())?;
     let deliverer = Deliverer::new(settings.clone(), roots, Arc::clone(&triggers)).await?;
+    log_start(&settings);
     let serving = match settings.run_once {
         true => None,
         false => {
             let server = Server::bind(settings.metrics_address, settings.metrics_port).await?;
+            let gitlab = settings.gitlab.base_url.clone();
             let (status, shard) = (deliverer.status(), settings.instance.name().map(str::to_owned));
             // A dry run delivers nothing that an event could speed up.
             let secret = settings.webhook_secret.clone().filter(|_| !settings.dry_run);
             let sender = Sender::Bucket(settings.share);
             let webhook = secret.map(|secret| Webhook { secret, triggers, sender });
-            Some(tokio::spawn(server.serve(Site { status, shard, webhook }, stop.clone())))
+            Some(tokio::spawn(server.serve(Site { status, shard, gitlab, webhook }, stop.clone())))
         }
     };
+    // Boxes, because a whole program would be nested too deep for the compiler.
     if settings.dry_run {
-        return Ok(dry_run(&deliverer, &settings, board, &stop).await);
+        return Ok(Box::pin(dry_run(&deliverer, &settings, board, &stop)).await);
     }
     let courier = deliverer.courier()?;
     if let Some(serving) = serving {
-        deliverer.run(&courier, &stop).await;
+        Box::pin(deliverer.run(&courier, &stop)).await;
         serving.abort();
         tracing::info!("stopped");
         return Ok(ExitCode::SUCCESS);
     }
-    let passing = deliverer.pass(&courier, Trigger::Schedule, &stop);
+    let passing = Box::pin(deliverer.pass(&courier, Trigger::Schedule, &stop));
     let is_success = DeliveryReport::is_success;
     Ok(one_pass(passing, is_success, failed_pass, settings.output, &deliverer.status(), board).await)
 }

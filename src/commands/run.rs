@@ -20,13 +20,13 @@ use crate::text::human_duration;
 
 /// Synchronises: once, or until a signal.
 pub(super) async fn run(settings: config::Run, roots: &TrustRoots, board: &Board) -> anyhow::Result<ExitCode> {
-    log_start(&settings);
     let stop = signals::stop_on_signals()?;
     // Without a handler, the signal would end the program.
     let triggers = Arc::new(Triggers::default());
     let on_signal = Arc::clone(&triggers);
     signals::full_pass_on_signal(move || on_signal.full_pass())?;
     let reconciler = Reconciler::new(settings.clone(), roots, Arc::clone(&triggers)).await?;
+    log_start(&settings);
     match is_concerned(reconciler.clients(), &stop).await {
         Ok(true) => {}
         Ok(false) => return Ok(ExitCode::SUCCESS),
@@ -36,24 +36,26 @@ pub(super) async fn run(settings: config::Run, roots: &TrustRoots, board: &Board
         true => None,
         false => {
             let server = Server::bind(settings.metrics_address, settings.metrics_port).await?;
+            let gitlab = settings.gitlab.base_url.clone();
             let (status, shard) = (reconciler.status(), settings.instance.name().map(str::to_owned));
             // A dry run has nothing that a push could speed up; it is served because Kubernetes asks for its health.
             let secret = settings.webhook_secret.clone().filter(|_| !settings.dry_run);
             let webhook = secret.map(|secret| Webhook { secret, triggers, sender: Sender::GitLab });
-            Some(tokio::spawn(server.serve(Site { status, shard, webhook }, stop.clone())))
+            Some(tokio::spawn(server.serve(Site { status, shard, gitlab, webhook }, stop.clone())))
         }
     };
+    // Boxes, because a whole program would be nested too deep for the compiler.
     if settings.dry_run {
-        return Ok(dry_run(&reconciler, &settings, board, &stop).await);
+        return Ok(Box::pin(dry_run(&reconciler, &settings, board, &stop)).await);
     }
     let publisher = reconciler.publisher()?;
     if let Some(serving) = serving {
-        reconciler.run(&publisher, &stop).await;
+        Box::pin(reconciler.run(&publisher, &stop)).await;
         serving.abort();
         tracing::info!("stopped");
         return Ok(ExitCode::SUCCESS);
     }
-    let passing = reconciler.pass(&publisher, Trigger::Schedule, &stop);
+    let passing = Box::pin(reconciler.pass(&publisher, Trigger::Schedule, &stop));
     Ok(one_pass(passing, Report::is_success, failed_pass, settings.output, &reconciler.status(), board).await)
 }
 

@@ -634,7 +634,7 @@ fn settings_of_a_graphql_server_beside_a_file_are_named_one_by_one() {
         ("GRAPHQL_PRCHECK_QUERY_FILE", "/q"),
     ];
     let problem = problem_with(&[&of_a_server[..], &[("GRAPHQL_SERVER", ""), ("TARGETS_FILE", &path)]].concat(), &[]);
-    assert_eq!(problem.split("; ").count(), of_a_server.len(), "{problem}");
+    assert_eq!(problem.lines().count(), of_a_server.len(), "{problem}");
     for (name, _) in of_a_server {
         let named = format!("{name}: needs GRAPHQL_SERVER, and the target list is in TARGETS_FILE: leave it out");
         assert!(problem.contains(&named), "{problem}");
@@ -736,7 +736,7 @@ fn placeholders_of_the_examples_are_refused() {
     for (variable, _) in changes {
         assert!(problem.contains(&format!("{variable}: is still the example's replace-me: ")), "{problem}");
     }
-    assert_eq!(problem.split("; ").count(), changes.len(), "{problem}");
+    assert_eq!(problem.lines().count(), changes.len(), "{problem}");
 }
 
 #[test]

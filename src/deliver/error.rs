@@ -45,6 +45,19 @@ pub enum PassError {
     Stopped,
 }
 
+impl PassError {
+    /// What to do about it, if there is anything to do.
+    pub fn advice(&self) -> Option<String> {
+        Some(match self {
+            Self::Secret(_) | Self::TrustedKeys(_) => "Mount the file again, or correct what is in it.".to_owned(),
+            Self::Workdir(error) => error.advice().to_owned(),
+            Self::Bucket(error) => error.advice("s3:ListBucket"),
+            Self::Login(_) => LoginRefused::ADVICE.to_owned(),
+            Self::Stopped => return None,
+        })
+    }
+}
+
 /// Why one destination was not delivered.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DeliverError {

@@ -1,11 +1,10 @@
 //! What the status learns of the consumer's passes and deliveries.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Deliverer, PassError};
 use crate::bucket::Listing;
-use crate::model::key::{Destination, HeldObject};
+use crate::model::key::HeldObject;
 use crate::model::stage::Stage;
 use crate::plan::Cause;
 use crate::plan::delivery::report::{DeliveryOutcome, DeliveryReport, Done};
@@ -14,21 +13,21 @@ use crate::plan::outcome::Failure;
 use crate::progress::Progress;
 use crate::status::metrics::{Count, DeliveryReason};
 use crate::status::{
-    Arrived, BucketCount, Change, Known, PassId, PassSummary, Seen, TargetState, TargetStatus, TargetTrouble, What,
-    Whole,
+    Arrived, BucketCount, Change, Increments, Known, PassFailure, PassId, PassSummary, Seen, TargetState, TargetStatus,
+    TargetTrouble, What, Whole, increments,
 };
 use crate::text::error_chain;
 
 impl Deliverer {
-    pub(super) fn planned(&self, pass: PassId, listing: &Listing, plan: &DeliveryPlan) {
+    pub(super) fn planned(&self, pass: PassId, listing: &Listing, plan: &DeliveryPlan, nothing_listed: bool) {
         let moved = self.busy.moved();
         self.status.seen(pass, |known| {
-            let mut records = records(plan, known);
             // An earlier pass still works on them: what is known of them is newer.
-            let kept = moved.iter().filter_map(|destination| known.targets.get_key_value(destination));
-            records.extend(kept.map(|(destination, target)| (destination.clone(), Arc::clone(target))));
+            let kept = moved.iter().filter_map(|destination| known.targets.get(destination)).cloned();
+            let records = records(listing, plan, known).into_iter().chain(kept).collect();
             let bucket = BucketCount { objects: listing.held.len(), foreign: listing.foreign.count };
-            Seen { records, actions: plan.deliveries.len(), whole: Some(Whole { bucket, budget: None, guard: None }) }
+            let whole = Whole { bucket, nothing_listed, budget: None, guard: None };
+            Seen { records, actions: plan.deliveries.len(), whole: Some(whole) }
         });
     }
 
@@ -51,18 +50,20 @@ impl Deliverer {
             let mut past = self.past.lock();
             past.failed = past.failed.saturating_add(1);
         }
+        let failure = |error: &PassError| PassFailure { error: error_chain(error), advice: error.advice() };
         let summary = result.map(|report| PassSummary {
             success: report.is_success(),
             transferred: report.delivered,
             retired: 0,
             troubled: report.blocked.len() + report.failed.len() + report.held.len(),
         });
-        self.status.pass_ends(pass, summary.map_err(|error| error_chain(error)));
+        self.status.pass_ends(pass, summary.map_err(failure));
     }
 }
 
 /// The records of a pass's destinations. What the plan does not say comes from what was known.
-fn records(plan: &DeliveryPlan, known: &Known<'_>) -> BTreeMap<Destination, Arc<TargetStatus>> {
+fn records(listing: &Listing, plan: &DeliveryPlan, known: &Known<'_>) -> Vec<Arc<TargetStatus>> {
+    let increments = increments(&listing.held);
     let record = |object: &HeldObject, state| {
         let destination = &object.name.destination;
         let far = known.targets.get(destination).and_then(|before| before.commit.clone());
@@ -71,11 +72,13 @@ fn records(plan: &DeliveryPlan, known: &Known<'_>) -> BTreeMap<Destination, Arc<
             bytes: Some(object.bytes),
             published: Some(object.last_modified),
             waiting: (state != TargetState::InSync).then(|| object.name.commit.clone()),
+            increments: increments.get(destination).copied().unwrap_or_default(),
+            outcomes: known.outcomes(destination, state),
             ..TargetStatus::new(destination, state, known.since(destination, state, Some(object.last_modified)))
         }
     };
-    let mut records = BTreeMap::new();
-    let mut add = |target: TargetStatus| drop(records.insert(target.destination.clone(), Arc::new(target)));
+    let mut records = vec![];
+    let mut add = |target: TargetStatus| records.push(known.targets.shared(target));
     for object in &plan.unchanged {
         let commit = Some(object.name.commit.clone());
         add(TargetStatus { commit, ..record(object, TargetState::InSync) });
@@ -116,6 +119,7 @@ fn change(DeliveryOutcome { deliver, result }: &DeliveryOutcome, at: Stage) -> C
                 commit: deliver.commit.to_string(),
                 bytes: deliver.object.bytes,
                 published: deliver.object.last_modified,
+                increments: Increments::AsBefore,
             };
             Change {
                 what: What::InSync(Some(arrived)),

@@ -3,7 +3,7 @@
 //! Invariant: a token in a file is read again for each pass, so that a rotated one works without a restart.
 
 use std::num::NonZeroUsize;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
@@ -89,9 +89,13 @@ impl Account {
         self.experience.is_refused()
     }
 
-    /// A request other than a probe showed whether the login is accepted.
-    pub fn login_was(&self, accepted: bool) {
-        self.experience.login_was(accepted);
+    /// Work other than a probe, begun at `begun`, showed whether the login is accepted.
+    pub fn login_was(&self, accepted: bool, begun: Instant) {
+        if accepted {
+            self.experience.login_was_accepted(begun);
+        } else {
+            self.experience.login_was_refused();
+        }
     }
 
     /// Waits until the token is another than in the last pass.

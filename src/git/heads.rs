@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::num::NonZeroUsize;
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -73,11 +74,21 @@ pub struct LoginRefused {
     why: WireError,
 }
 
+impl LoginRefused {
+    /// What to do about it.
+    pub const ADVICE: &'static str = "Replace the token (GITLAB_TOKEN, or the file in GITLAB_TOKEN_FILE), and check \
+        GITLAB_USERNAME. If GitLab has banned this address after many refusals, that ends by itself within an hour.";
+}
+
 /// What probes remember of earlier ones.
 #[derive(Debug, Default)]
-pub struct Experience {
-    /// Refusals of the login since it was last accepted.
-    refusals: AtomicUsize,
+pub struct Experience(Mutex<Refusals>);
+
+/// Refusals of the login since it was last accepted.
+#[derive(Debug, Default)]
+struct Refusals {
+    count: usize,
+    last: Option<Instant>,
 }
 
 /// What the probes of one pass have met.
@@ -95,16 +106,23 @@ struct Probing<'a> {
 impl Experience {
     /// Whether the login was refused so often that only full passes try it.
     pub fn is_refused(&self) -> bool {
-        self.refusals.load(Ordering::Relaxed) >= LOGIN_REFUSED_AFTER
+        self.0.lock().count >= LOGIN_REFUSED_AFTER
     }
 
-    /// A request other than a probe showed whether the login is accepted.
-    pub fn login_was(&self, accepted: bool) {
-        if accepted {
-            self.refusals.store(0, Ordering::Relaxed);
-        } else {
-            self.refusals.fetch_add(1, Ordering::Relaxed);
+    /// A request that began at `begun` showed that the login is accepted. If the login was refused meanwhile, that is newer.
+    pub fn login_was_accepted(&self, begun: Instant) {
+        let mut refusals = self.0.lock();
+        if refusals.last.is_none_or(|last| last < begun) {
+            *refusals = Refusals::default();
         }
+    }
+
+    /// Returns how often the login was refused since it was last accepted.
+    pub fn login_was_refused(&self) -> usize {
+        let mut refusals = self.0.lock();
+        refusals.last = Some(Instant::now());
+        refusals.count += 1;
+        refusals.count
     }
 }
 
@@ -152,20 +170,20 @@ impl<'a> Probing<'a> {
         }
         let why = match found {
             Ok(heads) => {
-                self.experience.refusals.store(0, Ordering::Relaxed);
+                self.experience.login_was_accepted(begun);
                 return Ok(heads);
             }
             Err(why) => why,
         };
         if is_refusal(&why) {
-            let refusals = self.experience.refusals.fetch_add(1, Ordering::Relaxed) + 1;
+            let refusals = self.experience.login_was_refused();
             if refusals >= LOGIN_REFUSED_AFTER {
                 self.refused.lock().get_or_insert(LoginRefused { refusals, scope: self.scope, why });
                 return Err(NotFound::NotTried);
             }
         } else if matches!(&why, WireError::Request(RequestError::Status { .. })) && !is_broken(&why) {
             // GitLab reads the login before it says anything about a project.
-            self.experience.refusals.store(0, Ordering::Relaxed);
+            self.experience.login_was_accepted(begun);
         }
         Err(NotFound::Failed(why))
     }
@@ -188,25 +206,15 @@ pub async fn heads(
     targets: Vec<Target>,
     probes: Probes<'_>,
 ) -> Result<Vec<(Target, Head)>, LoginRefused> {
-    let mut wanted: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for Target { source, .. } in &targets {
-        wanted.entry(&source.project).or_default().insert(&source.branch);
-    }
+    let wanted = Wanted::new(targets.iter().map(|Target { source, .. }| (&*source.project, &*source.branch)).collect());
     let ask = async |project: &str, branches: &BTreeSet<&str>| server.ls_refs(project, branches).await;
-    let found = ask_for(wanted, "read_repository", ask, probes).await?;
-    let unknown = |project: &String, why| match why {
+    let unknown = |project: &str, why| match why {
         NotFound::NotTried => Unknown::NotTried,
-        NotFound::Failed(why) => Unknown::Unreadable { project: project.clone(), why: error_chain(&why) },
+        NotFound::Failed(why) => Unknown::Unreadable { project: project.to_owned(), why: error_chain(&why) },
     };
-    let found: HashMap<_, _> = found
-        .into_iter()
-        .map(|(project, found)| {
-            let found = found.map_err(|why| unknown(&project, why));
-            (project, found)
-        })
-        .collect();
-    let head = |source: &Source| match found.get(&source.project) {
-        Some(Ok(heads)) => match heads.get(&source.branch) {
+    let found = ask_for(&wanted, "read_repository", ask, unknown, probes).await?;
+    let head = |source: &Source| match found.get(&*source.project) {
+        Some(Ok(heads)) => match of_branch(heads, &source.branch) {
             Some(Tip::Commit(commit)) => Head::At(*commit),
             Some(Tip::Tag) => Head::Unknown(Unknown::Unreadable {
                 project: source.project.clone(),
@@ -261,16 +269,11 @@ pub async fn far_heads(
     probes: Probes<'_>,
 ) -> Result<BTreeMap<Destination, FarHead>, LoginRefused> {
     let paths: BTreeMap<&Destination, String> = destinations.iter().map(|it| (*it, it.path())).collect();
-    let mut wanted: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for (destination, path) in &paths {
-        wanted.entry(path).or_default().insert(&destination.branch);
-    }
+    let wanted = Wanted::new(paths.iter().map(|(destination, path)| (&**path, &*destination.branch)).collect());
     let ask = async |project: &str, branches: &BTreeSet<&str>| far.heads(project, branches).await;
-    let found = ask_for(wanted, "write_repository", ask, probes).await?;
-    let found: HashMap<_, _> =
-        found.into_iter().map(|(project, found)| (project, found.map_err(far_unknown))).collect();
-    let head = |destination: &Destination, path: &String| match found.get(path) {
-        Some(Ok(heads)) => heads.get(&destination.branch).map_or(FarHead::Absent, |commit| FarHead::At(*commit)),
+    let found = ask_for(&wanted, "write_repository", ask, |_, why| far_unknown(why), probes).await?;
+    let head = |destination: &Destination, path: &String| match found.get(&**path) {
+        Some(Ok(heads)) => of_branch(heads, &destination.branch).map_or(FarHead::Absent, |commit| FarHead::At(*commit)),
         Some(Err(why)) => FarHead::Unknown(why.clone()),
         None => FarHead::Unknown(FarUnknown::NotTried),
     };
@@ -291,28 +294,59 @@ fn far_unknown(why: NotFound) -> FarUnknown {
     }
 }
 
+/// Projects and their branches, sorted. There can be very many, so neither a project nor a branch is a collection of its own.
+struct Wanted<'a>(Vec<(&'a str, &'a str)>);
+
+impl<'a> Wanted<'a> {
+    fn new(mut wanted: Vec<(&'a str, &'a str)>) -> Self {
+        wanted.sort_unstable();
+        wanted.dedup();
+        Self(wanted)
+    }
+
+    /// Each project with its branches.
+    fn projects(&self) -> impl Iterator<Item = (&'a str, &[(&'a str, &'a str)])> {
+        self.0.chunk_by(|a, b| a.0 == b.0).filter_map(|branches| Some((branches.first()?.0, branches)))
+    }
+}
+
+/// The wanted branches of a project that were found.
+type Heads<'a, T> = Box<[(&'a str, T)]>;
+
+fn of_branch<'a, T>(heads: &'a [(&str, T)], branch: &str) -> Option<&'a T> {
+    heads.iter().find(|(name, _)| *name == branch).map(|(_, head)| head)
+}
+
 /// Asks for the wanted branches of each project. At most `concurrency` projects are asked for at a time, and each takes one
 /// of the slots. The token needs `scope`.
-async fn ask_for<T>(
-    wanted: BTreeMap<&str, BTreeSet<&str>>,
+async fn ask_for<'a, T, U>(
+    wanted: &Wanted<'a>,
     scope: &'static str,
     ask: impl AsyncFn(&str, &BTreeSet<&str>) -> Result<BTreeMap<String, T>, WireError>,
+    unknown: impl Fn(&str, NotFound) -> U,
     Probes { slots, concurrency, attempts, experience, pulse }: Probes<'_>,
-) -> Result<HashMap<String, Found<T>>, LoginRefused> {
+) -> Result<HashMap<&'a str, Result<Heads<'a, T>, U>>, LoginRefused> {
     let probing = Probing::new(attempts, experience, scope);
-    let mut found: HashMap<String, Found<T>> = HashMap::new();
-    let mut wanted: VecDeque<_> = spread(wanted.into_iter().collect()).into();
+    let mut all: HashMap<&str, Result<Heads<'_, T>, U>> = HashMap::new();
+    let mut keep = |project: &'a str, branches: &[(&'a str, &'a str)], found: Found<T>| {
+        let heads = found.map(|mut heads| {
+            branches.iter().filter_map(|(_, branch)| Some((*branch, heads.remove(*branch)?))).collect::<Heads<'a, T>>()
+        });
+        all.insert(project, heads.map_err(|why| unknown(project, why)));
+    };
+    let names = |branches: &[(&'a str, &'a str)]| branches.iter().map(|(_, branch)| *branch).collect::<BTreeSet<_>>();
+    let mut wanted: VecDeque<_> = spread(wanted.projects().collect()).into();
     // One at a time until the login is accepted: many at a time would be as many failed logins.
     while let Some((project, branches)) = wanted.pop_front() {
         // The semaphore is never closed.
         let _slot = slots.acquire().await;
         let begun = Instant::now();
-        let first = timeout(PROBE_BUDGET, ask(project, &branches)).await;
+        let first = timeout(PROBE_BUDGET, ask(project, &names(branches))).await;
         pulse.beat();
         match first {
             Ok(answer) if !answer.as_ref().is_err_and(|why| why.retry().0) => {
                 let refused = answer.as_ref().is_err_and(is_refusal);
-                found.insert(project.to_owned(), probing.learn(begun, answer));
+                keep(project, branches, probing.learn(begun, answer));
                 if !refused || probing.is_over() {
                     break;
                 }
@@ -325,18 +359,21 @@ async fn ask_for<T>(
         }
     }
     let probes = wanted.into_iter().map(|(project, branches)| {
-        let (probing, ask) = (&probing, &ask);
+        let (probing, ask, names) = (&probing, &ask, names(branches));
         async move {
             let _slot = slots.acquire().await;
-            let found = probing.probe(async || ask(project, &branches).await).await;
+            let found = probing.probe(async || ask(project, &names).await).await;
             pulse.beat();
-            (project.to_owned(), found)
+            (project, branches, found)
         }
     });
-    found.extend(stream::iter(probes).buffer_unordered(concurrency.get()).collect::<Vec<_>>().await);
-    match probing.refused.into_inner() {
+    let mut probes = pin!(stream::iter(probes).buffer_unordered(concurrency.get()));
+    while let Some((project, branches, found)) = probes.next().await {
+        keep(project, branches, found);
+    }
+    match probing.refused.lock().take() {
         Some(refused) => Err(refused),
-        None => Ok(found),
+        None => Ok(all),
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! Invariant: the names of an accepted target are safe in a URL, in a path and as a Git branch.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 
 use super::key::{CommitId, Destination};
 
@@ -126,27 +127,40 @@ impl Targets {
     pub fn validate(mut list: Vec<Target>) -> Self {
         list.sort();
         list.dedup();
-        // By path: `a` + `b/c` and `a/b` + `c` are the same repository on the far side. GitLab ignores case in paths; Git
-        // does not in branches.
-        let mut by_place: BTreeMap<(String, String), Vec<Target>> = BTreeMap::new();
-        for target in list {
-            let place = (target.destination.path().to_lowercase(), target.destination.branch.clone());
-            by_place.entry(place).or_default().push(target);
-        }
-        let mut targets = Self::default();
-        for rivals in by_place.into_values() {
-            let contradiction = contradiction(&rivals);
-            for target in rivals {
-                match contradiction.clone().or_else(|| target.problem()) {
-                    None => targets.accepted.push(target),
-                    Some(problem) => targets.refused.push(RefusedTarget { target: target.with_short_names(), problem }),
-                }
+        // There can be very many targets, and rivals are few: only those are put together.
+        let hasher = RandomState::new();
+        let places: Vec<u64> = list.iter().map(|target| hasher.hash_one(place(&target.destination))).collect();
+        let mut counts: HashMap<u64, usize> = HashMap::new();
+        places.iter().for_each(|place| *counts.entry(*place).or_default() += 1);
+        let (mut targets, mut rivals) = (Self::default(), BTreeMap::<_, Vec<Target>>::new());
+        for (target, hash) in list.into_iter().zip(places) {
+            match counts.get(&hash) {
+                Some(1) => targets.add(target, None),
+                _ => rivals.entry(place(&target.destination)).or_default().push(target),
             }
+        }
+        for rivals in rivals.into_values() {
+            let contradiction = contradiction(&rivals);
+            rivals.into_iter().for_each(|target| targets.add(target, contradiction.clone()));
         }
         targets.accepted.sort();
         targets.refused.sort();
         targets
     }
+
+    /// Adds a target, if nothing is wrong with it.
+    fn add(&mut self, target: Target, contradiction: Option<String>) {
+        match contradiction.or_else(|| target.problem()) {
+            None => self.accepted.push(target),
+            Some(problem) => self.refused.push(RefusedTarget { target: target.with_short_names(), problem }),
+        }
+    }
+}
+
+/// A repository and a branch of it. By path: `a` + `b/c` and `a/b` + `c` are the same repository on the far side. GitLab
+/// ignores case in paths; Git does not in branches.
+fn place(destination: &Destination) -> (String, String) {
+    (destination.path().to_lowercase(), destination.branch.clone())
 }
 
 /// The problem of several targets with one destination.
@@ -182,7 +196,8 @@ impl Target {
     /// The target from one (group, project, branch) to another.
     pub fn between(from: (String, String, String), to: (String, String, String)) -> Self {
         Self {
-            source: Source { project: format!("{}/{}", from.0, from.1), branch: from.2 },
+            // Exactly as long as it needs to be, because there can be very many.
+            source: Source { project: [&*from.0, "/", &*from.1].concat(), branch: from.2 },
             destination: Destination { group: to.0, project: to.1, branch: to.2 },
         }
     }

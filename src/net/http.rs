@@ -129,6 +129,29 @@ fn hint(status: StatusCode, refuses_login: bool) -> &'static str {
 }
 
 impl RequestError {
+    /// What to do about it. `address` is the setting that holds the server's, and `login` what to check if the login is
+    /// refused.
+    pub fn advice(&self, address: &str, login: &str) -> String {
+        match self {
+            Self::Transport { source, .. } if tls::refusal(source).is_some() => {
+                format!("Put the authority's certificate into SSL_CERT_FILE, or check the host's name in {address}.")
+            }
+            Self::Transport { .. } | Self::Late(_) | Self::Unfed => format!(
+                "Check {address}; then name resolution, network policies and firewalls, HTTPS_PROXY and NO_PROXY: there \
+                 is no answer."
+            ),
+            Self::Status { status, .. } if *status == StatusCode::UNAUTHORIZED || *status == StatusCode::FORBIDDEN => {
+                format!("Check {login}.")
+            }
+            Self::Status { status, .. } if status.is_server_error() => {
+                "The server has a problem: check it, and try again.".to_owned()
+            }
+            Self::Status { .. } | Self::Redirect { .. } | Self::TooLong { .. } => {
+                format!("Check {address}, including its path.")
+            }
+        }
+    }
+
     /// Whether nothing came back, so that nothing shows that the server can be reached.
     pub fn is_unanswered(&self) -> bool {
         match self {

@@ -160,6 +160,21 @@ impl Cause {
         )
     }
 
+    /// Whether it probably lies with something that all targets share: a server, a key, a disk.
+    pub const fn is_systemic(self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable
+                | Self::Download
+                | Self::NotOurs
+                | Self::Untrusted
+                | Self::Disk
+                | Self::Archive
+                | Self::Upload
+                | Self::Delete
+        )
+    }
+
     /// The cause that a blocker counts as.
     pub fn of_blocker(blocker: &Blocker) -> Self {
         match blocker {

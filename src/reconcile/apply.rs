@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -117,10 +118,11 @@ async fn run(
             if context.gitlab.login_is_refused() {
                 return Err(PublishError::LoginRefused.into_failure(progress.stage()));
             }
+            let begun = Instant::now();
             let published = publisher.publish(context.git, publish, progress, stop).await;
             match &published {
-                Ok(_) => context.gitlab.login_was(true),
-                Err(error) if error.refuses_login() => context.gitlab.login_was(false),
+                Ok(_) => context.gitlab.login_was(true, begun),
+                Err(error) if error.refuses_login() => context.gitlab.login_was(false, begun),
                 Err(_) => {}
             }
             let published = published.map_err(|error| error.into_failure(progress.stage()))?;

@@ -33,7 +33,9 @@ pub(super) fn blocked(plan: &Plan) {
         tracing::error!(count, examples, %reason, "blocked: {count} targets for the same reason, such as {examples}");
     }
     if let Some(guard) = &plan.guard {
-        tracing::error!(would_retire = guard.would_retire, held = guard.held, "retire guard: {guard}");
+        let names: Vec<_> = plan.first_guarded().iter().map(|name| printable(&name.to_string())).collect();
+        let examples = names.join(" ");
+        tracing::error!(would_retire = guard.would_retire, held = guard.held, examples, "retire guard: {guard}");
     }
 }
 

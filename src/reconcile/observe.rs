@@ -53,9 +53,8 @@ impl Observed {
     }
 
     /// All targets, refused ones too.
-    pub fn wanted(&self) -> Vec<Target> {
-        let refused = self.desired.refused.iter().map(|refused| &refused.target);
-        self.accepted().chain(refused).cloned().collect()
+    pub fn wanted(&self) -> impl Iterator<Item = &Target> {
+        self.accepted().chain(self.desired.refused.iter().map(|refused| &refused.target))
     }
 }
 

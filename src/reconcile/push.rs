@@ -71,7 +71,9 @@ impl Reconciler {
         let planning = self.plan_for(&targets, format);
         let (git, mut plan, held) = stop.run_until_cancelled(planning).await.ok_or(PassError::Stopped)??;
         let moved = BTreeSet::new();
-        let planned = Planned { plan: &plan, targets: &targets, held: &held, foreign: None, moved: &moved };
+        let wanted: Vec<_> = targets.iter().collect();
+        let planned =
+            Planned { plan: &plan, targets: &wanted, held: &held, foreign: None, no_targets: false, moved: &moved };
         self.status.seen(pass, |known| planned.seen(known));
         log::blocked(&plan);
         log::increments(&plan);

@@ -23,7 +23,7 @@ impl Reconciler {
 
     /// Aborts uploads that are not recorded and older than any running upload can be: in the first pass, and then once per
     /// `TARGET_TIMEOUT`.
-    pub(super) async fn abort_abandoned(&self, publisher: &Publisher, wanted: &[Target]) {
+    pub(super) async fn abort_abandoned(&self, publisher: &Publisher, wanted: impl Iterator<Item = &Target>) {
         let limit = self.settings.target_timeout;
         let first = {
             let mut checked = self.abandoned_checked.lock();
@@ -32,7 +32,7 @@ impl Reconciler {
             }
             checked.replace(Instant::now()).is_none()
         };
-        let ours = wanted.iter().map(|target| &target.destination).collect();
+        let ours = wanted.map(|target| &target.destination).collect();
         let Some(before) = SystemTime::now().checked_sub(limit) else { return };
         match publisher.bucket.abort_abandoned(&ours, &publisher.workdir.uploads_under_way(), before).await {
             Ok(0) => {}

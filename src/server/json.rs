@@ -54,7 +54,7 @@ pub(super) fn write(to: impl Write, now: &Snapshot, shard: Option<&str>, page: O
         next_pass: now.next_pass.and_then(timestamp),
         last_success: now.last_success.and_then(timestamp),
         stalled: now.stalled.as_deref(),
-        retire_guard: now.guard.as_deref(),
+        retire_guard: now.guard.as_ref().map(|guarded| guarded.guard.to_string()),
         retired_24h: now.budget.map(|budget| budget.retired),
         retire_limit_24h: now.budget.and_then(|budget| budget.limit),
         bucket: now.bucket.map(|bucket| Bucket { objects: bucket.objects, foreign: bucket.foreign }),
@@ -81,7 +81,7 @@ struct Document<'a, P: Serialize, R: Serialize, H: Serialize, T: Serialize> {
     next_pass: Option<String>,
     last_success: Option<String>,
     stalled: Option<&'a str>,
-    retire_guard: Option<&'a str>,
+    retire_guard: Option<String>,
     retired_24h: Option<usize>,
     retire_limit_24h: Option<usize>,
     bucket: Option<Bucket>,
@@ -194,7 +194,7 @@ impl<'a> Past<'a> {
     fn new(pass: &'a PassRecord, program: Program) -> Self {
         let of = |wanted: Program, number: usize| (program == wanted).then_some(number);
         let error = match &pass.outcome {
-            PassOutcome::Failed(why) => Some(why.as_str()),
+            PassOutcome::Failed(failure) => Some(failure.error.as_str()),
             PassOutcome::Success | PassOutcome::Incomplete => None,
         };
         Self {
@@ -211,6 +211,11 @@ impl<'a> Past<'a> {
     }
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
 #[derive(Serialize)]
 struct Target<'a> {
     group: &'a str,
@@ -225,6 +230,8 @@ struct Target<'a> {
     waiting: Option<&'a str>,
     bytes: Option<u64>,
     published: Option<String>,
+    #[serde(skip_serializing_if = "is_zero")]
+    increments: usize,
     pending: Option<&'a str>,
     cause: Option<&'static str>,
     error: Option<&'a str>,
@@ -246,6 +253,7 @@ impl<'a> Target<'a> {
             waiting: target.waiting.as_deref(),
             bytes: target.bytes,
             published: target.published.and_then(timestamp),
+            increments: target.increments,
             pending: target.pending.as_deref(),
             cause: trouble.map(|trouble| trouble.cause.name()),
             error: trouble.map(|trouble| trouble.error.as_str()),

@@ -2,13 +2,13 @@
 //!
 //! Invariant: what a change does not say stays as it was known before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::metrics::Count;
-use super::{BucketCount, TargetState, TargetStatus, TargetTrouble};
-use crate::model::key::Destination;
+use super::{BucketCount, Guarded, Outcome, Outcomes, TargetState, TargetStatus, TargetTrouble, Targets};
+use crate::model::key::{Destination, HeldObject};
 use crate::model::stage::Stage;
 use crate::plan::{Cause, RetireBudget};
 
@@ -16,7 +16,7 @@ use crate::plan::{Cause, RetireBudget};
 #[derive(Debug)]
 pub struct Known<'a> {
     pub now: SystemTime,
-    pub targets: &'a BTreeMap<Destination, Arc<TargetStatus>>,
+    pub targets: &'a Targets,
     /// Since when targets were out of sync when an earlier process ended, until the first full pass has a plan.
     pub remembered: &'a BTreeMap<Destination, SystemTime>,
 }
@@ -34,13 +34,32 @@ impl Known<'_> {
             (Some(_), _) => self.now,
         }
     }
+
+    /// The last outcomes of a target that has this state now.
+    pub fn outcomes(&self, destination: &Destination, state: TargetState) -> Outcomes {
+        let before = self.targets.get(destination).map(|before| before.outcomes).unwrap_or_default();
+        match state {
+            TargetState::InSync => before.found(Outcome::InSync),
+            TargetState::Blocked => before.found(Outcome::Blocked),
+            TargetState::Failing | TargetState::Behind => before,
+        }
+    }
+}
+
+/// How many increments each destination has that has any.
+pub fn increments(held: &[HeldObject]) -> HashMap<&Destination, usize> {
+    let mut increments = HashMap::new();
+    for object in held.iter().filter(|object| object.name.content.format().is_none()) {
+        *increments.entry(&object.name.destination).or_default() += 1;
+    }
+    increments
 }
 
 /// What a pass observed and planned.
 #[derive(Debug)]
 pub struct Seen {
     /// A record for each target that the pass is about.
-    pub records: BTreeMap<Destination, Arc<TargetStatus>>,
+    pub records: Targets,
     /// How many actions the pass has.
     pub actions: usize,
     /// `None` for a pass for pushes, which leaves other targets' records alone.
@@ -51,10 +70,20 @@ pub struct Seen {
 #[derive(Debug)]
 pub struct Whole {
     pub bucket: BucketCount,
+    /// Whether the target list, or the bucket, is empty for all shards.
+    pub nothing_listed: bool,
     /// How much of what a day may retire is used. The consumer retires nothing.
     pub budget: Option<RetireBudget>,
-    /// The retire guard's message, if it held something back.
-    pub guard: Option<String>,
+    /// The retire guard, if it held something back.
+    pub guard: Option<Guarded>,
+}
+
+/// Why a pass had no plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PassFailure {
+    pub error: String,
+    /// What to do about it.
+    pub advice: Option<String>,
 }
 
 /// The result of a pass that had a plan.
@@ -101,6 +130,18 @@ pub struct Arrived {
     /// Size of the object, and when it was written.
     pub bytes: u64,
     pub published: SystemTime,
+    pub increments: Increments,
+}
+
+/// What an action makes of a destination's increments in the bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Increments {
+    /// They stay.
+    AsBefore,
+    /// None is left: its whole history was uploaded.
+    None,
+    /// There is one more, and so many are gone.
+    OneMore { gone: usize },
 }
 
 impl Change {
@@ -108,31 +149,44 @@ impl Change {
     pub const NONE: Self = Self { what: What::Nothing, objects: (0, 0), count: None, saved_bytes: 0 };
 
     /// Records it.
-    pub(super) fn settle(&self, targets: &mut BTreeMap<Destination, Arc<TargetStatus>>, destination: &Destination) {
+    pub(super) fn settle(&self, targets: &mut Targets, destination: &Destination) {
         let now = SystemTime::now();
         match &self.what {
             What::Nothing => {}
-            What::Removed => drop(targets.remove(destination)),
+            What::Removed => targets.remove(destination),
             What::InSync(arrived) => {
-                let Some(target) = targets.get_mut(destination).map(Arc::make_mut) else { return };
+                let Some(target) = targets.get_mut(destination) else { return };
                 if target.state != TargetState::InSync {
                     (target.state, target.since) = (TargetState::InSync, now);
                 }
                 (target.pending, target.waiting, target.trouble) = (None, None, None);
-                if let Some(Arrived { commit, bytes, published }) = arrived {
-                    target.commit = Some(commit.clone());
-                    (target.bytes, target.published) = (Some(*bytes), Some(*published));
+                match arrived {
+                    None => target.outcomes = target.outcomes.found(Outcome::InSync),
+                    Some(Arrived { commit, bytes, published, increments }) => {
+                        target.commit = Some(commit.clone());
+                        (target.bytes, target.published) = (Some(*bytes), Some(*published));
+                        target.increments = match increments {
+                            Increments::AsBefore => target.increments,
+                            Increments::None => 0,
+                            Increments::OneMore { gone } => (target.increments + 1).saturating_sub(*gone),
+                        };
+                        target.outcomes = target.outcomes.with(Outcome::InSync);
+                    }
                 }
             }
             What::OutOfSync { state, cause, error, .. } => {
-                let target = targets
-                    .entry(destination.clone())
-                    .or_insert_with(|| Arc::new(TargetStatus::new(destination, TargetState::InSync, now)));
-                let target = Arc::make_mut(target);
+                if targets.get(destination).is_none() {
+                    targets.insert(Arc::new(TargetStatus::new(destination, TargetState::InSync, now)));
+                }
+                let Some(target) = targets.get_mut(destination) else { return };
                 if target.state == TargetState::InSync {
                     target.since = now;
                 }
                 target.state = *state;
+                target.outcomes = target.outcomes.with(match state {
+                    TargetState::Blocked => Outcome::Blocked,
+                    TargetState::Failing | TargetState::Behind | TargetState::InSync => Outcome::Failed,
+                });
                 target.trouble = Some(TargetTrouble { cause: *cause, error: error.clone(), seen: now });
             }
         }

@@ -2,15 +2,16 @@
 //!
 //! Invariant: what the plan does not say stays as it was known before: since when, and the last error.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::metrics::Count;
 use super::{
-    Arrived, BucketCount, Change, Known, PassSummary, Seen, TargetState, TargetStatus, TargetTrouble, What, Whole,
+    Arrived, BucketCount, Change, Guarded, Increments, Known, PassSummary, Seen, TargetState, TargetStatus,
+    TargetTrouble, Targets, What, Whole, increments,
 };
-use crate::model::key::{Destination, HeldObject};
+use crate::model::key::{self, Destination, HeldObject};
 use crate::model::stage::Stage;
 use crate::model::target::{Source, Target};
 use crate::plan::outcome::{Done, Failure, Outcome};
@@ -21,10 +22,12 @@ use crate::plan::{Action, Cause, Plan, Publish};
 #[derive(Debug)]
 pub struct Planned<'a> {
     pub plan: &'a Plan,
-    pub targets: &'a [Target],
+    pub targets: &'a [&'a Target],
     pub held: &'a [HeldObject],
     /// How many foreign objects the bucket holds; `None` for a pass for pushes.
     pub foreign: Option<usize>,
+    /// Whether the target list is empty, for all shards.
+    pub no_targets: bool,
     /// Destinations that another pass has changed meanwhile: what is known of them is newer than this observation.
     pub moved: &'a BTreeSet<Destination>,
 }
@@ -34,8 +37,9 @@ impl Planned<'_> {
     pub fn seen(&self, known: &Known<'_>) -> Seen {
         let whole = self.foreign.map(|foreign| Whole {
             bucket: BucketCount { objects: self.objects(known), foreign },
+            nothing_listed: self.no_targets,
             budget: Some(self.plan.budget),
-            guard: self.plan.guard.map(|guard| guard.to_string()),
+            guard: self.plan.guard.map(|guard| Guarded { guard, first: self.plan.first_guarded().to_vec() }),
         });
         Seen { records: records(self, known), actions: self.plan.actions.len(), whole }
     }
@@ -44,7 +48,7 @@ impl Planned<'_> {
     fn objects(&self, known: &Known<'_>) -> usize {
         let listed = self.held.iter().filter(|object| !self.moved.contains(&object.name.destination)).count();
         let has_object =
-            |destination: &&Destination| known.targets.get(*destination).is_some_and(|target| target.commit.is_some());
+            |destination: &&Destination| known.targets.get(destination).is_some_and(|target| target.commit.is_some());
         listed + self.moved.iter().filter(has_object).count()
     }
 }
@@ -54,6 +58,7 @@ struct Facts<'a> {
     known: &'a Known<'a>,
     newest: HashMap<&'a Destination, &'a HeldObject>,
     sources: HashMap<&'a Destination, &'a Source>,
+    increments: HashMap<&'a Destination, usize>,
 }
 
 impl<'a> Facts<'a> {
@@ -66,7 +71,7 @@ impl<'a> Facts<'a> {
             }
         }
         let sources = targets.iter().map(|target| (&target.destination, &target.source)).collect();
-        Self { known, newest, sources }
+        Self { known, newest, sources, increments: increments(held) }
     }
 
     fn record(&self, destination: &Destination, state: TargetState) -> TargetStatus {
@@ -77,6 +82,8 @@ impl<'a> Facts<'a> {
             commit: object.map(|object| object.name.commit.clone()),
             bytes: object.map(|object| object.bytes),
             published: object.map(|object| object.last_modified),
+            increments: self.increments.get(destination).copied().unwrap_or_default(),
+            outcomes: self.known.outcomes(destination, state),
             ..TargetStatus::new(destination, state, since)
         }
     }
@@ -95,13 +102,12 @@ impl<'a> Facts<'a> {
 }
 
 /// The records of a pass's targets. What the plan does not say comes from what was known.
-fn records(planned: &Planned<'_>, known: &Known<'_>) -> BTreeMap<Destination, Arc<TargetStatus>> {
+fn records(planned: &Planned<'_>, known: &Known<'_>) -> Targets {
     let (facts, plan) = (Facts::new(known, planned), planned.plan);
     let (now, before) = (known.now, known.targets);
     let in_sync = plan.unchanged.iter().map(|unchanged| &unchanged.target.destination);
-    let mut records: BTreeMap<_, _> = in_sync
-        .map(|destination| (destination.clone(), Arc::new(facts.record(destination, TargetState::InSync))))
-        .collect();
+    let mut records: Vec<_> =
+        in_sync.map(|destination| before.shared(facts.record(destination, TargetState::InSync))).collect();
     for action in &plan.actions {
         let destination = action.destination();
         let mut target = match action {
@@ -110,35 +116,31 @@ fn records(planned: &Planned<'_>, known: &Known<'_>) -> BTreeMap<Destination, Ar
             Action::Retire(_) => continue,
         };
         target.source = target.source.or_else(|| before.get(destination).and_then(|before| before.source.clone()));
-        records.insert(destination.clone(), Arc::new(target));
+        records.push(before.shared(target));
     }
-    for blocked in &plan.blocked {
-        let (cause, error) = (Cause::of_blocker(&blocked.blocker), blocked.blocker.to_string());
-        let target = records
-            .entry(blocked.destination.clone())
-            .or_insert_with(|| Arc::new(facts.record(&blocked.destination, TargetState::Blocked)));
-        let target = Arc::make_mut(target);
-        match &mut target.trouble {
-            Some(trouble) => trouble.error = format!("{}; {error}", trouble.error),
-            None => target.trouble = Some(TargetTrouble { cause, error, seen: now }),
-        }
+    // Sorted by destination, and no action or unchanged target is among them.
+    for blocked in plan.blocked.chunk_by(|a, b| a.destination == b.destination) {
+        let Some(first) = blocked.first() else { continue };
+        let errors: Vec<_> = blocked.iter().map(|blocked| blocked.blocker.to_string()).collect();
+        let (cause, error) = (Cause::of_blocker(&first.blocker), errors.join("; "));
+        let mut record = facts.record(&first.destination, TargetState::Blocked);
+        record.trouble = Some(TargetTrouble { cause, error, seen: now });
+        records.push(Arc::new(record));
     }
     for held in &plan.held_retirements {
         let trouble = held.reason.is_trouble();
-        let state = if trouble { TargetState::Blocked } else { TargetState::Behind };
         let reason = held.reason.to_string();
-        let record =
-            records.entry(held.destination.clone()).or_insert_with(|| Arc::new(facts.record(&held.destination, state)));
-        let record = Arc::make_mut(record);
+        let mut record =
+            facts.record(&held.destination, if trouble { TargetState::Blocked } else { TargetState::Behind });
         if trouble {
             record.trouble = Some(TargetTrouble { cause: Cause::Kept, error: reason, seen: now });
         } else {
             record.pending = Some(reason);
         }
+        records.push(before.shared(record));
     }
-    let moved = planned.moved.iter().filter_map(|destination| before.get_key_value(destination));
-    records.extend(moved.map(|(destination, known)| (destination.clone(), known.clone())));
-    records
+    records.extend(planned.moved.iter().filter_map(|destination| before.get(destination)).cloned());
+    records.into_iter().collect()
 }
 
 impl Change {
@@ -153,8 +155,14 @@ impl Change {
                 let overwritten = publish.overwrites && published.key == publish.key;
                 let replaced = publish.replaced_by(&published.key).count();
                 let (commit, bytes) = (published.commit.to_string(), published.bytes);
+                let increments = match published.base {
+                    None => Increments::None,
+                    Some(_) => Increments::OneMore {
+                        gone: publish.replaced_by(&published.key).filter(|key| is_increment(key)).count(),
+                    },
+                };
                 Self {
-                    what: What::InSync(Some(Arrived { commit, bytes, published: SystemTime::now() })),
+                    what: What::InSync(Some(Arrived { commit, bytes, published: SystemTime::now(), increments })),
                     objects: (1, replaced + usize::from(overwritten)),
                     count: Some(Count::published(&publish.reason)),
                     saved_bytes: published.saved_bytes,
@@ -180,6 +188,10 @@ impl Change {
             }
         }
     }
+}
+
+fn is_increment(key: &str) -> bool {
+    key::decode(key).is_some_and(|decoded| decoded.content.format().is_none())
 }
 
 impl From<&Report> for PassSummary {

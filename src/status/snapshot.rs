@@ -1,13 +1,12 @@
 //! The state at one moment, as it is shown.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{PassId, PassOutcome, TargetState, Trigger};
+use super::{Outcomes, PassId, PassOutcome, TargetState, Targets, Trigger};
 use crate::model::key::Destination;
 use crate::model::program::Program;
 use crate::model::target::Source;
-use crate::plan::{Cause, RetireBudget};
+use crate::plan::{Cause, RetireBudget, RetireGuard};
 use crate::progress::ProgressView;
 use crate::text::since;
 
@@ -18,7 +17,7 @@ pub struct Snapshot {
     pub started: SystemTime,
     pub dry_run: bool,
     /// All targets, ordered by destination.
-    pub targets: Vec<Arc<TargetStatus>>,
+    pub targets: Targets,
     pub passes: Vec<RunningPass>,
     pub running: Vec<ProgressView>,
     /// The last passes, the oldest first.
@@ -29,11 +28,13 @@ pub struct Snapshot {
     pub last_success: Option<SystemTime>,
     /// What the loop hangs on, if it makes no progress.
     pub stalled: Option<String>,
-    /// The retire guard's message, if it held something back.
-    pub guard: Option<String>,
+    /// The retire guard, if it held something back.
+    pub guard: Option<Guarded>,
     /// How much of what a day may retire was used by the last plan.
     pub budget: Option<RetireBudget>,
     pub bucket: Option<BucketCount>,
+    /// Whether the last full pass found an empty target list, or an empty bucket, for all shards.
+    pub nothing_listed: bool,
     pub disk: Option<Disk>,
 }
 
@@ -50,7 +51,7 @@ impl Snapshot {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TargetStatus {
     pub destination: Destination,
     /// The source; `None` if no target names the destination any more and deleting its objects failed.
@@ -68,6 +69,9 @@ pub struct TargetStatus {
     /// Why it has to be published, or delivered, if it is behind.
     pub pending: Option<String>,
     pub trouble: Option<TargetTrouble>,
+    /// How many increments the bucket has on top of the whole history.
+    pub increments: usize,
+    pub outcomes: Outcomes,
 }
 
 impl TargetStatus {
@@ -83,12 +87,22 @@ impl TargetStatus {
             since,
             pending: None,
             trouble: None,
+            increments: 0,
+            outcomes: Outcomes::default(),
         }
     }
 }
 
-/// Why a target is not in sync.
+/// What the retire guard holds back.
 #[derive(Debug, Clone)]
+pub struct Guarded {
+    pub guard: RetireGuard,
+    /// The first of the destinations.
+    pub first: Vec<Destination>,
+}
+
+/// Why a target is not in sync.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TargetTrouble {
     pub cause: Cause,
     pub error: String,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::PassFailure;
 use crate::model::program::Program;
 
 /// Whether a target is in sync, the most urgent state first.
@@ -43,7 +44,7 @@ pub enum PassOutcome {
     /// Something is blocked, failed or was held back.
     Incomplete,
     /// Nothing was changed, for this reason.
-    Failed(String),
+    Failed(PassFailure),
 }
 
 impl PassOutcome {

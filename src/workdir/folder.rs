@@ -36,6 +36,18 @@ pub enum WorkdirError {
     InUse(PathBuf),
 }
 
+impl WorkdirError {
+    /// What to do about it.
+    pub const fn advice(&self) -> &'static str {
+        match self {
+            Self::Io { .. } | Self::NotOurs { .. } => {
+                "In Kubernetes: mount an emptyDir there; if it is another volume, set fsGroup."
+            }
+            Self::InUse(_) => "That is fine if it is the daemon. Any other process needs a WORKDIR of its own.",
+        }
+    }
+}
+
 impl Folder {
     /// Creates what is missing of the folder `name` under `workdir`, with `dirs` inside, and locks it.
     pub(super) fn open(

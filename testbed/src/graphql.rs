@@ -367,7 +367,7 @@ fn project(project: &ProjectRef) -> Value {
 
 /// One file for each name, with one template for each name.
 fn saas_files(targets: &[SaasTarget]) -> Vec<Value> {
-    let mut files: Vec<(&str, Vec<(&str, Vec<Value>)>)> = Vec::new();
+    let mut files: Named<'_, Named<'_, Vec<Value>>> = Vec::new();
     for target in targets {
         let templates = entry(&mut files, &target.saas_file);
         let deployed = json!({ "ref": target.reference, "namespace": { "name": target.namespace } });
@@ -381,8 +381,11 @@ fn saas_files(targets: &[SaasTarget]) -> Vec<Value> {
     files.into_iter().map(file).collect()
 }
 
-/// What a list has under a name, in the order in which names come.
-fn entry<'a, 'n, T: Default>(list: &'a mut Vec<(&'n str, T)>, name: &'n str) -> &'a mut T {
+/// Things with a name each, in the order in which the names came.
+type Named<'n, T> = Vec<(&'n str, T)>;
+
+/// What a list has under a name.
+fn entry<'a, 'n, T: Default>(list: &'a mut Named<'n, T>, name: &'n str) -> &'a mut T {
     let index = list.iter().position(|(other, _)| *other == name).unwrap_or_else(|| {
         list.push((name, T::default()));
         list.len() - 1

@@ -67,6 +67,7 @@ impl Browser {
             "--disable-component-update",
             "--disable-sync",
             "--force-device-scale-factor=1",
+            "--window-size=1280,900",
             &format!("--user-data-dir={}", profile.path().join("profile").display()),
         ];
         let binaries = ["/usr/bin/chromium", "/usr/bin/google-chrome"];

@@ -110,9 +110,29 @@ fn an_operator_sees_at_a_glance_that_all_is_well() {
     let browser = Browser::start();
     browser.open(&url(&daemon, "/"));
     assert_eq!(browser.text("document.querySelector('h1').innerText"), "All 12 targets are in sync");
-    assert_eq!(browser.text("document.querySelectorAll('tbody tr').length"), "12");
+    assert_eq!(browser.text("document.querySelectorAll('tbody tr:not(.section)').length"), "12");
     assert_eq!(browser.text("document.querySelectorAll('.card').length"), "0");
+    let groups = browser.text("[...document.querySelectorAll('.section')].map((row) => row.innerText).join('; ')");
+    assert_eq!(groups, "mirror/data 4 in sync; mirror/docs 4 in sync; mirror/platform 4 in sync");
     looks_good(&browser, "well");
+
+    // On a phone, too, a healthy target takes one line.
+    for width in [1280, 390] {
+        browser.look(width, false);
+        let heights = "[...document.querySelectorAll('tbody tr:not(.section)')].map((row) => row.offsetHeight)";
+        let highest = browser.script(&format!("return Math.max(...{heights});")).as_f64().unwrap();
+        assert!(highest < 42.0, "{highest} px on {width}");
+    }
+    browser.look(1280, false);
+    let beside = "document.querySelector('.chart').getBoundingClientRect().top
+        < document.getElementById('verdict').getBoundingClientRect().bottom";
+    assert_eq!(browser.text(beside), "true", "the passes are beside the verdict");
+
+    browser.script("document.querySelector('.section a').click();");
+    let rows = || browser.text("document.querySelectorAll('tbody tr:not(.section)').length");
+    wait_until("one group is shown", || browser.text("location.search") == "?group=mirror%2Fdata" && rows() == "4");
+    assert_eq!(browser.text("document.querySelector('.only b').innerText"), "group mirror/data");
+    assert_eq!(browser.text("document.getElementById('chip-in_sync').innerText"), "In sync 4");
 }
 
 #[test]
@@ -138,7 +158,10 @@ fn an_operator_sees_what_is_wrong_since_when_and_what_to_do() {
     }
     assert!(cards.contains(", seen "), "when it was seen last: {cards}");
     let row = "document.querySelector('tbody tr.failing')";
-    assert!(browser.text(&format!("{row}.innerText")).contains("from data/models-1@main"), "its source");
+    let source = browser.text(&format!("{row}.querySelector('.from a').href"));
+    assert_eq!(source, format!("{}/data/models-1/-/tree/main", world.source.url()), "its source, in GitLab");
+    let strip = browser.text(&format!("{row}.querySelector('.strip svg').getAttribute('aria-label')"));
+    assert_eq!(strip, "Last outcomes: 1 in sync, 1 failed; the newest: failed");
     assert_eq!(browser.text(&format!("{row}.querySelector('th').innerText")), "mirror/data/models-1 main");
     browser.script(&format!("{row}.querySelector('summary').click();"));
     let details = browser.text(&format!("{row}.querySelector('dl').innerText"));
@@ -149,7 +172,8 @@ fn an_operator_sees_what_is_wrong_since_when_and_what_to_do() {
     browser.script(&format!("{row}.querySelector('details').open = false;"));
     let bars = "[...document.querySelectorAll('.chart line:not(.longest)')].map((bar) => bar.className.baseVal)";
     assert_eq!(browser.text(bars), "bar success,bar incomplete");
-    let states = browser.text("[...document.querySelectorAll('tbody tr')].map((row) => row.className).join(' ')");
+    let states =
+        browser.text("[...document.querySelectorAll('tbody tr:not(.section)')].map((row) => row.className).join(' ')");
     assert!(states.starts_with("failing blocked blocked in_sync in_sync"), "trouble comes first: {states}");
     looks_good(&browser, "failing");
 
@@ -157,7 +181,10 @@ fn an_operator_sees_what_is_wrong_since_when_and_what_to_do() {
     pass_now(&daemon);
     browser.open(&url(&daemon, "/"));
     assert_eq!(browser.text("document.querySelector('h1').innerText"), "The last pass failed, and nothing was changed");
-    assert!(browser.text("document.querySelector('.detail').innerText").contains("the bundle is being built"));
+    let verdict = browser.text("document.getElementById('verdict').innerText");
+    for part in ["the bundle is being built", "What to do: The server does not know what the query asks for"] {
+        assert!(verdict.contains(part), "no {part:?} in {verdict}");
+    }
     assert_eq!(browser.text(bars), "bar success,bar incomplete,bar failed,flag failed");
     assert_eq!(
         browser.text("document.querySelector('.legend').innerText").split_whitespace().collect::<Vec<_>>().join(" "),
@@ -183,6 +210,8 @@ fn an_operator_sees_work_go_on_without_reloading() {
         let now = browser.text("document.getElementById('now').innerText");
         now.contains("mirror/data/models-1@main") && now.contains("40.0 MiB of 40.0 MiB") && now.contains("/s")
     });
+    let small = "document.querySelector('.running [data-key=\"mirror/data/models-1@main\"] progress')";
+    assert_eq!(browser.text(&format!("{small}.matches(':indeterminate')")), "true", "one request has no progress");
     wait_until("and what is behind", || browser.text("document.title").contains("being brought up to date"));
     looks_good(&browser, "busy");
     world.s3().release();
@@ -307,15 +336,30 @@ fn an_operator_sees_that_the_program_hangs_and_where() {
 
 #[test]
 fn an_operator_sees_what_the_retire_guard_holds_back() {
-    let (world, daemon) = in_sync(3);
-    world.graphql.set_targets(vec![]);
+    let (world, daemon) = in_sync(9);
+    let targets = world.graphql.targets();
+    world.graphql.set_targets(targets[..1].to_vec());
     pass_now(&daemon);
     let browser = Browser::start();
     browser.open(&url(&daemon, "/"));
     assert_eq!(browser.text("document.querySelector('h1').innerText"), "The retire guard holds objects back");
-    let card = browser.text("document.querySelector('.card').innerText");
-    assert!(card.contains("the bucket holds 3 destination(s): nothing is retired"), "{card}");
+    let card =
+        browser.text("document.querySelector('.card').innerText").split_whitespace().collect::<Vec<_>>().join(" ");
+    for part in [
+        "8 of the 9 destinations held are no longer wanted and MAX_RETIRE allows 4 in 24 h: nothing is retired",
+        "Would be retired 8 of 9 Allowed in 24 h 4 Used of that 0",
+        "Held back: mirror/data/models-1@main mirror/data/models-4@main mirror/data/models-7@main \
+         mirror/docs/handbook-2@main mirror/docs/handbook-5@main and 3 more",
+    ] {
+        assert!(card.contains(part), "no {part:?} in {card}");
+    }
     looks_good(&browser, "guarded");
+
+    world.graphql.set_targets(vec![]);
+    pass_now(&daemon);
+    browser.open(&url(&daemon, "/"));
+    let card = browser.text("document.querySelector('.card').innerText");
+    assert!(card.contains("the bucket holds 9 destination(s): nothing is retired"), "{card}");
 }
 
 #[test]
@@ -331,7 +375,7 @@ fn targets_with_one_kind_of_trouble_are_shown_and_all_of_them_again() {
     pass_now(&daemon);
     let browser = Browser::start();
     browser.open(&url(&daemon, "/"));
-    let rows = || browser.text("document.querySelectorAll('tbody tr').length");
+    let rows = || browser.text("document.querySelectorAll('tbody tr:not(.section)').length");
     let current = || browser.text("document.querySelectorAll('.chip[aria-current]').length");
     assert_eq!((rows().as_str(), current().as_str()), ("10", "1"));
     assert_eq!(browser.text("document.querySelectorAll('.only').length"), "0");
@@ -351,7 +395,7 @@ fn whatever_has_the_focus_keeps_it_when_the_page_changes() {
     browser.open(&url(&daemon, "/"));
     let row = |name: &str| format!("document.querySelector('[data-key=\"mirror/{name}@main\"]')");
     let focused = |element: &str| browser.text(&format!("document.activeElement === {element}")) == "true";
-    let first = || browser.text("document.querySelector('tbody tr').dataset.key");
+    let first = || browser.text("document.querySelector('tbody tr:not(.section)').dataset.key");
     browser.script(&format!("{}.querySelector('details').open = true;", row("docs/handbook-2")));
     let summary = format!("{}.querySelector('summary')", row("platform/api-3"));
     browser.script(&format!("{summary}.focus();"));
@@ -388,6 +432,82 @@ fn there_is_something_to_see_before_anything_is_known() {
 }
 
 #[test]
+fn an_empty_target_list_is_not_green_and_the_page_says_how_to_fill_it() {
+    let (_world, daemon) = in_sync(0);
+    let browser = Browser::start();
+    browser.open(&url(&daemon, "/"));
+    assert_eq!(browser.text("document.querySelector('h1').innerText"), "The target list is empty");
+    assert_eq!(browser.text("document.getElementById('verdict').className"), "verdict warn");
+    let verdict = browser.text("document.getElementById('verdict').innerText");
+    assert!(verdict.contains("What to do: Add a `gitlabSync` entry to the data of GRAPHQL_SERVER"), "{verdict}");
+    looks_good(&browser, "nothing");
+    browser.script("document.querySelector('.verdict a').click();");
+    wait_until("it is explained", || browser.text("document.querySelector('h1').innerText") == "The target list");
+
+    let world = World::builder().sleep("1h").start().unwrap();
+    let daemon = Daemon::spawn(consumer(&world, &[]));
+    daemon.wait_until_logged("pass done", 1);
+    browser.open(&url(&daemon, "/"));
+    assert_eq!(browser.text("document.querySelector('h1').innerText"), "The bucket holds nothing yet");
+    assert!(browser.text("document.getElementById('verdict').innerText").contains("compare AWS_S3_BUCKET"));
+    looks_good(&browser, "far-nothing");
+}
+
+#[test]
+fn a_chain_of_increments_is_shown_on_both_sides() {
+    let world = World::builder().sleep("1h").setting("CROSSING", "incremental").start().unwrap();
+    world.destination.group("far").unwrap();
+    let source = world.project("near/app").unwrap();
+    source.fill_incompressible(1, 7).unwrap();
+    world.sync("near/app", "main", "far/app", "main").unwrap();
+    let daemon = Daemon::spawn(program(&world, &[]));
+    daemon.wait_until_logged("pass done", 1);
+    let browser = Browser::start();
+    let size = || browser.text("document.querySelector('tbody .num').innerText");
+    browser.open(&url(&daemon, "/"));
+    assert!(!size().contains("whole"), "{}", size());
+    for n in 1..=2 {
+        source.commits("main", 1).unwrap();
+        pass_now(&daemon);
+        browser.open(&url(&daemon, "/"));
+        assert!(size().starts_with(&format!("whole + {n}")), "{}", size());
+    }
+    let details = browser.text("document.querySelector('tbody dl').textContent");
+    assert!(details.contains("the whole history, and on top of it 2 increments"), "{details}");
+    let far = Daemon::spawn(consumer(&world, &[]));
+    far.wait_until_logged("pass done", 1);
+    browser.open(&url(&far, "/"));
+    assert!(size().starts_with("whole + 2"), "{}", size());
+    assert_eq!(
+        browser.text("document.querySelector('tbody th a[href*=\"/-/\"]').href"),
+        format!("{}/far/app/-/tree/main", world.destination.url())
+    );
+    assert_eq!(crate::site::status(&far)["targets"][0]["increments"], 2);
+    looks_good(&browser, "far-chain");
+}
+
+#[test]
+fn the_runbook_is_served_by_the_program_itself() {
+    let (_world, daemon) = in_sync(1);
+    let browser = Browser::start();
+    browser.open(&url(&daemon, "/"));
+    browser.script("document.getElementById('runbook').click();");
+    wait_until("it is there", || browser.text("document.querySelector('h1').innerText") == "For the on-call");
+    looks_good(&browser, "runbook");
+    browser.script("[...document.querySelectorAll('article a')].find((a) => a.innerText == 'consumer.md').click();");
+    wait_until("a link leads on", || browser.text("location.pathname") == "/docs/consumer.md");
+    browser.open(&url(&daemon, "/docs/operations.md#a-target-in-trouble"));
+    let top = browser.script("return document.getElementById('a-target-in-trouble').getBoundingClientRect().top;");
+    assert!((0.0..300.0).contains(&top.as_f64().unwrap()), "{top}");
+    browser.script("document.querySelector('.brand a').click();");
+    wait_until("and back", || browser.text("location.pathname") == "/");
+    assert_eq!(browser.complaints(), [""; 0]);
+    for (path, status) in [("/README.md", 200), ("/docs/nothing.md", 404), ("/docs/..%2fCargo.toml", 404)] {
+        assert_eq!(get(&daemon, path).status, status, "{path}");
+    }
+}
+
+#[test]
 fn two_thousand_targets_are_found_by_typing() {
     let (world, daemon) = in_sync(1);
     // All of them have the same source; most of the work is to show them.
@@ -399,16 +519,17 @@ fn two_thousand_targets_are_found_by_typing() {
     pass_now(&daemon);
     let page = get(&daemon, "/");
     assert!(page.body.len() < 1 << 20, "{} bytes", page.body.len());
+    assert!(page.body.matches("the server answered 404 Not Found").count() <= 2 + 200, "in the details of each row");
     let browser = Browser::start();
     browser.open(&url(&daemon, "/"));
     assert_eq!(browser.text("document.querySelector('h1').innerText"), "2,000 of 2,001 targets need attention");
-    assert_eq!(browser.text("document.querySelectorAll('tbody tr').length"), "200");
+    assert_eq!(browser.text("document.querySelectorAll('tbody tr:not(.section)').length"), "200");
     browser.script("document.getElementById('next').click();");
     wait_until("the next page is there", || browser.text("document.body.innerText").contains("Page 2 of 11"));
     browser.script("document.getElementById('q').focus();");
     browser.press("P1234");
-    wait_until("one row is left", || browser.text("document.querySelectorAll('tbody tr').length") == "1");
-    assert!(browser.text("document.querySelector('tbody th').innerText").contains("mirror/group-2/p1234"));
+    wait_until("one row is left", || browser.text("document.querySelectorAll('tbody tr:not(.section)').length") == "1");
+    assert!(browser.text("document.querySelector('tbody th[scope=row]').innerText").contains("mirror/group-2/p1234"));
     assert_eq!(browser.text("document.activeElement.id"), "q", "typing goes on");
     browser.press(" nowhere");
     wait_until("none is", || browser.text("document.getElementById('list').innerText").contains("No target matches"));
@@ -432,7 +553,7 @@ fn without_scripts_everything_is_there_and_can_be_found() {
     browser.allow_scripts(false);
     browser.open(&url(&daemon, "/?state=blocked&q=REPORTS"));
     assert!(browser.text("document.querySelector('#list').innerText").contains("1 of 14 targets"));
-    assert_eq!(browser.text("document.querySelectorAll('tbody tr').length"), "1");
+    assert_eq!(browser.text("document.querySelectorAll('tbody tr:not(.section)').length"), "1");
     assert_eq!(browser.text("document.querySelector('#chip-blocked').getAttribute('aria-current')"), "true");
     assert_eq!(browser.text("document.getElementById('pause').hidden"), "true", "there is nothing to pause");
     browser.script("document.getElementById('q').select();");
@@ -440,7 +561,7 @@ fn without_scripts_everything_is_there_and_can_be_found() {
     wait_until("the form was sent", || browser.text("location.search + document.readyState").contains("q=release"));
     wait_until("the page is there", || browser.text("document.readyState") == "complete");
     assert!(browser.text("location.search").contains("state=blocked"), "the state stays");
-    assert_eq!(browser.text("document.querySelectorAll('tbody tr').length"), "1");
+    assert_eq!(browser.text("document.querySelectorAll('tbody tr:not(.section)').length"), "1");
 }
 
 #[test]
@@ -452,7 +573,7 @@ fn keyboard_and_screen_reader_get_along() {
     browser.press(TAB);
     assert_eq!(browser.text("document.activeElement.innerText"), "Skip to the targets");
     let mut way = vec![];
-    for _ in 0..13 {
+    for _ in 0..21 {
         browser.press(TAB);
         let focused = "document.activeElement.id || document.activeElement.textContent";
         way.push(browser.text(focused));
@@ -462,6 +583,7 @@ fn keyboard_and_screen_reader_get_along() {
     assert_eq!(
         way,
         [
+            "runbook",
             "pause",
             "List of the last passes",
             "q",
@@ -471,9 +593,16 @@ fn keyboard_and_screen_reader_get_along() {
             "chip-blocked",
             "chip-behind",
             "chip-in_sync",
+            "mirror/data",
+            "data/models-1@main",
             "Details of mirror/data/models-1@main",
+            "mirror/docs",
+            "docs/handbook-2@main",
             "Details of mirror/docs/handbook-2@main",
+            "mirror/platform",
+            "platform/api-0@main",
             "Details of mirror/platform/api-0@main",
+            "documentation",
             "status.json",
         ]
     );
@@ -486,7 +615,8 @@ fn keyboard_and_screen_reader_get_along() {
         ("table caption", "1"),
         ("tbody th[scope=row]", "3"),
         ("label[for=q]", "1"),
-        ("svg[role=img][aria-label]", "1"),
+        ("svg.chart[role=img][aria-label]", "1"),
+        (".strip svg[role=img][aria-label]", "3"),
         ("[role=status] h1", "0"),
         ("#announcement[role=status]", "1"),
         ("#connection[role=status]", "1"),
@@ -550,7 +680,7 @@ fn the_consumer_s_page_shows_the_far_side_what_waits_and_why() {
     {
         assert!(card.contains(part), "no {part:?} in {card}");
     }
-    let row = browser.text("document.querySelector('tbody tr').innerText");
+    let row = browser.text("document.querySelector('tbody tr:not(.section)').innerText");
     let waiting = source.head("main").unwrap();
     for part in [&published[..10], &waiting[..10], "→"] {
         assert!(row.contains(part), "no {part:?} in {row}");

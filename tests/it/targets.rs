@@ -184,7 +184,9 @@ fn names_that_cannot_be_used_are_reported_and_the_rest_is_served() {
     expected.sort();
     assert_eq!(keys(&world), expected);
     for (_, problem) in &bad {
-        assert_eq!(run.lines_with(&format!("the {problem}")).len(), 1, "{problem}\n{}", run.log);
+        // Inside quotes in the log.
+        let quoted = problem.replace('\\', r"\\").replace('"', "\\\"");
+        assert_eq!(run.lines_with(&format!("the {quoted}")).len(), 1, "{problem}\n{}", run.log);
     }
     assert_eq!(run.lines_with("blocked: ").len(), bad.len(), "{}", run.log);
 }

@@ -73,25 +73,11 @@ pub(super) async fn unfinished(bucket: &Bucket, stop: &CancellationToken) -> Che
         Ok(()) => Check::passed(UNFINISHED, "uploads that a killed process leaves behind can be found"),
         Err(error) => {
             let right = "s3:ListBucketMultipartUploads";
-            Check::warning(UNFINISHED, error_chain(&error)).advice(advice(&error, right))
+            Check::warning(UNFINISHED, error_chain(&error)).advice(error.advice(right))
         }
     }
 }
 
 pub(super) fn failed(name: &'static str, error: &BucketError, right: &str) -> Check {
-    Check::failed(name, error_chain(error)).advice(advice(error, right))
-}
-
-fn advice(error: &BucketError, right: &str) -> String {
-    match error.advice() {
-        _ if error.is_access_denied() => {
-            format!("Allow {right} to these credentials: docs/contract.md has the whole policy.")
-        }
-        Some(advice) => advice.to_owned(),
-        None => {
-            "Check AWS_ENDPOINT_URL_S3 and AWS_REGION; then the AWS credentials, name resolution, network policies, \
-                 HTTPS_PROXY and NO_PROXY."
-                .to_owned()
-        }
-    }
+    Check::failed(name, error_chain(error)).advice(error.advice(right))
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use reqwest::StatusCode;
 
+use super::ATTEMPTS;
 use super::finding::{Check, by_reason};
-use super::{ATTEMPTS, request_advice};
 use crate::config;
 use crate::git::wire::{GitServer, WireError};
 use crate::model::program::Program;
@@ -109,7 +109,7 @@ pub(super) async fn ask(git: &GitServer, project: &str, login: &str) -> Answer {
         WireError::Request(RequestError::Status { status, .. }) if *status == StatusCode::NOT_FOUND => {
             return Answer::NoProject;
         }
-        WireError::Request(error) => request_advice(error, "GITLAB_BASE_URL", login),
+        WireError::Request(error) => error.advice("GITLAB_BASE_URL", login),
         WireError::NotGit(_)
         | WireError::Malformed(_)
         | WireError::Truncated

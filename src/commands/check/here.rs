@@ -100,15 +100,11 @@ pub(super) fn workdir(program: Program, path: &Path) -> Check {
     };
     let (place, _ours) = match opened {
         Ok(opened) => opened,
-        Err(WorkdirError::InUse(_)) => {
+        Err(error @ WorkdirError::InUse(_)) => {
             let finding = format!("{}: another process is using it, so it was not tried", path.display());
-            return Check::warning(NAME, finding)
-                .advice("That is fine if it is the daemon. Any other process needs a WORKDIR of its own.");
+            return Check::warning(NAME, finding).advice(error.advice());
         }
-        Err(error) => {
-            return Check::failed(NAME, error_chain(&error))
-                .advice("In Kubernetes: mount an emptyDir there; if it is another volume, set fsGroup.");
-        }
+        Err(error) => return Check::failed(NAME, error_chain(&error)).advice(error.advice()),
     };
     if let Err(error) = write_trial_file(&place) {
         let finding = format!("{}: cannot write a file: {error}", path.display());

@@ -1,25 +1,15 @@
 //! The GraphQL server, or the file in its place, and the target list.
 
-use reqwest::StatusCode;
-
 use super::finding::{Check, by_reason, counted};
-use super::request_advice;
+use crate::graphql::GraphqlServer;
 use crate::graphql::file::TargetsFile;
-use crate::graphql::{GraphqlServer, TargetsError};
 use crate::model::program::Program;
 use crate::model::target::Targets;
-use crate::net::http::RequestError;
 use crate::plan::{Cause, Republish};
 use crate::reconcile::{Clients, TargetList};
 use crate::text::error_chain;
 
 const GRAPHQL: &str = "GraphQL";
-const REFUSED_QUERY: &str = "The server does not know what the query asks for: it has another schema, or the query in \
-                             GRAPHQL_QUERY_FILE is wrong.";
-
-/// Statuses that do not depend on the query.
-const NOT_THE_QUERY: [StatusCode; 3] = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::NOT_FOUND];
-
 pub(super) async fn source(clients: &Clients) -> (Check, Option<Targets>) {
     match clients.target_list() {
         Ok(TargetList::Server { server, query }) => graphql(&server, &query).await,
@@ -39,7 +29,7 @@ async fn graphql(server: &GraphqlServer, query: &str) -> (Check, Option<Targets>
         }
         Err(error) => {
             let check = Check::failed(GRAPHQL, format!("{}: {}", server.url, error_chain(&error)));
-            (check.advice(graphql_advice(&error)), None)
+            (check.advice(error.advice()), None)
         }
     }
 }
@@ -57,29 +47,6 @@ async fn targets_file(file: &TargetsFile) -> (Check, Option<Targets>) {
 
 fn all(targets: &Targets) -> String {
     counted(targets.accepted.len() + targets.refused.len(), "target")
-}
-
-fn graphql_advice(error: &TargetsError) -> String {
-    match error {
-        // What it says about a login or an address is not about the query.
-        TargetsError::Request(RequestError::Status { status, said, .. })
-            if !said.is_empty() && !NOT_THE_QUERY.contains(status) =>
-        {
-            REFUSED_QUERY.to_owned()
-        }
-        TargetsError::Request(error) => request_advice(
-            error,
-            "GRAPHQL_SERVER",
-            "GRAPHQL_USERNAME and GRAPHQL_PASSWORD (leave both out for no login)",
-        ),
-        TargetsError::Shape { .. } => {
-            "Check GRAPHQL_SERVER: it is the whole address, such as https://HOST/graphql. If it is right, check the \
-             query in GRAPHQL_QUERY_FILE: it must ask for what docs/contract.md shows."
-                .to_owned()
-        }
-        TargetsError::Reported(_) => REFUSED_QUERY.to_owned(),
-        TargetsError::NoList(_) => "Check the query in GRAPHQL_QUERY_FILE, and whether the server has data.".to_owned(),
-    }
 }
 
 pub(super) fn targets(targets: &Targets, republish: &Republish) -> Check {

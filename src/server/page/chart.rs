@@ -22,7 +22,6 @@ const LEAST_BARS: usize = 40;
 
 pub(super) struct Chart {
     pub(super) label: String,
-    pub(super) caption: String,
     pub(super) longest: String,
     pub(super) width: usize,
     pub(super) bars: Vec<Bar>,
@@ -70,7 +69,6 @@ pub(super) fn chart(now: &Snapshot, words: &Words) -> Option<Chart> {
     };
     Some(Chart {
         label: format!("{which}: {}; the longest took {}", counts.join(", "), precise(longest)),
-        caption: format!("{which}; the longest took {}", precise(longest)),
         longest: precise(longest),
         width: now.history.len().max(LEAST_BARS) * BAR_STEP,
         bars: now.history.iter().enumerate().map(bar).collect(),
@@ -81,7 +79,7 @@ pub(super) fn chart(now: &Snapshot, words: &Words) -> Option<Chart> {
 
 fn pass_row(pass: &PassRecord, now: SystemTime, words: &Words) -> PassRow {
     let detail = match &pass.outcome {
-        PassOutcome::Failed(why) => printable(why),
+        PassOutcome::Failed(failure) => printable(&failure.error),
         PassOutcome::Success | PassOutcome::Incomplete => {
             let parts =
                 [(pass.transferred, words.transferred), (pass.retired, "retired"), (pass.troubled, "in trouble")];

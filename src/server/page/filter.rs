@@ -1,4 +1,4 @@
-//! The address's filter, `?q=&state=&cause=&page=`, and links to other choices.
+//! The address's filter, `?q=&state=&cause=&group=&page=`, and links to other choices.
 
 use std::collections::HashMap;
 
@@ -16,6 +16,7 @@ pub(in crate::server) struct Filter {
     pub(super) q: String,
     pub(super) state: String,
     pub(super) cause: String,
+    pub(super) group: String,
     pub(super) page: String,
 }
 
@@ -38,10 +39,11 @@ impl Filter {
     /// From the address's names and values; unknown names are ignored.
     pub(in crate::server) fn new(mut pairs: HashMap<String, String>) -> Self {
         let mut take = |name| pairs.remove(name).unwrap_or_default();
-        Self { q: take("q"), state: take("state"), cause: take("cause"), page: take("page") }
+        let [q, state, cause, group, page] = ["q", "state", "cause", "group", "page"].map(&mut take);
+        Self { q, state, cause, group, page }
     }
 
-    /// The cause, and a state that no chip shows.
+    /// The cause, the group, and a state that no chip shows.
     pub(super) fn only(&self) -> Option<Only> {
         let state = match self.state.as_str() {
             "" => None,
@@ -54,8 +56,11 @@ impl Filter {
         };
         let cause = Cause::ALL.into_iter().find(|cause| cause.name() == self.cause);
         let cause = cause.map_or_else(|| printable(&self.cause), |cause| cause.title().to_owned());
-        let what: Vec<_> = [Some(cause).filter(|cause| !cause.is_empty()), state].into_iter().flatten().collect();
-        (!what.is_empty()).then(|| Only { what: what.join(", "), all: self.href(Some(""), 1) })
+        let group = (!self.group.is_empty()).then(|| format!("group {}", printable(&self.group)));
+        let cause = Some(cause).filter(|cause| !cause.is_empty());
+        let what: Vec<_> = [group, cause, state].into_iter().flatten().collect();
+        (!what.is_empty())
+            .then(|| Only { what: what.join(", "), all: Self { q: self.q.clone(), ..Self::default() }.href() })
     }
 
     pub(super) fn chips(&self, now: &Snapshot) -> Vec<Chip> {
@@ -63,18 +68,24 @@ impl Filter {
             label,
             class,
             count: grouped(number),
-            href: self.href(Some(class), 1),
+            href: self.with_state(class),
             current: self.state == class && self.cause.is_empty(),
         };
-        let of_state = |state: TargetState| {
-            let number = now.targets.iter().filter(|target| target.state == state).count();
-            chip(sentence(&state.to_string()), state.name(), number)
+        let of_group = |is: &dyn Fn(&TargetStatus) -> bool| {
+            now.targets.iter().filter(|target| self.is_of_group(target) && is(target)).count()
         };
-        let all = chip("All".to_owned(), "", now.targets.len());
+        let of_state = |state: TargetState| {
+            chip(sentence(&state.to_string()), state.name(), of_group(&|target| target.state == state))
+        };
+        let all = chip("All".to_owned(), "", of_group(&|_| true));
         [all].into_iter().chain(TargetState::ALL.map(of_state)).collect()
     }
 
-    /// Whether the target has the state and the cause, and every word is in its names, commit or error.
+    fn is_of_group(&self, target: &TargetStatus) -> bool {
+        self.group.is_empty() || self.group == target.destination.group
+    }
+
+    /// Whether the target has the group, the state and the cause, and every word is in its names, commit or error.
     pub(super) fn matches(&self, target: &TargetStatus) -> bool {
         let state = match self.state.as_str() {
             "" => true,
@@ -89,15 +100,30 @@ impl Filter {
             let text = format!("{} {source} {commit} {waiting} {error}", target.destination).to_lowercase();
             self.q.to_lowercase().split_whitespace().all(|word| text.contains(word))
         };
+        let state = state && self.is_of_group(target);
         state && (self.cause.is_empty() || cause == Some(self.cause.as_str())) && (self.q.is_empty() || found())
     }
 
-    /// The address of this search on another page, or with another state.
-    pub(super) fn href(&self, state: Option<&str>, page: usize) -> String {
-        let cause = if state.is_some() { "" } else { &self.cause };
+    /// The address of this search on another page.
+    pub(super) fn page(&self, page: usize) -> String {
         let page = if page > 1 { page.to_string() } else { String::new() };
-        let pairs =
-            [("q", self.q.as_str()), ("state", state.unwrap_or(&self.state)), ("cause", cause), ("page", &page)];
+        Self { page, ..self.clone() }.href()
+    }
+
+    /// The address of this search with another state.
+    fn with_state(&self, state: &str) -> String {
+        let (cause, page) = Default::default();
+        Self { state: state.to_owned(), cause, page, ..self.clone() }.href()
+    }
+
+    /// The address of all targets of a group.
+    pub(super) fn only_group(&self, group: &str) -> String {
+        Self { group: group.to_owned(), ..Self::default() }.href()
+    }
+
+    fn href(&self) -> String {
+        let Self { q, state, cause, group, page } = self;
+        let pairs = [("q", q), ("state", state), ("cause", cause), ("group", group), ("page", page)];
         let pairs = pairs.into_iter().filter(|(_, value)| !value.is_empty());
         let pairs: Vec<_> =
             pairs.map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC))).collect();
@@ -119,6 +145,15 @@ mod tests {
     }
 
     #[test]
+    fn a_choice_is_added_to_the_others_or_takes_their_place() {
+        let all = filter(&[("q", "a b"), ("state", "failing"), ("cause", "upload"), ("group", "g/s"), ("page", "3")]);
+        assert_eq!(all.page(1), "./?q=a%20b&state=failing&cause=upload&group=g%2Fs#targets");
+        assert_eq!(all.page(2), "./?q=a%20b&state=failing&cause=upload&group=g%2Fs&page=2#targets");
+        assert_eq!(all.with_state("blocked"), "./?q=a%20b&state=blocked&group=g%2Fs#targets");
+        assert_eq!(all.only_group("other"), "./?group=other#targets");
+    }
+
+    #[test]
     fn what_no_chip_shows_is_named_and_can_be_taken_away() {
         let only = |pairs: &[(&str, &str)]| filter(pairs).only().map(|only| (only.what, only.all));
         assert_eq!(only(&[]), None);
@@ -130,5 +165,7 @@ mod tests {
         let expected = ("failing or blocked".to_owned(), "./?#targets".to_owned());
         assert_eq!(only(&[("state", "attention")]), Some(expected));
         assert_eq!(only(&[("cause", "nonsense")]).map(|(what, _)| what), Some("nonsense".to_owned()));
+        let expected = ("group mirror/platform".to_owned(), "./?q=x#targets".to_owned());
+        assert_eq!(only(&[("group", "mirror/platform"), ("q", "x")]), Some(expected));
     }
 }

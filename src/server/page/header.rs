@@ -6,7 +6,7 @@ use super::figures::{Time, coarse, count, grouped, sentence};
 use super::needs_attention;
 use super::words::Words;
 use crate::progress::ProgressView;
-use crate::status::{PassOutcome, PassRecord, RunningPass, Snapshot, TargetState, Trigger};
+use crate::status::{PassFailure, PassOutcome, PassRecord, RunningPass, Snapshot, TargetState, Trigger};
 use crate::text::{human_bytes, printable, since};
 
 /// The headline. While its name stays the same, only figures in it change.
@@ -16,11 +16,17 @@ pub(super) struct Verdict {
     pub(super) level: &'static str,
     pub(super) title: String,
     pub(super) detail: String,
+    /// What to do, and where to read more about it.
+    pub(super) advice: Option<(String, &'static str)>,
 }
 
 impl Verdict {
     fn new(name: &'static str, level: &'static str, title: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { name, level, title: title.into(), detail: detail.into() }
+        Self { name, level, title: title.into(), detail: detail.into(), advice: None }
+    }
+
+    fn advice(self, advice: impl Into<String>, runbook: &'static str) -> Self {
+        Self { advice: Some((advice.into(), runbook)), ..self }
     }
 }
 
@@ -47,13 +53,17 @@ pub(super) fn verdict(now: &Snapshot, words: &Words) -> Verdict {
     };
     let last = now.last_full_pass();
     if let Some(stalled) = &now.stalled {
-        let detail = format!("{}. Read the log; a restart is safe.", sentence(stalled));
-        return Verdict::new("hangs", "bad", "The program hangs", detail);
+        return Verdict::new("hangs", "bad", "The program hangs", format!("{}.", sentence(stalled)))
+            .advice("Read the log, and restart the program: that is safe at any time.", words.runbook.stuck);
     }
     match last {
-        Some(PassRecord { outcome: PassOutcome::Failed(why), .. }) => {
-            let detail = format!("{}.", sentence(why));
-            Verdict::new("failed", "bad", "The last pass failed, and nothing was changed", detail)
+        Some(PassRecord { outcome: PassOutcome::Failed(PassFailure { error, advice }), .. }) => {
+            let title = "The last pass failed, and nothing was changed";
+            let verdict = Verdict::new("failed", "bad", title, format!("{}.", sentence(error)));
+            match advice {
+                Some(advice) => verdict.advice(advice.as_str(), words.runbook.failed_pass),
+                None => verdict,
+            }
         }
         _ if bad > 0 => {
             let oldest = coarse(now.oldest_out_of_sync().unwrap_or_default());
@@ -71,9 +81,12 @@ pub(super) fn verdict(now: &Snapshot, words: &Words) -> Verdict {
             let detail = format!("{} appear here once it has a plan.", words.title);
             Verdict::new("first", "busy", "The first pass is under way", detail)
         }
+        _ if now.nothing_listed => {
+            Verdict::new("nothing", "warn", words.no_targets, "").advice(words.fill, words.runbook.nothing_listed)
+        }
         _ => {
             let title = match all {
-                0 => words.no_targets.to_owned(),
+                0 => format!("No {} is in this shard", words.target),
                 1 => format!("The only {} is in sync", words.target),
                 _ => format!("All {} are in sync", count(all, words.target)),
             };
@@ -138,6 +151,8 @@ pub(super) fn running_view(progress: &ProgressView) -> RunningView {
         name: printable(&progress.destination.to_string()),
         stage: progress.stage.name(),
         detail: parts.join(" · "),
-        share: progress.of.map(|of| (progress.bytes, of)),
+        // Before anything has arrived, a bar without a length says more than an empty one: what is sent in one request
+        // counts when that is answered.
+        share: progress.of.filter(|_| progress.bytes > 0).map(|of| (progress.bytes, of)),
     }
 }
