@@ -1,7 +1,8 @@
 //! `make image-test`: runs an image's programs from the image's root file system against real servers.
 //!
 //! Its arguments are a command that enters the root file system; the program to start there follows, and its arguments. The
-//! programs' settings are in the environment. `WORKDIR` is `/working` in there.
+//! programs' settings are in the environment. `WORKDIR` is `/working` in there. The documents' `docker run` lines are run as
+//! they are printed, in the current folder.
 
 use std::process::{Command, Output};
 
@@ -31,6 +32,11 @@ fn main() -> Result<()> {
 
     let preview = said(run(&["-dry-run=true", "-run-once=true"])?)?;
     ensure!(preview.contains(&format!("{PROJECTS} to publish")), "the dry run planned something else:\n{preview}");
+    for document in ["README.md", "docs/deploying.md"] {
+        let line = documented_line(document)?;
+        let preview = said(run_documented(&line, world.env())?)?;
+        ensure!(preview.contains(&format!("{PROJECTS} to publish")), "{document}: {preview}");
+    }
     ensure!(world.bucket()?.keys()?.is_empty(), "the dry run changed the bucket");
 
     said(run(&["-run-once"])?)?;
@@ -57,6 +63,26 @@ fn main() -> Result<()> {
     let report: serde_json::Value = serde_json::from_str(&quiet)?;
     ensure!(report["unchanged"] == PROJECTS, "the second pass was not quiet: {quiet}");
     Ok(())
+}
+
+/// The command of a document that begins with `docker run`.
+fn documented_line(document: &str) -> Result<String> {
+    let text = std::fs::read_to_string(document)?;
+    let line = text
+        .split("```sh\n")
+        .skip(1)
+        .find(|block| block.starts_with("docker run"))
+        .map(|block| block.split("```").next());
+    Ok(line.flatten().with_context(|| format!("{document} has no `docker run`"))?.to_owned())
+}
+
+/// Runs it in a shell. `docker` is a stand-in there, which enters the image by way of `ENTER` (scripts/image-test).
+fn run_documented(line: &str, environment: Vec<(String, String)>) -> Result<Output> {
+    // The image has a WORKDIR of its own, and a caller rarely sets one.
+    let environment = environment.into_iter().filter(|(name, _)| name != "WORKDIR");
+    let mut command = Command::new("bash");
+    command.args(["-euc", line]).envs(environment).env_remove("WORKDIR");
+    command.output().context("starting bash")
 }
 
 /// What a run that succeeded printed.

@@ -80,6 +80,8 @@ fn body(path: &str, text: &str) -> String {
             links.last().copied().unwrap_or_default().then_some(event)
         }
         Event::End(TagEnd::Link) => links.pop().unwrap_or_default().then_some(event),
+        // Comments are for those who change the document.
+        Event::Start(Tag::HtmlBlock) | Event::End(TagEnd::HtmlBlock) | Event::Html(_) | Event::InlineHtml(_) => None,
         // Pictures are not served; what they show is said in words.
         Event::Start(Tag::Image { .. }) | Event::End(TagEnd::Image) => None,
         // Written as a style, which the page's policy does not allow.
@@ -125,7 +127,7 @@ mod tests {
 
     #[test]
     fn links_lead_to_what_is_served_and_the_rest_is_text() {
-        let text = "[a](consumer.md#x) [b](../README.md) [c](../src/lib.rs) [d](#e) ![f](g.png) [h](https://i.test/)";
+        let text = "[a](consumer.md#x) [b](../README.md) [c](../src/lib.rs) [d](#e) ![f](g.png) [h](https://i.test/)\n\n<!-- i -->";
         assert_eq!(
             body("docs/operations.md", text).trim(),
             "<p><a href=\"consumer.md#x\">a</a> <a href=\"../README.md\">b</a> c <a href=\"#e\">d</a> f \

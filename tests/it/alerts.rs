@@ -1,23 +1,19 @@
 //! What is deployed beside the programs: alerts and a dashboard, over metrics that the programs really have.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use testbed::world::World;
 
 use crate::docs::source_of;
+use crate::documents::read;
 use crate::metrics::promtool;
 use crate::site::get;
 use crate::support::{Daemon, consumer, program, wait_until};
 
 fn in_repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
-fn read(path: &str) -> String {
-    fs::read_to_string(in_repository(path)).unwrap()
 }
 
 /// The producer's rules, and the consumer's.

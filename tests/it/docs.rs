@@ -10,11 +10,8 @@ use git_partition_sync_producer::config::{CONSUMER, Fallback, Manual, PRODUCER};
 use testbed::judge;
 use testbed::world::World;
 
+use crate::documents::{commands, read, sh};
 use crate::support::{Run, deliver_with, pass, program};
-
-fn read(path: &str) -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
-}
 
 #[test]
 fn the_list_of_settings_has_every_one_with_its_default() {
@@ -356,31 +353,14 @@ fn links_between_documents_lead_somewhere() {
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
-/// The commands of a section, block by block.
-fn commands(text: &str, heading: &str) -> Vec<String> {
-    let start = |level: &str| text.split_once(&format!("\n{level} {heading}\n")).map(|(_, section)| section);
-    let section = match start("##") {
-        Some(section) => section.split("\n## ").next().unwrap(),
-        None => start("###").unwrap().split("\n## ").next().unwrap().split("\n### ").next().unwrap(),
-    };
-    let blocks = section.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
-    blocks
-        .map(|block| {
-            block
-                .lines()
-                .map(|line| line.strip_prefix("   ").unwrap_or(line))
-                .map(|line| line.to_owned() + "\n")
-                .collect()
-        })
-        .collect()
-}
-
 /// The AWS client as far as the document uses it: the listing of a folder, and its objects by number.
 const AWS: &str = r#"#!/bin/sh
 case "$*" in
     "s3api list-objects-v2 --bucket git-sync --query Contents[].[LastModified,Key] --output text") cat "$OBJECTS/listing" ;;
     "s3api get-object --bucket git-sync --key "*" object.age")
         number=$(cut -f2 "$OBJECTS/listing" | grep -nxF "$6" | cut -d: -f1) && cp "$OBJECTS/$number" object.age ;;
+    "s3 cp s3://git-sync/"*" object.age")
+        number=$(cut -f2 "$OBJECTS/listing" | grep -nxF "${3#s3://git-sync/}" | cut -d: -f1) && cp "$OBJECTS/$number" object.age ;;
     *) echo "aws is called with $*" >&2; exit 1 ;;
 esac
 "#;
@@ -448,6 +428,19 @@ fn restoring_by_hand_works_as_it_is_written() {
         );
         assert!(checked.lines().any(|line| line == head), "{checked}");
         assert_eq!(judge::git_commit(&bare, "refs/heads/main").unwrap(), head);
+
+        // The shorter ways of the other documents.
+        let [consume] = &commands(&read("docs/contract.md"), "How to consume one")[..] else { panic!("one block") };
+        let [by_hand] = &commands(&read("docs/running.md"), "What is in the bucket")[..] else { panic!("one block") };
+        fs::remove_dir_all(place.join("api")).unwrap();
+        fs::rename(place.join("object.age"), place.join(key)).unwrap();
+        let zip_only = (format == "zip").then_some(by_hand);
+        for way in [consume].into_iter().chain(zip_only) {
+            fs::remove_dir_all(&bare).unwrap();
+            assert!(Command::new("git").args(["init", "--quiet", "--bare"]).arg(&bare).status().unwrap().success());
+            run(way, key);
+            assert_eq!(judge::git_commit(&bare, "refs/heads/main").unwrap(), head);
+        }
     }
 
     // An empty bucket has no line.
@@ -455,22 +448,6 @@ fn restoring_by_hand_works_as_it_is_written() {
     let aws = format!("aws() {{ echo None; }}\n{}", blocks[0]);
     let output = Command::new("sh").args(["-euc", &aws]).current_dir(place.path()).output().unwrap();
     assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
-}
-
-/// Runs commands of a document in a folder, and gives what they print.
-#[track_caller]
-fn sh(folder: &Path, script: &str) -> String {
-    let output = Command::new("sh")
-        .args(["-euc", script])
-        .current_dir(folder)
-        .env_clear()
-        .envs([("PATH", std::env::var("PATH").unwrap()), ("HOME", "/nonexistent".to_owned())])
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{script}\n{out}\n{err}");
-    out.into_owned()
 }
 
 #[test]

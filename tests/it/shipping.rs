@@ -11,12 +11,9 @@ use std::thread;
 use git_partition_sync_producer::config::{CONSUMER, Kind, Manual, PRODUCER, Setting};
 use testbed::world::World;
 
+use crate::documents::read;
 use crate::site::get;
 use crate::support::{Daemon, keys, wait_until};
-
-fn read(path: &str) -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
-}
 
 /// Every manifest under deploy/.
 fn manifests() -> Vec<(PathBuf, String)> {
