@@ -5,6 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use memchr::memmem;
+use testbed::fault::{ALWAYS, Fault, Proxy};
 use testbed::judge;
 use testbed::repo::Repo;
 use testbed::world::{World, WorldBuilder};
@@ -295,4 +297,62 @@ fn somebody_with_age_and_git_can_apply_one_by_hand() {
     git(&["fetch", "--update-head-ok", bundle, "+refs/heads/main:refs/heads/main"]);
     git(&["fsck", "--strict", "--full"]);
     assert_eq!(judge::git_commit(&repository, "main").unwrap(), head);
+}
+
+/// Servers may send more than they are asked for: objects that deltas lean on, and all that the client has.
+#[test]
+fn a_server_that_knows_no_thin_packs_or_heeds_no_have_serves_increments_all_the_same() {
+    for (ignored, what_is_left) in [("000ethin-pack\n", "have"), ("0032have ", "thin-pack")] {
+        let world = incremental().start().unwrap();
+        let source = published(&world);
+        deliver(&world).succeeded();
+        let proxy = Proxy::start(&world.source.url()).unwrap();
+        let length = if what_is_left == "have" { ignored.len() } else { 0x32 };
+        let without = move |mut request: Vec<u8>| {
+            let at = memmem::find(&request, ignored.as_bytes()).expect("the client asks for it");
+            drop(request.drain(at..at + length));
+            request
+        };
+        proxy.on(|seen| seen.operation() == "fetch", ALWAYS, Fault::alter_request(without));
+        for n in 1..=3 {
+            let head = source.commits("main", 1).unwrap();
+            pass_with(&world, "GITLAB_BASE_URL", &proxy.url()).succeeded().logged("crosses as an increment on");
+            assert_eq!(proxy.hits(), n, "{what_is_left} is left of the request");
+            let (wholes, increments) = sizes(&world);
+            assert_eq!((wholes.len(), increments.len()), (1, n));
+            assert!(increments.iter().all(|bytes| *bytes < 8_000), "{increments:?}");
+            deliver(&world).succeeded();
+            assert_arrived(&world, "far/app", "main", &head);
+        }
+    }
+}
+
+#[test]
+fn a_base_that_the_source_does_not_have_any_more_is_replaced_by_the_whole_history() {
+    // With the kept repository, and without it.
+    for is_kept in [true, false] {
+        let world = incremental().start().unwrap();
+        let source = published(&world);
+        let old = source.commits("main", 1).unwrap();
+        pass(&world).succeeded();
+        deliver(&world).succeeded();
+        source.force_root("main", &[("new.txt", "a new beginning\n")]).unwrap();
+        source.fill_incompressible(1, 8).unwrap();
+        let head = source.head("main").unwrap();
+        source.git(&["reflog", "expire", "--expire=all", "--all"]).unwrap();
+        source.prune().unwrap();
+        assert!(source.git(&["cat-file", "-e", &old]).is_err(), "the base is gone");
+        if !is_kept {
+            fs::remove_dir_all(world.workdir()).unwrap();
+        }
+        pass(&world).succeeded().logged("an increment cannot be made, so the whole history crosses");
+        assert_eq!((sizes(&world).0.len(), sizes(&world).1.len()), (1, 0));
+        deliver(&world).succeeded().logged("replaced: far/app@main");
+        assert_arrived(&world, "far/app", "main", &head);
+        let next = source.commits("main", 1).unwrap();
+        pass(&world).succeeded();
+        assert_eq!((sizes(&world).0.len(), sizes(&world).1.len()), (1, 1), "increments go on from there");
+        deliver(&world).succeeded();
+        assert_arrived(&world, "far/app", "main", &next);
+    }
 }
