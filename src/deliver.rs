@@ -248,6 +248,10 @@ impl Deliverer {
         let begun = Instant::now();
         courier.spool.restore()?;
         let (git, keys) = (self.clients.git()?, Arc::new(self.keys()?));
+        if keys.trusted.is_some() {
+            // The record's beginning counts, also if this process takes nothing.
+            courier.keep_new_taken();
+        }
         let (listing, mut plan) = self.observe_and_plan(FarSide::ForPush(&git), pass, trigger, stop).await?;
         self.refusals.lock().keep_only(&listing.held);
         self.superseded.keep_only(&listing.held);
@@ -293,7 +297,7 @@ impl Deliverer {
         self.keep_refusals(courier);
         if outcomes.iter().any(|outcome| matches!(&outcome.result, Ok(Done::Pushed(done)) if done.published.is_some()))
         {
-            self.keep_taken(courier);
+            courier.keep_taken();
         }
         Ok((report, has_tried))
     }
@@ -422,12 +426,6 @@ impl Deliverer {
             self.refusals.lock().new_keys();
         }
         Ok(keys)
-    }
-
-    fn keep_taken(&self, courier: &Courier) {
-        if let Err(error) = courier.spool.keep_taken(&courier.taken.lock()) {
-            tracing::warn!(%error, "cannot keep when what was taken had been published: after a restart, an earlier object may be taken again");
-        }
     }
 
     fn keep_refusals(&self, courier: &Courier) {

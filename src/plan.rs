@@ -298,7 +298,7 @@ fn decide(wish: Wish<'_>, held: &[&HeldObject], policy: Policy<'_>) -> Decision 
             whole(current.bytes, PublishReason::NotNewest { from: newest.name.commit.clone() })
         }
         Standing::OtherCommit { chain, others } => {
-            let how = crossing::how(destination, commit, &chain, &others, policy);
+            let how = crossing::how(destination, commit, &chain, held, &others, policy);
             publish(chain.whole.bytes, PublishReason::NewCommit { from: chain.tip().name.commit.clone() }, how)
         }
         Standing::OtherFormat { from, bytes } => whole(bytes, PublishReason::OtherFormat { from }),

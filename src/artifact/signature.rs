@@ -11,7 +11,6 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use base64::Engine;
@@ -24,8 +23,9 @@ use self::pem::Block;
 pub(crate) use self::problem::{SigningKeyProblem, TrustedKeysProblem};
 use crate::model::key::{CommitId, Destination};
 use crate::model::manifest::{KeyId, Manifest, ManifestError, Origin, signed_bytes};
+use crate::plan::delivery::{Untimely, Window};
 use crate::secret::without_mark;
-use crate::text::{hide, timestamp};
+use crate::text::hide;
 
 /// The longest file of keys that is read, in bytes: a public key takes about 110, with its frame.
 const KEYS_LIMIT_BYTES: u64 = 64 << 10;
@@ -193,8 +193,8 @@ pub(crate) struct Trust<'a> {
     pub(crate) destination: &'a Destination,
     /// Whose signature it needs. Without keys, nothing is proven, and it needs none.
     pub(crate) keys: Option<&'a TrustedKeys>,
-    /// A signed object that was published before is an old one, put there again.
-    pub(crate) not_before: Option<SystemTime>,
+    /// When it may have been published, if it is signed.
+    pub(crate) window: Option<Window>,
 }
 
 /// Where an object comes from, as far as that was found out, and its manifest.
@@ -241,12 +241,8 @@ impl Trust<'_> {
     ) -> Result<(Origin, Manifest), TrustError> {
         let key = keys.verify(&found.json, found.signature.as_deref().ok_or(TrustError::Unsigned)?)?;
         let manifest = self.named(found, commit, base)?;
-        match self.not_before {
-            Some(not_before) if manifest.published < not_before => {
-                Err(TrustError::Replayed { published: manifest.published, not_before })
-            }
-            Some(_) | None => Ok((Origin::Signed { key }, manifest)),
-        }
+        self.window.map_or(Ok(()), |window| window.judge(manifest.published))?;
+        Ok((Origin::Signed { key }, manifest))
     }
 
     fn named(
@@ -278,19 +274,11 @@ pub enum TrustError {
     BadSignature(KeyId),
     #[error("refused, its signature is not {SIGNATURE_BYTES} bytes long: find out who wrote it")]
     Malformed,
-    /// It was taken before, or something newer was.
-    #[error(
-        "refused, it is a signed object of an earlier time, put there again: it was published at {}, and what came before it \
-         here at {}",
-        shown(*published), shown(*not_before)
-    )]
-    Replayed { published: SystemTime, not_before: SystemTime },
+    /// Its signature is good, but something newer was taken, or a clock is wrong.
+    #[error("refused, {0}")]
+    Untimely(#[from] Untimely),
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-}
-
-fn shown(time: SystemTime) -> String {
-    timestamp(time).unwrap_or_default()
 }
 
 /// What a signature says that nobody checks.

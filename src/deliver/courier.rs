@@ -1,7 +1,7 @@
 //! What delivering any destination needs, and the limits around one delivery.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -14,11 +14,17 @@ use crate::config;
 use crate::git::push::PushServer;
 use crate::interrupt::within;
 use crate::memory::MemoryBudget;
+use crate::model::key::Destination;
 use crate::net::http;
 use crate::plan::delivery::report::Delivered;
 use crate::plan::delivery::{Deliver, Taken};
 use crate::progress::Progress;
 use crate::workdir::Spool;
+
+/// The record of what was taken is stored with each delivery while it has at most this many destinations: about a megabyte.
+const KEPT_AT_ONCE: usize = 10_000;
+/// A longer one is not stored more often than this, but when a pass ends.
+const KEEP_PAUSE: Duration = Duration::from_secs(1);
 
 /// What delivering any destination needs.
 pub struct Courier {
@@ -26,6 +32,8 @@ pub struct Courier {
     pub(super) spool: Spool,
     /// When what was taken had been published.
     pub(super) taken: Mutex<Taken>,
+    /// When this process stored that last.
+    taken_kept: Mutex<Option<Instant>>,
     pub(super) memory: Arc<MemoryBudget>,
     /// Longest archive accepted, in bytes.
     pub(super) max_repository_bytes: u64,
@@ -39,6 +47,7 @@ impl Courier {
         Ok(Self {
             bucket,
             taken: Mutex::new(spool.taken()),
+            taken_kept: Mutex::default(),
             spool,
             memory: Arc::new(MemoryBudget::new(settings.memory_budget_bytes)),
             max_repository_bytes: settings.max_repository_bytes,
@@ -64,12 +73,38 @@ impl Courier {
         match within(self.time_limit, stop, attempts).await {
             Ok(Pushed { rewritten_from, bytes: pushed_bytes, origin, published }) => {
                 if let Some(published) = published {
-                    self.taken.lock().note(deliver.destination(), published);
+                    self.note_taken(deliver.destination(), published);
                 }
                 Ok(Delivered { rewritten_from, pushed_bytes, origin, published, took: begun.elapsed() })
             }
             Err(_) if stop.is_cancelled() => Err(DeliverError::Stopped),
             Err(error) => Err(error),
+        }
+    }
+
+    /// What was published then was taken. A pass may take hours, and the process may be killed before it ends.
+    fn note_taken(&self, destination: &Destination, published: SystemTime) {
+        self.taken.lock().note(destination, published);
+        let is_soon = self.taken_kept.lock().is_some_and(|kept| kept.elapsed() < KEEP_PAUSE);
+        if !is_soon || self.taken.lock().len() <= KEPT_AT_ONCE {
+            self.keep_taken();
+        }
+    }
+
+    /// Stores the record of what was taken, if this process has not stored it yet.
+    pub(super) fn keep_new_taken(&self) {
+        if self.taken_kept.lock().is_none() {
+            self.keep_taken();
+        }
+    }
+
+    /// Stores the record of what was taken.
+    pub(super) fn keep_taken(&self) {
+        match self.spool.keep_taken(&self.taken.lock()) {
+            Ok(()) => *self.taken_kept.lock() = Some(Instant::now()),
+            Err(error) => {
+                tracing::warn!(%error, "cannot keep when what was taken had been published: after a restart, an earlier object may be taken again");
+            }
         }
     }
 }

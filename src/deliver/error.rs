@@ -20,7 +20,7 @@ use crate::model::manifest::ManifestError;
 use crate::model::stage::Stage;
 use crate::net::http::{RequestError, Retryable};
 use crate::plan::Cause;
-use crate::plan::delivery::Replayed;
+use crate::plan::delivery::Untimely;
 use crate::plan::outcome::{Failure, Rewrite};
 use crate::retries::{Flaw, Server, Trouble};
 use crate::text::error_chain;
@@ -75,9 +75,9 @@ pub(super) enum DeliverError {
     /// An increment's pack cannot be read, or does not fit what it is on top of.
     #[error("its increment cannot be used")]
     Increment(#[source] PackError),
-    /// A signed object that was published before what was taken already.
+    /// A signed object that was published before what was taken already, or in the future.
     #[error("refused, {0}")]
-    Replayed(#[from] Replayed),
+    Untimely(#[from] Untimely),
     /// The plan does not deliver such objects.
     #[error("internal error: an object of the plan cannot be delivered")]
     NoObject,
@@ -151,7 +151,7 @@ impl DeliverError {
             Self::Increment(PackError::Memory(_)) => Cause::Memory,
             Self::Increment(PackError::Io(_)) => Cause::Disk,
             Self::Increment(_) => Cause::Damaged,
-            Self::Replayed(_) => Cause::Replayed,
+            Self::Untimely(_) => Cause::Replayed,
             Self::Receiver(_) => Cause::Push,
             Self::Held(_) => Cause::Diverged,
             Self::TimeLimit(_) => Cause::TimeLimit,
@@ -210,7 +210,7 @@ fn origin_cause(error: &TrustError) -> Cause {
         TrustError::Unsigned | TrustError::UnknownKey(_) | TrustError::BadSignature(_) | TrustError::Malformed => {
             Cause::Untrusted
         }
-        TrustError::Replayed { .. } => Cause::Replayed,
+        TrustError::Untimely(_) => Cause::Replayed,
         TrustError::Manifest(ManifestError::Another { .. }) => Cause::WrongContent,
         TrustError::Manifest(ManifestError::TooLong | ManifestError::Version(_) | ManifestError::Malformed(_)) => {
             Cause::Damaged

@@ -32,7 +32,7 @@ use crate::model::manifest::{Manifest, Origin};
 use crate::model::stage::Stage;
 use crate::net::http;
 use crate::plan::OnRewrite;
-use crate::plan::delivery::{Deliver, Move, Route};
+use crate::plan::delivery::{Deliver, Move, Route, Window};
 use crate::plan::outcome::Rewrite;
 use crate::progress::Progress;
 
@@ -74,7 +74,7 @@ pub(super) struct Job<'a> {
 impl Job<'_> {
     pub(super) async fn run(&self) -> Result<Pushed, DeliverError> {
         match (self.deliver.route, &self.deliver.chain[..]) {
-            (Route::All, [whole]) => match self.stream(whole, self.not_before()).await {
+            (Route::All, [whole]) => match self.stream(whole, self.window()).await {
                 Err(DeliverError::NeedsDisk(why)) => {
                     tracing::debug!(why, "an object cannot be streamed, and is delivered by way of the disk");
                     self.with_disk(async |place| self.push_from_disk(place, &mut vec![], None).await).await
@@ -220,13 +220,13 @@ impl Job<'_> {
     }
 
     /// Pushes a whole history while its object is being read. Nothing touches the disk.
-    async fn stream(&self, object: &HeldObject, not_before: Option<SystemTime>) -> Result<Pushed, DeliverError> {
+    async fn stream(&self, object: &HeldObject, window: Option<Window>) -> Result<Pushed, DeliverError> {
         let commit = commit_of(object)?;
         let reader = self.download(object).await?;
         let (keys, limits, object) = (Arc::clone(self.keys), self.limits(), object.clone());
         let (said, known) = oneshot::channel();
         let pushed = self.push(None, commit, move |begin| {
-            let expected = expected(&object, commit, &keys, not_before)?;
+            let expected = expected(&object, commit, &keys, window)?;
             let streamed = stream_pack(reader, &expected, &keys.identities, limits, begin)?;
             note_others(&streamed.said);
             // The receiver is gone if the delivery was given up.
@@ -303,15 +303,17 @@ impl Job<'_> {
     /// Whether what was published then may still be taken. Only a signature tells when that was.
     fn allow(&self, origin: &Origin, manifest: Option<&Manifest>, does: Move) -> Result<(), DeliverError> {
         match (origin, manifest) {
-            (Origin::Signed { .. }, Some(manifest)) => Ok(self.courier.taken.lock().allow(manifest, does)?),
+            (Origin::Signed { .. }, Some(manifest)) => {
+                Ok(self.courier.taken.lock().allow(manifest, does, SystemTime::now())?)
+            }
             (Origin::Signed { .. } | Origin::Unchecked { .. } | Origin::Unsigned, _) => Ok(()),
         }
     }
 
-    /// What a whole history that creates the branch must not have been published before.
-    fn not_before(&self) -> Option<SystemTime> {
+    /// When a whole history that creates the branch may have been published.
+    fn window(&self) -> Option<Window> {
         self.keys.trusted.as_ref()?;
-        self.courier.taken.lock().published(self.deliver.destination())
+        Some(self.courier.taken.lock().window(self.deliver.destination(), SystemTime::now()))
     }
 
     /// Whether the commit descends from `base`.
@@ -474,12 +476,12 @@ fn expected<'a>(
     object: &'a HeldObject,
     commit: CommitId,
     keys: &'a Keys,
-    not_before: Option<SystemTime>,
+    window: Option<Window>,
 ) -> Result<Expected<'a>, DeliverError> {
     let format = object.name.content.format().ok_or(DeliverError::NoObject)?;
-    Ok(Expected { format, commit, bytes: Some(object.bytes), trust: trust(object, keys, not_before) })
+    Ok(Expected { format, commit, bytes: Some(object.bytes), trust: trust(object, keys, window) })
 }
 
-fn trust<'a>(object: &'a HeldObject, keys: &'a Keys, not_before: Option<SystemTime>) -> Trust<'a> {
-    Trust { destination: &object.name.destination, keys: keys.trusted.as_ref(), not_before }
+fn trust<'a>(object: &'a HeldObject, keys: &'a Keys, window: Option<Window>) -> Trust<'a> {
+    Trust { destination: &object.name.destination, keys: keys.trusted.as_ref(), window }
 }

@@ -30,7 +30,7 @@ pub enum Cause {
     NotOurs,
     /// No trusted key signed the object.
     Untrusted,
-    /// A signed object of an earlier time was put there again.
+    /// A signed object of an earlier time was put there again, or a clock is wrong.
     Replayed,
     /// The object is damaged, or is not what a producer writes.
     Damaged,
@@ -236,7 +236,7 @@ impl Cause {
             Self::Download => "Downloading from S3 fails",
             Self::NotOurs => "Encrypted to other recipients",
             Self::Untrusted => "Not signed by a trusted key",
-            Self::Replayed => "Signed, but of an earlier time",
+            Self::Replayed => "Signed, but of another time",
             Self::Damaged => "Object cannot be read",
             Self::WrongContent => "Object is not what its name says",
             Self::Repository => "Repository cannot be used",
@@ -325,8 +325,8 @@ impl Cause {
                  (REPUBLISH), or add its public key to TRUSTED_KEYS. The far branch stays as it is."
             }
             Self::Replayed => {
-                "Find out who can write to the bucket: an old object was put there again. Let the near side publish the \
-                 destination again (REPUBLISH). The far branch stays as it is."
+                "Find out who can write to the bucket, if an old object was put there again, or which clock is wrong. Then let \
+                 the near side publish the destination again (REPUBLISH). The far branch stays as it is."
             }
             Self::Damaged => {
                 "Let the near side publish it again: REPUBLISH=GROUP/PROJECT@BRANCH. If that does not help, check what \

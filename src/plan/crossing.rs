@@ -5,9 +5,9 @@
 
 use std::fmt;
 
-use super::chain::Chain;
+use super::chain::{self, Chain};
 use super::policy::{Crossing, Policy};
-use crate::model::key::{CommitId, Destination, encode_increment};
+use crate::model::key::{CommitId, Destination, HeldObject, encode_increment};
 use crate::text::{human_bytes, short_commit};
 
 /// A smaller whole object is sent again whole: that takes no longer, and leaves one object.
@@ -56,6 +56,9 @@ pub enum WhyWhole {
     SetBack,
     /// The newest object's name says no commit.
     NoCommit,
+    /// There are increments on the whole object that are older than it: killed passes leave such, or S3's clock was set back. A
+    /// further one would not count then.
+    OlderIncrements,
     /// The increment's name would be longer than S3 allows.
     KeyTooLong,
 }
@@ -83,17 +86,21 @@ impl fmt::Display for WhyWhole {
             }
             Self::SetBack => f.write_str("crosses whole: the branch was set back"),
             Self::NoCommit => f.write_str("crosses whole: the newest object's name says no commit"),
+            Self::OlderIncrements => {
+                f.write_str("crosses whole: the bucket holds increments that are older than what they are on top of")
+            }
             Self::KeyTooLong => f.write_str("crosses whole: an increment's name would be too long for S3"),
         }
     }
 }
 
-/// How `commit` crosses if the destination is at the tip of `chain`, another commit. `others` are its objects that are not in
-/// the chain.
+/// How `commit` crosses if the destination is at the tip of `chain`, another commit. `held` are all its objects, and `others`
+/// those that are not in the chain.
 pub(super) fn how(
     destination: &Destination,
     commit: CommitId,
     chain: &Chain<'_>,
+    held: &[&HeldObject],
     others: &[String],
     policy: Policy<'_>,
 ) -> How {
@@ -106,6 +113,9 @@ pub(super) fn how(
         (Crossing::Whole, _) => How::Whole(WhyWhole::Setting),
         (Crossing::Incremental, None) => How::Whole(WhyWhole::NoCommit),
         (Crossing::Incremental, Some(_)) if is_set_back => How::Whole(WhyWhole::SetBack),
+        (Crossing::Incremental, Some(_)) if !chain::passed_over(held).is_empty() => {
+            How::Whole(WhyWhole::OlderIncrements)
+        }
         (Crossing::Incremental, Some(_)) if whole.bytes < LEAST_BASE_BYTES => How::Whole(WhyWhole::SmallBase),
         (Crossing::Incremental, Some(_)) if sizes.iter().sum::<u64>() >= most => How::Whole(WhyWhole::Share),
         (Crossing::Incremental, Some(commits)) => {
@@ -129,13 +139,17 @@ pub(super) fn how(
 
 /// How many increments stay, from the first on; the new one replaces the others. All of them, as long as there may be one more.
 ///
-/// Else the new one begins further back: it takes in the last one, and the one before as long as that is smaller than what is
-/// taken in already. The new part itself counts as much as the last one: how large it is, only a fetch can tell. So each byte
-/// is sent again only when the part that it is in has doubled.
+/// Else the new one begins further back: it takes in the last one, those that are too many, and the ones before as long as each
+/// is smaller than what is taken in already. The new part itself counts as much as the last one: how large it is, only a fetch
+/// can tell. So each byte is sent again only when the part that it is in has doubled.
 fn kept(sizes: &[u64], most: usize) -> usize {
-    let (Some((last, before)), true) = (sizes.split_last(), sizes.len() >= most) else { return sizes.len() };
-    let (mut kept, mut taken_in) = (before.len(), last.saturating_mul(2));
-    while let Some(size) = kept.checked_sub(1).map(|at| before[at]).filter(|size| *size < taken_in) {
+    if sizes.len() < most {
+        return sizes.len();
+    }
+    let mut kept = most.min(sizes.len()).saturating_sub(1);
+    let last = sizes.last().copied().unwrap_or_default();
+    let mut taken_in = sizes[kept..].iter().fold(last, |sum, size| sum.saturating_add(*size));
+    while let Some(size) = kept.checked_sub(1).map(|at| sizes[at]).filter(|size| *size < taken_in) {
         taken_in = taken_in.saturating_add(size);
         kept -= 1;
     }

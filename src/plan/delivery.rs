@@ -12,7 +12,7 @@ use std::fmt;
 use std::time::SystemTime;
 
 pub use self::refusals::{KeptRefusal, Refusal, Refusals};
-pub use self::taken::{CLOCK_TOLERANCE, KeptTaken, Move, Replayed, Taken};
+pub use self::taken::{CLOCK_TOLERANCE, FUTURE_TOLERANCE, KeptTaken, Move, Taken, Untimely, Window};
 use super::chain::{self, base_of, chain};
 use super::{Cause, OnRewrite};
 use crate::model::key::{CommitId, Destination, HeldObject};

@@ -67,7 +67,7 @@ impl Spool {
     /// What [`Self::keep_taken`] stored last. Without it, a new record begins.
     pub fn taken(&self) -> Taken {
         match self.kept::<KeptTaken>(TAKEN_FILE, TAKEN_LIMIT_BYTES) {
-            Ok(Some(kept)) => kept.into(),
+            Ok(Some(kept)) => Taken::from(kept).begun_by(SystemTime::now()),
             Ok(None) => Taken::since(SystemTime::now()),
             Err(error) => {
                 tracing::warn!(

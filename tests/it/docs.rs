@@ -225,7 +225,6 @@ const MESSAGES: &[(&str, &[&str])] = &[
             ", which is not in TRUSTED_KEYS",
             "its signature does not fit",
             "its signature is not ",
-            "it is a signed object of an earlier time, put there again",
             "its bundle ",
         ],
     ),
@@ -253,6 +252,8 @@ const MESSAGES: &[(&str, &[&str])] = &[
     ("deliver", &["cannot push", "its object cannot be used", "cannot make the pack to push"]),
     ("deliver", &["cannot use WORKDIR for its object", "cannot keep which pushes were refused"]),
     ("workdir", &["cannot read which pushes were refused", "cannot remove what an earlier process left"]),
+    ("plan", &["an earlier object was put back into the bucket, or the producer's clock was set back"]),
+    ("plan", &["which lies in the future: the clock of the producer, of S3 or of this machine "]),
     ("model", &["the far GitLab refuses a push: ", "cannot read the far GitLab's branches: "]),
     ("model", &["the far GitLab is unreachable: not tried"]),
     (

@@ -6,6 +6,7 @@ mod alerts;
 mod browser;
 mod bucket;
 mod check;
+mod clocks;
 mod connectivity;
 mod consumer;
 mod consumer_broken;

@@ -18,13 +18,13 @@ use crate::support::{
 const PREFIX: &[u8] = b"git-partition-sync manifest v1\0";
 
 /// A key pair of OpenSSL's, in files.
-struct Signer {
+pub struct Signer {
     private: PathBuf,
     public: PathBuf,
 }
 
 impl Signer {
-    fn new(world: &World, name: &str) -> Self {
+    pub fn new(world: &World, name: &str) -> Self {
         let at = world.scratch().unwrap();
         let (private, public) = (at.join(format!("{name}.pem")), at.join(format!("{name}.pub")));
         openssl(Command::new("openssl").args(["genpkey", "-algorithm", "ed25519", "-out"]).arg(&private));
@@ -32,12 +32,12 @@ impl Signer {
         Self { private, public }
     }
 
-    fn file(&self) -> &str {
+    pub fn file(&self) -> &str {
         self.private.to_str().unwrap()
     }
 
     /// The public key, as TRUSTED_KEYS takes it.
-    fn public_key(&self) -> String {
+    pub fn public_key(&self) -> String {
         fs::read_to_string(&self.public).unwrap()
     }
 
@@ -79,12 +79,12 @@ fn world() -> World {
 }
 
 /// A pass of the producer that signs.
-fn signed_pass(world: &World, signer: &Signer) -> Run {
+pub fn signed_pass(world: &World, signer: &Signer) -> Run {
     pass_with(world, "SIGNING_KEY_FILE", signer.file()).succeeded()
 }
 
 /// A pass of the consumer that trusts these keys.
-fn trusting(world: &World, keys: &str) -> Run {
+pub fn trusting(world: &World, keys: &str) -> Run {
     consumer(world, &["-run-once"]).env("TRUSTED_KEYS", keys).output().unwrap().into()
 }
 

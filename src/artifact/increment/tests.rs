@@ -82,7 +82,7 @@ impl Case {
     }
 
     fn expected<'a>(&'a self, keys: Option<&'a TrustedKeys>) -> ExpectedIncrement<'a> {
-        let trust = Trust { destination: &self.destination, keys, not_before: None };
+        let trust = Trust { destination: &self.destination, keys, window: None };
         ExpectedIncrement { commit: self.project.commit, base: self.base, bytes: None, trust }
     }
 

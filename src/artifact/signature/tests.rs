@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::process::Command;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use testbed::mutate::mutated;
 
@@ -41,7 +41,7 @@ fn signed(key: Option<&SigningKey>, manifest: &Manifest) -> SignedManifest {
 
 fn judge(keys: &TrustedKeys, found: &SignedManifest) -> Result<Judged, TrustError> {
     let destination = destination();
-    Trust { destination: &destination, keys: Some(keys), not_before: None }.judge(Some(found), id(1))
+    Trust { destination: &destination, keys: Some(keys), window: None }.judge(Some(found), id(1))
 }
 
 /// Whether OpenSSL takes the signature for one of these bytes.
@@ -160,13 +160,14 @@ fn each_way_in_which_an_object_is_not_trusted_has_its_name() {
     assert!(of(Manifest { base: Some(id(2)), ..manifest() }).contains("another base"));
 
     let destination = destination();
-    let trust = Trust { destination: &destination, keys: Some(&trusted), not_before: None };
+    let trust = Trust { destination: &destination, keys: Some(&trusted), window: None };
     assert!(matches!(trust.judge(None, id(1)), Err(TrustError::Unsigned)));
-    let not_before = |time| Trust { not_before: Some(time), ..trust }.judge(Some(&good), id(1));
+    let window = |not_before| Window { not_before: Some(not_before), now: published() };
+    let not_before = |time| Trust { window: Some(window(time)), ..trust }.judge(Some(&good), id(1));
     not_before(published()).unwrap();
     not_before(published() - Duration::from_secs(9)).unwrap();
     let replayed = not_before(published() + Duration::from_millis(1)).unwrap_err();
-    assert!(matches!(replayed, TrustError::Replayed { .. }));
+    assert!(matches!(replayed, TrustError::Untimely(Untimely::Early { .. })));
     assert!(replayed.to_string().contains("2023-11-14T22:13:20.123Z"), "{replayed}");
 }
 
@@ -177,7 +178,7 @@ fn an_increment_s_manifest_names_its_base_whether_or_not_keys_are_trusted() {
     let whole = signed(Some(&keys.signing()), &manifest());
     let increment = signed(Some(&keys.signing()), &Manifest { base: Some(id(2)), ..manifest() });
     for keys in [None, Some(&trusted)] {
-        let trust = Trust { destination: &destination, keys, not_before: None };
+        let trust = Trust { destination: &destination, keys, window: None };
         let (_, read) = trust.judge_increment(&increment, id(1), id(2)).unwrap();
         assert_eq!(read.base, Some(id(2)));
         for (found, base) in [(&whole, id(2)), (&increment, id(3))] {
@@ -188,14 +189,15 @@ fn an_increment_s_manifest_names_its_base_whether_or_not_keys_are_trusted() {
         assert!(trust.judge_increment(&unreadable, id(1), id(2)).is_err());
     }
     let unsigned = SignedManifest { signature: None, ..increment };
-    let trust = Trust { destination: &destination, keys: Some(&trusted), not_before: None };
+    let trust = Trust { destination: &destination, keys: Some(&trusted), window: None };
     assert!(matches!(trust.judge_increment(&unsigned, id(1), id(2)), Err(TrustError::Unsigned)));
 }
 
 #[test]
 fn without_trusted_keys_nothing_is_refused_and_what_is_said_is_told() {
     let (keys, destination) = (Keys::new(), destination());
-    let trust = Trust { destination: &destination, keys: None, not_before: Some(published() + Duration::from_secs(1)) };
+    let window = Window { not_before: Some(published() + Duration::from_secs(1)), now: published() };
+    let trust = Trust { destination: &destination, keys: None, window: Some(window) };
     let judged = |found: Option<&SignedManifest>| trust.judge(found, id(1)).unwrap();
     assert_eq!(judged(None), Judged { origin: Origin::Unsigned, manifest: None });
     let unsigned = signed(None, &manifest());

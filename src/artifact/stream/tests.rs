@@ -20,6 +20,7 @@ use crate::artifact::signature::{SignedManifest, Trust, TrustError};
 use crate::git::fixture::{Project, git, run};
 use crate::model::key::Destination;
 use crate::model::manifest::{Manifest, ManifestError, Origin};
+use crate::plan::delivery::Window;
 
 const BRANCH: &str = "release/1";
 
@@ -73,7 +74,7 @@ impl Case {
     }
 
     fn expected(&self, format: ArchiveFormat) -> Expected<'_> {
-        let trust = Trust { destination: &self.destination, keys: None, not_before: None };
+        let trust = Trust { destination: &self.destination, keys: None, window: None };
         Expected { format, commit: self.project.commit, bytes: None, trust }
     }
 
@@ -251,7 +252,7 @@ fn the_smallest_second_pack_is_noticed_and_a_long_branch_is_not_taken_for_one() 
     let long = case.project.archive(ArchiveFormat::Zip, &segments);
     let object = case.encrypted(&long);
     let destination = destination(&segments);
-    let trust = Trust { destination: &destination, keys: None, not_before: None };
+    let trust = Trust { destination: &destination, keys: None, window: None };
     let expected = Expected { bytes: Some(object.len() as u64), trust, ..case.expected(ArchiveFormat::Zip) };
     case.stream(&expected, &object[..]).0.unwrap();
 
@@ -625,10 +626,11 @@ fn with_trusted_keys_a_pack_begins_only_after_its_manifest_was_verified() {
             let error = refused(&trusting, signed(wrong, Some(&keys)));
             assert!(matches!(error, TrustError::Manifest(ManifestError::Another { .. })), "{error}");
         }
-        let after = |time| Expected { trust: Trust { not_before: Some(time), ..trusting.trust }, ..trusting };
+        let window = |time| Window { not_before: Some(time), now: manifest.published };
+        let after = |time| Expected { trust: Trust { window: Some(window(time)), ..trusting.trust }, ..trusting };
         stream(&after(manifest.published), signed(&manifest, Some(&keys))).0.unwrap();
         let later = after(manifest.published + Duration::from_millis(1));
-        assert!(matches!(refused(&later, signed(&manifest, Some(&keys))), TrustError::Replayed { .. }));
+        assert!(matches!(refused(&later, signed(&manifest, Some(&keys))), TrustError::Untimely(_)));
         // Without a manifest at all.
         let plain = case.encrypted(&case.archive(format));
         let (outcome, got) = case.stream(&trusting, &plain[..]);

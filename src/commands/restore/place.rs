@@ -89,7 +89,7 @@ pub fn restore_object(
     DirBuilder::new().mode(0o700).create(&repository).map_err(in_path(&repository))?;
 
     let Means { identities, trusted, memory } = means;
-    let trust = Trust { destination, keys: trusted.as_ref(), not_before: None };
+    let trust = Trust { destination, keys: trusted.as_ref(), window: None };
     let expected = Expected { format, commit, bytes: None, trust };
     let mut said = unpack(reader, &expected, identities, Limits::default(), &repository)?;
     let mut tip = commit;

@@ -14,6 +14,9 @@ use crate::text::timestamp;
 
 /// The clocks of several producers may differ by this much, as long as the branch moves forward.
 pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
+/// What is published may be ahead of our clock by this much. It bounds for how long a clock that was wrong for a moment keeps
+/// later objects from being taken.
+pub const FUTURE_TOLERANCE: Duration = Duration::from_secs(24 * 60 * 60);
 /// More destinations are not remembered: those taken longest ago are forgotten first.
 const MOST_DESTINATIONS: usize = 200_000;
 
@@ -30,17 +33,56 @@ pub enum Move {
 
 /// Why a signed object is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "it was published at {}, and what was taken before at {}: an earlier object was put back into the bucket, or the \
-     producer's clock was set back. Find out who can write to the bucket; to send it all the same, publish it again with \
-     REPUBLISH on the near side",
-    shown(.published), shown(.taken)
-)]
-pub struct Replayed {
-    /// When the object was published.
-    pub published: SystemTime,
-    /// When what was taken before was published.
-    pub taken: SystemTime,
+pub enum Untimely {
+    /// It was not published after what was taken before, or not since that is recorded.
+    #[error(
+        "it was published at {}, and only what was published after {} is taken: an earlier object was put back into the \
+         bucket, or the producer's clock was set back. Find out who can write to the bucket; to send it all the same, publish \
+         it again with REPUBLISH on the near side after {}",
+        shown(.published), shown(.after), shown(.after)
+    )]
+    Early {
+        /// When it was published.
+        published: SystemTime,
+        /// When what was taken before was published, or when the record of that began.
+        after: SystemTime,
+    },
+    /// It was published more than [`FUTURE_TOLERANCE`] ahead of our clock.
+    #[error(
+        "it was published at {}, which lies in the future: the clock of the producer, of S3 or of this machine ({}) is wrong. \
+         Find out which and correct that clock, then publish it again with REPUBLISH on the near side",
+        shown(.published), shown(.now)
+    )]
+    Future {
+        /// When it was published.
+        published: SystemTime,
+        /// The time here.
+        now: SystemTime,
+    },
+}
+
+/// When a signed object may have been published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// Not before this, if anything was taken before.
+    pub not_before: Option<SystemTime>,
+    /// The time here.
+    pub now: SystemTime,
+}
+
+impl Window {
+    /// Whether an object that was published then may be taken.
+    ///
+    /// # Errors
+    /// [`Untimely`].
+    pub fn judge(self, published: SystemTime) -> Result<(), Untimely> {
+        let Self { not_before, now } = self;
+        match not_before {
+            _ if published > now + FUTURE_TOLERANCE => Err(Untimely::Future { published, now }),
+            Some(after) if published < after => Err(Untimely::Early { published, after }),
+            Some(_) | None => Ok(()),
+        }
+    }
 }
 
 fn shown(time: &SystemTime) -> String {
@@ -64,8 +106,9 @@ impl Taken {
     /// Whether a push may use what this manifest, whose signature is good, is the newest part of.
     ///
     /// # Errors
-    /// [`Replayed`] if an earlier object was put back.
-    pub fn allow(&self, manifest: &Manifest, does: Move) -> Result<(), Replayed> {
+    /// [`Untimely`] if an earlier object was put back, or a clock is wrong.
+    pub fn allow(&self, manifest: &Manifest, does: Move, now: SystemTime) -> Result<(), Untimely> {
+        Window { not_before: None, now }.judge(manifest.published)?;
         let published = millis(manifest.published);
         let taken = self.destinations.get(&manifest.destination).copied();
         let (allowed, after) = match (does, taken) {
@@ -76,13 +119,25 @@ impl Taken {
             // The producer knew that it replaces this commit, or it published after the memory began.
             (Move::Replaces(from), None) => (manifest.previous == Some(from) || published > self.since, self.since),
         };
-        let refused = Replayed { published: time(published), taken: time(after) };
+        let refused = Untimely::Early { published: time(published), after: time(after) };
         if allowed { Ok(()) } else { Err(refused) }
     }
 
-    /// When what was taken last of a destination was published.
-    pub fn published(&self, destination: &Destination) -> Option<SystemTime> {
-        self.destinations.get(destination).map(|published| time(*published))
+    /// When an object that creates this destination's branch may have been published.
+    pub fn window(&self, destination: &Destination, now: SystemTime) -> Window {
+        let taken = self.destinations.get(destination);
+        Window { not_before: taken.map(|published| time(*published)), now }
+    }
+
+    /// How many destinations are remembered.
+    pub fn len(&self) -> usize {
+        self.destinations.len()
+    }
+
+    /// The same memory. If it says that it began after this, a clock was wrong, and it begins now.
+    #[must_use]
+    pub fn begun_by(self, now: SystemTime) -> Self {
+        Self { since: self.since.min(millis(now)), ..self }
     }
 
     /// What was published then was taken.
@@ -93,7 +148,8 @@ impl Taken {
                 self.destinations.remove(&oldest);
             }
         }
-        self.destinations.insert(of.clone(), millis(published));
+        let taken = self.destinations.entry(of.clone()).or_default();
+        *taken = millis(published).max(*taken);
     }
 
     /// For a file.
@@ -167,7 +223,7 @@ mod tests {
     }
 
     fn allowed(taken: &Taken, after: i64, does: Move) -> bool {
-        taken.allow(&manifest(after, Some(7)), does).is_ok()
+        taken.allow(&manifest(after, Some(7)), does, time(began())).is_ok()
     }
 
     #[test]
@@ -185,7 +241,7 @@ mod tests {
                 assert_eq!(allowed(&taken, after, does), expected, "{does:?} at {after}");
             }
         }
-        let refused = taken.allow(&manifest(1, None), Creates).unwrap_err().to_string();
+        let refused = taken.allow(&manifest(1, None), Creates, time(began())).unwrap_err().to_string();
         assert!(refused.contains("REPUBLISH") && refused.contains("2027-01-15"), "{refused}");
     }
 
@@ -196,6 +252,28 @@ mod tests {
         assert!(!allowed(&taken, -1_000, Replaces(commit(1))) && !allowed(&taken, 0, Replaces(commit(1))));
         assert!(allowed(&taken, 1, Replaces(commit(1))), "published since");
         assert!(allowed(&taken, -1_000, Replaces(commit(7))), "the producer knew what it replaces");
+    }
+
+    #[test]
+    fn what_lies_in_the_future_is_not_taken_whatever_it_does() {
+        let (taken, day) = (Taken::since(time(began())), FUTURE_TOLERANCE.as_secs() as i64);
+        for does in [Creates, Forward, Replaces(commit(1)), Replaces(commit(7))] {
+            assert!(allowed(&taken, day, does) && !allowed(&taken, day + 1, does), "{does:?}");
+        }
+        let refused = taken.allow(&manifest(day + 1, None), Creates, time(began())).unwrap_err().to_string();
+        assert!(refused.contains("correct that clock") && refused.contains("REPUBLISH"), "{refused}");
+        assert_eq!(taken.clone().begun_by(time(0)), Taken::since(time(0)), "a record of the future begins now");
+        assert_eq!(taken.clone().begun_by(time(began() + 1)), taken);
+    }
+
+    /// Moves forward are taken a little late; that makes room for nothing else.
+    #[test]
+    fn what_was_taken_a_little_late_is_not_the_newest() {
+        let mut taken = Taken::since(time(began()));
+        note(&mut taken, &manifest(100, None));
+        assert!(allowed(&taken, 50, Forward));
+        note(&mut taken, &manifest(50, None));
+        assert!(!allowed(&taken, 60, Replaces(commit(1))) && !allowed(&taken, 0, Forward));
     }
 
     #[test]

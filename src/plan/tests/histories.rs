@@ -32,6 +32,8 @@ enum Step {
     /// The branch is set back by so many commits.
     SetBack(u8),
     Setting(Crossing, ArchiveFormat),
+    /// `MAX_INCREMENTS`.
+    Most(usize),
     Republish,
 }
 
@@ -44,6 +46,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Rewrite),
         1 => (1_u8..4).prop_map(Step::SetBack),
         1 => setting.prop_map(|(crossing, format)| Step::Setting(crossing, format)),
+        1 => (1_usize..9).prop_map(Step::Most),
         1 => Just(Step::Republish),
     ]
 }
@@ -87,6 +90,7 @@ impl World {
             Step::Setting(crossing, format) => {
                 (self.policy.crossing, self.policy.format) = (*crossing, FormatChoice::Only(*format));
             }
+            Step::Most(most) => self.policy.max_increments = NonZeroUsize::new(*most).unwrap(),
             Step::Republish => self.policy.republish = &SOME,
         }
     }
@@ -254,6 +258,40 @@ fn a_ninth_increment_takes_in_the_last_ones() {
     let How::Increment(increment) = &only_publish(&plan).how else { panic!("{plan:?}") };
     assert_eq!((increment.base, &increment.covers[..]), (id((0, 6)), &[id((0, 7)), id((0, 8)), id((0, 9))][..]));
     assert_eq!(increment.supersedes.len(), 3);
+}
+
+#[test]
+fn a_lower_limit_holds_from_the_next_increment_on() {
+    let mut world = World::new();
+    world.apply(&world.plan(), usize::MAX);
+    for most in [8, 8, 8, 8, 8, 8, 3, 3, 1] {
+        world.takes(&Step::Most(most));
+        world.takes(&Step::Push { commits: 1, bytes: 100_000 >> world.head.1 });
+        world.now += 1;
+        world.apply(&world.plan(), usize::MAX);
+        assert!(world.held.len() <= 1 + most, "{} of {most}", world.held.len());
+    }
+}
+
+/// Then what is written on top of a whole object is older than that, and does not count.
+#[test]
+fn a_clock_of_s3_that_was_set_back_keeps_no_commit_from_crossing() {
+    // A pass for each commit, and two.
+    for passes in [1, 2] {
+        let mut world = World::new();
+        world.now = 10_000;
+        world.apply(&world.plan(), usize::MAX);
+        world.now = 1_000;
+        for _ in 0..2 {
+            world.takes(&Step::Push { commits: 1, bytes: 1_000 });
+            for _ in 0..passes {
+                world.now += 1;
+                world.apply(&world.plan(), usize::MAX);
+            }
+        }
+        assert_eq!(world.restored(), Some(id(world.head)));
+        assert!(world.plan().actions.is_empty(), "{:?}", world.plan());
+    }
 }
 
 #[test]
