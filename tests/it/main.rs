@@ -47,6 +47,7 @@ mod rewrites;
 mod seaweed;
 mod secrets;
 mod settings;
+mod several;
 mod shards;
 mod shipping;
 mod signatures;
