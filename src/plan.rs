@@ -350,8 +350,8 @@ impl<'a> Standing<'a> {
         let Some(chain) = chain(held) else {
             return if held.is_empty() { Self::Nothing } else { Self::NoWhole };
         };
-        let is_in_chain = |object: &&&HeldObject| chain.objects().any(|part| part.key == object.key);
-        let others = keys_of(held.iter().filter(|object| !is_in_chain(object)));
+        let counting = chain.keys();
+        let others = keys_of(held.iter().filter(|object| !counting.contains(object.key.as_str())));
         let wholes = || held.iter().copied().filter(|object| object.name.content.format().is_some());
         if let Some(current) = wholes().find(|object| object.key == key) {
             // A tie counts as newer: S3's times have a resolution of a second, and a consumer could use either object.

@@ -176,8 +176,14 @@ impl Job<'_> {
         if let (Some(from), Some(first)) = (at, opened.first()) {
             // Who signed it knew it. Otherwise the history in the pack proves that the branch moves forward.
             let is_vouched = matches!(origin, Origin::Signed { .. });
-            if !is_vouched && self.deliver.on_rewrite == OnRewrite::Hold && !self.leads_to(first, from).await? {
-                return self.push_from_disk(place, &mut opened, at).await;
+            if !is_vouched && self.deliver.on_rewrite == OnRewrite::Hold {
+                let mut moves_forward = self.leads_to(first, from).await?;
+                for increment in opened.iter().skip(1) {
+                    moves_forward = moves_forward && self.leads_to(increment, increment.base).await?;
+                }
+                if !moves_forward {
+                    return self.push_from_disk(place, &mut opened, at).await;
+                }
             }
             self.allow(&origin, Some(&manifest), Move::Forward)?;
         }

@@ -77,7 +77,7 @@ impl PushServer {
     }
 
     /// Moves one branch to a commit that `pack` brings, with all that the server lacks of its history. If the branch is there
-    /// already, nothing is sent.
+    /// already, nothing is sent, but the pack is made to its end: what is found out on the way counts.
     pub async fn push(&self, project: &str, update: &RefUpdate<'_>, pack: PackBody) -> Result<(), PushError> {
         let reference = format!("refs/heads/{}", update.branch);
         if !git2::Reference::is_valid_name(&reference) {
@@ -89,7 +89,10 @@ impl PushServer {
         let branches = [update.branch].into();
         let (advertised, url) = self.advertised(project, &branches).await?;
         match advertised.heads.get(update.branch).copied() {
-            Some(head) if head == update.new => return Ok(()),
+            Some(head) if head == update.new => {
+                pack.discard().await;
+                return Ok(());
+            }
             head if head != update.old => return Err(PushError::moved(head)),
             _ => {}
         }

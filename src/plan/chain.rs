@@ -4,11 +4,15 @@
 //! that they agree where a destination is. Wholes are nodes, increments are edges.
 
 use std::cmp::Reverse;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::iter::successors;
 use std::time::SystemTime;
 
 use crate::model::key::{CommitId, Content, HeldObject};
+
+/// No more increments count on top of a whole history. A producer makes at most 64 (`MAX_INCREMENTS`); who can write to the bucket
+/// could make any number.
+const MOST_INCREMENTS: usize = 128;
 
 /// The objects of a destination that count, in the order in which they are applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +32,11 @@ impl<'a> Chain<'a> {
     /// All of its objects, in the order in which they are applied.
     pub fn objects(&self) -> impl Iterator<Item = &'a HeldObject> + use<'a, '_> {
         [self.whole].into_iter().chain(self.increments.iter().copied())
+    }
+
+    /// The keys of all its objects.
+    pub fn keys(&self) -> HashSet<&'a str> {
+        self.objects().map(|object| object.key.as_str()).collect()
     }
 
     /// The size of all its objects in bytes.
@@ -51,6 +60,7 @@ pub(super) fn base_of(object: &HeldObject) -> Option<CommitId> {
 ///   belongs to what the whole history replaced.
 /// - The tip is where no increment leads on. Of several such commits, the one that was written last counts; of two written at
 ///   the same time, the one behind fewer increments.
+/// - A way of more than 128 increments ends there.
 /// - The way to the tip is the one with the fewest increments; of two, the one with newer ones.
 pub fn chain<'a>(objects: &[&'a HeldObject]) -> Option<Chain<'a>> {
     let whole = newest_whole(objects)?;
@@ -65,8 +75,8 @@ pub fn passed_over(objects: &[&HeldObject]) -> Vec<CommitId> {
     if !objects.iter().any(|object| is_older(&object)) {
         return vec![];
     }
-    let any = chain_of(whole, objects, |_| true);
-    let other = any.increments.into_iter().filter(|object| chain.objects().all(|part| part.key != object.key));
+    let (any, counting) = (chain_of(whole, objects, |_| true), chain.keys());
+    let other = any.increments.into_iter().filter(|object| !counting.contains(object.key.as_str()));
     other.filter_map(|object| object.name.commit.parse().ok()).collect()
 }
 
@@ -96,7 +106,8 @@ fn chain_of<'a>(
     let mut waiting = VecDeque::from([(whole.name.commit.as_str(), 0)]);
     let mut ends = vec![];
     while let Some((commit, depth)) = waiting.pop_front() {
-        let leading_on = edges.get(commit).map(Vec::as_slice).unwrap_or_default();
+        let edges = edges.get(commit).filter(|_| depth < MOST_INCREMENTS);
+        let leading_on = edges.map(Vec::as_slice).unwrap_or_default();
         if leading_on.is_empty() {
             ends.push(commit);
         }

@@ -181,3 +181,25 @@ fn a_clock_of_s3_that_was_set_back_keeps_no_commit_from_crossing() {
     }
     assert!(keys(&sides.world).iter().any(|key| key.ends_with(".inc.age")), "increments go on from there");
 }
+
+/// The base of the retracted commit is where the far branch is.
+#[test]
+fn an_increment_that_was_retracted_is_refused_on_top_of_what_is_current() {
+    let sides = Sides::start();
+    let (world, source, bucket) = (&sides.world, &sides.source, sides.world.bucket().unwrap());
+    let kept = source.head("main").unwrap();
+    sides.publish_ahead(HOUR / 6);
+    sides.deliver().succeeded();
+    let retracted: Vec<_> = keys(world).into_iter().filter(|key| key.ends_with(".inc.age")).collect();
+    let retracted: Vec<_> = retracted.iter().map(|key| (key, bucket.get(key).unwrap())).collect();
+    assert_eq!(retracted.len(), 1);
+    source.git(&["update-ref", "refs/heads/main", &kept]).unwrap();
+    sides.written(SystemTime::now() + HOUR / 2);
+    sides.publish();
+    sides.written(SystemTime::now());
+    sides.deliver().succeeded();
+    assert_arrived(world, "far/app", "main", &kept);
+    retracted.iter().for_each(|(key, object)| bucket.put(key, object.clone()).unwrap());
+    sides.deliver().failed().logged("an earlier object was put back into the bucket");
+    assert_arrived(world, "far/app", "main", &kept);
+}

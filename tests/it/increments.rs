@@ -11,7 +11,10 @@ use testbed::judge;
 use testbed::repo::Repo;
 use testbed::world::{World, WorldBuilder};
 
-use crate::support::{assert_arrived, assert_far_is_clean, count, deliver, deliver_with, pass, pass_with, pushes, run};
+use crate::documents::sh;
+use crate::support::{
+    assert_arrived, assert_far_is_clean, count, deliver, deliver_with, increment_key, pass, pass_with, pushes, run,
+};
 
 /// Above what is worth an increment.
 const WHOLE_BYTES: u64 = 256 << 10;
@@ -127,6 +130,42 @@ fn a_rewritten_branch_crosses_whole_and_is_held_where_that_is_wanted() {
     assert_arrived(&world, "far/app", "main", &before);
     deliver(&world).succeeded().logged("replaced: far/app@main");
     assert_arrived(&world, "far/app", "main", &other);
+}
+
+/// An object as docs/contract.md describes it, made by somebody who knows the public key and can write to the bucket.
+fn forge_increment(world: &World, by: &Repo, base: &str, commit: &str) {
+    let place = world.scratch().unwrap();
+    let manifest = format!(
+        r#"{{"version":1,"group":"far","project_name":"app","branch":"main","commit_sha":"{commit}","base_sha":"{base}","covers":[],"previous_sha":null,"published":"2026-11-23T02:56:25.258Z"}}"#
+    );
+    fs::write(place.join("manifest.json"), manifest).unwrap();
+    let header = format!("# v2 git bundle\n-{base}\n{commit} refs/heads/main\n\n");
+    fs::write(place.join("header"), header).unwrap();
+    let path = by.path().display();
+    let make = format!(
+        "printf '%s\\n' {commit} '^{base}' | git -C {path} pack-objects -q --revs --thin --stdout > pack\n\
+         cat header pack > increment.bundle\n\
+         python3 -c 'import sys, zipfile; z = zipfile.ZipFile(\"object\", \"w\"); [z.write(n) for n in sys.argv[1:]]' \
+         manifest.json increment.bundle"
+    );
+    sh(&place, &make);
+    let object = testbed::archive::encrypt(&fs::read(place.join("object")).unwrap(), &world.recipients()).unwrap();
+    world.bucket().unwrap().put(&increment_key("far/app", "main", base, commit), object).unwrap();
+}
+
+/// The first increment moves the branch forward; the next one is on top of it only by its name.
+#[test]
+fn increments_that_rewrite_the_branch_between_them_are_held_where_that_is_wanted() {
+    let world = incremental().start().unwrap();
+    let source = published(&world);
+    deliver(&world).succeeded();
+    let before = source.head("main").unwrap();
+    let child = source.commits("main", 1).unwrap();
+    let unrelated = source.force_root("other", &[("other.txt", "of nobody\n")]).unwrap();
+    forge_increment(&world, &source, &before, &child);
+    forge_increment(&world, &source, &child, &unrelated);
+    deliver_with(&world, "ON_REWRITE", "hold").failed().logged("held: far/app@main");
+    assert_arrived(&world, "far/app", "main", &before);
 }
 
 #[test]

@@ -42,10 +42,9 @@ impl<'a> Row<'a> {
     fn new(objects: &[&'a HeldObject]) -> Option<Self> {
         let destination = &objects.first()?.name.destination;
         let chain = chain(objects);
-        let counts = |object: &HeldObject| {
-            chain.as_ref().is_some_and(|chain| chain.objects().any(|counting| counting.key == object.key))
-        };
-        let mut outdated: Vec<_> = objects.iter().copied().filter(|object| !counts(object)).collect();
+        let counting = chain.as_ref().map(Chain::keys).unwrap_or_default();
+        let mut outdated: Vec<_> =
+            objects.iter().copied().filter(|object| !counting.contains(object.key.as_str())).collect();
         outdated.sort_by_key(|object| (object.last_modified, &object.key));
         Some(Self { destination, chain, outdated })
     }

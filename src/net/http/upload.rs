@@ -149,6 +149,13 @@ pub struct UploadBody {
     bytes: u64,
 }
 
+impl UploadBody {
+    /// Takes everything and sends nothing.
+    pub async fn discard(mut self) {
+        while self.pieces.recv().await.is_some() {}
+    }
+}
+
 /// Where a blocking thread writes a body. Once the server has answered, or the request has ended, it fails with
 /// [`io::ErrorKind::BrokenPipe`]. Dropping it before everything is written breaks the request off.
 #[derive(Debug)]

@@ -17,6 +17,8 @@ pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 /// What is published may be ahead of our clock by this much. It bounds for how long a clock that was wrong for a moment keeps
 /// later objects from being taken.
 pub const FUTURE_TOLERANCE: Duration = Duration::from_secs(24 * 60 * 60);
+/// That holds for an object this long. Later, one of an earlier time was put back.
+const FRESH: Duration = Duration::from_secs(60 * 60);
 /// More destinations are not remembered: those taken longest ago are forgotten first.
 const MOST_DESTINATIONS: usize = 200_000;
 
@@ -114,7 +116,11 @@ impl Taken {
         let (allowed, after) = match (does, taken) {
             (Move::Creates | Move::Forward, None) => (true, self.since),
             (Move::Creates, Some(taken)) => (published >= taken, taken),
-            (Move::Forward, Some(taken)) => (published + CLOCK_TOLERANCE.as_millis() as u64 >= taken, taken),
+            (Move::Forward, Some(taken)) => {
+                let (tolerance, fresh) = (CLOCK_TOLERANCE.as_millis() as u64, FRESH.as_millis() as u64);
+                let is_of_another_clock = published + tolerance >= taken && published + fresh >= millis(now);
+                (published >= taken || is_of_another_clock, taken)
+            }
             (Move::Replaces(_), Some(taken)) => (published > taken, taken),
             // The producer knew that it replaces this commit, or it published after the memory began.
             (Move::Replaces(from), None) => (manifest.previous == Some(from) || published > self.since, self.since),
@@ -144,8 +150,11 @@ impl Taken {
     pub fn note(&mut self, of: &Destination, published: SystemTime) {
         if self.destinations.len() >= MOST_DESTINATIONS && !self.destinations.contains_key(of) {
             let oldest = self.destinations.iter().min_by_key(|(_, published)| **published);
-            if let Some(oldest) = oldest.map(|(destination, _)| destination.clone()) {
+            if let Some((oldest, published)) = oldest.map(|(destination, published)| (destination.clone(), *published))
+            {
                 self.destinations.remove(&oldest);
+                // What replaces its branch has to be published later still.
+                self.since = self.since.max(published);
             }
         }
         let taken = self.destinations.entry(of.clone()).or_default();
@@ -243,6 +252,9 @@ mod tests {
         }
         let refused = taken.allow(&manifest(1, None), Creates, time(began())).unwrap_err().to_string();
         assert!(refused.contains("REPUBLISH") && refused.contains("2027-01-15"), "{refused}");
+        // Another clock is no reason any more.
+        let later = |after, now: u64| taken.allow(&manifest(after, None), Forward, time(began() + now * 1_000)).is_ok();
+        assert!(later(40, 3_640) && !later(40, 3_641) && later(100, 10_000));
     }
 
     #[test]
@@ -288,6 +300,8 @@ mod tests {
         };
         (0..MOST_DESTINATIONS).for_each(|n| note(&mut taken, &other(n)));
         assert_eq!(taken.destinations.len(), MOST_DESTINATIONS);
-        assert!(!taken.destinations.contains_key(&manifest(5, None).destination), "the oldest was forgotten");
+        let forgotten = manifest(5, None);
+        assert!(!taken.destinations.contains_key(&forgotten.destination), "the oldest was forgotten");
+        assert!(taken.allow(&forgotten, Replaces(commit(1)), time(began())).is_err(), "and replaces nothing again");
     }
 }

@@ -317,3 +317,16 @@ fn what_cannot_cross_as_an_increment_crosses_whole_and_says_why() {
     assert_eq!(of(&|world| world.held.truncate(0)), How::Whole(WhyWhole::Reason));
     assert_eq!(of(&|world| drop(world.held.remove(0))), How::Whole(WhyWhole::Reason));
 }
+
+/// Who can write to the bucket can write any number of names.
+#[test]
+fn a_chain_ends_where_no_producer_would_go_on() {
+    let destination = Destination { group: "far".into(), project: "p".into(), branch: "main".into() };
+    let whole = held_under(key::encode(&destination, id((1, 0)), ArchiveFormat::Zip).unwrap(), 1);
+    let next = |n: u8| key::encode_increment(&destination, id((1, n)), id((1, n + 1))).unwrap();
+    let increments: Vec<_> = (0..200).map(|n| held_under(next(n), 1)).collect();
+    let objects: Vec<_> = increments.iter().chain([&whole]).collect();
+    let chain = chain(&objects).unwrap();
+    assert_eq!((chain.increments.len(), chain.tip().key.clone()), (128, next(127)));
+    assert_eq!(chain.keys().len(), 129);
+}
