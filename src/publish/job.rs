@@ -2,12 +2,15 @@
 //!
 //! Invariant: if one half fails, it stops the other, and the upload is not completed.
 
-use std::io;
+use std::io::{self, Read};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::error::PublishError;
 use super::feed;
@@ -31,11 +34,15 @@ use crate::plan::outcome::Rewrite;
 use crate::plan::{Increment, OnRewrite, Publish};
 use crate::progress::{Progress, StageTimer};
 use crate::text::{error_chain, printable};
-use crate::workdir::mirrors::{Mirror, MirrorError, StoredPack};
+use crate::workdir::mirrors::{IncrementPack, Mirror, MirrorError, StoredPack};
 
 /// What an increment's object has beside its pack, in bytes, at most: age's header, the archive's records, the manifest and its
 /// signature, the bundle's header.
 const INCREMENT_FRAME_BYTES: u64 = 8 << 10;
+/// An increment that takes in earlier ones is packed by the source once more if it is not shorter than this, in bytes.
+const LEAST_PACKED_AGAIN_BYTES: u64 = 2 << 10;
+/// How long that may take. It only saves bytes.
+const PACKED_AGAIN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// An object that is up.
 pub(super) struct Shipped {
@@ -113,7 +120,8 @@ impl Job<'_> {
     async fn publish_increment(&self, increment: &Increment) -> Result<Result<Shipped, &'static str>, PublishError> {
         const REWRITTEN: &str = "the commit does not descend from the published one";
         let mut mirror = self.publisher.mirrors.lease(self.source()).await;
-        if mirror.commit().is_none() {
+        let had = mirror.commit();
+        if had.is_none() {
             match self.fetch_base(mirror, increment.base).await {
                 Ok(fetched) => mirror = fetched,
                 Err(PublishError::Fetch { source: WireError::NotOurRef(_), .. }) => {
@@ -138,7 +146,11 @@ impl Job<'_> {
             let pack = mirror.write_increment(base, commit, &memory, &interrupt.flag)?;
             Ok::<_, PublishError>((mirror, pack))
         });
-        let (mirror, pack) = writing.await??;
+        let (mut mirror, mut pack) = writing.await??;
+        let takes_in_earlier = !increment.covers.is_empty() && had != Some(base);
+        if takes_in_earlier && pack.file().len >= LEAST_PACKED_AGAIN_BYTES {
+            (mirror, pack) = self.packed_again(mirror, pack, base).await?;
+        }
         if pack.file().len + INCREMENT_FRAME_BYTES > increment.limit_bytes {
             return Ok(Err("the increments would be too large beside the whole history"));
         }
@@ -151,6 +163,56 @@ impl Job<'_> {
         let (shipped, lfs_paths) = tokio::join!(shipping, self.lfs_paths(&mirror));
         let bytes = shipped?;
         Ok(Ok(Shipped { key, bytes, base: Some(base), rewritten_from: None, lfs_paths }))
+    }
+
+    /// Asks the source for all that an increment brings, to make it shorter than `copied`, which has the deltas that each commit
+    /// came with: Git finds better ones if it packs all commits at once. No more is read than `copied` is long. If that does not
+    /// make it shorter, for any reason, this returns `copied`.
+    async fn packed_again(
+        &self,
+        mirror: Mirror,
+        copied: IncrementPack,
+        base: CommitId,
+    ) -> Result<(Mirror, IncrementPack), PublishError> {
+        let stop = self.stop.child_token();
+        let late = stop.clone();
+        let _timer = AbortOnDropHandle::new(tokio::spawn(async move {
+            sleep(PACKED_AGAIN_TIMEOUT).await;
+            late.cancel();
+        }));
+        let job = Job { stop: &stop, ..*self };
+        let (stream, fetching) = match job.fetch(self.commit, Some((base, Depth::Thin))).await {
+            Ok(fetched) => fetched,
+            Err(error) => return self.not_packed_again(&error).map(|()| (mirror, copied)),
+        };
+        let (feed, source) = feed::channel();
+        let (interrupt, publisher) = (Interrupt::when(&stop), self.publisher);
+        let (turns, memory) = (Arc::clone(&publisher.turns), Arc::clone(&publisher.memory));
+        let (limit, commit, flag) = (publisher.max_repository_bytes, self.commit, Arc::clone(&interrupt.flag));
+        let (longest, mut record) = (copied.file().len, publisher.crash_record(self.publish));
+        let writing = spawn_blocking(move || {
+            let limits = ReceiveLimits { pack_bytes: limit, interrupt: &flag, memory: &memory, turns: &turns };
+            let written = mirror.write_received(source.take(longest), base, commit, &limits, || record.begin());
+            drop((record, fetching));
+            (mirror, written)
+        });
+        let fed = stop.run_until_cancelled(feed::feed_pack(stream, feed, self.progress)).await.unwrap_or(Ok(()));
+        let (mirror, written) = writing.await?;
+        let written = fed.map_err(|error| fetch_error(self.source(), error)).and_then(|()| Ok(written?));
+        match written {
+            Ok(packed) if packed.file().len < copied.file().len => Ok((mirror, packed)),
+            Ok(_) => Ok((mirror, copied)),
+            Err(error) => self.not_packed_again(&error).map(|()| (mirror, copied)),
+        }
+    }
+
+    fn not_packed_again(&self, error: &PublishError) -> Result<(), PublishError> {
+        if self.stop.is_cancelled() {
+            return Err(PublishError::Stopped);
+        }
+        let (source, error) = (printable(&self.source().to_string()), error_chain(error));
+        tracing::debug!(source, error, "the source does not pack a longer increment better");
+        Ok(())
     }
 
     /// Fetches the whole history of an earlier commit into an empty mirror.

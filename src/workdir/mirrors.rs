@@ -16,7 +16,7 @@ use gix_hash::ObjectId;
 use parking_lot::Mutex;
 use sha1::{Digest, Sha1};
 
-pub use self::mirror::Mirror;
+pub use self::mirror::{IncrementPack, Mirror};
 use self::state::State;
 pub use self::state::StoredPack;
 use crate::files::available_bytes;

@@ -6,14 +6,15 @@ use std::path::Path;
 use std::process::Command;
 
 use memchr::memmem;
-use testbed::fault::{ALWAYS, Fault, Proxy};
+use testbed::fault::{ALWAYS, At, Fault, Moment, Proxy};
 use testbed::judge;
 use testbed::repo::Repo;
 use testbed::world::{World, WorldBuilder};
 
 use crate::documents::sh;
 use crate::support::{
-    assert_arrived, assert_far_is_clean, count, deliver, deliver_with, increment_key, pass, pass_with, pushes, run,
+    assert_arrived, assert_far_is_clean, count, deliver, deliver_with, files_below, increment_key, pass, pass_with,
+    pushes, run,
 };
 
 /// Above what is worth an increment.
@@ -394,4 +395,97 @@ fn a_base_that_the_source_does_not_have_any_more_is_replaced_by_the_whole_histor
         deliver(&world).succeeded();
         assert_arrived(&world, "far/app", "main", &next);
     }
+}
+
+/// What Git itself sends to somebody who has `base`, in bytes.
+fn thin_pack_bytes(repo: &Repo, base: &str) -> u64 {
+    let scratch = tempfile::tempdir().unwrap();
+    let range = scratch.path().join("range");
+    fs::write(&range, format!("main\n^{base}\n")).unwrap();
+    let mut git = Command::new("git");
+    git.arg("--git-dir").arg(repo.path()).args([
+        "pack-objects",
+        "--revs",
+        "--thin",
+        "--delta-base-offset",
+        "-q",
+        "--stdout",
+    ]);
+    let packed = git.stdin(fs::File::open(range).unwrap()).output().unwrap();
+    assert!(packed.status.success());
+    packed.stdout.len() as u64
+}
+
+#[test]
+fn an_increment_that_takes_in_earlier_ones_is_as_short_as_git_makes_it() {
+    let world = incremental().setting("MAX_INCREMENTS", "1").start().unwrap();
+    let source = published(&world);
+    let base = source.head("main").unwrap();
+    for _ in 0..25 {
+        source.commits("main", 1).unwrap();
+        pass(&world).succeeded();
+    }
+    let (increments, git) = (sizes(&world).1, thin_pack_bytes(&source, &base));
+    // Beside its pack, an object has less than this.
+    const FRAME_BYTES: u64 = 1_500;
+    assert!(increments.len() == 1 && increments[0] <= git * 105 / 100 + FRAME_BYTES, "{increments:?}, Git's: {git}");
+    deliver(&world).succeeded();
+    assert_arrived(&world, "far/app", "main", &source.head("main").unwrap());
+    assert_far_is_clean(&world, "far/app");
+}
+
+/// Whatever becomes of that question, what the mirror holds is enough.
+#[test]
+fn a_source_that_does_not_pack_a_longer_increment_costs_nothing_but_bytes() {
+    let world = incremental().setting("MAX_INCREMENTS", "1").setting("IDLE_TIMEOUT", "1s").start().unwrap();
+    let source = published(&world);
+    deliver(&world).succeeded();
+    let base = source.head("main").unwrap();
+    source.commits("main", 40).unwrap();
+    pass(&world).succeeded();
+    let near = Proxy::start(&world.source.url()).unwrap();
+    let without = |word: &'static str| {
+        Fault::alter_request(move |body| {
+            let lines = packet_lines(&body).into_iter().filter(|line| !line[4..].starts_with(word.as_bytes()));
+            lines.collect::<Vec<_>>().concat()
+        })
+    };
+    let faults = [
+        Fault::status(503),
+        Fault::Reset(Moment::Unanswered),
+        Fault::Reset(Moment::Within(At::PacketLine)),
+        Fault::Hold(Moment::Within(At::Half)),
+        without("have"),
+        without("thin-pack"),
+    ];
+    for (fault, hits) in faults.into_iter().zip(1..) {
+        let (shown, asked) = (format!("{fault:?}"), format!("have {base}"));
+        near.forget();
+        near.on(move |seen| String::from_utf8_lossy(&seen.body).contains(&asked), 1, fault);
+        let head = source.commits("main", 1).unwrap();
+        pass_with(&world, "GITLAB_BASE_URL", &near.url()).succeeded();
+        assert_eq!(near.hits(), hits, "{shown}");
+        let (wholes, increments) = sizes(&world);
+        assert!(wholes.len() == 1 && increments.len() == 1 && increments[0] < 15_000, "{shown}: {increments:?}");
+        let packs = files_below(&world.workdir()).into_iter().filter(|file| file.extension() == Some("pack".as_ref()));
+        assert_eq!(packs.count(), 1 + usize::try_from(hits).unwrap() + 1, "{shown}: one for each pass");
+        let far = world.destination.repo("far/app").unwrap();
+        far.git(&["update-ref", "refs/heads/main", &base]).unwrap();
+        deliver(&world).succeeded();
+        assert_arrived(&world, "far/app", "main", &head);
+    }
+    near.clear();
+    assert_far_is_clean(&world, "far/app");
+}
+
+/// The lines of a request in Git's protocol, each with its length before it.
+fn packet_lines(mut body: &[u8]) -> Vec<Vec<u8>> {
+    let mut lines = vec![];
+    while let Some(length) = body.get(..4) {
+        let length = usize::from_str_radix(std::str::from_utf8(length).unwrap(), 16).unwrap();
+        let (line, rest) = body.split_at(length.max(4));
+        lines.push(line.to_vec());
+        body = rest;
+    }
+    lines
 }

@@ -4,7 +4,7 @@
 //! afresh.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use super::state::{STATE_FORMAT, State, StoredPack, pack_dir};
 use super::{Known, MirrorError, MirrorStore, remove};
 use crate::files::{Checked, CheckedFile, create_private_dir};
 use crate::git::pack::subset::write_increment;
+use crate::git::pack::thin::receive_thin;
 use crate::git::pack::{PackError, ReceiveLimits, STRUCTURE_LIMIT_BYTES, join};
 use crate::git::store::{Indexes, Store};
 use crate::memory::{MemoryBudget, Share};
@@ -136,10 +137,44 @@ impl Mirror {
         interrupt: &AtomicBool,
     ) -> Result<IncrementPack, MirrorError> {
         let state = self.state.as_ref().ok_or_else(incomplete)?;
+        self.write(&self.pack_files(&state.packs), from, commit, memory, interrupt)
+    }
+
+    /// [`write_increment`](Self::write_increment), with the entries of a pack that `source` brings, as far as it goes: one that
+    /// was made for whoever has `from`, thin or not. It is verified, and not kept: the mirror stays as it is. `received` is called
+    /// when its last byte is on the disk.
+    pub(crate) fn write_received(
+        &self,
+        source: impl Read,
+        from: CommitId,
+        commit: CommitId,
+        limits: &ReceiveLimits<'_>,
+        received: impl FnOnce(),
+    ) -> Result<IncrementPack, MirrorError> {
+        let state = self.state.as_ref().ok_or_else(incomplete)?;
+        let (pack, index) = receive_thin(source, &self.pack_dir(), limits, received)?;
+        // Of an object that is in several packs, the first copy counts.
+        let kept = self.pack_files(&state.packs);
+        let packs: Vec<_> = [pack.file.path.clone()].into_iter().chain(kept.iter().cloned()).collect();
+        let written = self.write(&packs, from, commit, limits.memory, limits.interrupt);
+        if !kept.contains(&pack.file.path) {
+            fs::remove_file(&index.path)?;
+            fs::remove_file(&pack.file.path)?;
+        }
+        written
+    }
+
+    fn write(
+        &self,
+        packs: &[PathBuf],
+        from: CommitId,
+        commit: CommitId,
+        memory: &MemoryBudget,
+        interrupt: &AtomicBool,
+    ) -> Result<IncrementPack, MirrorError> {
         // The next one who uses the mirror removes what a killed process left here.
         let begin = || NamedTempFile::new_in(&self.path).map(Checked::new);
-        let written = write_increment(&self.pack_files(&state.packs), from, commit, memory, interrupt, begin);
-        let (_, written) = written.map_err(PackError::from)?;
+        let (_, written) = write_increment(packs, from, commit, memory, interrupt, begin).map_err(PackError::from)?;
         let file = written.finish(PathBuf::new());
         let path = written.into_inner().into_temp_path();
         Ok(IncrementPack { file: CheckedFile { path: path.to_path_buf(), ..file }, _path: path })
