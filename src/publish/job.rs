@@ -90,10 +90,12 @@ impl Job<'_> {
         tracing::info!(destination, why, "an increment cannot be made, so the whole history crosses");
     }
 
-    /// Whether it is the mirror that is to blame, or an incomplete answer to a fetch for it.
+    /// Whether it is the mirror that is to blame, or the answer to a fetch for it: one that is incomplete, or too large with the
+    /// objects that it is based on.
     fn can_be_solved_afresh(&self, error: &PublishError) -> bool {
-        let is_incomplete = matches!(error, PublishError::Pack(PackError::Empty | PackError::Incomplete { .. }));
-        (is_incomplete || error.is_from_mirror()) && !self.stop.is_cancelled()
+        use PackError::{Empty, Incomplete, TooLarge};
+        let is_of_the_answer = matches!(error, PublishError::Pack(Empty | Incomplete { .. } | TooLarge { .. }));
+        (is_of_the_answer || error.is_from_mirror()) && !self.stop.is_cancelled()
     }
 
     async fn publish_whole(&self) -> Result<Shipped, PublishError> {

@@ -489,3 +489,33 @@ fn packet_lines(mut body: &[u8]) -> Vec<Vec<u8>> {
     }
     lines
 }
+
+/// Many large files that are alike: one commit changes each, and what its deltas are based on is larger than all of it packed.
+#[test]
+fn an_increment_that_is_too_large_to_keep_crosses_whole() {
+    let world = incremental().setting("MAX_REPOSITORY_BYTES", "2Mi").start().unwrap();
+    world.destination.group("far").unwrap();
+    let source = world.project("near/app").unwrap();
+    let names: Vec<_> = (0..12).map(|n| format!("dir-{n}/file.bin")).collect();
+    let content = |seed: u64, bytes: usize| {
+        let mut content = vec![0; bytes];
+        fastrand::Rng::with_seed(seed).fill(&mut content);
+        content
+    };
+    let files = |change: u64| {
+        let own = |n: u64| [content(1, 300 << 10), content(2 + n, 2_000), content(100 + change, 10)].concat();
+        names.iter().zip(0..).map(|(name, n)| (name.as_str(), own(n))).collect::<Vec<_>>()
+    };
+    source.commit("main", &files(0), "all alike").unwrap();
+    // So that the server sends them as deltas on each other. With a bitmap, it would not send a thin pack later.
+    source.git(&["-c", "repack.writeBitmaps=false", "repack", "-a", "-d", "-f", "-q"]).unwrap();
+    world.sync("near/app", "main", "far/app", "main").unwrap();
+    pass(&world).succeeded();
+    assert!(sizes(&world).0[0] < 1 << 20);
+    let head = source.commit("main", &files(1), "all changed").unwrap();
+    let run = pass(&world).succeeded();
+    run.logged("crosses as an increment on").logged("an increment cannot be made").logged("MAX_REPOSITORY_BYTES");
+    assert_eq!((sizes(&world).0.len(), sizes(&world).1.len()), (1, 0));
+    deliver(&world).succeeded();
+    assert_arrived(&world, "far/app", "main", &head);
+}
