@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 use aws_sdk_s3::types::{EncodingType, Object};
+use futures_util::future::try_join;
 use tokio::time::timeout;
 
 use super::error::failed;
@@ -136,31 +137,38 @@ impl Bucket {
         seen: &AtomicUsize,
         mut take: impl FnMut(String, Option<DecodedKey>, Object) -> Result<(), BucketError>,
     ) -> Result<(), BucketError> {
-        let reading = async {
-            let (mut after, mut tokens) = (None::<String>, Tokens::default());
-            loop {
-                let request = self.client.list_objects_v2().bucket(&self.name).set_continuation_token(after);
-                // A key may hold characters that XML cannot, and one such key would make the whole page unreadable.
-                let page = request.encoding_type(EncodingType::Url).send().await.map_err(failed(LIST))?;
-                let next = next_page(&page)?;
-                let encoded = page.encoding_type == Some(EncodingType::Url);
-                for mut object in page.contents.unwrap_or_default() {
-                    if seen.fetch_add(1, Ordering::Relaxed) == MAX_OBJECTS {
-                        return Err(BucketError::TooManyObjects);
-                    }
-                    let key = object.key.take().filter(|key| !key.is_empty()).ok_or(without("an object's key"))?;
-                    let (key, name) = read_key(key, encoded);
-                    if key.len() > KEY_LIMIT_BYTES {
-                        return Err(BucketError::TooLong { action: LIST, what: "a key", limit_bytes: KEY_LIMIT_BYTES });
-                    }
-                    take(key, name, object)?;
+        let mut take_page = |page: ListObjectsV2Output| {
+            let encoded = page.encoding_type == Some(EncodingType::Url);
+            for mut object in page.contents.unwrap_or_default() {
+                if seen.fetch_add(1, Ordering::Relaxed) == MAX_OBJECTS {
+                    return Err(BucketError::TooManyObjects);
                 }
-                let Some(token) = next else { return Ok(()) };
-                tokens.add(&token)?;
-                after = Some(token);
+                let key = object.key.take().filter(|key| !key.is_empty()).ok_or(without("an object's key"))?;
+                let (key, name) = read_key(key, encoded);
+                if key.len() > KEY_LIMIT_BYTES {
+                    return Err(BucketError::TooLong { action: LIST, what: "a key", limit_bytes: KEY_LIMIT_BYTES });
+                }
+                take(key, name, object)?;
             }
+            Ok(())
+        };
+        let reading = async {
+            let (mut page, mut tokens) = (self.page(None).await?, Tokens::default());
+            while let Some(token) = next_page(&page)? {
+                tokens.add(&token)?;
+                // The server makes the next page while this one is taken. It is read after that, so one is in memory.
+                (page, ()) = try_join(self.page(Some(token)), async { take_page(page) }).await?;
+            }
+            take_page(page)
         };
         in_time(LIST, reading).await
+    }
+
+    /// The page that this token stands for; the first one without.
+    async fn page(&self, token: Option<String>) -> Result<ListObjectsV2Output, BucketError> {
+        let request = self.client.list_objects_v2().bucket(&self.name).set_continuation_token(token);
+        // A key may hold characters that XML cannot, and one such key would make the whole page unreadable.
+        request.encoding_type(EncodingType::Url).send().await.map_err(failed(LIST))
     }
 }
 

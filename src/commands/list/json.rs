@@ -5,11 +5,12 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use serde_json::{Value, json};
+use serde::{Serialize, Serializer};
+use serde_json::json;
 
 use crate::bucket::Foreign;
-use crate::commands::{exit_if_written, of_destination};
-use crate::model::key::{Content, HeldObject};
+use crate::commands::exit_if_written;
+use crate::model::key::{CommitId, Content, Destination, HeldObject};
 use crate::text::timestamp;
 
 /// A list that is being written.
@@ -29,8 +30,11 @@ impl<W: Write> Streamed<W> {
 
     /// Writes one object, on a line of its own. `false` if nobody reads it.
     pub(super) fn object(&mut self, object: &HeldObject) -> bool {
-        let comma = if std::mem::take(&mut self.is_first) { "" } else { "," };
-        self.write(&format!("{comma}\n{}", described(object)));
+        let line_end = if std::mem::take(&mut self.is_first) { "\n" } else { ",\n" };
+        self.write(line_end);
+        if self.broken.is_none() {
+            self.broken = serde_json::to_writer(&mut self.out, &Line::of(object)).err().map(io::Error::from);
+        }
         self.broken.is_none()
     }
 
@@ -59,18 +63,33 @@ impl<W: Write> Streamed<W> {
     }
 }
 
-fn described(HeldObject { key, name, last_modified, bytes }: &HeldObject) -> Value {
-    let base = match name.content {
-        Content::Whole(_) => None,
-        Content::Increment { base } => Some(base),
-    };
-    let fields = json!({
-        "commit": name.commit,
-        "format": name.content.to_string(),
-        "base": base,
-        "bytes": bytes,
-        "last_modified": timestamp(*last_modified),
-        "key": key,
-    });
-    of_destination(&name.destination, fields)
+/// An object, by the names that `docs/contract.md` has for its fields.
+#[derive(Serialize)]
+struct Line<'a> {
+    base: Option<CommitId>,
+    branch: &'a str,
+    bytes: u64,
+    commit: &'a str,
+    #[serde(serialize_with = "shown")]
+    format: Content,
+    group: &'a str,
+    key: &'a str,
+    last_modified: Option<String>,
+    project: &'a str,
+}
+
+impl<'a> Line<'a> {
+    fn of(HeldObject { key, name, last_modified, bytes }: &'a HeldObject) -> Self {
+        let Destination { group, project, branch } = &name.destination;
+        let base = match name.content {
+            Content::Whole(_) => None,
+            Content::Increment { base } => Some(base),
+        };
+        let (commit, format, last_modified) = (&name.commit, name.content, timestamp(*last_modified));
+        Self { base, branch, bytes: *bytes, commit, format, group, key, last_modified, project }
+    }
+}
+
+fn shown<S: Serializer>(content: &Content, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(content)
 }
