@@ -12,6 +12,7 @@ mod disk;
 mod git;
 mod graphql;
 mod invariants;
+mod origins;
 mod process;
 mod replicas;
 mod s3;
