@@ -1,5 +1,6 @@
 //! What delivering any destination needs, and the limits around one delivery.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -66,7 +67,7 @@ impl Courier {
     ) -> Result<Delivered, DeliverError> {
         let begun = Instant::now();
         let attempts = async |stop| {
-            let job = Job { courier: self, git, deliver, keys, progress, stop: &stop };
+            let job = Job { courier: self, git, deliver, keys, progress, stop: &stop, sent: Cell::default() };
             http::retrying_until(&stop, self.time_limit, async || job.run().await).await
         };
         // The far side cleans up if a push that has to stop is ended properly.

@@ -3,6 +3,7 @@
 //! Invariant: the far branch moves only if the archive was read to its end and is what its name says: a pack that is
 //! streamed lacks its last bytes until then. The far server verifies each object, and that the commit's history is complete.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -69,10 +70,25 @@ pub(super) struct Job<'a> {
     pub(super) keys: &'a Arc<Keys>,
     pub(super) progress: &'a Arc<Progress>,
     pub(super) stop: &'a CancellationToken,
+    /// What came over before this attempt.
+    pub(super) sent: Cell<Sent>,
+}
+
+/// What of a chain the far side has got, push by push.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Sent {
+    /// The first objects of the chain, so many.
+    objects: usize,
+    /// The size of their packs in bytes.
+    bytes: u64,
 }
 
 impl Job<'_> {
+    /// One attempt. The next one goes on where it ended.
     pub(super) async fn run(&self) -> Result<Pushed, DeliverError> {
+        if let Sent { objects: first @ 1.., .. } = self.sent.get() {
+            return self.with_disk(async |place| self.push_from(place, first, None).await).await;
+        }
         match (self.deliver.route, &self.deliver.chain[..]) {
             (Route::All, [whole]) => match self.stream(whole, self.window()).await {
                 Err(DeliverError::NeedsDisk(why)) => {
@@ -84,12 +100,7 @@ impl Job<'_> {
             (Route::All, [whole, ..]) => self.with_disk(async |place| self.push_all(place, whole).await).await,
             (Route::All, []) => Err(DeliverError::NoObject),
             (Route::From(first), _) => {
-                self.with_disk(async |place| {
-                    let mut opened = vec![];
-                    self.open_from(place, first, &mut opened).await?;
-                    self.push_increments(place, opened).await
-                })
-                .await
+                self.with_disk(async |place| self.push_from(place, first, self.deliver.from).await).await
             }
             (Route::Search, _) => self.with_disk(async |place| self.search(place).await).await,
         }
@@ -115,9 +126,9 @@ impl Job<'_> {
             self.allow(&tip.increment.origin, Some(&tip.increment.manifest), Move::Creates)?;
         }
         match self.stream(whole, None).await {
-            Ok(first) => {
-                let pushed = self.push_increments(place, opened).await?;
-                Ok(Pushed { bytes: pushed.bytes + first.bytes, ..pushed })
+            Ok(Pushed { bytes, .. }) => {
+                self.sent.set(Sent { objects: 1, bytes });
+                self.push_increments(place, opened, None).await
             }
             Err(DeliverError::NeedsDisk(why)) => {
                 tracing::debug!(why, "an object cannot be streamed, and is delivered by way of the disk");
@@ -136,10 +147,17 @@ impl Job<'_> {
             self.open_from(place, at, &mut opened).await?;
             let Some(first) = opened.first() else { break };
             if first.increment.manifest.covers.contains(&from) || self.leads_to(first, from).await? {
-                return self.push_increments(place, opened).await;
+                return self.push_increments(place, opened, Some(from)).await;
             }
         }
         self.push_from_disk(place, &mut opened, Some(from)).await
+    }
+
+    /// Opens the increments from this one on, and pushes them.
+    async fn push_from(&self, place: &Path, first: usize, from: Option<CommitId>) -> Result<Pushed, DeliverError> {
+        let mut opened = vec![];
+        self.open_from(place, first, &mut opened).await?;
+        self.push_increments(place, opened, from).await
     }
 
     /// Opens the increments of the chain from this one on, those that are not open yet.
@@ -167,10 +185,16 @@ impl Job<'_> {
         Ok(Opened { base, commit, increment: reading.await?? })
     }
 
-    /// Pushes increments one after the other, each on top of the one before. If the far side lacks what it should have, it is
-    /// sent everything, once.
-    async fn push_increments(&self, place: &Path, mut opened: Vec<Opened>) -> Result<Pushed, DeliverError> {
-        let (mut at, mut bytes) = (self.deliver.from, 0);
+    /// Pushes increments one after the other, each on top of the one before. `from` is where the branch is, or `None` if this
+    /// delivery brought it to where the first one begins. If the far side lacks what it should have, it is sent everything,
+    /// once.
+    async fn push_increments(
+        &self,
+        place: &Path,
+        mut opened: Vec<Opened>,
+        from: Option<CommitId>,
+    ) -> Result<Pushed, DeliverError> {
+        let (mut at, first) = (from, self.deliver.chain.len() - opened.len());
         let tip = opened.last().map(|tip| (tip.increment.origin, tip.increment.manifest.clone()));
         let Some((origin, manifest)) = tip else { return Err(DeliverError::NoObject) };
         if let (Some(from), Some(first)) = (at, opened.first()) {
@@ -187,11 +211,11 @@ impl Job<'_> {
             }
             self.allow(&origin, Some(&manifest), Move::Forward)?;
         }
-        for increment in &opened {
+        for (increment, objects) in opened.iter().zip(first + 1..) {
             // A branch that was made a moment ago is where its whole history ends.
             let old = at.or(Some(increment.base));
             match self.push_file(increment, old).await {
-                Ok(pushed) => bytes += pushed,
+                Ok(pushed) => self.sent.set(Sent { objects, bytes: self.sent.get().bytes + pushed }),
                 Err(DeliverError::Push(error)) if wants_everything(&error) => {
                     tracing::debug!(%error, "the far side lacks what an increment is on top of");
                     return self.push_from_disk(place, &mut opened, old).await;
@@ -200,7 +224,7 @@ impl Job<'_> {
             }
             at = Some(increment.commit);
         }
-        Ok(Pushed::new(None, bytes, origin, Some(&manifest)))
+        Ok(Pushed::new(None, self.sent.get().bytes, origin, Some(&manifest)))
     }
 
     /// Pushes an increment's pack as it is. Returns its size in bytes.
@@ -374,6 +398,8 @@ impl Job<'_> {
         };
         let (made, pushed) = tokio::join!(making, pushing);
         match (made?, pushed) {
+            // Somebody else has brought the branch there since the plan.
+            (Err(DeliverError::Receiver(_)), Some(Ok(()))) => Err(PushError::moved(Some(new)).into()),
             // The server's answer says why it took no more.
             (Err(DeliverError::Receiver(_)) | Ok(_), Some(Err(error))) => Err(error),
             (made, _) => made,

@@ -519,3 +519,27 @@ fn an_increment_that_is_too_large_to_keep_crosses_whole() {
     deliver(&world).succeeded();
     assert_arrived(&world, "far/app", "main", &head);
 }
+
+/// Each increment is a push of its own. One that is answered 503 is sent again, and those before it are not.
+#[test]
+fn a_chain_goes_on_at_the_push_that_failed() {
+    for is_new in [true, false] {
+        let world = incremental().start().unwrap();
+        let source = published(&world);
+        if !is_new {
+            deliver(&world).succeeded();
+        }
+        for _ in 0..2 {
+            source.commits("main", 1).unwrap();
+            pass(&world).succeeded();
+        }
+        let proxy = Proxy::start(&world.destination.url()).unwrap();
+        proxy.on_later(1, |seen| seen.operation() == "receive-pack", 1, Fault::status(503));
+        world.destination.clear_requests();
+        let run = deliver_with(&world, "GITLAB_BASE_URL", &proxy.url()).succeeded();
+        run.logged("delivered far/app@main");
+        assert_eq!(proxy.hits(), 1);
+        assert_eq!(pushes(&world, "far/app").len(), if is_new { 3 } else { 2 });
+        assert_arrived(&world, "far/app", "main", &source.head("main").unwrap());
+    }
+}
