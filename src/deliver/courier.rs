@@ -87,7 +87,7 @@ impl Courier {
     fn note_taken(&self, destination: &Destination, published: SystemTime) {
         self.taken.lock().note(destination, published);
         let is_soon = self.taken_kept.lock().is_some_and(|kept| kept.elapsed() < KEEP_PAUSE);
-        if !is_soon || self.taken.lock().len() <= KEPT_AT_ONCE {
+        if !is_soon || self.taken.lock().remembered() <= KEPT_AT_ONCE {
             self.keep_taken();
         }
     }

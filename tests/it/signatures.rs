@@ -476,3 +476,48 @@ fn no_earlier_signed_object_is_taken_again() {
     trusting(&world, &signer.public_key()).succeeded();
     assert_arrived(&world, "far/app", "main", &last);
 }
+
+/// Keys that are changed in the wrong order, and a second producer without one: what is refused says what to do, and that heals.
+#[test]
+fn with_increments_each_mistake_with_keys_is_healed_by_what_the_log_says() {
+    let world = World::builder().setting("CROSSING", "incremental").start().unwrap();
+    world.destination.group("far").unwrap();
+    let source = world.project("near/app").unwrap();
+    source.fill_incompressible(1, 7).unwrap();
+    world.sync("near/app", "main", "far/app", "main").unwrap();
+    let (old, new) = (Signer::new(&world, "old"), Signer::new(&world, "new"));
+    let republish = |signer: &Signer| {
+        let mut producer = program(&world, &["-run-once", "-republish=all"]);
+        Run::from(producer.env("SIGNING_KEY_FILE", signer.file()).output().unwrap()).succeeded();
+    };
+    let first = source.head("main").unwrap();
+    signed_pass(&world, &old);
+    trusting(&world, &old.public_key()).succeeded();
+
+    // The near side switches before the far side trusts the new key.
+    let second = source.commits("main", 1).unwrap();
+    signed_pass(&world, &new).logged("crosses as an increment on");
+    trusting(&world, &old.public_key()).failed().logged("add its public key if the near side has it");
+    assert_arrived(&world, "far/app", "main", &first);
+    // The far side trusts the new one alone: increments go on, and a new branch needs what the old key signed.
+    trusting(&world, &new.public_key()).succeeded();
+    assert_arrived(&world, "far/app", "main", &second);
+    world.destination.repo("far/app").unwrap().delete_branch("main").unwrap();
+    trusting(&world, &new.public_key()).failed().logged("publish again (REPUBLISH)");
+    assert_eq!(world.far_head("far/app", "main"), None);
+    republish(&new);
+    trusting(&world, &new.public_key()).succeeded();
+    assert_arrived(&world, "far/app", "main", &second);
+
+    // A second producer does not sign. What the first one puts on top does not make up for that.
+    source.commits("main", 1).unwrap();
+    pass(&world).succeeded();
+    let next = source.commits("main", 1).unwrap();
+    signed_pass(&world, &new).logged("crosses as an increment on");
+    let refused = trusting(&world, &new.public_key()).failed();
+    refused.logged("it is not signed").logged("set SIGNING_KEY_FILE on the near side and publish it again");
+    assert_arrived(&world, "far/app", "main", &second);
+    republish(&new);
+    trusting(&world, &new.public_key()).succeeded();
+    assert_arrived(&world, "far/app", "main", &next);
+}

@@ -136,7 +136,7 @@ impl Taken {
     }
 
     /// How many destinations are remembered.
-    pub fn len(&self) -> usize {
+    pub fn remembered(&self) -> usize {
         self.destinations.len()
     }
 
