@@ -7,6 +7,7 @@ pub(crate) mod error;
 pub(crate) mod fixture;
 pub(crate) mod increment;
 pub(crate) mod open;
+pub(crate) mod origin;
 pub(crate) mod references;
 pub(crate) mod signature;
 pub(crate) mod stream;

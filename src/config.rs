@@ -220,7 +220,7 @@ pub struct PrCheck {
 }
 
 /// See [`Command::List`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct List {
     /// The bucket to show.
     pub s3: S3,
@@ -238,6 +238,17 @@ pub struct List {
     pub outdated: bool,
     /// Show the names of foreign objects, too.
     pub foreign: bool,
+    /// Show who signed each object.
+    pub signatures: Option<Signatures>,
+}
+
+/// What it takes to tell who signed an object.
+#[derive(Debug, Clone)]
+pub struct Signatures {
+    /// `PRIVATE_KEY` or `PRIVATE_KEY_FILE`.
+    pub(crate) private_key: Secret,
+    /// `TRUSTED_KEYS` or `TRUSTED_KEYS_FILE`.
+    pub(crate) trusted: Option<Trusted>,
 }
 
 /// The order of a list.

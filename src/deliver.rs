@@ -50,7 +50,7 @@ use crate::plan::Cause;
 use crate::plan::delivery::report::{DeliveryOutcome, DeliveryReport, Done};
 use crate::plan::delivery::{Deliver, DeliveryPlan, DeliveryPolicy, Refusals, candidates, plan_deliveries};
 use crate::plan::outcome::Failure;
-use crate::status::{PassId, Status, Trigger, Watched};
+use crate::status::{PassId, Signatures, Status, Trigger, Watched};
 use crate::threads;
 use crate::workdir::kept_refusals;
 
@@ -79,6 +79,11 @@ pub struct Deliverer {
     pauses: Pauses,
 }
 
+/// Whose signatures count.
+fn wanted(trusted: Option<&TrustedKeys>) -> Signatures {
+    Signatures::Wanted(trusted.map(|keys| keys.ids().collect()))
+}
+
 /// The concurrency that fits the limits on threads and on open files, with what the port needs set aside.
 pub fn concurrency(settings: &config::Consume) -> Concurrency {
     let wanted = Concurrency { sync: threads::targets(settings.sync_concurrency), probe: settings.probe_concurrency };
@@ -94,15 +99,15 @@ impl Deliverer {
         let concurrency = concurrency(&settings);
         let mut refusals = kept_refusals(&settings.workdir);
         refusals.new_keys();
+        let status =
+            Status::new(Program::Consumer, settings.instance.label(), settings.stall_timeout, settings.dry_run);
+        if let Ok(trusted) = settings.trusted_keys() {
+            status.signatures_are(wanted(trusted.as_ref()));
+        }
         Ok(Self {
             clients: Clients::new(&settings, roots, concurrency.probe).await?,
             concurrency,
-            status: Arc::new(Status::new(
-                Program::Consumer,
-                settings.instance.label(),
-                settings.stall_timeout,
-                settings.dry_run,
-            )),
+            status: Arc::new(status),
             busy: Busy::new(Arc::clone(&triggers)),
             triggers,
             slots: Semaphore::new(concurrency.sync.get()),
@@ -421,6 +426,7 @@ impl Deliverer {
         let keys = self.clients.keys()?;
         let recipients = keys.identities.recipients().map(|recipient| recipient.to_string()).collect();
         let now = (recipients, keys.trusted.clone());
+        self.status.signatures_are(wanted(keys.trusted.as_ref()));
         let before = self.last_keys.lock().replace(now.clone());
         if before.is_some_and(|before| before != now) {
             self.refusals.lock().new_keys();

@@ -35,6 +35,7 @@ pub use self::pr_check::is_concerned;
 use self::recipients::Recipients;
 use self::remember::Recall;
 use self::uploads::Uploads;
+use crate::artifact::signature::SigningKey;
 use crate::config;
 use crate::descriptors::{Concurrency, DESCRIPTORS_PER_TARGET, SERVER_DESCRIPTORS};
 use crate::git::wire::GitServer;
@@ -47,7 +48,7 @@ use crate::passes::{self, Pauses, Triggers, Workers};
 use crate::plan::report::{Report, Trouble};
 use crate::plan::{Action, Plan, Remembered, plan_share};
 use crate::publish::{Limits, Publisher};
-use crate::status::{PassFailure, PassId, PassSummary, Planned, Status, Trigger, Watched};
+use crate::status::{PassFailure, PassId, PassSummary, Planned, Signatures, Status, Trigger, Watched};
 use crate::text::error_chain;
 use crate::threads;
 
@@ -110,15 +111,13 @@ impl Reconciler {
         let concurrency = concurrency(&settings);
         // So that a push need not wait for a full pass that uses all its slots.
         let push_slots = usize::from(settings.webhook_secret.is_some());
+        let status =
+            Status::new(Program::Producer, settings.instance.label(), settings.stall_timeout, settings.dry_run);
+        status.signatures_are(Signatures::Made(settings.signing_key.as_ref().map(SigningKey::id)));
         Ok(Self {
             clients: Clients::new(&settings, roots, concurrency.probe).await?,
             concurrency,
-            status: Arc::new(Status::new(
-                Program::Producer,
-                settings.instance.label(),
-                settings.stall_timeout,
-                settings.dry_run,
-            )),
+            status: Arc::new(status),
             claims: Claims::new(Arc::clone(&triggers)),
             triggers,
             slots: Semaphore::new(concurrency.sync.get() + push_slots),

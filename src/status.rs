@@ -19,7 +19,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, MutexGuard};
 
-pub use self::input::{Arrived, Change, Increments, Known, PassFailure, PassSummary, Seen, What, Whole, increments};
+pub use self::input::{
+    Arrived, Change, HeldIncrements, Increments, Known, PassFailure, PassSummary, Seen, Signatures, What, Whole,
+    increments,
+};
 use self::metrics::Metrics;
 pub use self::outcomes::{Outcome, Outcomes};
 pub use self::records::Planned;
@@ -95,6 +98,7 @@ struct State {
     budget: Option<RetireBudget>,
     bucket: Option<BucketCount>,
     nothing_listed: bool,
+    signatures: Option<Signatures>,
 }
 
 impl State {
@@ -168,6 +172,7 @@ impl Status {
             budget: state.budget,
             bucket: state.bucket,
             nothing_listed: state.nothing_listed,
+            signatures: state.signatures.clone(),
             disk,
         }
     }
@@ -235,6 +240,15 @@ impl Status {
     pub fn watches(&self, watched: Watched) {
         // There is only one WORKDIR.
         drop(self.watched.set(watched));
+    }
+
+    /// Sets what signs, or whose signatures count.
+    pub fn signatures_are(&self, signatures: Signatures) {
+        let mut state = self.state.lock();
+        if state.signatures.as_ref() != Some(&signatures) {
+            state.signatures = Some(signatures);
+            state.changes += 1;
+        }
     }
 
     /// Restores what an earlier process saved of [`Self::out_of_sync`].

@@ -101,7 +101,7 @@ pub(crate) fn read(
     limits: Limits,
     pack: &Path,
 ) -> Result<Increment, ArtifactError> {
-    let mut reading = Reading { expected, limits, pack, manifest: None, increment: None, has_file: false };
+    let mut reading = Reading { expected, limits, pack, front: Front::default(), increment: None, has_file: false };
     let read = decrypted(reader, identities, expected.bytes, |archive, archive_bytes| {
         unzip::<ArtifactError>(archive, archive_bytes, |entry| reading.entry(entry))
     });
@@ -119,7 +119,7 @@ struct Reading<'a> {
     expected: &'a ExpectedIncrement<'a>,
     limits: Limits,
     pack: &'a Path,
-    manifest: Option<SignedManifest>,
+    front: Front,
     increment: Option<Increment>,
     /// Whether the pack's file was created.
     has_file: bool,
@@ -127,24 +127,15 @@ struct Reading<'a> {
 
 impl Reading<'_> {
     /// Reads an entry to its end. There are a manifest, its signature or not, and a bundle, in this order.
-    fn entry(&mut self, Entry { path, kind, size, content, .. }: Entry<'_>) -> Result<(), ArtifactError> {
-        kind.map_err(|reason| refused(path, reason))?;
-        let is = |name: &str| path == name.as_bytes();
-        match (&mut self.manifest, &self.increment) {
-            (None, None) if is(MANIFEST_FILE) => {
-                let json = read_small(content, size, MANIFEST_LIMIT_BYTES, path)?;
-                self.manifest = Some(SignedManifest { json, signature: None });
-            }
-            (Some(SignedManifest { signature: signature @ None, .. }), None) if is(SIGNATURE_FILE) => {
-                *signature = Some(read_small(content, size, SIGNATURE_BYTES, path)?);
-            }
-            (Some(found), None) if is(BUNDLE_FILE) => {
-                let ExpectedIncrement { commit, base, trust, .. } = *self.expected;
-                let (origin, manifest) = trust.judge_increment(found, commit, base)?;
-                let pack = self.bundle(content, size)?;
-                self.increment = Some(Increment { manifest, origin, pack });
-            }
-            _ => return Err(refused(path, "does not belong there in an increment")),
+    fn entry(&mut self, entry: Entry<'_>) -> Result<(), ArtifactError> {
+        if self.increment.is_some() {
+            return Err(out_of_place(entry.path));
+        }
+        if let Some((found, Bundle { content, size })) = self.front.take(entry)? {
+            let ExpectedIncrement { commit, base, trust, .. } = *self.expected;
+            let (origin, manifest) = trust.judge_increment(found, commit, base)?;
+            let pack = self.bundle(content, size)?;
+            self.increment = Some(Increment { manifest, origin, pack });
         }
         Ok(())
     }
@@ -189,6 +180,43 @@ impl Reading<'_> {
         }
         Ok(out.finish(self.pack.to_owned()))
     }
+}
+
+/// What comes before an increment's bundle: a manifest, and its signature or not.
+#[derive(Default)]
+pub(super) struct Front(Option<SignedManifest>);
+
+/// The bundle, not read yet.
+pub(super) struct Bundle<'a> {
+    content: &'a mut dyn Read,
+    size: u64,
+}
+
+impl Front {
+    /// Reads the next entry to its end. If it is the bundle, it is left as it is and returned, with the manifest before it.
+    pub(super) fn take<'a>(
+        &mut self,
+        Entry { path, kind, size, content, .. }: Entry<'a>,
+    ) -> Result<Option<(&SignedManifest, Bundle<'a>)>, ArtifactError> {
+        kind.map_err(|reason| refused(path, reason))?;
+        let is = |name: &str| path == name.as_bytes();
+        match &mut self.0 {
+            found @ None if is(MANIFEST_FILE) => {
+                let json = read_small(content, size, MANIFEST_LIMIT_BYTES, path)?;
+                *found = Some(SignedManifest { json, signature: None });
+            }
+            Some(SignedManifest { signature: signature @ None, .. }) if is(SIGNATURE_FILE) => {
+                *signature = Some(read_small(content, size, SIGNATURE_BYTES, path)?);
+            }
+            Some(found) if is(BUNDLE_FILE) => return Ok(Some((found, Bundle { content, size }))),
+            _ => return Err(out_of_place(path)),
+        }
+        Ok(None)
+    }
+}
+
+fn out_of_place(path: &[u8]) -> ArtifactError {
+    refused(path, "does not belong there in an increment")
 }
 
 /// What comes before a bundle's pack: the commit that a receiver must have, and the only branch.

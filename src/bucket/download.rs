@@ -21,7 +21,29 @@ impl Bucket {
         stop: &CancellationToken,
         came: F,
     ) -> Result<impl Read + Send + use<F>, BucketError> {
-        let get = self.client.get_object().bucket(&self.name).key(key).send();
+        self.get(key, None, stop, came).await
+    }
+
+    /// The first bytes of an object, that many or all if there are fewer.
+    pub async fn download_start(
+        &self,
+        key: &str,
+        bytes: u64,
+        stop: &CancellationToken,
+    ) -> Result<impl Read + Send + use<>, BucketError> {
+        let range = format!("bytes=0-{}", bytes.saturating_sub(1));
+        // A server that does not know ranges sends everything.
+        Ok(self.get(key, Some(range), stop, |_| {}).await?.take(bytes))
+    }
+
+    async fn get<F: FnMut(usize) + Send + Unpin + 'static>(
+        &self,
+        key: &str,
+        range: Option<String>,
+        stop: &CancellationToken,
+        came: F,
+    ) -> Result<impl Read + Send + use<F>, BucketError> {
+        let get = self.client.get_object().bucket(&self.name).key(key).set_range(range).send();
         let object = stop.run_until_cancelled(get).await.ok_or(BucketError::Stopped)?;
         let body: ByteStream = object.map_err(failed("read an object"))?.body;
         let stopped = Box::pin(stop.clone().cancelled_owned());

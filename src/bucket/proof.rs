@@ -5,7 +5,9 @@
 
 use std::error::Error;
 
-use aws_sdk_s3::config::interceptors::AfterDeserializationInterceptorContextRef;
+use aws_sdk_s3::config::interceptors::{
+    AfterDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextRef,
+};
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::operation::complete_multipart_upload::CompleteMultipartUploadOutput;
@@ -13,6 +15,7 @@ use aws_sdk_s3::operation::put_object::PutObjectOutput;
 use aws_sdk_s3::operation::upload_part::UploadPartOutput;
 use aws_smithy_runtime_api::client::interceptors::context::Output;
 use aws_smithy_runtime_api::client::orchestrator::Metadata;
+use aws_smithy_types::config_bag::{Storable, StoreReplace};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
@@ -20,8 +23,10 @@ use super::client::STREAMED;
 use super::xml::{self, Flaw};
 
 /// Statuses with which S3, or a server like it, says that something is done. 202 would say that it is not done yet, 203 that
-/// somebody changed the answer, and 206 that a part is missing.
+/// somebody changed the answer, and [`PART`] that a part is missing, unless only a part was requested.
 const DONE: [u16; 3] = [200, 201, 204];
+/// The answer to a request for a part.
+const PART: u16 = 206;
 
 /// Why an answer counts as a failure although its status says success.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,6 +50,14 @@ pub(super) fn unproven<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Unpro
     error.downcast_ref().or_else(|| error.source().and_then(unproven))
 }
 
+/// Only a part of an object was requested.
+#[derive(Debug)]
+struct WantsPart;
+
+impl Storable for WantsPart {
+    type Storer = StoreReplace<Self>;
+}
+
 /// Asks each answer for its proof.
 #[derive(Debug)]
 pub(super) struct Proof;
@@ -52,6 +65,18 @@ pub(super) struct Proof;
 impl Intercept for Proof {
     fn name(&self) -> &'static str {
         "Proof"
+    }
+
+    fn read_before_transmit(
+        &self,
+        context: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        settings: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if context.request().headers().contains_key("range") {
+            settings.interceptor_state().store_put(WantsPart);
+        }
+        Ok(())
     }
 
     fn read_after_deserialization(
@@ -66,7 +91,8 @@ impl Intercept for Proof {
             return Ok(());
         }
         let refuse = |why| Err(Unproven::NotFromS3 { status: status.as_u16(), why }.into());
-        if !DONE.contains(&status.as_u16()) {
+        let is_wanted_part = status.as_u16() == PART && settings.load::<WantsPart>().is_some();
+        if !DONE.contains(&status.as_u16()) && !is_wanted_part {
             return refuse("S3 does not say success with that status");
         }
         let body = match (response.body().bytes(), context.output_or_error()) {

@@ -3,6 +3,7 @@
 //! Invariant: it only reads. JSON is written as it is listed, so a bucket of any size takes little memory.
 
 mod json;
+mod signatures;
 mod table;
 
 use std::io::{self, IsTerminal};
@@ -11,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use self::json::Streamed;
+use self::signatures::{Keys, Signatures};
 use self::table::Style;
 use super::{failed, listing_scene, print};
 use crate::bucket::{Bucket, BucketError, FOREIGN_EXAMPLES, Foreign, Listing};
@@ -26,9 +28,10 @@ const FOREIGN_NAMED: usize = 10_000;
 /// Lists the bucket and prints it.
 pub(super) async fn command(settings: &config::List, roots: &TrustRoots, board: &Board) -> anyhow::Result<ExitCode> {
     let bucket = Bucket::connect(&settings.s3, settings.timeouts, roots).await?;
-    Ok(match (settings.output, settings.sort) {
-        (OutputFormat::Json, None) => streamed(settings, &bucket, board).await,
-        (OutputFormat::Json | OutputFormat::Text, _) => whole(settings, &bucket, board).await,
+    let keys = settings.signatures.as_ref().map(Keys::of).transpose()?;
+    Ok(match (settings.output, settings.sort, &keys) {
+        (OutputFormat::Json, None, None) => streamed(settings, &bucket, board).await,
+        (OutputFormat::Json | OutputFormat::Text, _, _) => whole(settings, &bucket, keys, board).await,
     })
 }
 
@@ -38,7 +41,7 @@ async fn streamed(settings: &config::List, bucket: &Bucket, board: &Board) -> Ex
     let mut filter = Filter::new(&settings.wanted);
     let seen = AtomicUsize::new(0);
     let take = |object: HeldObject| {
-        if filter.wants(&object) && !out.object(&object) {
+        if filter.wants(&object) && !out.object(&object, None) {
             return Err(BucketError::Stopped);
         }
         Ok(())
@@ -61,7 +64,7 @@ async fn streamed(settings: &config::List, bucket: &Bucket, board: &Board) -> Ex
 }
 
 /// Reads the whole listing, and prints it in order.
-async fn whole(settings: &config::List, bucket: &Bucket, board: &Board) -> ExitCode {
+async fn whole(settings: &config::List, bucket: &Bucket, keys: Option<Keys>, board: &Board) -> ExitCode {
     let seen = AtomicUsize::new(0);
     let listing = bucket.list_naming(foreign_names(settings), &seen);
     let Listing { mut held, foreign } =
@@ -72,19 +75,43 @@ async fn whole(settings: &config::List, bucket: &Bucket, board: &Board) -> ExitC
     let mut filter = Filter::new(&settings.wanted);
     held.retain(|object| filter.wants(object));
     let all_found = filter.finds_all();
+    let signatures = match keys {
+        None => None,
+        Some(keys) => Some(read_signatures(settings, bucket, keys, &held, board).await),
+    };
+    let good = all_found && signatures.as_ref().is_none_or(signatures::are_good);
     if settings.output == OutputFormat::Json {
         let mut out = Streamed::new(io::BufWriter::new(io::stdout()));
         table::sort_objects(&mut held, settings.sort);
         // What goes wrong is said at the end.
-        let _ = held.iter().all(|object| out.object(object));
-        return out.end(&foreign, all_found);
+        let signature = |object: &HeldObject| signatures.as_ref().map(|signatures| signatures.get(&object.key));
+        let _ = held.iter().all(|object| out.object(object, signature(object)));
+        return out.end(&foreign, good);
     }
     let (out, now) = (io::stdout(), SystemTime::now());
     let style = Style { now, dates: settings.dates, columns: columns(&out), paint: Paint::on(&out) };
-    let text = table::text(&held, settings.sort.unwrap_or(config::Sort::Name), settings.outdated, style)
+    let sort = settings.sort.unwrap_or(config::Sort::Name);
+    let is_checked = settings.signatures.as_ref().is_some_and(|signatures| signatures.trusted.is_some());
+    let said = |signatures| signatures::summary(&held, signatures, is_checked);
+    let text = table::text(&held, sort, settings.outdated, signatures.as_ref(), style)
+        + &signatures.as_ref().map(said).unwrap_or_default()
         + &table::summary(&held, &foreign)
         + &if settings.foreign { table::foreign_names(&foreign) } else { String::new() };
-    print(&text, all_found)
+    print(&text, good)
+}
+
+/// Reads the beginnings of the objects that count, and of the others if they are shown.
+async fn read_signatures(
+    settings: &config::List,
+    bucket: &Bucket,
+    keys: Keys,
+    held: &[HeldObject],
+    board: &Board,
+) -> Signatures {
+    let wanted = if settings.outdated { held.iter().collect() } else { table::counting(held) };
+    let watch = signatures::Watch::default();
+    let reading = signatures::read(bucket, keys, &wanted, &watch);
+    board.during(|| watch.scene(wanted.len()), reading).await
 }
 
 fn foreign_names(settings: &config::List) -> usize {

@@ -126,10 +126,7 @@ impl Verdict {
                     1 => ", 1 increment".to_owned(),
                     many => format!(", {many} increments"),
                 };
-                let origin = match self.maker {
-                    None | Some(Origin::Unsigned) => String::new(),
-                    Some(origin) => format!(", {origin}"),
-                };
+                let origin = self.maker.map_or_else(String::new, |origin| format!(", {origin}"));
                 format!(
                     "good  {name}  {} Git objects{increments}{others}{origin}{place}",
                     self.git_objects.unwrap_or_default()

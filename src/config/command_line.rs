@@ -62,6 +62,7 @@ pub(super) fn command_line(manual: &Manual) -> clap::Command {
         .arg(on_request("dates", "times instead of ages"))
         .arg(on_request("outdated", "what does not count any more, too"))
         .arg(on_request("foreign", "names of foreign objects, too"))
+        .args((manual.program == Program::Consumer).then(|| on_request("signatures", "who signed each object")))
         .arg(wanted());
     let restore = || {
         let about = "Brings repositories back from the bucket";

@@ -12,13 +12,12 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::ArgMatches;
 
-pub(super) use self::reference::SECTIONS;
-use self::reference::{PRIVATE_KEY, PRIVATE_KEY_FILE};
+pub(super) use self::reference::{PRIVATE_KEY, PRIVATE_KEY_FILE, SECTIONS};
 use super::reader::{Reader, Reported};
 use super::reference::*;
 use super::settings::{STALL_MARGIN, default_sync_concurrency};
 use super::values::{above_zero, boolean, count, ip_address, memory_budget, one_line, port, some_bytes};
-use super::{Gitlab, Health, Instance, List, OutputFormat, Trusted};
+use super::{Gitlab, Health, Instance, List, OutputFormat, Signatures, Trusted};
 use crate::artifact::encrypt::Identities;
 use crate::artifact::signature::TrustedKeys;
 use crate::bucket::S3;
@@ -116,6 +115,18 @@ impl Consume {
     }
 }
 
+impl Signatures {
+    /// The identities that decrypt. An error never shows them.
+    pub(crate) fn identities(&self) -> anyhow::Result<Identities> {
+        identities(&self.private_key).context(name_of(&self.private_key))
+    }
+
+    /// The keys whose signatures count, if any do.
+    pub(crate) fn trusted_keys(&self) -> anyhow::Result<Option<TrustedKeys>> {
+        self.trusted.as_ref().map(Trusted::keys).transpose()
+    }
+}
+
 fn identities(secret: &Secret) -> anyhow::Result<Identities> {
     let text = secret.read()?;
     Ok(Identities::from_text(&text)?)
@@ -133,7 +144,7 @@ impl Reader<'_> {
     pub(super) fn consumer_command(&mut self, matches: &ArgMatches) -> Result<ConsumerCommand, Reported> {
         match matches.subcommand() {
             Some(("check", _)) => self.consume().map(ConsumerCommand::Check),
-            Some(("list", matches)) => self.list(matches).map(ConsumerCommand::List),
+            Some(("list", matches)) => self.list_with_signatures(matches).map(ConsumerCommand::List),
             Some(("health", _)) => self.health().map(ConsumerCommand::Health),
             Some(_) | None => self.consume().map(ConsumerCommand::Run),
         }
@@ -191,6 +202,19 @@ impl Reader<'_> {
             stall_timeout: stall_timeout?.unwrap_or(target_timeout.saturating_add(STALL_MARGIN)),
             webhook_secret: webhook_secret?,
         })
+    }
+
+    /// The keys are read if they are needed.
+    fn list_with_signatures(&mut self, matches: &ArgMatches) -> Result<List, Reported> {
+        let list = self.list(matches);
+        let signatures = match matches.get_flag("signatures") {
+            false => None,
+            true => {
+                let (private_key, trusted) = (self.private_key(), self.trusted());
+                Some(Signatures { private_key: private_key?, trusted: trusted? })
+            }
+        };
+        Ok(List { signatures, ..list? })
     }
 
     /// The identities must be usable at the start; a file of them may be replaced later.

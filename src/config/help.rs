@@ -2,8 +2,10 @@
 //!
 //! Invariant: no line is longer than a terminal of 80 columns.
 
+use super::consumer::{PRIVATE_KEY, PRIVATE_KEY_FILE};
 use super::manual::Manual;
 use super::reference::*;
+use crate::model::program::Program;
 
 pub(super) const RUN_USAGE: &str = "[SETTING]…";
 pub(super) const CHECK_USAGE: &str = "check [SETTING]…";
@@ -16,12 +18,19 @@ pub(super) const VERSION_USAGE: &str = "version";
 
 /// What the names of `list` and `restore` can be.
 pub(super) const NAMES: &str = "NAME is GROUP, GROUP/PROJECT or GROUP/PROJECT@BRANCH.";
-/// The options of `list`, and what they do.
-pub(super) const LIST_OPTIONS: &[(&str, &str)] = &[
+/// The options of `list`, and what they do. Only the consumer has what opens objects.
+pub(super) const fn list_options(program: Program) -> &'static [(&'static str, &'static str)] {
+    match program {
+        Program::Producer => LIST_OPTIONS.split_at(LIST_OPTIONS.len() - 1).0,
+        Program::Consumer => LIST_OPTIONS,
+    }
+}
+const LIST_OPTIONS: &[(&str, &str)] = &[
     ("-sort name|size|age", "by destination, the largest first, or the newest first"),
     ("-dates", "times (UTC) instead of ages"),
     ("-outdated", "objects that do not count any more, too"),
     ("-foreign", "the names of foreign objects, too"),
+    ("-signatures", "who signed each object, from its first 256 KiB"),
 ];
 /// The options of `restore`, and what they do.
 pub(super) const RESTORE_OPTIONS: &[(&str, &str)] =
@@ -76,6 +85,10 @@ explains them.",
 }
 
 pub(super) fn list_help(manual: &Manual) -> String {
+    let keys: &[Setting] = match manual.program {
+        Program::Producer => &[],
+        Program::Consumer => &[PRIVATE_KEY, PRIVATE_KEY_FILE, TRUSTED_KEYS, TRUSTED_KEYS_FILE],
+    };
     format!(
         "\
 Shows what the bucket holds: for each destination the commit that it brings, the
@@ -91,8 +104,8 @@ Usage:
 Options:
 {}{}",
         manual.usage(LIST_USAGE),
-        options(LIST_OPTIONS),
-        bucket_help(manual, &[])
+        options(list_options(manual.program)),
+        bucket_help(manual, keys)
     )
 }
 

@@ -4,7 +4,7 @@
 
 use roff::{Inline, Roff, bold, italic, roman};
 
-use super::help::{LIST_OPTIONS, NAMES, RESTORE_OPTIONS};
+use super::help::{NAMES, RESTORE_OPTIONS, list_options};
 use super::manual::Manual;
 use super::reference::Fallback;
 use crate::model::program::Program;
@@ -27,7 +27,7 @@ pub(super) fn man_page(manual: &Manual) -> String {
     }
     page.text([roman(NAMES)]);
     let restore = (manual.program == Program::Producer).then_some(("Options of restore", RESTORE_OPTIONS));
-    for (title, options) in [("Options of list", LIST_OPTIONS)].into_iter().chain(restore) {
+    for (title, options) in [("Options of list", list_options(manual.program))].into_iter().chain(restore) {
         page.control("SS", [title]);
         for (option, meaning) in options {
             item(&mut page, [bold(*option)], &format!("{meaning}."));

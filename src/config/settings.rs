@@ -175,7 +175,17 @@ impl Reader<'_> {
             Some(_) | None => None,
         };
         let [dates, outdated, foreign] = ["dates", "outdated", "foreign"].map(|flag| matches.get_flag(flag));
-        Ok(List { s3: s3?, timeouts: timeouts?, output: output?, wanted: wanted?, sort, dates, outdated, foreign })
+        Ok(List {
+            s3: s3?,
+            timeouts: timeouts?,
+            output: output?,
+            wanted: wanted?,
+            sort,
+            dates,
+            outdated,
+            foreign,
+            signatures: None,
+        })
     }
 
     /// Where the daemon on this machine listens.

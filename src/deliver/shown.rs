@@ -66,19 +66,25 @@ fn records(listing: &Listing, plan: &DeliveryPlan, known: &Known<'_>) -> Vec<Arc
     let increments = increments(&listing.held);
     let record = |object: &HeldObject, state| {
         let destination = &object.name.destination;
-        let far = known.targets.get(destination).and_then(|before| before.commit.clone());
+        let before = known.targets.get(destination);
         TargetStatus {
-            commit: far,
+            commit: before.and_then(|before| before.commit.clone()),
+            origin: before.and_then(|before| before.origin),
             bytes: Some(object.bytes),
             published: Some(object.last_modified),
             waiting: (state != TargetState::InSync).then(|| object.name.commit.clone()),
-            increments: increments.get(destination).copied().unwrap_or_default(),
+            increments: increments.get(destination).map_or(0, |increments| increments.count),
             outcomes: known.outcomes(destination, state),
             ..TargetStatus::new(destination, state, known.since(destination, state, Some(object.last_modified)))
         }
     };
     let mut records = vec![];
-    let mut add = |target: TargetStatus| records.push(known.targets.shared(target));
+    let mut add = |target: TargetStatus| {
+        // A commit that somebody else has pushed comes from somebody else.
+        let before = known.targets.get(&target.destination);
+        let origin = target.origin.filter(|_| before.is_some_and(|before| before.commit == target.commit));
+        records.push(known.targets.shared(TargetStatus { origin, ..target }));
+    };
     for object in &plan.unchanged {
         let commit = Some(object.name.commit.clone());
         add(TargetStatus { commit, ..record(object, TargetState::InSync) });
@@ -120,6 +126,7 @@ fn change(DeliveryOutcome { deliver, result }: &DeliveryOutcome, at: Stage) -> C
                 bytes: deliver.object.bytes,
                 published: deliver.object.last_modified,
                 increments: Increments::AsBefore,
+                origin: Some(delivered.origin),
             };
             Change {
                 what: What::InSync(Some(arrived)),

@@ -6,9 +6,10 @@ use std::io::{self, Write};
 
 use serde::{Serialize, Serializer};
 
+use crate::model::manifest::{KeyId, Origin};
 use crate::model::program::Program;
 use crate::progress::ProgressView;
-use crate::status::{PassOutcome, PassRecord, RunningPass, Snapshot, TargetState, TargetStatus};
+use crate::status::{PassOutcome, PassRecord, RunningPass, Signatures, Snapshot, TargetState, TargetStatus};
 use crate::text::timestamp;
 
 /// Most targets on a page.
@@ -58,6 +59,14 @@ pub(super) fn write(to: impl Write, now: &Snapshot, shard: Option<&str>, page: O
         retired_24h: now.budget.map(|budget| budget.retired),
         retire_limit_24h: now.budget.and_then(|budget| budget.limit),
         bucket: now.bucket.map(|bucket| Bucket { objects: bucket.objects, foreign: bucket.foreign }),
+        signing_key: match &now.signatures {
+            Some(Signatures::Made(key)) => Some(*key),
+            Some(Signatures::Wanted(_)) | None => None,
+        },
+        trusted_keys: match &now.signatures {
+            Some(Signatures::Wanted(keys)) => Some(keys.as_deref()),
+            Some(Signatures::Made(_)) | None => None,
+        },
         disk: now.disk.map(|disk| Disk { mirror_bytes: disk.mirror_bytes, available_bytes: disk.available_bytes }),
         counts: Map(&counts),
         passes: List(now.passes.iter().map(Passing::new)),
@@ -85,6 +94,12 @@ struct Document<'a, P: Serialize, R: Serialize, H: Serialize, T: Serialize> {
     retired_24h: Option<usize>,
     retire_limit_24h: Option<usize>,
     bucket: Option<Bucket>,
+    /// Of the producer alone; null if it does not sign.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signing_key: Option<Option<KeyId>>,
+    /// Of the consumer alone; null if it takes unsigned objects.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trusted_keys: Option<Option<&'a [KeyId]>>,
     disk: Option<Disk>,
     counts: Map<'a>,
     passes: P,
@@ -211,9 +226,8 @@ impl<'a> Past<'a> {
     }
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
-fn is_zero(number: &usize) -> bool {
-    *number == 0
+fn is_zero<N: Default + PartialEq>(number: &N) -> bool {
+    *number == N::default()
 }
 
 #[derive(Serialize)]
@@ -232,6 +246,12 @@ struct Target<'a> {
     published: Option<String>,
     #[serde(skip_serializing_if = "is_zero")]
     increments: usize,
+    #[serde(skip_serializing_if = "is_zero")]
+    saved_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    origin: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signed_by: Option<KeyId>,
     pending: Option<&'a str>,
     cause: Option<&'static str>,
     error: Option<&'a str>,
@@ -254,6 +274,9 @@ impl<'a> Target<'a> {
             bytes: target.bytes,
             published: target.published.and_then(timestamp),
             increments: target.increments,
+            saved_bytes: target.saved_bytes,
+            origin: target.origin.map(Origin::name),
+            signed_by: target.origin.and_then(Origin::key),
             pending: target.pending.as_deref(),
             cause: trouble.map(|trouble| trouble.cause.name()),
             error: trouble.map(|trouble| trouble.error.as_str()),

@@ -24,6 +24,7 @@ use self::header::{PassView, RunningView, Verdict, facts, pass_view, running_vie
 use self::links::Links;
 use self::rows::{List, list};
 use self::words::Words;
+use crate::model::manifest::Origin;
 use crate::status::{Snapshot, TargetState, TargetStatus};
 
 /// Seconds between two updates, while a pass is under way and otherwise.

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use super::metrics::Count;
 use super::{BucketCount, Guarded, Outcome, Outcomes, TargetState, TargetStatus, TargetTrouble, Targets};
 use crate::model::key::{Destination, HeldObject};
+use crate::model::manifest::{KeyId, Origin};
 use crate::model::stage::Stage;
 use crate::plan::{Cause, RetireBudget};
 
@@ -46,13 +47,47 @@ impl Known<'_> {
     }
 }
 
-/// How many increments each destination has that has any.
-pub fn increments(held: &[HeldObject]) -> HashMap<&Destination, usize> {
-    let mut increments = HashMap::new();
-    for object in held.iter().filter(|object| object.name.content.format().is_none()) {
-        *increments.entry(&object.name.destination).or_default() += 1;
+/// The increments that a destination has in the bucket.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HeldIncrements {
+    pub count: usize,
+    /// How much smaller they are than as many objects of the size of the newest whole one, in bytes.
+    pub saved_bytes: u64,
+}
+
+/// The increments of each destination that has any.
+pub fn increments(held: &[HeldObject]) -> HashMap<&Destination, HeldIncrements> {
+    let is_increment = |object: &&HeldObject| object.name.content.format().is_none();
+    let mut increments: HashMap<&Destination, HeldIncrements> = HashMap::new();
+    for object in held.iter().filter(is_increment) {
+        increments.entry(&object.name.destination).or_default().count += 1;
+    }
+    if increments.is_empty() {
+        return increments;
+    }
+    let mut wholes: HashMap<&Destination, &HeldObject> = HashMap::new();
+    for whole in held.iter().filter(|object| !is_increment(object)) {
+        let newest = wholes.entry(&whole.name.destination).or_insert(whole);
+        if newest.last_modified < whole.last_modified {
+            *newest = whole;
+        }
+    }
+    for object in held.iter().filter(is_increment) {
+        let destination = &object.name.destination;
+        if let (Some(held), Some(whole)) = (increments.get_mut(destination), wholes.get(destination)) {
+            held.saved_bytes += whole.bytes.saturating_sub(object.bytes);
+        }
     }
     increments
+}
+
+/// What the page says of signatures.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Signatures {
+    /// The producer signs with this key, if with any.
+    Made(Option<KeyId>),
+    /// The consumer takes what one of these keys has signed. Without any, it takes unsigned objects, too.
+    Wanted(Option<Vec<KeyId>>),
 }
 
 /// What a pass observed and planned.
@@ -131,6 +166,8 @@ pub struct Arrived {
     pub bytes: u64,
     pub published: SystemTime,
     pub increments: Increments,
+    /// The consumer: who made it.
+    pub origin: Option<Origin>,
 }
 
 /// What an action makes of a destination's increments in the bucket.
@@ -162,9 +199,11 @@ impl Change {
                 (target.pending, target.waiting, target.trouble) = (None, None, None);
                 match arrived {
                     None => target.outcomes = target.outcomes.found(Outcome::InSync),
-                    Some(Arrived { commit, bytes, published, increments }) => {
+                    Some(Arrived { commit, bytes, published, increments, origin }) => {
                         target.commit = Some(commit.clone());
                         (target.bytes, target.published) = (Some(*bytes), Some(*published));
+                        target.origin = *origin;
+                        target.saved_bytes = target.saved_bytes.saturating_add(self.saved_bytes);
                         target.increments = match increments {
                             Increments::AsBefore => target.increments,
                             Increments::None => 0,

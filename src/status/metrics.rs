@@ -405,8 +405,13 @@ mod tests {
         end(What::OutOfSync { state, cause: Cause::ProtectedBranch, stage: Stage::Pushing, error }, None);
         let now = status.snapshot();
         assert_eq!((now.targets[0].state, now.targets[0].commit.as_deref()), (TargetState::Failing, None));
-        let arrived =
-            Arrived { commit: "c".to_owned(), bytes: 9, published: UNIX_EPOCH, increments: Increments::AsBefore };
+        let arrived = Arrived {
+            commit: "c".to_owned(),
+            bytes: 9,
+            published: UNIX_EPOCH,
+            increments: Increments::AsBefore,
+            origin: None,
+        };
         end(What::InSync(Some(arrived)), Some(Count::Delivered(DeliveryReason::New)));
         let now = status.snapshot();
         assert_eq!((now.targets[0].state, now.targets[0].commit.as_deref()), (TargetState::InSync, Some("c")));

@@ -8,8 +8,8 @@ use std::time::SystemTime;
 
 use super::metrics::Count;
 use super::{
-    Arrived, BucketCount, Change, Guarded, Increments, Known, PassSummary, Seen, TargetState, TargetStatus,
-    TargetTrouble, Targets, What, Whole, increments,
+    Arrived, BucketCount, Change, Guarded, HeldIncrements, Increments, Known, PassSummary, Seen, TargetState,
+    TargetStatus, TargetTrouble, Targets, What, Whole, increments,
 };
 use crate::model::key::{self, Destination, HeldObject};
 use crate::model::stage::Stage;
@@ -58,7 +58,7 @@ struct Facts<'a> {
     known: &'a Known<'a>,
     newest: HashMap<&'a Destination, &'a HeldObject>,
     sources: HashMap<&'a Destination, &'a Source>,
-    increments: HashMap<&'a Destination, usize>,
+    increments: HashMap<&'a Destination, HeldIncrements>,
 }
 
 impl<'a> Facts<'a> {
@@ -77,12 +77,15 @@ impl<'a> Facts<'a> {
     fn record(&self, destination: &Destination, state: TargetState) -> TargetStatus {
         let object = self.newest.get(destination);
         let since = self.known.since(destination, state, object.map(|object| object.last_modified));
+        let HeldIncrements { count, saved_bytes } = self.increments.get(destination).copied().unwrap_or_default();
+        let before = self.known.targets.get(destination);
         TargetStatus {
             source: self.sources.get(destination).map(|source| (*source).clone()),
             commit: object.map(|object| object.name.commit.clone()),
             bytes: object.map(|object| object.bytes),
             published: object.map(|object| object.last_modified),
-            increments: self.increments.get(destination).copied().unwrap_or_default(),
+            increments: count,
+            saved_bytes: before.map_or(saved_bytes, |before| before.saved_bytes),
             outcomes: self.known.outcomes(destination, state),
             ..TargetStatus::new(destination, state, since)
         }
@@ -162,7 +165,13 @@ impl Change {
                     },
                 };
                 Self {
-                    what: What::InSync(Some(Arrived { commit, bytes, published: SystemTime::now(), increments })),
+                    what: What::InSync(Some(Arrived {
+                        commit,
+                        bytes,
+                        published: SystemTime::now(),
+                        increments,
+                        origin: None,
+                    })),
                     objects: (1, replaced + usize::from(overwritten)),
                     count: Some(Count::published(&publish.reason)),
                     saved_bytes: published.saved_bytes,

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{Outcomes, PassId, PassOutcome, TargetState, Targets, Trigger};
+use super::{Outcomes, PassId, PassOutcome, Signatures, TargetState, Targets, Trigger};
 use crate::model::key::Destination;
+use crate::model::manifest::Origin;
 use crate::model::program::Program;
 use crate::model::target::Source;
 use crate::plan::{Cause, RetireBudget, RetireGuard};
@@ -36,12 +37,19 @@ pub struct Snapshot {
     /// Whether the last full pass found an empty target list, or an empty bucket, for all shards.
     pub nothing_listed: bool,
     pub disk: Option<Disk>,
+    /// Who signs, or whose signatures count.
+    pub signatures: Option<Signatures>,
 }
 
 impl Snapshot {
     /// The last full pass, even if it failed.
     pub fn last_full_pass(&self) -> Option<&PassRecord> {
         self.history.iter().rfind(|pass| pass.trigger.is_full())
+    }
+
+    /// How much less was uploaded for all targets than without increments, in bytes.
+    pub fn saved_bytes(&self) -> u64 {
+        self.targets.iter().map(|target| target.saved_bytes).fold(0, u64::saturating_add)
     }
 
     /// The longest time that a target has been out of sync.
@@ -71,6 +79,11 @@ pub struct TargetStatus {
     pub trouble: Option<TargetTrouble>,
     /// How many increments the bucket has on top of the whole history.
     pub increments: usize,
+    /// The producer: how much less was uploaded than without increments, in bytes. At first it is what the increments in the
+    /// bucket tell; from then on, what each upload has saved is added.
+    pub saved_bytes: u64,
+    /// The consumer: who made what was delivered last, if this process has delivered it.
+    pub origin: Option<Origin>,
     pub outcomes: Outcomes,
 }
 
@@ -88,6 +101,8 @@ impl TargetStatus {
             pending: None,
             trouble: None,
             increments: 0,
+            saved_bytes: 0,
+            origin: None,
             outcomes: Outcomes::default(),
         }
     }

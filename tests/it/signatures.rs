@@ -7,6 +7,7 @@ use std::process::Command;
 
 use testbed::archive::{self, Naming, Packs};
 use testbed::judge;
+use testbed::seaweed::Seaweed;
 use testbed::world::World;
 
 use crate::support::{
@@ -16,6 +17,9 @@ use crate::support::{
 
 /// What is signed begins with this.
 const PREFIX: &[u8] = b"git-partition-sync manifest v1\0";
+
+/// How much of an object `list -signatures` reads, in bytes.
+const START_BYTES: u64 = 256 << 10;
 
 /// A key pair of OpenSSL's, in files.
 pub struct Signer {
@@ -270,6 +274,121 @@ fn a_key_that_comes_into_the_file_is_trusted_at_once_and_without_the_file_nothin
     daemon.stop().succeeded();
 }
 
+/// The consumer's `list -signatures`, with nothing that only delivering needs.
+fn list_signatures(world: &World, arguments: &[&str], trusted: &str) -> Run {
+    let mut command = consumer(world, &["list", "-signatures"]);
+    for name in ["GITLAB_BASE_URL", "GITLAB_USERNAME", "GITLAB_TOKEN", "WORKDIR"] {
+        command.env_remove(name);
+    }
+    command.args(arguments).env("TRUSTED_KEYS", trusted).output().unwrap().into()
+}
+
+/// The last cell of a destination's line, and those of the line in full.
+fn signed_by<'a>(run: &'a Run, destination: &str) -> &'a str {
+    let line = run.out.lines().find(|line| line.starts_with(destination));
+    line.unwrap_or_else(|| panic!("no {destination} in {}", run.out)).rsplit("  ").next().unwrap()
+}
+
+#[test]
+fn on_seaweedfs_list_says_who_signed_what_each_destination_rests_on() {
+    assert!(Seaweed::is_installed(), "SeaweedFS is not installed: `make test` installs it and runs this");
+    let world =
+        World::builder().seaweed().setting("CROSSING", "incremental").setting("ARCHIVE_FORMAT", "zip").start().unwrap();
+    let (signer, next) = (Signer::new(&world, "signing"), Signer::new(&world, "next"));
+    let source = world.project("near/app").unwrap();
+    source.fill_incompressible(1, 7).unwrap();
+    world.sync("near/app", "main", "far/app", "main").unwrap();
+    let first = source.head("main").unwrap();
+    signed_pass(&world, &signer);
+    let whole = zip_key("far/app", "main", &first);
+    let id = key_id(&manifest(&world, &whole).1);
+    world.put_head(&source, "main", "far/plain", "main", Naming::Tar).unwrap();
+    let bucket = world.bucket().unwrap();
+    bucket.put(&zip_key("far/moved", "main", &first), bucket.get(&whole).unwrap()).unwrap();
+    bucket.put(&zip_key("far/odd", "main", &first), "not encrypted").unwrap();
+
+    let trusted = list_signatures(&world, &[], &signer.public_key()).failed();
+    let all = [("far/app", &*id), ("far/plain", "refused"), ("far/moved", "refused"), ("far/odd", "unknown")];
+    for (destination, expected) in all {
+        assert_eq!(signed_by(&trusted, destination), expected, "{}", trusted.out);
+    }
+    for said in [
+        "far/plain@main: refused, it is not signed, and TRUSTED_KEYS takes only what is",
+        "far/moved@main: its manifest is of another destination than its name says",
+        "far/odd@main: it is not encrypted with age",
+        "the signatures of 4 objects were read\n",
+    ] {
+        assert!(trusted.out.contains(said), "no {said:?} in {}", trusted.out);
+    }
+    let one = list_signatures(&world, &["far/app"], &signer.public_key()).succeeded();
+    assert_eq!(signed_by(&one, "far/app"), id);
+
+    // Increments have signatures of their own, also after the key was changed.
+    source.commits("main", 1).unwrap();
+    signed_pass(&world, &signer);
+    assert_eq!(signed_by(&list_signatures(&world, &["far/app"], &signer.public_key()).succeeded(), "far/app"), id);
+    source.commits("main", 1).unwrap();
+    signed_pass(&world, &next);
+    let both = signer.public_key() + &next.public_key();
+    let listed = list_signatures(&world, &["far/app"], &both).succeeded();
+    let json = list_signatures(&world, &["far/app", "-output=json"], &both).succeeded().json();
+    let objects = json["objects"].as_array().unwrap();
+    let said: Vec<_> = objects.iter().map(|it| [&it["format"], &it["origin"], &it["problem"]]).collect();
+    let null = serde_json::Value::Null;
+    assert_eq!(said.len(), 3);
+    assert!(said.iter().all(|it| it[1] == "signed" && *it[2] == null), "{json:#}");
+    let theirs = objects.iter().find_map(|it| it["signed_by"].as_str().filter(|key| *key != id)).unwrap();
+    assert_eq!(signed_by(&listed, "far/app"), format!("{theirs} +1"), "{}", listed.out);
+    let listed = list_signatures(&world, &["far/app"], &signer.public_key()).failed();
+    assert_eq!(signed_by(&listed, "far/app"), "refused");
+    assert!(
+        listed.out.contains(&format!("far/app@main: refused, it is signed with the key {theirs}")),
+        "{}",
+        listed.out
+    );
+}
+
+#[test]
+fn list_reads_signatures_only_if_asked_to_and_only_the_beginning_of_what_counts() {
+    let world = world();
+    let signer = Signer::new(&world, "signing");
+    let source = world.source.repo("near/app").unwrap();
+    source.fill_incompressible(3, 7).unwrap();
+    let head = source.head("main").unwrap();
+    signed_pass(&world, &signer);
+    let id = key_id(&manifest(&world, &zip_key("far/app", "main", &head)).1);
+    let outdated = zip_key("far/app", "main", &"c".repeat(40));
+    world.s3().put_at(&outdated, "something", std::time::SystemTime::UNIX_EPOCH);
+    let reads = || {
+        let requests = world.s3().requests().into_iter();
+        requests.filter(|request| request.is("GetObject")).map(|request| request.response_bytes).collect::<Vec<_>>()
+    };
+    world.s3().clear_requests();
+    let plain = Run::from(consumer(&world, &["list"]).output().unwrap()).succeeded();
+    assert!(!plain.out.contains("SIGNED BY") && !plain.out.contains(&id), "{}", plain.out);
+    assert!(reads().is_empty());
+
+    let unchecked = list_signatures(&world, &[], "").succeeded();
+    assert_eq!(signed_by(&unchecked, "far/app"), id);
+    assert!(unchecked.out.contains("none was checked, because TRUSTED_KEYS is not set"), "{}", unchecked.out);
+    let read = reads();
+    assert!(read.len() == 1 && read[0] <= START_BYTES, "{read:?} of {} bytes", 3 << 20);
+    let json = list_signatures(&world, &["-output=json"], &signer.public_key()).succeeded().json();
+    let objects = json["objects"].as_array().unwrap();
+    let of = |key: &str| objects.iter().find(|object| object["key"] == key).unwrap();
+    assert_eq!(of(&outdated)["origin"], serde_json::Value::Null, "it was not read");
+    let counting = of(&zip_key("far/app", "main", &head));
+    assert_eq!((&counting["origin"], &counting["signed_by"]), (&"signed".into(), &id.into()));
+    let outdated = list_signatures(&world, &["-outdated"], &signer.public_key()).failed();
+    assert_eq!(signed_by(&outdated, "  outdated"), "unknown", "{}", outdated.out);
+
+    // What opens objects is needed, and nothing else is done without it.
+    let mut command = consumer(&world, &["list", "-signatures"]);
+    command.env_remove("PRIVATE_KEY").env_remove("PRIVATE_KEY_FILE");
+    assert!(Run::from(command.output().unwrap()).refused().log.contains("PRIVATE_KEY"));
+    assert!(run(&world, &["list", "-signatures"]).refused().log.contains("-signatures"), "the producer cannot");
+}
+
 #[test]
 fn restore_says_who_made_each_object() {
     let world = world();
@@ -296,7 +415,7 @@ fn restore_says_who_made_each_object() {
         "{}",
         unchecked.out
     );
-    assert!(line(&unchecked, "far/plain").ends_with("Git objects"), "{}", unchecked.out);
+    assert!(line(&unchecked, "far/plain").ends_with("Git objects, unsigned"), "{}", unchecked.out);
     let checked = restore(&[], &signer.public_key()).failed();
     assert!(line(&checked, "far/app").ends_with(&format!("Git objects, signed by {id}")), "{}", checked.out);
     let plain = line(&checked, "far/plain");

@@ -12,6 +12,7 @@ use testbed::graphql::{Canned, SyncTarget};
 use testbed::world::World;
 
 use crate::browser::{Browser, ENTER, SPACE, TAB};
+use crate::signatures::Signer;
 use crate::site::{address, get, pass_now};
 use crate::support::{Daemon, PATIENCE, consumer, program, wait_until};
 
@@ -474,6 +475,17 @@ fn a_chain_of_increments_is_shown_on_both_sides() {
     }
     let details = browser.text("document.querySelector('tbody dl').textContent");
     assert!(details.contains("the whole history, and on top of it 2 increments"), "{details}");
+    let saved = crate::site::status(&daemon)["targets"][0]["saved_bytes"].as_u64().unwrap();
+    let objects = world.bucket().unwrap().list().unwrap();
+    let (increments, wholes): (Vec<_>, Vec<_>) = objects.iter().partition(|object| object.key.ends_with(".inc.age"));
+    assert_eq!(saved, increments.iter().map(|increment| wholes[0].size - increment.size).sum::<u64>());
+    assert!(details.contains("Saved by increments2.2 MiB"), "{details}");
+    looks_good(&browser, "chain");
+    drop(daemon);
+    let daemon = Daemon::spawn(program(&world, &[]));
+    daemon.wait_until_logged("pass done", 1);
+    let again = crate::site::status(&daemon)["targets"][0]["saved_bytes"].as_u64().unwrap();
+    assert_eq!(again, saved, "the bucket tells it to the next process");
     let far = Daemon::spawn(consumer(&world, &[]));
     far.wait_until_logged("pass done", 1);
     browser.open(&url(&far, "/"));
@@ -484,6 +496,73 @@ fn a_chain_of_increments_is_shown_on_both_sides() {
     );
     assert_eq!(crate::site::status(&far)["targets"][0]["increments"], 2);
     looks_good(&browser, "far-chain");
+}
+
+#[test]
+fn each_side_says_who_signs_and_what_is_refused_and_why() {
+    let world = World::builder().sleep("1h").start().unwrap();
+    let signer = Signer::new(&world, "signing");
+    world.destination.group("mirror").unwrap();
+    let facts = |browser: &Browser| browser.text("document.querySelector('.verdict .facts').innerText");
+    let browser = Browser::start();
+    let unsigned = Daemon::spawn(program(&world, &[]));
+    unsigned.wait_until_logged("pass done", 1);
+    browser.open(&url(&unsigned, "/"));
+    assert!(facts(&browser).contains("none: objects are not signed"), "{}", facts(&browser));
+    assert_eq!(crate::site::status(&unsigned)["signing_key"], serde_json::Value::Null);
+    unsigned.stop().succeeded();
+    for name in ["api", "models"] {
+        world.project(&format!("near/{name}")).unwrap();
+        world.sync(&format!("near/{name}"), "main", &format!("mirror/{name}"), "main").unwrap();
+    }
+    let mut near = program(&world, &[]);
+    near.env("SIGNING_KEY_FILE", signer.file());
+    let near = Daemon::spawn(near);
+    near.wait_until_logged("pass done", 1);
+    let id = crate::site::status(&near)["signing_key"].as_str().unwrap().to_owned();
+    browser.open(&url(&near, "/"));
+    assert!(facts(&browser).contains(&id), "{}", facts(&browser));
+    let source = world.source.repo("near/api").unwrap();
+    world.put_head(&source, "main", "mirror/planted", "main", Naming::Zip).unwrap();
+
+    let far = |trusted: &str| {
+        let mut far = consumer(&world, &[]);
+        far.env("TRUSTED_KEYS", trusted);
+        let far = Daemon::spawn(far);
+        far.wait_until_logged("pass done", 1);
+        far
+    };
+    let origins = |daemon: &Daemon| {
+        let targets = crate::site::status(daemon)["targets"].as_array().unwrap().clone();
+        targets.iter().map(|it| (it["origin"].clone(), it["signed_by"].clone())).collect::<Vec<_>>()
+    };
+    let (signed, null) = ((serde_json::Value::from("signed"), id.clone().into()), serde_json::Value::Null);
+    let trusting = far(&signer.public_key());
+    assert_eq!(crate::site::status(&trusting)["trusted_keys"], serde_json::json!([id]));
+    assert_eq!(origins(&trusting), [signed.clone(), signed.clone(), (null.clone(), null.clone())]);
+    for again in [false, true] {
+        if again {
+            pass_now(&trusting);
+        }
+        browser.open(&url(&trusting, "/"));
+        assert!(facts(&browser).contains(&id), "{}", facts(&browser));
+        let card = browser.text("document.querySelector('.card').innerText");
+        for part in ["mirror/planted@main", "it is not signed", "What to do: Find out who wrote the object"] {
+            assert!(card.contains(part), "no {part:?} in {card}");
+        }
+        let column = browser.text("[...document.querySelectorAll('tbody td.origin')].map((td) => td.innerText.trim())");
+        assert_eq!(column, format!(",{id},{id}"), "the refused one comes first");
+    }
+    looks_good(&browser, "far-signed");
+    trusting.stop().succeeded();
+
+    // A process that did not deliver it does not know; and without trusted keys everything is taken.
+    let taking = far("");
+    assert_eq!(crate::site::status(&taking)["trusted_keys"], null);
+    let unsigned = (serde_json::Value::from("unsigned"), null.clone());
+    assert_eq!(origins(&taking), [(null.clone(), null.clone()), (null.clone(), null), unsigned]);
+    browser.open(&url(&taking, "/"));
+    assert!(facts(&browser).contains("none: unsigned objects are taken"), "{}", facts(&browser));
 }
 
 #[test]
@@ -568,6 +647,7 @@ fn without_scripts_everything_is_there_and_can_be_found() {
 fn keyboard_and_screen_reader_get_along() {
     let (_world, daemon) = in_sync(3);
     let browser = Browser::start();
+    browser.look(1280, false);
     browser.open(&url(&daemon, "/"));
     browser.script("document.body.focus();");
     browser.press(TAB);

@@ -8,9 +8,11 @@ use std::process::ExitCode;
 use serde::{Serialize, Serializer};
 use serde_json::json;
 
+use super::signatures::Signature;
 use crate::bucket::Foreign;
 use crate::commands::exit_if_written;
 use crate::model::key::{CommitId, Content, Destination, HeldObject};
+use crate::model::manifest::KeyId;
 use crate::text::timestamp;
 
 /// A list that is being written.
@@ -29,11 +31,14 @@ impl<W: Write> Streamed<W> {
     }
 
     /// Writes one object, on a line of its own. `false` if nobody reads it.
-    pub(super) fn object(&mut self, object: &HeldObject) -> bool {
+    ///
+    /// `signature`: what was found out of it, if that was asked for.
+    pub(super) fn object(&mut self, object: &HeldObject, signature: Option<Option<&Signature>>) -> bool {
         let line_end = if std::mem::take(&mut self.is_first) { "\n" } else { ",\n" };
         self.write(line_end);
         if self.broken.is_none() {
-            self.broken = serde_json::to_writer(&mut self.out, &Line::of(object)).err().map(io::Error::from);
+            let line = Line::of(object, signature);
+            self.broken = serde_json::to_writer(&mut self.out, &line).err().map(io::Error::from);
         }
         self.broken.is_none()
     }
@@ -76,17 +81,43 @@ struct Line<'a> {
     key: &'a str,
     last_modified: Option<String>,
     project: &'a str,
+    #[serde(flatten)]
+    signature: Option<Told<'a>>,
+}
+
+/// What was found out of an object's signature. All is null where nothing was.
+#[derive(Serialize)]
+struct Told<'a> {
+    origin: Option<&'static str>,
+    signed_by: Option<KeyId>,
+    problem: Option<&'a str>,
 }
 
 impl<'a> Line<'a> {
-    fn of(HeldObject { key, name, last_modified, bytes }: &'a HeldObject) -> Self {
+    fn of(
+        HeldObject { key, name, last_modified, bytes }: &'a HeldObject,
+        signature: Option<Option<&'a Signature>>,
+    ) -> Self {
         let Destination { group, project, branch } = &name.destination;
         let base = match name.content {
             Content::Whole(_) => None,
             Content::Increment { base } => Some(base),
         };
         let (commit, format, last_modified) = (&name.commit, name.content, timestamp(*last_modified));
-        Self { base, branch, bytes: *bytes, commit, format, group, key, last_modified, project }
+        let signature = signature.map(Told::of);
+        Self { base, branch, bytes: *bytes, commit, format, group, key, last_modified, project, signature }
+    }
+}
+
+impl<'a> Told<'a> {
+    fn of(signature: Option<&'a Signature>) -> Self {
+        let (origin, signed_by, problem) = match signature {
+            Some(Signature::Good(origin)) => (Some(origin.name()), origin.key(), None),
+            Some(Signature::Refused(why)) => (Some("refused"), None, Some(why.as_str())),
+            Some(Signature::Unknown(why)) => (None, None, Some(why.as_str())),
+            None => (None, None, None),
+        };
+        Self { origin, signed_by, problem }
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use unicode_width::UnicodeWidthStr;
 
+use super::signatures::{Signatures, of_all};
 use crate::bucket::Foreign;
 use crate::config::Sort;
 use crate::model::key::{Destination, HeldObject};
@@ -15,7 +16,7 @@ use crate::terminal::{self, Paint};
 use crate::text::{human_bytes, objects, printable, rough_duration, short_commit, shortened, since, table, timestamp};
 
 /// The narrowest column of names.
-const LEAST_NAME_COLUMNS: usize = 20;
+const LEAST_NAME_COLUMNS: usize = 10;
 
 /// How it is shown.
 #[derive(Clone, Copy)]
@@ -60,7 +61,7 @@ impl<'a> Row<'a> {
         self.chain.as_ref().map(|chain| chain.tip().last_modified).or_else(newest)
     }
 
-    fn cells(&self, style: Style) -> Vec<String> {
+    fn cells(&self, signatures: Option<&Signatures>, style: Style) -> Vec<String> {
         let (commit, format) = match &self.chain {
             None => ("-".to_owned(), "no whole".to_owned()),
             Some(chain) => {
@@ -73,7 +74,9 @@ impl<'a> Row<'a> {
             }
         };
         let written = self.written().map_or_else(String::new, |written| style.time(written));
-        vec![self.destination.to_string(), commit, format, human_bytes(self.bytes()), written]
+        let cells = vec![self.destination.to_string(), commit, format, human_bytes(self.bytes()), written];
+        let counting = || self.chain.iter().flat_map(Chain::objects);
+        cells.into_iter().chain(signatures.map(|of| of_all(counting().filter_map(|it| of.get(&it.key))))).collect()
     }
 }
 
@@ -88,7 +91,14 @@ impl Style {
 }
 
 /// The table; nothing if there is no object. `outdated`: what does not count any more, below its destination.
-pub(super) fn text(held: &[HeldObject], sort: Sort, outdated: bool, style: Style) -> String {
+/// `signatures`: in a column of their own.
+pub(super) fn text(
+    held: &[HeldObject],
+    sort: Sort,
+    outdated: bool,
+    signatures: Option<&Signatures>,
+    style: Style,
+) -> String {
     let destinations = destinations(held);
     let mut rows: Vec<Row<'_>> = destinations.iter().filter_map(|objects| Row::new(objects)).collect();
     if rows.is_empty() {
@@ -100,14 +110,17 @@ pub(super) fn text(held: &[HeldObject], sort: Sort, outdated: bool, style: Style
         Sort::Age => rows.sort_by_key(|row| Reverse(row.written())),
     }
     let time = if style.dates { "WRITTEN (UTC)" } else { "AGE" };
-    let mut cells = vec![["DESTINATION", "COMMIT", "FORMAT", "SIZE", time].map(str::to_owned).to_vec()];
+    let heads = ["DESTINATION", "COMMIT", "FORMAT", "SIZE", time];
+    let heads = heads.into_iter().chain(signatures.map(|_| "SIGNED BY"));
+    let mut cells = vec![heads.map(str::to_owned).collect::<Vec<_>>()];
     for row in &rows {
-        cells.push(row.cells(style));
+        cells.push(row.cells(signatures, style));
         for object in row.outdated.iter().filter(|_| outdated) {
             let HeldObject { name, last_modified, bytes, .. } = object;
             let (commit, content) = (short_commit(&name.commit), name.content.to_string());
             let bytes = human_bytes(*bytes);
-            cells.push(vec!["  outdated".to_owned(), commit, content, bytes, style.time(*last_modified)]);
+            let outdated = vec!["  outdated".to_owned(), commit, content, bytes, style.time(*last_modified)];
+            cells.push(outdated.into_iter().chain(signatures.map(|of| of_all(of.get(&object.key)))).collect());
         }
     }
     if let Some(columns) = style.columns {
@@ -123,6 +136,12 @@ fn destinations(held: &[HeldObject]) -> Vec<Vec<&HeldObject>> {
     let mut sorted: Vec<&HeldObject> = held.iter().collect();
     sorted.sort_by_key(|object| (&object.name.destination, object.last_modified, &object.key));
     sorted.chunk_by(|a, b| a.name.destination == b.name.destination).map(<[_]>::to_vec).collect()
+}
+
+/// The objects that count.
+pub(super) fn counting(held: &[HeldObject]) -> Vec<&HeldObject> {
+    let chains = destinations(held).into_iter().filter_map(|objects| chain(&objects));
+    chains.flat_map(|chain| chain.objects().collect::<Vec<_>>()).collect()
 }
 
 /// Shortens names so that each line fits.
@@ -225,7 +244,7 @@ mod tests {
     #[test]
     fn each_destination_is_a_line_with_its_chain_behind_it() {
         let held = bucket();
-        let shown = text(&held, Sort::Name, false, style(None, false));
+        let shown = text(&held, Sort::Name, false, None, style(None, false));
         let expected = "\
 DESTINATION          COMMIT      FORMAT    SIZE     AGE
 far/group/api@main   0303030303  zip +2    3.0 MiB  5 s
@@ -236,12 +255,12 @@ far/group/web@main   0404040404  zip       8.0 MiB  2 h
         let foreign = Foreign { count: 3, examples: vec!["a\u{1b}".into(), "b".into()] };
         assert_eq!(summary(&held, &foreign), "3 destinations, 6 objects, 13.0 MiB; 2 outdated, 3 foreign\n");
         assert_eq!(foreign_names(&foreign), "foreign: a\\u{1b}\nforeign: b\nforeign: 1 more\n");
-        assert_eq!(text(&[], Sort::Name, false, style(None, false)), "");
+        assert_eq!(text(&[], Sort::Name, false, None, style(None, false)), "");
     }
 
     #[test]
     fn what_does_not_count_any_more_is_shown_below_its_destination_on_request() {
-        let shown = text(&bucket(), Sort::Name, true, style(None, true));
+        let shown = text(&bucket(), Sort::Name, true, None, style(None, true));
         let expected = "\
 DESTINATION          COMMIT      FORMAT     SIZE     WRITTEN (UTC)
 far/group/api@main   0303030303  zip +2     3.0 MiB  1970-01-12 13:46
@@ -257,7 +276,7 @@ far/group/web@main   0404040404  zip        8.0 MiB  1970-01-12 11:45
     fn a_list_is_sorted_by_name_by_size_or_by_age() {
         let held = bucket();
         let order = |sort| {
-            let shown = text(&held, sort, false, style(None, false));
+            let shown = text(&held, sort, false, None, style(None, false));
             let name = |line: &str| line.split('@').next().unwrap().rsplit('/').next().unwrap().to_owned();
             shown.lines().skip(1).map(name).collect::<Vec<_>>()
         };
@@ -272,11 +291,11 @@ far/group/web@main   0404040404  zip        8.0 MiB  1970-01-12 11:45
         let held = [whole(&long, 1, 1, 1_000_000_000_000), whole("日本", 2, 90_000_000, 10)];
         for dates in [false, true] {
             for columns in [80, 90, 120] {
-                let shown = text(&held, Sort::Name, false, style(Some(columns), dates));
+                let shown = text(&held, Sort::Name, false, None, style(Some(columns), dates));
                 assert!(shown.lines().all(|line| line.width() <= columns), "{columns}\n{shown}");
                 assert!(shown.contains("…") && shown.contains("long-name-@main"), "{shown}");
             }
-            assert!(text(&held, Sort::Name, false, style(None, dates)).contains(&long));
+            assert!(text(&held, Sort::Name, false, None, style(None, dates)).contains(&long));
         }
     }
 }

@@ -5,8 +5,9 @@ use std::time::SystemTime;
 use super::figures::{Time, coarse, count, grouped, sentence};
 use super::needs_attention;
 use super::words::Words;
+use crate::model::manifest::KeyId;
 use crate::progress::ProgressView;
-use crate::status::{PassFailure, PassOutcome, PassRecord, RunningPass, Snapshot, TargetState, Trigger};
+use crate::status::{PassFailure, PassOutcome, PassRecord, RunningPass, Signatures, Snapshot, TargetState, Trigger};
 use crate::text::{human_bytes, printable, since};
 
 /// The headline. While its name stays the same, only figures in it change.
@@ -29,6 +30,9 @@ impl Verdict {
         Self { advice: Some((advice.into(), runbook)), ..self }
     }
 }
+
+/// Trusted keys that are named.
+const NAMED_KEYS: usize = 3;
 
 pub(super) struct PassView {
     pub(super) name: &'static str,
@@ -112,6 +116,10 @@ pub(super) fn facts(now: &Snapshot, words: &Words) -> Vec<(&'static str, String)
     if let Some(budget) = now.budget.filter(|budget| budget.retired > 0) {
         facts.push(("Retire guard", budget.to_string()));
     }
+    if now.saved_bytes() > 0 {
+        facts.push(("Saved by increments", human_bytes(now.saved_bytes())));
+    }
+    facts.extend(now.signatures.as_ref().map(signatures));
     if let Some(disk) = now.disk {
         let free = human_bytes(disk.available_bytes);
         facts.push(match disk.mirror_bytes {
@@ -121,6 +129,25 @@ pub(super) fn facts(now: &Snapshot, words: &Words) -> Vec<(&'static str, String)
     }
     facts.push(("Running for", coarse(since(now.started, now.now))));
     facts
+}
+
+fn signatures(signatures: &Signatures) -> (&'static str, String) {
+    match signatures {
+        Signatures::Made(key) => ("Signing key", key.map_or_else(|| "none: objects are not signed".to_owned(), id)),
+        Signatures::Wanted(None) => ("Trusted keys", "none: unsigned objects are taken".to_owned()),
+        Signatures::Wanted(Some(keys)) => {
+            let named: Vec<_> = keys.iter().take(NAMED_KEYS).copied().map(id).collect();
+            let more = match keys.len() - named.len() {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            ("Trusted keys", named.join(", ") + &more)
+        }
+    }
+}
+
+fn id(key: KeyId) -> String {
+    key.to_string()
 }
 
 pub(super) fn pass_view(pass: &RunningPass, now: SystemTime, words: &Words) -> PassView {

@@ -11,6 +11,7 @@ use super::links::Links;
 use super::needs_attention;
 use super::strip::{Strip, strip};
 use super::words::Words;
+use crate::model::manifest::Origin;
 use crate::status::{Snapshot, TargetState, TargetStatus};
 use crate::text::{human_bytes, printable, short_commit, since};
 
@@ -22,6 +23,8 @@ const SAME_ERROR: &str = "the same error";
 /// One page of the list.
 pub(super) struct List {
     pub(super) sections: Vec<Section>,
+    /// Whether there is something to say of who made what was delivered.
+    pub(super) has_origins: bool,
     pub(super) found: String,
     pub(super) pager: Option<Pager>,
 }
@@ -73,6 +76,10 @@ pub(super) struct Row {
     pub(super) size: String,
     /// How many increments the bucket has on top of the whole history, if any.
     pub(super) chain: Option<usize>,
+    /// The producer: how much less was uploaded than without increments, if any.
+    pub(super) saved: Option<String>,
+    /// The consumer: who made what was delivered last, if that is known.
+    pub(super) origin: Option<Origin>,
     pub(super) published: Option<Time>,
     pub(super) since: Time,
     pub(super) lasts: String,
@@ -120,6 +127,7 @@ pub(super) fn list(now: &Snapshot, filter: &Filter, links: &Links<'_>, words: &W
     });
     List {
         sections: sections.collect(),
+        has_origins: shown.iter().any(|target| target.origin.is_some()),
         found: match chosen.len() {
             0 if now.targets.is_empty() => format!("No {}", words.targets),
             all if all == now.targets.len() => format!("{}, trouble first", count(all, words.target)),
@@ -208,6 +216,8 @@ pub(super) fn row(
         waiting: commit(&target.waiting),
         size: target.bytes.map(human_bytes).unwrap_or_default(),
         chain: Some(target.increments).filter(|increments| *increments > 0),
+        saved: Some(target.saved_bytes).filter(|bytes| *bytes > 0).map(human_bytes),
+        origin: target.origin,
         published: target.published.map(|time| Time::new(time, now)),
         since: Time::new(target.since, now),
         lasts: format!("for {}", coarse(since(target.since, now))),
