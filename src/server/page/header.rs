@@ -133,7 +133,7 @@ pub(super) fn facts(now: &Snapshot, words: &Words) -> Vec<(&'static str, String)
 
 fn signatures(signatures: &Signatures) -> (&'static str, String) {
     match signatures {
-        Signatures::Made(key) => ("Signing key", key.map_or_else(|| "none: objects are not signed".to_owned(), id)),
+        Signatures::Made(key) => ("Signing key", key.map_or_else(|| "not signed".to_owned(), id)),
         Signatures::Wanted(None) => ("Trusted keys", "none: unsigned objects are taken".to_owned()),
         Signatures::Wanted(Some(keys)) => {
             let named: Vec<_> = keys.iter().take(NAMED_KEYS).copied().map(id).collect();
