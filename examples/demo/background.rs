@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use testbed::git::{GitServer, Protection};
 
 use crate::logs::is_of_a_quiet_pass;
-use crate::page::Page;
+use crate::page::{Page, send_push_event};
 use crate::programs::Side::{self, Far, Near};
 use crate::programs::{Daemons, PATIENCE, POLL_INTERVAL};
 use crate::{Demo, WATCHED};
@@ -24,6 +24,9 @@ pub const PUSH: &str = "date >> README.md && git commit -qam News && git push -q
 const CLONE_SETTINGS: &str = "git config user.name Developer && git config user.email developer@near.example && \
      git config commit.gpgSign false && git config core.hooksPath /dev/null && git config http.proxy '' && \
      git config credential.helper ''";
+
+/// The secret that GitLab's webhook sends.
+const SECRET: &str = "a-secret-of-the-demo";
 
 /// Passes that show that a program has nothing to do, or does not try again.
 const PASSES_WATCHED: usize = 2;
@@ -147,9 +150,43 @@ impl Demo {
         self.check(&format!("the page says: {}", page.headline), page.cards.is_empty())
     }
 
+    pub fn webhook(&mut self) -> Result<()> {
+        let (story, [source, branch, _, _]) = (Rc::clone(&self.story), WATCHED);
+        story.say(
+            "A pass asks GitLab about every project, so it should not come every second. With a webhook it need not: here the \
+             producer pauses an hour between passes, and GitLab tells it of each push.",
+        );
+        story.commands([
+            (Near, format!("WEBHOOK_SECRET={SECRET} {} -reconcile-sleep-time=1h &", Near.program())),
+            (Far, format!("{} &", Far.program())),
+        ]);
+        self.start_daemons(&[(Near, "WEBHOOK_SECRET", SECRET), (Near, "RECONCILE_SLEEP_TIME", "1h")])?;
+        for side in [Near, Far] {
+            self.daemons()?.wait_until_logged(side, "pass done", 1)?;
+        }
+        // The start of both is known by now.
+        self.daemons()?.news();
+        self.shell(CLONE, PUSH)?;
+        let url = self.daemons()?.page(Near)?;
+        story.say(&format!("GitLab posts the event to {url}hooks/gitlab, with the secret in a header:"));
+        let pushed = Instant::now();
+        let answer = send_push_event(&url, SECRET, source, branch)?;
+        story.output(&answer);
+        self.check("the producer begins a pass for this branch alone", answer.contains(" 202 "))?;
+        self.wait_until("the far side has it", |demo| demo.agree(WATCHED))?;
+        let seconds = pushed.elapsed().as_secs_f64();
+        self.daemons()?.wait_until_logged(Far, &format!("delivered {}@{}", WATCHED[2], WATCHED[3]), 1)?;
+        self.show_log()?;
+        self.check(&format!("{seconds:.1} s later it is in the far GitLab"), true)?;
+        story.say("The consumer has a webhook, too, which the bucket can call: docs/consumer.md says how.");
+        self.stop_daemons()?;
+        story.proves("what is pushed crosses at once, however long the pause between passes is.");
+        Ok(())
+    }
+
     /// Starts both programs in the background.
-    pub fn start_daemons(&mut self, arguments: &[&str]) -> Result<()> {
-        self.daemons = Some(Daemons::start(&self.world, &self.programs, arguments)?);
+    pub fn start_daemons(&mut self, settings: &[(Side, &str, &str)]) -> Result<()> {
+        self.daemons = Some(Daemons::start(&self.world, &self.programs, settings)?);
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -9,11 +10,12 @@ use anyhow::{Context as _, Result};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::background::{CLONE, PUSH, with_login};
+use crate::near::IDENTITY;
 use crate::programs::Side::{self, Far, Near};
 use crate::{Demo, WATCHED, quoted, still_wanted};
 
 /// The pause between passes: long enough to read what the last one logged.
-const PAUSE: &str = "-reconcile-sleep-time=5s";
+const PAUSE: &str = "5s";
 
 /// How often both GitLabs are compared.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -27,30 +29,25 @@ impl Demo {
             "Both programs run again, with five seconds between two passes, until Ctrl-C. Their pages follow along in a \
              browser:",
         );
-        self.start_daemons(&[PAUSE])?;
+        self.start_daemons(&[Near, Far].map(|side| (side, "RECONCILE_SLEEP_TIME", PAUSE)))?;
         let daemons = self.daemons()?;
         let (near, far) = (daemons.page(Near)?, daemons.page(Far)?);
         daemons.news();
         story.table(&[["near", &near, "the producer's page"], ["far", &far, "the consumer's page"]]);
-        story.say("In another terminal, paste this as often as you like. The commit then appears on the far side:");
-        let folder = quoted(&self.folder().to_string_lossy());
-        story.line("1", format!("cd {folder}/{CLONE} && {PUSH}"));
-        story.say("More to try from there:");
-        for side in [Near, Far] {
-            self.write_settings(side)?;
-        }
-        let far = with_login(&self.world.destination, WATCHED[2]);
-        for (command, what) in [
-            (format!("git clone -q -b {} {far} ../far-web", WATCHED[3]), "what has arrived"),
-            (format!(". ../near && {} list", Near.program()), "the bucket, decoded"),
-            (format!(". ../near && {} -dry-run -run-once", Near.program()), "what would the next pass do?"),
-            (format!(". ../far && {}", Self::restore_command()), "is everything in the bucket good?"),
-            (format!(". ../far && {} check", Far.program()), "does everything work on the far side?"),
-        ] {
-            story.line("2", format!("# {what}"));
-            story.line("", command);
-        }
-        story.say("What both programs log, without the passes that had nothing to do:");
+        story.say("In another terminal, paste this line. It gives that shell a few commands:");
+        story.line("", "");
+        story.line("1", format!("  . {}", quoted(&self.write_commands()?.to_string_lossy())));
+        story.line("", "");
+        story.table(&[
+            ["push", "commit and push to the near GitLab; a few seconds later it is on the far side"],
+            ["arrived", "what the far GitLab has of it"],
+            ["near list", "the bucket, decoded"],
+            ["near -dry-run -run-once", "what would the next pass do?"],
+            ["far check", "does everything work on the far side?"],
+            ["far list -signatures", "who has signed what?"],
+            ["restore_all", "is everything in the bucket good?"],
+        ]);
+        story.say("What both programs log, without the passes that had nothing to do. Ctrl-C ends it all:");
         self.follow()?;
         story.say("Stopping both programs and the servers.");
         self.daemons.take().context("not started")?.stop()
@@ -88,11 +85,34 @@ impl Demo {
         }
     }
 
-    /// Writes a file that gives a shell one side's settings.
-    fn write_settings(&self, side: Side) -> Result<()> {
-        let settings = side.environment(&self.world).into_iter().filter(|(name, _)| name != "PATH");
-        let mut lines: Vec<_> = settings.map(|(name, value)| format!("export {name}={}", quoted(&value))).collect();
-        lines.push(format!("export PATH={}:\"$PATH\"", quoted(&self.programs.to_string_lossy())));
-        Ok(fs::write(self.folder().join(side.to_string()), lines.join("\n") + "\n")?)
+    /// Writes a file that gives a shell commands, and returns its path. The shell's own settings stay as they are.
+    fn write_commands(&self) -> Result<PathBuf> {
+        let folder = quoted(&self.folder().to_string_lossy());
+        let program = |side: Side| quoted(&self.programs.join(side.program()).to_string_lossy());
+        let environment = |side: Side| {
+            let settings = side.environment(&self.world).into_iter();
+            settings.map(|(name, value)| quoted(&format!("{name}={value}"))).collect::<Vec<_>>().join(" ")
+        };
+        let run = |side: Side, program: &str, words: &str| {
+            format!("env -i TERM=\"$TERM\" {} {program} {words}", environment(side))
+        };
+        let [_, _, project, branch] = WATCHED;
+        let far = quoted(&with_login(&self.world.destination, project));
+        let commands = [
+            ("near", run(Near, &program(Near), "\"$@\"")),
+            ("far", run(Far, &program(Far), "\"$@\"")),
+            ("restore_all", run(Far, &program(Near), &format!("restore -identity {folder}/{IDENTITY}"))),
+            ("push", format!("cd {folder}/{CLONE} && {PUSH}")),
+            (
+                "arrived",
+                format!(
+                    "cd {folder} && {{ test -d far || git clone -q --bare {far} far; }} && git -C far fetch -q origin +{branch}:{branch} && git -C far log --oneline -5 {branch}"
+                ),
+            ),
+        ];
+        let functions = commands.map(|(name, command)| format!("{name}() ( {command}; )\n")).concat();
+        let file = self.folder().join("commands");
+        fs::write(&file, functions)?;
+        Ok(file)
     }
 }

@@ -68,9 +68,10 @@ const REMOVED: [&str; 4] = TARGETS[12];
 type Step = (&'static str, fn(&mut Demo) -> Result<()>);
 
 /// The story.
-const STEPS: [Step; 14] = [
+const STEPS: [Step; 16] = [
     ("Two GitLabs that cannot see each other", Demo::two_gitlabs),
     ("Near side: what would happen? A dry run", Demo::dry_run),
+    ("Near side: does it all work from here?", Demo::near_check),
     ("Near side: the first pass", Demo::first_pass),
     ("What is in the bucket", Demo::the_bucket),
     ("Far side: does it all work from here?", Demo::far_check),
@@ -80,6 +81,7 @@ const STEPS: [Step; 14] = [
     ("The second passes", Demo::second_passes),
     ("By themselves", Demo::by_themselves),
     ("A protected branch", Demo::protected_branch),
+    ("At once, by a webhook", Demo::webhook),
     ("When things go wrong on the near side", Demo::trouble),
     ("Back from the bucket", Demo::restore),
     ("Tools that are not ours", Demo::other_tools),
@@ -110,8 +112,8 @@ fn tell(story: &Rc<Story>, keep: bool) -> Result<()> {
         return demo.keep();
     }
     story.say(
-        "`make demo KEEP=1` leaves everything up: push commits, and watch both status pages. README.md continues from \
-         here.",
+        "`make demo KEEP=1` tells the same and leaves everything up afterwards: open both status pages, push commits, and see \
+         them arrive. README.md continues from here.",
     );
     Ok(())
 }

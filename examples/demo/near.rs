@@ -11,7 +11,7 @@ use crate::programs::Side::{Far, Near};
 use crate::{Demo, MISSING, REMOVED, TARGETS};
 
 /// The far side's age identity, in [`Demo::folder`].
-const IDENTITY: &str = "identity-0.txt";
+pub const IDENTITY: &str = "identity-0.txt";
 
 impl Demo {
     pub fn two_gitlabs(&mut self) -> Result<()> {
@@ -52,6 +52,15 @@ impl Demo {
         self.check("nothing is in the bucket", self.objects()? == 0)?;
         self.check("nothing was cloned: WORKDIR does not even exist", !self.world.workdir().exists())?;
         self.story.proves("a dry run reads from three servers and writes nothing.");
+        Ok(())
+    }
+
+    pub fn near_check(&mut self) -> Result<()> {
+        self.story
+            .say("`check` tries each server and each right that is needed, and says what to do about each failure.");
+        self.run(Near, &["check"])?.exits_with(0)?;
+        self.check("nothing fails, and the bucket is still empty", self.objects()? == 0)?;
+        self.story.proves("a wrong token or a missing right is found before the first pass.");
         Ok(())
     }
 
@@ -161,11 +170,6 @@ impl Demo {
         self.check("all objects are good", all.out.contains(&format!("{} good, 0 bad", TARGETS.len() - 1)))?;
         story.proves("you can check every night that the whole bucket can be restored.");
         Ok(())
-    }
-
-    /// `restore` for a shell in the developer's clone that has the far side's settings.
-    pub fn restore_command() -> String {
-        format!("{} restore -identity ../{IDENTITY}", Near.program())
     }
 }
 

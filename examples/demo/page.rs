@@ -58,6 +58,24 @@ fn get(url: &str, path: &str) -> Result<String> {
     Ok(answer)
 }
 
+/// Sends GitLab's event of a push to the program at `http://ADDRESS/`, and returns its answer's status line.
+pub fn send_push_event(url: &str, secret: &str, project: &str, branch: &str) -> Result<String> {
+    let event = serde_json::json!({
+        "object_kind": "push",
+        "ref": format!("refs/heads/{branch}"),
+        "project": { "path_with_namespace": project },
+    });
+    let (event, address) = (event.to_string(), url.trim_start_matches("http://").trim_end_matches('/'));
+    let mut connection = TcpStream::connect(address)?;
+    connection.set_read_timeout(Some(TIMEOUT))?;
+    let length = event.len();
+    let headers = format!("X-Gitlab-Token: {secret}\r\nX-Gitlab-Event: Push Hook\r\nContent-Length: {length}\r\n");
+    write!(connection, "POST /hooks/gitlab HTTP/1.1\r\nHost: {address}\r\n{headers}Connection: close\r\n\r\n{event}")?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer)?;
+    Ok(answer.lines().next().unwrap_or("no answer").to_owned())
+}
+
 /// What is in the first such element.
 fn element<'a>(html: &'a str, name: &str) -> Option<&'a str> {
     let opening = html.find(&format!("<{name} ")).into_iter().chain(html.find(&format!("<{name}>"))).min()?;

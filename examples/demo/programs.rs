@@ -90,14 +90,16 @@ pub struct Daemons {
 }
 
 impl Daemons {
-    /// Starts both. They end with this process, even if it is killed.
-    pub fn start(world: &World, programs: &Path, arguments: &[&str]) -> Result<Self> {
+    /// Starts both, with these settings of one side or the other in addition. They end with this process, even if it is killed.
+    pub fn start(world: &World, programs: &Path, settings: &[(Side, &str, &str)]) -> Result<Self> {
         let mut daemons = Self { running: vec![], logged: Arc::default(), shown: 0 };
         for side in [Side::Near, Side::Far] {
             let mut command = Command::new("setpriv");
-            command.args(["--pdeathsig", "KILL", "--"]).arg(programs.join(side.program())).args(arguments);
+            command.args(["--pdeathsig", "KILL", "--"]).arg(programs.join(side.program()));
             // Ctrl-C reaches only the demo, which then stops them.
             command.env_clear().envs(side.environment(world)).process_group(0);
+            let own = settings.iter().filter(|(of, _, _)| *of == side);
+            command.envs(own.map(|(_, name, value)| (name, value)));
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
             let mut child = command.spawn().with_context(|| format!("starting {}", side.program()))?;
             let log = child.stderr.take().context("no standard error")?;
