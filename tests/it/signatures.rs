@@ -351,6 +351,27 @@ fn on_seaweedfs_list_says_who_signed_what_each_destination_rests_on() {
 }
 
 #[test]
+fn list_tells_who_signed_large_archives_of_both_formats_and_that_it_cannot_open_another_s() {
+    for format in ["zip", "tar.gz"] {
+        let world = world();
+        let signer = Signer::new(&world, "signing");
+        world.source.repo("near/app").unwrap().fill_incompressible(3, 7).unwrap();
+        let mut producer = program(&world, &["-run-once"]);
+        producer.env("SIGNING_KEY_FILE", signer.file()).env("ARCHIVE_FORMAT", format);
+        Run::from(producer.output().unwrap()).succeeded();
+        let id = key_id(&manifest(&world, &keys(&world)[0]).1);
+        let listed = list_signatures(&world, &[], &signer.public_key()).succeeded();
+        assert_eq!(signed_by(&listed, "far/app"), id);
+        let theirs = World::start().unwrap();
+        let identity = fs::read_to_string(theirs.identity_file()).unwrap();
+        let mut command = consumer(&world, &["list", "-signatures"]);
+        let listed = Run::from(command.env("PRIVATE_KEY", identity).output().unwrap()).failed();
+        assert_eq!(signed_by(&listed, "far/app"), "unknown");
+        assert!(listed.out.contains("far/app@main: none of the given identities decrypts it"), "{}", listed.out);
+    }
+}
+
+#[test]
 fn list_reads_signatures_only_if_asked_to_and_only_the_beginning_of_what_counts() {
     let world = world();
     let signer = Signer::new(&world, "signing");

@@ -195,8 +195,10 @@ mod tests {
 
     use std::time::Duration;
 
+    use super::super::signatures::Signature;
     use super::*;
     use crate::model::key::{self, ArchiveFormat, CommitId};
+    use crate::model::manifest::{KeyId, Origin};
 
     const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
@@ -283,6 +285,34 @@ far/group/web@main   0404040404  zip        8.0 MiB  1970-01-12 11:45
         assert_eq!(order(Sort::Name), ["api", "lone", "web"]);
         assert_eq!(order(Sort::Size), ["web", "api", "lone"]);
         assert_eq!(order(Sort::Age), ["api", "lone", "web"]);
+    }
+
+    #[test]
+    fn the_worst_of_a_chain_is_what_its_line_says_and_fits() {
+        let held = bucket();
+        let [key, other] = [1, 2].map(|byte| KeyId::from_bytes([byte; 8]));
+        let signed = |key| Signature::Good(Origin::Signed { key });
+        let (refused, unknown) = (Signature::Refused("no".into()), Signature::Unknown("away".into()));
+        for (whole, tip, expected) in [
+            (signed(key), signed(key), "0101010101010101"),
+            (signed(other), signed(key), "0101010101010101 +1"),
+            (Signature::Good(Origin::Unsigned), signed(key), "unsigned"),
+            (unknown.clone(), Signature::Good(Origin::Unsigned), "unknown"),
+            (refused, unknown, "refused"),
+        ] {
+            let of = |key: &str| held.iter().position(|object| object.key == key).unwrap();
+            let chain = counting(&held);
+            let [base, middle, last] = &chain[..3] else { panic!("{chain:?}") };
+            assert!(of(&base.key) == 1 && of(&last.key) == 3);
+            let signatures: Signatures = [(base, &whole), (middle, &tip), (last, &tip)]
+                .map(|(object, it)| (object.key.clone(), it.clone()))
+                .into();
+            for dates in [false, true] {
+                let shown = text(&held, Sort::Name, false, Some(&signatures), style(Some(80), dates));
+                assert!(shown.lines().nth(1).unwrap().ends_with(&format!("  {expected}")), "{shown}");
+                assert!(shown.lines().all(|line| line.width() <= 80), "{shown}");
+            }
+        }
     }
 
     #[test]
