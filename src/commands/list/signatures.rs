@@ -86,7 +86,7 @@ async fn signature(bucket: &Bucket, keys: Arc<Keys>, object: HeldObject) -> Sign
         Err(error) => return Signature::Unknown(error_chain(&error)),
     };
     let judging = spawn_blocking(move || {
-        let trust = Trust { destination: &object.name.destination, keys: keys.trusted.as_ref(), not_before: None };
+        let trust = Trust { destination: &object.name.destination, keys: keys.trusted.as_ref(), window: None };
         match origin(reader, object.name.content, commit, trust, &keys.identities) {
             Ok(origin) => Signature::Good(origin),
             Err(error @ ArtifactError::Origin(_)) => Signature::Refused(error_chain(&error)),
