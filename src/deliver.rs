@@ -269,7 +269,7 @@ impl Deliverer {
         let (outcomes, failures, not_tried) = (RefCell::new(vec![]), Failures::default(), Cell::new(0));
         work_off(
             deliveries,
-            |deliver| deliver.object.bytes,
+            Deliver::download_bytes,
             |deliver| project(deliver.destination()),
             workers,
             async |deliver: Deliver| {

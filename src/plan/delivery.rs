@@ -137,6 +137,15 @@ impl Deliver {
     pub fn destination(&self) -> &Destination {
         &self.object.name.destination
     }
+
+    /// The size of what is downloaded, in bytes. If it is not known where to begin, it can be less.
+    pub fn download_bytes(&self) -> u64 {
+        let first = match self.route {
+            Route::All | Route::Search => 0,
+            Route::From(first) => first,
+        };
+        self.chain.iter().skip(first).map(|object| object.bytes).sum()
+    }
 }
 
 /// What is sent to a far branch.

@@ -95,7 +95,8 @@ impl Job<'_> {
     fn can_be_solved_afresh(&self, error: &PublishError) -> bool {
         use PackError::{Empty, Incomplete, TooLarge};
         let is_of_the_answer = matches!(error, PublishError::Pack(Empty | Incomplete { .. } | TooLarge { .. }));
-        (is_of_the_answer || error.is_from_mirror()) && !self.stop.is_cancelled()
+        // On a full disk, other mirrors make room and the same is tried again.
+        (is_of_the_answer || error.is_from_mirror()) && !error.disk_is_full() && !self.stop.is_cancelled()
     }
 
     async fn publish_whole(&self) -> Result<Shipped, PublishError> {
@@ -142,13 +143,15 @@ impl Job<'_> {
         if mirror.bytes() > self.publisher.max_repository_bytes {
             return Ok(Err("what is kept of the repository has grown too large"));
         }
-        let (base, commit) = (increment.base, self.commit);
+        let (base, commit, covers) = (increment.base, self.commit, increment.covers.clone());
         let (memory, interrupt) = (Arc::clone(&self.publisher.memory), Interrupt::when(self.stop));
         let writing = spawn_blocking(move || {
             let pack = mirror.write_increment(base, commit, &memory, &interrupt.flag)?;
-            Ok::<_, PublishError>((mirror, pack))
+            // They come from names in the bucket. What is signed has to be true.
+            let covers = mirror.holds(&covers)?;
+            Ok::<_, PublishError>((mirror, pack, covers))
         });
-        let (mut mirror, mut pack) = writing.await??;
+        let (mut mirror, mut pack, covers) = writing.await??;
         let takes_in_earlier = !increment.covers.is_empty() && had != Some(base);
         if takes_in_earlier && pack.file().len >= LEAST_PACKED_AGAIN_BYTES {
             (mirror, pack) = self.packed_again(mirror, pack, base).await?;
@@ -158,7 +161,7 @@ impl Job<'_> {
         }
         let destination = &self.publish.target.destination;
         let key = key::encode_increment(destination, base, commit)?;
-        let manifest = self.manifest(Some(increment))?;
+        let manifest = self.manifest(Some(base), covers)?;
         let (branch, file) = (destination.branch.clone(), pack.file().clone());
         let write = move |sealer| increment::write(&manifest, &branch, commit, base, &file, sealer);
         let shipping = self.upload(&key, pack.file().len, pack.file().len + INCREMENT_FRAME_BYTES, write);
@@ -397,14 +400,14 @@ impl Job<'_> {
     }
 
     /// What the object says about itself. A whole history says so only if there is a key to sign it.
-    fn manifest(&self, increment: Option<&Increment>) -> Result<SignedManifest, PublishError> {
+    fn manifest(&self, base: Option<CommitId>, covers: Vec<CommitId>) -> Result<SignedManifest, PublishError> {
         let destination = &self.publish.target.destination;
         let previous = self.publish.old_commit().and_then(|commit| commit.parse().ok());
         let manifest = Manifest {
             destination: destination.clone(),
             commit: self.commit,
-            base: increment.map(|increment| increment.base),
-            covers: increment.map(|increment| increment.covers.clone()).unwrap_or_default(),
+            base,
+            covers,
             previous: previous.filter(|previous| *previous != self.commit),
             published: self.publisher.times.next(destination, self.publish.newest_written),
         };
@@ -414,7 +417,7 @@ impl Job<'_> {
     /// Archives, encrypts and uploads a whole history. Returns the object's size in bytes.
     async fn ship(&self, packs: Vec<Pack>) -> Result<u64, PublishError> {
         let data: u64 = packs.iter().map(|pack| pack.data.len).sum();
-        let manifest = self.publisher.signing_key.is_some().then(|| self.manifest(None)).transpose()?;
+        let manifest = self.publisher.signing_key.is_some().then(|| self.manifest(None, vec![])).transpose()?;
         let branch = self.publish.target.destination.branch.clone();
         let contents = Contents { branch, commit: self.commit, manifest, packs };
         let format = self.publish.format;

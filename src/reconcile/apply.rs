@@ -100,6 +100,7 @@ fn first_stage(action: &Action) -> Stage {
 /// How many bytes the action will probably upload.
 fn weight(action: &Action) -> u64 {
     match action {
+        Action::Publish(publish) if publish.increment().is_some() => 0,
         Action::Publish(publish) => publish.held_bytes,
         Action::Retire(_) | Action::Sweep(_) => 0,
     }

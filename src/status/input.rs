@@ -11,6 +11,7 @@ use super::{BucketCount, Guarded, Outcome, Outcomes, TargetState, TargetStatus, 
 use crate::model::key::{Destination, HeldObject};
 use crate::model::manifest::{KeyId, Origin};
 use crate::model::stage::Stage;
+use crate::plan::chain::chain;
 use crate::plan::{Cause, RetireBudget};
 
 /// What was known when a pass had a plan.
@@ -47,38 +48,39 @@ impl Known<'_> {
     }
 }
 
-/// The increments that a destination has in the bucket.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct HeldIncrements {
+/// The increments of a destination that count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeldIncrements<'a> {
     pub count: usize,
-    /// How much smaller they are than as many objects of the size of the newest whole one, in bytes.
+    /// How much smaller they are than as many objects of the whole one's size, in bytes.
     pub saved_bytes: u64,
+    /// The object that brings the destination's commit.
+    pub tip: &'a HeldObject,
 }
 
 /// The increments of each destination that has any.
-pub fn increments(held: &[HeldObject]) -> HashMap<&Destination, HeldIncrements> {
+pub fn increments(held: &[HeldObject]) -> HashMap<&Destination, HeldIncrements<'_>> {
     let is_increment = |object: &&HeldObject| object.name.content.format().is_none();
-    let mut increments: HashMap<&Destination, HeldIncrements> = HashMap::new();
+    let mut objects: HashMap<&Destination, Vec<&HeldObject>> = HashMap::new();
     for object in held.iter().filter(is_increment) {
-        increments.entry(&object.name.destination).or_default().count += 1;
+        objects.entry(&object.name.destination).or_default().push(object);
     }
-    if increments.is_empty() {
-        return increments;
+    if objects.is_empty() {
+        return HashMap::new();
     }
-    let mut wholes: HashMap<&Destination, &HeldObject> = HashMap::new();
     for whole in held.iter().filter(|object| !is_increment(object)) {
-        let newest = wholes.entry(&whole.name.destination).or_insert(whole);
-        if newest.last_modified < whole.last_modified {
-            *newest = whole;
+        if let Some(objects) = objects.get_mut(&whole.name.destination) {
+            objects.push(whole);
         }
     }
-    for object in held.iter().filter(is_increment) {
-        let destination = &object.name.destination;
-        if let (Some(held), Some(whole)) = (increments.get_mut(destination), wholes.get(destination)) {
-            held.saved_bytes += whole.bytes.saturating_sub(object.bytes);
-        }
-    }
-    increments
+    objects.into_iter().filter_map(|(destination, objects)| Some((destination, counting(&objects)?))).collect()
+}
+
+fn counting<'a>(objects: &[&'a HeldObject]) -> Option<HeldIncrements<'a>> {
+    let chain = chain(objects).filter(|chain| !chain.increments.is_empty())?;
+    let saved = |increment: &&HeldObject| chain.whole.bytes.saturating_sub(increment.bytes);
+    let saved_bytes = chain.increments.iter().map(saved).sum();
+    Some(HeldIncrements { count: chain.increments.len(), saved_bytes, tip: chain.tip() })
 }
 
 /// What the page says of signatures.

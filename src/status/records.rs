@@ -58,7 +58,7 @@ struct Facts<'a> {
     known: &'a Known<'a>,
     newest: HashMap<&'a Destination, &'a HeldObject>,
     sources: HashMap<&'a Destination, &'a Source>,
-    increments: HashMap<&'a Destination, HeldIncrements>,
+    increments: HashMap<&'a Destination, HeldIncrements<'a>>,
 }
 
 impl<'a> Facts<'a> {
@@ -75,9 +75,10 @@ impl<'a> Facts<'a> {
     }
 
     fn record(&self, destination: &Destination, state: TargetState) -> TargetStatus {
-        let object = self.newest.get(destination);
+        let increments = self.increments.get(destination);
+        let object = increments.map(|held| held.tip).or_else(|| self.newest.get(destination).copied());
         let since = self.known.since(destination, state, object.map(|object| object.last_modified));
-        let HeldIncrements { count, saved_bytes } = self.increments.get(destination).copied().unwrap_or_default();
+        let (count, saved_bytes) = increments.map_or((0, 0), |held| (held.count, held.saved_bytes));
         let before = self.known.targets.get(destination);
         TargetStatus {
             source: self.sources.get(destination).map(|source| (*source).clone()),

@@ -15,7 +15,7 @@ pub(super) fn plan_text(plan: &DeliveryPlan, foreign: usize, paint: Paint) -> St
         let new = short_commit(&it.commit.to_string());
         let change = it.from.map_or_else(|| new.clone(), |from| format!("{} → {new}", short_commit(&from.to_string())));
         let destination = it.destination();
-        let size = human_bytes(it.object.bytes);
+        let size = human_bytes(it.download_bytes());
         vec![destination.path(), destination.branch.clone(), change, size, it.reason.to_string()]
     });
     let blocked = plan.blocked.iter().map(|it| {
@@ -52,7 +52,7 @@ pub(super) fn plan_json(plan: &DeliveryPlan, foreign: usize) -> Value {
             "old_commit": it.from,
             "commit": it.commit,
             "key": it.object.key,
-            "bytes": it.object.bytes,
+            "bytes": it.download_bytes(),
             "reason": it.reason.to_string(),
         });
         of_destination(it.destination(), fields)

@@ -92,7 +92,7 @@ impl DeliveryReport {
                 Ok(Done::Superseded) => self.superseded += 1,
                 Ok(Done::Pushed(delivered)) => {
                     self.delivered += 1;
-                    self.downloaded_bytes += deliver.object.bytes;
+                    self.downloaded_bytes += deliver.download_bytes();
                     self.pushed_bytes += delivered.pushed_bytes;
                     if let Some(old_commit) = delivered.rewritten_from {
                         self.rewritten.push(Rewritten { destination, old_commit, commit: deliver.commit });
