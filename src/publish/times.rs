@@ -1,6 +1,7 @@
 //! When objects are published, as their manifests say it.
 //!
-//! Invariant: the time of a destination's next object is later than that of its last one, whatever the clocks say.
+//! Invariant: the time of a destination's next object is later than that of its last one, whatever the clocks say, unless
+//! S3's is more than a day ahead.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -8,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 
 use crate::model::key::Destination;
+use crate::plan::delivery::FUTURE_TOLERANCE;
 
 /// What times are counted in.
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -34,6 +36,8 @@ impl Times {
         let mut given = self.0.lock();
         let now = given.clock.map_or(now, |clock| clock.max(now));
         given.clock = Some(now);
+        // Nobody takes what lies that far in the future.
+        let newest = newest.filter(|newest| *newest <= now + FUTURE_TOLERANCE);
         let next = later_than([newest, given.last.get(destination).copied()], now);
         given.last.insert(destination.clone(), next);
         next
@@ -91,6 +95,8 @@ mod tests {
         assert_eq!(next(at(5_000_000)), at(5_001_000));
         assert_eq!(next(at(5_000_001)), at(5_002_000), "at least a millisecond later");
         assert_eq!(next(at(0)), at(1_000));
+        let day = FUTURE_TOLERANCE.as_micros() as u64;
+        assert_eq!((next(at(day)), next(at(day + 1_000))), (at(day + 1_000), at(0)), "but not if it cannot be right");
     }
 
     #[test]

@@ -5,12 +5,15 @@ use std::fs;
 use std::time::{Duration, SystemTime};
 
 use rustix::process::Signal;
+use testbed::archive::Naming;
 use testbed::fault::{ALWAYS, Fault, Moment, Proxy, Seen};
 use testbed::repo::Repo;
 use testbed::world::World;
 
-use crate::signatures::{Signer, signed_pass, trusting};
-use crate::support::{Daemon, Run, STOP_LIMIT, assert_arrived, consumer, deliver, keys, pass, program, wait_until};
+use crate::signatures::{Signer, signed_pass, trusting, zipped};
+use crate::support::{
+    Daemon, Run, STOP_LIMIT, assert_arrived, consumer, deliver, keys, pass, program, wait_until, zip_key,
+};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -71,20 +74,36 @@ impl Sides {
     }
 }
 
-/// S3 lists what a producer wrote a year ahead of time, or the producer's own clock is a year ahead.
+/// The clock of a producer is a year ahead.
 #[test]
 fn what_was_published_in_the_far_future_is_refused_and_locks_nothing() {
     let sides = Sides::start();
-    let before = sides.source.head("main").unwrap();
-    sides.publish_ahead(365 * 24 * HOUR);
-    let refused = sides.deliver().failed();
-    refused
-        .logged("failed: far/app@main")
-        .logged("lies in the future")
-        .logged("correct that clock")
-        .logged("REPUBLISH");
-    assert_arrived(&sides.world, "far/app", "main", &before);
-    // The clock is right again, and the producer's next process does what it was told.
+    let (world, before) = (&sides.world, sides.source.head("main").unwrap());
+    let commit = sides.source.commits("main", 1).unwrap();
+    let key = zip_key("far/app", "main", &commit);
+    // As an increment, and whole.
+    sides.publish();
+    sides.publish_again();
+    let folder = world.unpack(&key).unwrap();
+    let place = folder.join(".git/git-partition-sync");
+    let (json, signature) = (place.join("manifest.json"), place.join("manifest.sig"));
+    let manifest: serde_json::Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    let ahead = jiff::Timestamp::try_from(SystemTime::now() + 365 * 24 * HOUR).unwrap();
+    let published = manifest["published"].as_str().unwrap();
+    let text = fs::read_to_string(&json).unwrap().replace(published, &format!("{ahead:.3}"));
+    fs::write(&json, &text).unwrap();
+    let id = fs::read(&signature).unwrap()[..8].to_vec();
+    fs::write(&signature, [id, sides.signer.sign(text.as_bytes())].concat()).unwrap();
+    world.put_object("far/app", "main", &commit, Naming::Zip, &zipped(&folder)).unwrap();
+
+    // To a branch that is there, and to a new one.
+    let refused = || sides.deliver().failed().logged("which lies in the future").logged("correct that clock");
+    refused().logged("failed: far/app@main").logged("REPUBLISH");
+    assert_arrived(world, "far/app", "main", &before);
+    world.destination.repo("far/app").unwrap().delete_branch("main").unwrap();
+    refused();
+    assert_eq!(world.far_head("far/app", "main"), None);
+    // The clock is right again, and the near side does what it was told.
     sides.publish_again();
     sides.deliver().succeeded();
     sides.assert_there();
@@ -170,16 +189,22 @@ fn what_was_taken_is_known_after_a_kill_in_the_middle_of_a_pass() {
 /// Then increments are older than what they are on top of, and would not count.
 #[test]
 fn a_clock_of_s3_that_was_set_back_keeps_no_commit_from_crossing() {
-    let sides = Sides::start();
-    sides.written(SystemTime::now() + HOUR);
-    for _ in 0..2 {
-        sides.source.commits("main", 1).unwrap();
-        pass(&sides.world).succeeded();
-        pass(&sides.world).succeeded();
-        deliver(&sides.world).succeeded();
-        sides.assert_there();
+    for (ahead, is_signed) in [(HOUR, false), (365 * 24 * HOUR, true)] {
+        let sides = Sides::start();
+        sides.written(SystemTime::now() + ahead);
+        for _ in 0..2 {
+            sides.source.commits("main", 1).unwrap();
+            if is_signed {
+                [(); 2].iter().for_each(|()| sides.publish());
+                sides.deliver().succeeded();
+            } else {
+                [(); 2].iter().for_each(|()| drop(pass(&sides.world).succeeded()));
+                deliver(&sides.world).succeeded();
+            }
+            sides.assert_there();
+        }
+        assert!(keys(&sides.world).iter().any(|key| key.ends_with(".inc.age")), "increments go on from there");
     }
-    assert!(keys(&sides.world).iter().any(|key| key.ends_with(".inc.age")), "increments go on from there");
 }
 
 /// The base of the retracted commit is where the far branch is.

@@ -45,6 +45,17 @@ impl Signer {
         fs::read_to_string(&self.public).unwrap()
     }
 
+    /// OpenSSL's signature of a manifest.
+    pub fn sign(&self, manifest: &[u8]) -> Vec<u8> {
+        let folder = tempfile::tempdir().unwrap();
+        let [signed, signature] = ["signed", "signature"].map(|name| folder.path().join(name));
+        fs::write(&signed, [PREFIX, manifest].concat()).unwrap();
+        let mut command = Command::new("openssl");
+        command.args(["pkeyutl", "-sign", "-rawin", "-inkey"]).arg(&self.private).arg("-in").arg(&signed);
+        openssl(command.arg("-out").arg(&signature));
+        fs::read(signature).unwrap()
+    }
+
     /// Whether OpenSSL takes this signature of a manifest.
     fn verifies(&self, manifest: &[u8], signature: &[u8]) -> bool {
         let folder = tempfile::tempdir().unwrap();
@@ -230,7 +241,7 @@ fn another_key_is_refused_until_both_are_trusted() {
 }
 
 /// The repository in a folder as a zip archive of the contract.
-fn zipped(content: &Path) -> Vec<u8> {
+pub fn zipped(content: &Path) -> Vec<u8> {
     let archive = tempfile::tempdir().unwrap().keep().join("archive");
     let script = "\
 import os, sys, zipfile
