@@ -26,7 +26,7 @@ use crate::artifact::stream::stream_pack;
 use crate::files::create_private_dir;
 use crate::git::pack::subset::{descends, write_subset};
 use crate::git::pack::thin::history::leads_to;
-use crate::git::push::{PackBody, PackWriter, PushError, PushServer, RefUpdate, Remedy, pack_channel};
+use crate::git::push::{PackBody, PackWriter, PushError, PushServer, RefUpdate, Refusal, pack_channel};
 use crate::interrupt::Interrupt;
 use crate::model::key::{CommitId, Content, HeldObject};
 use crate::model::manifest::{Manifest, Origin};
@@ -482,7 +482,7 @@ struct Opened {
 
 /// Whether the far side lacks what the pack is on top of.
 fn wants_everything(error: &PushError) -> bool {
-    error.refusal().is_some_and(|refusal| refusal.remedy() == Remedy::SendWhole)
+    error.refusal().is_some_and(Refusal::wants_whole)
 }
 
 fn note_others(Said { other_references, .. }: &Said) {

@@ -25,7 +25,7 @@ use url::Url;
 
 use self::advertisement::{Advertisement, Capabilities};
 pub use self::error::PushError;
-pub use self::refusal::{Refusal, Remedy};
+pub use self::refusal::Refusal;
 use self::report::Report;
 use super::wire::packets::{FLUSH, Packets, data};
 use super::wire::{WireError, project_url};

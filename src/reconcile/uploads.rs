@@ -15,7 +15,7 @@ use crate::workdir::{UnseenUpload, UnseenUploads, Workdir};
 
 /// How many uploads are kept for the next process, and how many superseded objects of each. The others are only not looked for.
 const MOST_KEPT: usize = 10_000;
-const MOST_SUPERSEDED_KEPT: usize = 4;
+const MOST_SUPERSEDED_KEPT: usize = 16;
 
 /// At most one object for each destination.
 #[derive(Debug, Default)]

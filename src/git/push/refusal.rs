@@ -35,34 +35,10 @@ pub enum Refusal {
     Other,
 }
 
-/// What to do after a refusal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Remedy {
-    /// Remember it: the same commit would be refused again until somebody changes something.
-    Remember,
-    /// Send the whole history, once, if only a part of it was sent; if that is refused too, remember it.
-    SendWhole,
-    /// Look where the branch is now, in the next pass.
-    PlanAgain,
-}
-
 impl Refusal {
-    /// What to do after it.
-    pub const fn remedy(self) -> Remedy {
-        match self {
-            Self::ProtectedBranch
-            | Self::LfsMissing
-            | Self::NotAllowed
-            | Self::Hook
-            | Self::TooLarge
-            | Self::Malformed
-            | Self::NameTaken
-            | Self::NotForward
-            | Self::HiddenRef
-            | Self::Other => Remedy::Remember,
-            Self::Unpacker | Self::MissingObjects => Remedy::SendWhole,
-            Self::Moved | Self::Busy => Remedy::PlanAgain,
-        }
+    /// Whether the server lacks what the pack is on top of, so that the whole history may get through.
+    pub const fn wants_whole(self) -> bool {
+        matches!(self, Self::Unpacker | Self::MissingObjects)
     }
 
     /// By what is reported of the branch, and the server's words.

@@ -209,7 +209,7 @@ async fn a_branch_that_moved_is_to_be_planned_again() {
     for old in [None, Some(second)] {
         let third = CommitId::from_bytes([3; 20]);
         let (refusal, words) = refusal(far.push("main", old, third, far.pack("HEAD")).await);
-        assert_eq!((refusal, refusal.remedy()), (Refusal::Moved, Remedy::PlanAgain));
+        assert_eq!((refusal, refusal.wants_whole()), (Refusal::Moved, false));
         assert!(words.contains(&first.to_string()), "{words}");
     }
     assert_eq!(far.pushes(), sent, "that is known before anything is sent");
@@ -244,7 +244,7 @@ async fn the_words_of_a_hook_tell_why_it_refuses() {
         let warnings = "for n in $(seq 200); do echo \"warning: object $n: zeroPaddedFilemode: x\"; done";
         far.hook(&format!("{{ {warnings}; echo; echo ====; echo '{words}'; }} >&2; exit 1"));
         let (refusal, said) = refusal(far.push("main", None, first, far.pack("HEAD")).await);
-        assert_eq!((refusal, refusal.remedy()), (expected, Remedy::Remember), "{said}");
+        assert_eq!((refusal, refusal.wants_whole()), (expected, false), "{said}");
         if !words.is_empty() {
             assert_eq!(said, format!("pre-receive hook declined|{words}"));
         }
@@ -260,7 +260,7 @@ async fn a_damaged_pack_leaves_nothing_behind() {
     // As a pack ends whose object was found to be bad in the last moment.
     pack.iter_mut().rev().take(20).for_each(|byte| *byte = !*byte);
     let (refusal, words) = refusal(far.push("main", None, first, pack).await);
-    assert_eq!((refusal, refusal.remedy()), (Refusal::Unpacker, Remedy::SendWhole), "{words}");
+    assert_eq!((refusal, refusal.wants_whole()), (Refusal::Unpacker, true), "{words}");
     assert_eq!((far.head(), far.quarantine()), (None, 0));
 }
 
@@ -290,7 +290,7 @@ async fn settings_of_the_server_refuse_a_push() {
     empty.configure("receive.unpackLimit", "1000").unwrap();
     let update = RefUpdate { branch: "main", old: None, new: second };
     let (refusal, words) = refusal(far.push.push("g/empty", &update, body(alone)).await);
-    assert_eq!((refusal, refusal.remedy()), (Refusal::MissingObjects, Remedy::SendWhole), "{words}");
+    assert_eq!((refusal, refusal.wants_whole()), (Refusal::MissingObjects, true), "{words}");
 }
 
 #[tokio::test]

@@ -165,7 +165,7 @@ async fn an_overloaded_gitlab_is_asked_again_later() {
     body.extend(packet(b"\x02GitLab is currently unable to handle this request due to load.\n"));
     body.extend(b"0000");
     let (refusal, words) = refusal(push_to(&scripted(vec![greets(ALL), reports(body)]), vec![0; 100]).await);
-    assert_eq!((refusal, refusal.remedy()), (Refusal::Busy, Remedy::PlanAgain));
+    assert_eq!((refusal, refusal.wants_whole()), (Refusal::Busy, false));
     assert_eq!(words, "server is busy|GitLab is currently unable to handle this request due to load.");
 }
 
