@@ -440,7 +440,7 @@ fn an_empty_target_list_is_not_green_and_the_page_says_how_to_fill_it() {
     assert_eq!(browser.text("document.querySelector('h1').innerText"), "The target list is empty");
     assert_eq!(browser.text("document.getElementById('verdict').className"), "verdict warn");
     let verdict = browser.text("document.getElementById('verdict').innerText");
-    assert!(verdict.contains("What to do: Add a `gitlabSync` entry to the data of GRAPHQL_SERVER"), "{verdict}");
+    assert!(verdict.contains("What to do: Add a gitlabSync entry to the data of GRAPHQL_SERVER"), "{verdict}");
     looks_good(&browser, "nothing");
     browser.script("document.querySelector('.verdict a').click();");
     wait_until("it is explained", || browser.text("document.querySelector('h1').innerText") == "The target list");

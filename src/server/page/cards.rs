@@ -5,7 +5,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use super::figures::{count, grouped};
+use super::figures::{count, full_stop, grouped};
 use super::links::Links;
 use super::needs_attention;
 use super::rows::{Row, reason, row};
@@ -112,7 +112,7 @@ fn alike(targets: Vec<&TargetStatus>, now: &Snapshot, links: &Links<'_>) -> Vec<
             [only] => only.note.clone(),
             _ => reason,
         };
-        Alike { error, targets: rows }
+        Alike { error: full_stop(error), targets: rows }
     };
     by_reason.into_iter().map(alike).collect()
 }

@@ -53,6 +53,16 @@ pub(super) fn count(number: usize, thing: &str) -> String {
     format!("{} {thing}{}", grouped(number), if number == 1 { "" } else { "s" })
 }
 
+/// The parts of a text, and whether each is between backticks.
+pub(super) fn marked(text: &str) -> impl Iterator<Item = (bool, &str)> {
+    text.split('`').enumerate().map(|(at, part)| (at % 2 == 1, part))
+}
+
+/// The text with a full stop at its end, unless it ends a sentence already.
+pub(super) fn full_stop(text: String) -> String {
+    if text.trim_end_matches(')').ends_with(['.', '?', '!']) { text } else { text + "." }
+}
+
 /// The text with a capital letter in front and no full stop at the end.
 pub(super) fn sentence(text: &str) -> String {
     let text = printable(text.trim_end_matches('.'));
