@@ -107,7 +107,7 @@ pub struct Run {
     pub signing_key: Option<SigningKey>,
     /// `WORKDIR`.
     pub workdir: PathBuf,
-    /// `RECONCILE_SLEEP_TIME`: from the end of a pass to the start of the next; above zero.
+    /// `RECONCILE_SLEEP_TIME`: from when the last action of a pass has begun to the start of the next; above zero.
     pub sleep: Duration,
     /// `DRY_RUN`: print the plan, change nothing.
     pub dry_run: bool,

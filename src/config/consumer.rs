@@ -63,8 +63,8 @@ pub struct Consume {
     pub trusted: Option<Trusted>,
     /// `WORKDIR`.
     pub workdir: PathBuf,
-    /// `RECONCILE_SLEEP_TIME`: from the end of a pass to the start of the next; above zero. Without it, it depends on the size
-    /// of the bucket.
+    /// `RECONCILE_SLEEP_TIME`: from when the last delivery of a pass has begun to the start of the next; above zero. Without
+    /// it, it depends on the size of the bucket.
     pub sleep: Option<Duration>,
     /// `DRY_RUN`: print the plan, change nothing.
     pub dry_run: bool,

@@ -48,7 +48,7 @@ pub struct Publish {
     pub supersedes: Vec<String>,
     /// Whether an object is at `key` already.
     pub overwrites: bool,
-    /// Size in bytes of the destination's newest object, or 0: an estimate for this one.
+    /// Size in bytes of the destination's newest whole object, or 0: an estimate for this one.
     pub held_bytes: u64,
     /// When the destination's newest object was written, by the server's clock.
     pub newest_written: Option<SystemTime>,

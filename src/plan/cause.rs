@@ -333,8 +333,9 @@ impl Cause {
                  copies the bucket. The far branch stays as it is."
             }
             Self::WrongContent => {
-                "Find out who can write to the bucket: no producer writes such an object. Let the near side publish it \
-                 again (REPUBLISH). The far branch stays as it is."
+                "If increments are older than their whole object, wait for the producer's next pass. Else find out who can \
+                 write to the bucket: no producer writes such an object. Let the near side publish it again (REPUBLISH). \
+                 The far branch stays as it is."
             }
             Self::Diverged => {
                 "The history was rewritten on the near side, or somebody pushed to the far branch. If the commits that \
