@@ -123,11 +123,12 @@ fn the_consumer_s_quick_start_works_as_it_is_written() {
     let key = world.identity_file().to_string_lossy().into_owned();
     let far = with(world.consumer_env(), &[("PRIVATE_KEY_FILE", key)]);
     let runs = run_block(&block("docs/consumer.md", "export PRIVATE_KEY_FILE"), &far);
-    let [check, preview, once, list, _] = &runs[..] else { panic!("{} commands", runs.len()) };
+    let [check, preview, once, list, signatures, _] = &runs[..] else { panic!("{} commands", runs.len()) };
     assert!(check.out.contains('✓') && !check.out.contains('✗'), "{}", check.out);
     assert!(preview.out.contains("2 to push"), "{}", preview.out);
     assert_eq!(once.lines_with("delivered mirror/platform/").len(), 2, "{}", once.log);
     assert!(list.out.contains("mirror/platform/website@production"), "{}", list.out);
+    assert!(signatures.out.contains("unsigned"), "{}", signatures.out);
     assert_arrived(&world);
 }
 
