@@ -92,7 +92,7 @@ impl Bucket {
         let mut builder = aws_sdk_s3::config::Builder::from(&shared)
             .force_path_style(settings.force_path_style)
             .interceptor(client::ShortAnswers)
-            .interceptor(client::NamesProxy)
+            .interceptor(client::NamesWay)
             .interceptor(proof::Proof)
             .interceptor(notes::Notes)
             .retry_classifier(WorthAnotherTry);

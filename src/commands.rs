@@ -29,31 +29,33 @@ const SSL_CERT_FILE: &str = "SSL_CERT_FILE";
 /// Another one, for the consumer only: the name that the Go program gives it.
 const INTERNAL_GIT_CA_PATH: &str = "INTERNAL_GIT_CA_PATH";
 
-/// Runs one command of the producer and returns the exit status.
+/// Runs one command of the producer and returns the exit status. `warnings` were said of its settings.
 ///
 /// # Errors
 /// If the settings or the environment are unusable.
-pub async fn run(command: Command, board: &Board) -> anyhow::Result<ExitCode> {
+pub async fn run(command: Command, warnings: &[String], board: &Board) -> anyhow::Result<ExitCode> {
     let roots = || trust_roots(&[SSL_CERT_FILE]);
     match command {
         // Boxed, because the compiler limits how deeply futures are nested.
         Command::Run(settings) => Box::pin(run::run(settings, &roots()?, board)).await,
-        Command::Check(settings) => Box::pin(check::command(settings, &roots()?, board)).await,
+        Command::Check(settings) => Box::pin(check::command(settings, warnings, &roots()?, board)).await,
         Command::List(settings) => Box::pin(list::command(&settings, &roots()?, board)).await,
         Command::Restore(settings) => restore::command(&settings, &roots()?, board).await,
         Command::Health(settings) => Ok(health::command(settings).await),
     }
 }
 
-/// Runs one command of the consumer and returns the exit status.
+/// Runs one command of the consumer and returns the exit status. `warnings` were said of its settings.
 ///
 /// # Errors
 /// If the settings or the environment are unusable.
-pub async fn run_consumer(command: ConsumerCommand, board: &Board) -> anyhow::Result<ExitCode> {
+pub async fn run_consumer(command: ConsumerCommand, warnings: &[String], board: &Board) -> anyhow::Result<ExitCode> {
     let roots = || trust_roots(&[SSL_CERT_FILE, INTERNAL_GIT_CA_PATH]);
     match command {
         ConsumerCommand::Run(settings) => Box::pin(consumer::run(settings, &roots()?, board)).await,
-        ConsumerCommand::Check(settings) => Box::pin(check::consumer::command(settings, &roots()?, board)).await,
+        ConsumerCommand::Check(settings) => {
+            Box::pin(check::consumer::command(settings, warnings, &roots()?, board)).await
+        }
         ConsumerCommand::List(settings) => Box::pin(list::command(&settings, &roots()?, board)).await,
         ConsumerCommand::Health(settings) => Ok(health::command(settings).await),
     }

@@ -351,9 +351,9 @@ fn parse_for<C>(
 ) -> Result<Settings<C>, Exit> {
     let arguments = command_line::double_dashed(arguments);
     if let Some(problem) = command_line::value_apart(manual, &arguments) {
-        return Err(Exit::Problem(format!("{problem}\n{}", manual.pointer())));
+        return Err(Exit::Problem(format!("{problem}\n{}", manual.pointer(None))));
     }
-    let matches = manual.command_line().try_get_matches_from(arguments)?;
+    let matches = manual.command_line().try_get_matches_from(arguments).map_err(|error| manual.refused(error))?;
     if let Some(answer) = manual.answer(&matches) {
         return Err(Exit::Answer(answer));
     }

@@ -28,6 +28,7 @@ use self::clients::Keys;
 pub use self::courier::Courier;
 use self::error::DeliverError;
 pub use self::error::PassError;
+pub(crate) use self::error::object_cause;
 use self::interval::Past;
 pub(crate) use self::interval::of_a_bucket_with as pause_of_a_bucket_with;
 use self::known::KnownHeads;

@@ -181,13 +181,21 @@ enum Unusable {
 
 /// The data of an answer.
 fn data<T: DeserializeOwned>(body: &[u8]) -> Result<T, Unusable> {
-    let answer: Answer<T> =
-        serde_json::from_slice(body).map_err(|error| Unusable::Shape(remote_text(error.to_string().as_bytes())))?;
+    let answer: Answer<T> = serde_json::from_slice(body)
+        .map_err(|error| Unusable::Shape(remote_text(in_terms_of_json(&error).as_bytes())))?;
     if let Some(Errors(errors)) = answer.errors.filter(|Errors(errors)| !errors.is_empty()) {
         let shown: Vec<_> = errors.iter().map(|error| remote_text(error.message.as_bytes())).collect();
         return Err(Unusable::Reported(shown.join("; ")));
     }
     answer.data.ok_or(Unusable::NoData)
+}
+
+/// What is wrong, without the names of this program's types.
+fn in_terms_of_json(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let Some((before, after)) = text.split_once("expected struct ") else { return text };
+    let place = after.find(" at line ").map_or("", |at| &after[at..]);
+    format!("{before}expected an object{place}")
 }
 
 /// An answer. Fields that were not requested are dropped while parsing, so memory depends on the targets, not on the

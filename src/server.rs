@@ -11,12 +11,13 @@ mod page;
 mod rendered;
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::anyhow;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{DefaultBodyLimit, Query, State};
@@ -87,8 +88,12 @@ impl Server {
     /// Opens the port. An error names the settings.
     pub async fn bind(address: IpAddr, port: u16) -> anyhow::Result<Self> {
         let wanted = SocketAddr::new(address, port);
-        let listener = TcpListener::bind(wanted).await.with_context(|| {
-            format!("METRICS_SERVER_PORT: cannot listen on {wanted} (METRICS_SERVER_ADDRESS is the address)")
+        let listener = TcpListener::bind(wanted).await.map_err(|error| {
+            let advice = match error.kind() {
+                ErrorKind::AddrInUse => "choose another METRICS_SERVER_PORT",
+                _ => "METRICS_SERVER_ADDRESS is the address",
+            };
+            anyhow!("METRICS_SERVER_PORT: cannot listen on {wanted}: {error} ({advice})")
         })?;
         tracing::info!("metrics and status page on http://{}/", listener.local_addr()?);
         Ok(Self { listener })

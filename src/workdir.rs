@@ -90,6 +90,34 @@ mod tests {
     }
 
     #[test]
+    fn what_was_made_is_removed_again_and_what_was_there_or_holds_something_stays() {
+        let place = tempfile::tempdir().unwrap();
+        let workdir = place.path().join("a/b");
+        for _ in 0..2 {
+            Workdir::open(&workdir).unwrap().remove_if_new();
+            assert!(fs::read_dir(place.path()).unwrap().next().is_none());
+        }
+        // Somebody's file beside it.
+        let ours = Workdir::open(&workdir).unwrap();
+        fs::write(workdir.join("theirs"), "").unwrap();
+        ours.remove_if_new();
+        assert!(!workdir.join(OURS).exists() && workdir.join("theirs").exists());
+        // Records, and a mirror.
+        for kept in ["out-of-sync.json", "mirrors/kept"] {
+            let ours = Workdir::open(&workdir).unwrap();
+            fs::write(workdir.join(OURS).join(kept), "").unwrap();
+            ours.remove_if_new();
+            assert!(workdir.join(OURS).join(kept).exists());
+            drop(ours);
+            fs::remove_dir_all(workdir.join(OURS)).unwrap();
+        }
+        // The daemon's folder, although nothing is in it.
+        drop(Workdir::open(&workdir).unwrap());
+        Workdir::open(&workdir).unwrap().remove_if_new();
+        assert!(workdir.join(OURS).join(LOCK_FILE).exists());
+    }
+
+    #[test]
     fn a_folder_that_was_removed_and_made_again_is_locked_again() {
         let place = tempfile::tempdir().unwrap();
         let ours = Workdir::open(place.path()).unwrap();

@@ -114,6 +114,9 @@ impl Identities {
         }
         let mut identities = vec![];
         for (line, number) in text.lines().map(str::trim).zip(1..).filter(|(line, _)| !line.starts_with('#')) {
+            if line.starts_with("-----BEGIN ") && !line.contains("OPENSSH") {
+                return Err(IdentityProblem::Pem { line: number });
+            }
             for word in line.split(|c: char| c == ',' || c.is_whitespace()).filter(|word| !word.is_empty()) {
                 identities.push(parse_word(word, number)?);
             }
@@ -124,14 +127,17 @@ impl Identities {
 
 fn parse_word(word: &str, line: usize) -> Result<Identity, IdentityProblem> {
     let parsed = word.parse();
-    if parsed.is_ok() || word.starts_with("AGE-") {
-        hide(word);
+    let bare = word.trim_matches(['"', '\'', '`', '“', '”', '‘', '’']);
+    if parsed.is_ok() || bare.starts_with("AGE-") {
+        hide(bare);
     }
     parsed.map_err(|_| match word.get(..4) {
         Some("age1") => IdentityProblem::Recipient { line },
         _ if ["AGE-SECRET-KEY-PQ-", "AGE-PLUGIN-", "-----BEGIN"].iter().any(|kind| word.starts_with(kind)) => {
             IdentityProblem::Unsupported { line }
         }
+        _ if bare.len() < word.len() && bare.starts_with("AGE-") => IdentityProblem::Quoted { line },
+        _ if word.starts_with("AGE-SECRET-KEY-1") => IdentityProblem::Mistyped { line },
         _ => IdentityProblem::NotAnIdentity { line },
     })
 }
@@ -180,6 +186,15 @@ pub(crate) enum IdentityProblem {
     /// Post-quantum, of a plugin, or of SSH.
     #[error("line {line} holds a secret key of a kind that is not used here (post-quantum, plugin or SSH)")]
     Unsupported { line: usize },
+    #[error("line {line} begins a PEM key (for signatures?), not an age identity (AGE-SECRET-KEY-1…)")]
+    Pem { line: usize },
+    #[error("line {line} has quotes around a secret key: leave them out")]
+    Quoted { line: usize },
+    #[error(
+        "line {line} begins with AGE-SECRET-KEY-1, but has a typing error or is cut short (its checksum does not fit): copy it \
+         again from the file that `age-keygen` wrote"
+    )]
+    Mistyped { line: usize },
     #[error("line {line} is neither a secret key (AGE-SECRET-KEY-1…) nor a comment (#…)")]
     NotAnIdentity { line: usize },
     #[error("it holds no secret key (AGE-SECRET-KEY-1…)")]
@@ -324,8 +339,12 @@ mod tests {
             ("# only a comment\n".into(), "no secret key"),
             (format!("#\n{recipient}\n"), "line 2 holds a recipient"),
             (format!("{secret},{recipient}\n"), "line 1 holds a recipient"),
-            (format!("#\n\n{broken}\n"), "line 3 is neither"),
-            (format!("{secret} {broken}\n"), "line 1 is neither"),
+            (format!("#\n\n{broken}\n"), "line 3 begins with AGE-SECRET-KEY-1, but has a typing error"),
+            (format!("{secret} {broken}\n"), "line 1 begins with AGE-SECRET-KEY-1, but has a typing error"),
+            (secret[..40].to_owned(), "line 1 begins with AGE-SECRET-KEY-1, but has a typing error"),
+            (format!("\"{secret}\""), "line 1 has quotes around a secret key"),
+            (format!("#\nX{secret}"), "line 2 is neither"),
+            ("-----BEGIN PRIVATE KEY-----\nMC4CAQAw".into(), "line 1 begins a PEM key (for signatures?)"),
             ("age-encryption.org/v1\n-> scrypt".into(), "age -d"),
             ("\n-----BEGIN AGE ENCRYPTED FILE-----".into(), "age -d"),
             ("AGE-SECRET-KEY-PQ-1QQQ".into(), "line 1 holds a secret key of a kind"),

@@ -13,6 +13,10 @@ use super::walk::{Limits, unzip, walk};
 use crate::model::key::{CommitId, Content};
 use crate::model::manifest::Origin;
 
+/// How much of an object is read to know, in bytes: the longest header, age's first chunks, and what a Git client may have put
+/// before the packs.
+pub(crate) const START_BYTES: u64 = 256 << 10;
+
 /// Who made the object that `reader` begins to bring. What its name says is expected of its manifest.
 ///
 /// Whether the rest of the object is good is not known after that.

@@ -10,7 +10,7 @@ use aws_sdk_s3::config::interceptors::InterceptorContext;
 use aws_sdk_s3::config::retry::{ClassifyRetry, RetryAction};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
-use super::client::proxy_in;
+use super::client::{Way, way_in};
 use super::proof::{Unproven, unproven};
 use crate::net::tls;
 use crate::text::{error_chain, remote_text};
@@ -70,7 +70,10 @@ where
             let cause = cause.map_or_else(|| error_chain(error), error_chain);
             match tls::refusal(error) {
                 Some(refusal) => format!("{refusal}: {cause}"),
-                None => format!("the connection failed: {cause} (check AWS_ENDPOINT_URL_S3 and the network)"),
+                None => {
+                    let tried = tried(error);
+                    format!("the connection failed: {cause} ({tried}check AWS_ENDPOINT_URL_S3 and the network)")
+                }
             }
         }
         SdkError::ResponseError(_) => format!("the connection broke off: {}", error_chain(error)),
@@ -79,10 +82,18 @@ where
 }
 
 fn no_answer(error: &(dyn Error + 'static)) -> String {
-    match proxy_in(error) {
-        Some(proxy) => format!("no answer in time, through the proxy {proxy}"),
+    match way_in(error) {
+        Some(Way { server, proxy: Some(proxy) }) => {
+            format!("no answer in time, through the proxy {proxy}, from {server}")
+        }
+        Some(Way { server, proxy: None }) => format!("no answer in time from {server}"),
         None => "no answer in time".to_owned(),
     }
+}
+
+/// The server that an attempt went to, and a comma.
+fn tried(error: &(dyn Error + 'static)) -> String {
+    way_in(error).map(|way| format!("tried {}: ", way.server)).unwrap_or_default()
 }
 
 /// What is wrong with the credentials, if that is why no request was sent.

@@ -3,6 +3,7 @@
 //! Invariant: only an object's content can be longer than that limit, and it is read as a stream.
 
 use std::error::Error;
+use std::fmt;
 
 use anyhow::{Context, anyhow};
 use aws_sdk_s3::config::interceptors::{
@@ -135,42 +136,73 @@ impl HttpClient for ByAddress<SharedHttpClient> {
 impl HttpConnector for ByAddress<SharedHttpConnector> {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let url: Option<Url> = request.uri().parse().ok();
-        let Some(proxy) = url.as_ref().and_then(proxy::for_url) else { return self.direct.call(request) };
-        let is_https = url.is_some_and(|url| url.scheme() == "https");
-        let sent = if is_https { self.https.call(request) } else { self.http.call(request) };
-        HttpConnectorFuture::new(async move { sent.await.map_err(|error| through(proxy, error)) })
+        let way = Way::to(url.as_ref());
+        let sent = match (way.proxy, url.as_ref().map(Url::scheme)) {
+            (None, _) => self.direct.call(request),
+            (Some(_), Some("https")) => self.https.call(request),
+            (Some(_), _) => self.http.call(request),
+        };
+        HttpConnectorFuture::new(async move { sent.await.map_err(|error| failed_on(way, error)) })
     }
 }
 
-/// The proxy may be what fails.
-#[derive(Debug, thiserror::Error)]
-#[error("through the proxy {proxy}")]
-struct Through {
-    proxy: &'static Proxy,
+/// Where an attempt goes.
+#[derive(Debug, Clone)]
+pub(super) struct Way {
+    /// Scheme, host and port of the server.
+    pub(super) server: String,
+    /// It may be what fails.
+    pub(super) proxy: Option<&'static Proxy>,
+}
+
+impl Way {
+    fn to(url: Option<&Url>) -> Self {
+        let server = url.map(|url| url.origin().ascii_serialization()).unwrap_or_default();
+        Self { server, proxy: url.and_then(proxy::for_url) }
+    }
+}
+
+/// The error of an attempt, and where that went. Without a proxy it reads as the error alone.
+#[derive(Debug)]
+struct Failed {
+    way: Way,
     source: BoxError,
 }
 
-/// The proxy that failed, if that is in the error.
-pub(super) fn proxy_in(error: &(dyn Error + 'static)) -> Option<&'static Proxy> {
-    let here = error.downcast_ref().map(|Through { proxy, .. }| *proxy);
-    here.or_else(|| error.source().and_then(proxy_in))
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.way.proxy {
+            Some(proxy) => write!(f, "through the proxy {proxy}"),
+            None => self.source.fmt(f),
+        }
+    }
 }
 
-/// Names the proxy in the error of an attempt that took too long: the SDK drops what the connector would say.
-#[derive(Debug)]
-pub(super) struct NamesProxy;
+impl Error for Failed {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self.way.proxy {
+            Some(_) => Some(&*self.source),
+            None => self.source.source(),
+        }
+    }
+}
 
-/// The proxy that an attempt goes through.
-#[derive(Debug)]
-struct Via(&'static Proxy);
+/// Where the attempt went that failed, if that is in the error.
+pub(super) fn way_in<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Way> {
+    error.downcast_ref().map(|Failed { way, .. }| way).or_else(|| error.source().and_then(way_in))
+}
 
-impl Storable for Via {
+/// Says where an attempt went that took too long: the SDK drops what the connector would say.
+#[derive(Debug)]
+pub(super) struct NamesWay;
+
+impl Storable for Way {
     type Storer = StoreReplace<Self>;
 }
 
-impl Intercept for NamesProxy {
+impl Intercept for NamesWay {
     fn name(&self) -> &'static str {
-        "NamesProxy"
+        "NamesWay"
     }
 
     fn read_before_transmit(
@@ -180,7 +212,7 @@ impl Intercept for NamesProxy {
         settings: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let url: Option<Url> = context.request().uri().parse().ok();
-        settings.interceptor_state().store_or_unset(url.as_ref().and_then(proxy::for_url).map(Via));
+        settings.interceptor_state().store_put(Way::to(url.as_ref()));
         Ok(())
     }
 
@@ -190,19 +222,20 @@ impl Intercept for NamesProxy {
         _: &RuntimeComponents,
         settings: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        if let (Some(Err(error)), Some(Via(proxy))) = (context.output_or_error_mut(), settings.load::<Via>())
+        if let (Some(Err(error)), Some(way)) = (context.output_or_error_mut(), settings.load::<Way>())
             && error.is_timeout_error()
         {
-            *error = OrchestratorError::timeout(Through { proxy, source: "it took too long".into() }.into());
+            let failed = Failed { way: way.clone(), source: "it took too long".into() };
+            *error = OrchestratorError::timeout(failed.into());
         }
         Ok(())
     }
 }
 
-/// The same kind of error, which names the proxy.
-fn through(proxy: &'static Proxy, error: ConnectorError) -> ConnectorError {
+/// The same kind of error, which says where the attempt went.
+fn failed_on(way: Way, error: ConnectorError) -> ConnectorError {
     let (timeout, io, user, kind) = (error.is_timeout(), error.is_io(), error.is_user(), error.as_other());
-    let error: BoxError = Through { proxy, source: error.into_source() }.into();
+    let error: BoxError = Failed { way, source: error.into_source() }.into();
     match (timeout, io, user) {
         (true, _, _) => ConnectorError::timeout(error),
         (_, true, _) => ConnectorError::io(error),

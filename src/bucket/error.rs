@@ -1,5 +1,6 @@
 //! Why a request to S3 failed, with a hint at what to check.
 
+use std::borrow::Cow;
 use std::io;
 use std::time::Duration;
 
@@ -10,19 +11,20 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use super::answer::{CHECKSUMS, NO_CREDENTIALS, credentials_error, why};
 use super::list::MAX_OBJECTS;
 use super::proof::{Unproven, unproven};
+use crate::model::program::Program;
 use crate::text::remote_text;
 
 /// Why a request to S3 failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BucketError {
     #[error("S3 cannot {action}: {why}{}", hint(code.as_deref()))]
-    Request { action: &'static str, code: Option<String>, why: String },
+    Request { action: Cow<'static, str>, code: Option<String>, why: String },
     /// There is nothing to sign a request with.
     #[error(
         "S3 cannot {action}: {NO_CREDENTIALS}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the pod or the \
          machine a role"
     )]
-    NoCredentials { action: &'static str },
+    NoCredentials { action: Cow<'static, str> },
     /// The answer lacks a field that every S3 server sends.
     #[error("S3 answered the request to {action} without {missing}")]
     Incomplete { action: &'static str, missing: &'static str },
@@ -33,7 +35,7 @@ pub enum BucketError {
     TooLong { action: &'static str, what: &'static str, limit_bytes: usize },
     /// What is stored is damaged.
     #[error("S3 cannot {action}: {}: nothing is deleted for it", Unproven::OtherBytes)]
-    OtherBytes { action: &'static str },
+    OtherBytes { action: Cow<'static, str> },
     #[error("S3 took longer than {} s to {action}", limit.as_secs())]
     TooSlow { action: &'static str, limit: Duration },
     /// The archive's writer gave up; its own error says why.
@@ -45,12 +47,28 @@ pub enum BucketError {
     Record(#[source] io::Error),
 }
 
+/// What listing needs.
+const LIST_RIGHT: &str = "s3:ListBucket";
+
 impl BucketError {
+    /// What to do if the bucket cannot be listed.
+    pub fn listing_advice(&self, program: Program) -> String {
+        self.advice(LIST_RIGHT, program)
+    }
+
     /// What to do about it. `right` is what the request needs.
-    pub fn advice(&self, right: &str) -> String {
+    pub fn advice(&self, right: &str, program: Program) -> String {
+        let policy = match program {
+            Program::Producer => "docs/contract.md",
+            Program::Consumer => "docs/consumer.md",
+        };
         match self {
+            // Without this right, S3 does not say whether there is such a bucket.
+            _ if self.is_access_denied() && right == LIST_RIGHT => {
+                format!("Is AWS_S3_BUCKET right? Then allow {right} to these credentials: {policy} has the whole policy.")
+            }
             _ if self.is_access_denied() => {
-                format!("Allow {right} to these credentials: docs/contract.md has the whole policy.")
+                format!("Allow {right} to these credentials: {policy} has the whole policy.")
             }
             Self::Request { code: Some(code), .. } => {
                 let known = about(code).1;
@@ -120,11 +138,12 @@ fn hint_of_message(code: Option<&str>, message: &str) -> &'static str {
     if !is_known && is_about_it.iter().any(|word| message.contains(word)) { CHECKSUMS } else { "" }
 }
 
-pub(super) fn failed<E>(action: &'static str) -> impl FnOnce(SdkError<E, HttpResponse>) -> BucketError
+pub(super) fn failed<E>(action: impl Into<Cow<'static, str>>) -> impl FnOnce(SdkError<E, HttpResponse>) -> BucketError
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
     move |error| {
+        let action = action.into();
         if let Some(CredentialsError::CredentialsNotLoaded(_)) = credentials_error(&error) {
             return BucketError::NoCredentials { action };
         }

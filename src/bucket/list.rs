@@ -168,7 +168,8 @@ impl Bucket {
     async fn page(&self, token: Option<String>) -> Result<ListObjectsV2Output, BucketError> {
         let request = self.client.list_objects_v2().bucket(&self.name).set_continuation_token(token);
         // A key may hold characters that XML cannot, and one such key would make the whole page unreadable.
-        request.encoding_type(EncodingType::Url).send().await.map_err(failed(LIST))
+        let sent = request.encoding_type(EncodingType::Url).send().await;
+        sent.map_err(|error| failed(format!("{LIST} {}", self.name))(error))
     }
 }
 

@@ -28,22 +28,27 @@ use crate::terminal::Board;
 const ATTEMPTS: usize = 2;
 
 /// Tries everything that a pass needs, and prints each check when it is done.
-pub(super) async fn command(settings: config::Run, roots: &TrustRoots, board: &Board) -> anyhow::Result<ExitCode> {
+pub(super) async fn command(
+    settings: config::Run,
+    warnings: &[String],
+    roots: &TrustRoots,
+    board: &Board,
+) -> anyhow::Result<ExitCode> {
     let stop = signals::stop_on_signals()?;
     let clients = Clients::new(&settings, roots, concurrency(&settings).probe).await?.with_attempts(ATTEMPTS);
     let mut checks = Checks::new(settings.output, board);
-    let complete = run(&settings, &clients, &stop, &mut checks).await.is_some();
+    let complete = run((&settings, warnings), &clients, &stop, &mut checks).await.is_some();
     Ok(checks.end(complete))
 }
 
 /// Tries everything. `None` if the program is asked to stop.
 async fn run(
-    settings: &config::Run,
+    (settings, warnings): (&config::Run, &[String]),
     clients: &Clients,
     stop: &CancellationToken,
     checks: &mut Checks<'_>,
 ) -> Option<()> {
-    checks.add([Check::settings()]);
+    checks.add([Check::settings(warnings)]);
     checks.add([here::recipients(&settings.recipients)]);
     checks.add(settings.signing_key.as_ref().map(here::signing_key));
     checks.add([here::workdir(Program::Producer, &settings.workdir)]);

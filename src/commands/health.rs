@@ -27,7 +27,7 @@ pub(super) async fn command(settings: config::Health) -> ExitCode {
     match timeout(ANSWER_TIMEOUT, ask(address)).await.unwrap_or_else(late) {
         Ok(answer) => print(&format!("{}\n", answer.said), answer.is_good),
         Err(error) => {
-            tracing::error!("no daemon answers on {address}: {error}");
+            tracing::error!("no daemon answers on {address}: {error} (METRICS_SERVER_PORT must be the daemon's)");
             ExitCode::FAILURE
         }
     }

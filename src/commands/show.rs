@@ -9,7 +9,7 @@ use crate::model::key::Destination;
 use crate::plan::report::Waiting;
 use crate::plan::{Action, Plan};
 use crate::terminal::{Paint, Style};
-use crate::text::{objects, short_commit, table};
+use crate::text::{objects, printable, short_commit, table};
 
 /// A plan for people.
 pub fn plan_text(plan: &Plan, foreign: usize, paint: Paint) -> String {
@@ -54,7 +54,13 @@ pub fn plan_text(plan: &Plan, foreign: usize, paint: Paint) -> String {
         text += &format!("{title}\n{}\n", table("  ", rows));
     }
     if let Some(guard) = &plan.guard {
-        text += &format!("{} {guard}.\n\n", paint.text(Style::Red, "Retire guard:"));
+        let named: Vec<_> = plan.first_guarded().iter().map(Destination::to_string).collect();
+        let more = match plan.guarded.len() - named.len() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let (title, named) = (paint.text(Style::Red, "Retire guard:"), printable(&named.join(", ")));
+        text += &format!("{title} {guard}.\n  Held back: {named}{more}\n\n");
     }
     if retire_is_counted(plan) {
         text += &format!("{} {}.\n\n", paint.text(Style::Yellow, "Retire guard: with this pass,"), plan.budget);

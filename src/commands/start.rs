@@ -19,10 +19,10 @@ use crate::threads;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs a program from its start to its end, and returns the exit status. `parse` reads its settings from the command line
-/// and the environment, and `run` carries out its command.
+/// and the environment, and `run` carries out its command, and is told the warnings about its settings.
 pub fn start<C>(
     parse: impl FnOnce(ArgsOs, &dyn Fn(&str) -> Option<OsString>, &[OsString]) -> Result<Settings<C>, Exit>,
-    run: impl AsyncFnOnce(C, &Board) -> anyhow::Result<ExitCode>,
+    run: impl AsyncFnOnce(C, &[String], &Board) -> anyhow::Result<ExitCode>,
 ) -> ExitCode {
     std::panic::set_hook(Box::new(report_panic));
     or_internal_error(|| {
@@ -35,7 +35,10 @@ pub fn start<C>(
     })
 }
 
-fn run_with<C>(settings: Settings<C>, run: impl AsyncFnOnce(C, &Board) -> anyhow::Result<ExitCode>) -> ExitCode {
+fn run_with<C>(
+    settings: Settings<C>,
+    run: impl AsyncFnOnce(C, &[String], &Board) -> anyhow::Result<ExitCode>,
+) -> ExitCode {
     let board = Board::new(settings.shows_progress());
     let _log = telemetry::start(settings.log_format, board.clone());
     for warning in &settings.warnings {
@@ -56,8 +59,9 @@ fn run_with<C>(settings: Settings<C>, run: impl AsyncFnOnce(C, &Board) -> anyhow
         Err(error) => return unusable(&anyhow::Error::new(error).context("cannot start the runtime")),
     };
     // Caught here, because the runtime would wait for its threads if the panic dropped it.
-    let exit =
-        or_internal_error(|| runtime.block_on(run(settings.command, &board)).unwrap_or_else(|error| unusable(&error)));
+    let exit = or_internal_error(|| {
+        runtime.block_on(run(settings.command, &settings.warnings, &board)).unwrap_or_else(|error| unusable(&error))
+    });
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     exit
 }

@@ -27,6 +27,9 @@ use crate::plan::OnRewrite;
 use crate::secret::Secret;
 use crate::text::error_chain;
 
+/// What is missing if neither is set.
+const NO_PRIVATE_KEY: &str = "PRIVATE_KEY or PRIVATE_KEY_FILE";
+
 /// What the consumer is to do.
 #[derive(Debug, Clone)]
 pub enum ConsumerCommand {
@@ -220,7 +223,7 @@ impl Reader<'_> {
     /// The identities must be usable at the start; a file of them may be replaced later.
     fn private_key(&mut self) -> Result<Secret, Reported> {
         let secret = self.secret(&PRIVATE_KEY, &PRIVATE_KEY_FILE)?;
-        let secret = secret.ok_or_else(|| self.missing(PRIVATE_KEY.variable))?;
+        let secret = secret.ok_or_else(|| self.missing(NO_PRIVATE_KEY))?;
         match identities(&secret) {
             Ok(_) => Ok(secret),
             Err(why) => Err(self.problem(name_of(&secret), error_chain(why.as_ref()))),

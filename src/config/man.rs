@@ -25,6 +25,8 @@ pub(super) fn man_page(manual: &Manual) -> String {
     for (arguments, meaning) in manual.usages {
         item(&mut page, [bold(name), roman(format!(" {arguments}"))], meaning);
     }
+    // Not a part of the last command's paragraph.
+    page.control("PP", []);
     page.text([roman(NAMES)]);
     let restore = (manual.program == Program::Producer).then_some(("Options of restore", RESTORE_OPTIONS));
     for (title, options) in [("Options of list", list_options(manual.program))].into_iter().chain(restore) {

@@ -3,7 +3,9 @@
 //! Invariant: a flag, a setting or a command that is not here does not exist.
 
 use clap::ArgMatches;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 
+use super::Exit;
 use super::command_line::command_line;
 use super::completion::{SHELLS, completion};
 use super::consumer;
@@ -13,6 +15,7 @@ use super::help::{
 use super::man::man_page;
 use super::reference::{SECTIONS, Section, Setting};
 use crate::model::program::Program;
+use crate::text::printable;
 
 /// A program, described.
 #[derive(Debug, Clone, Copy)]
@@ -147,9 +150,31 @@ impl Manual {
         format!("{} {words}", self.program.name())
     }
 
-    /// Where to read about settings.
-    pub(super) fn pointer(&self) -> String {
-        format!("`{} -help` explains every setting.", self.program.name())
+    /// Where to read about settings, and about the options of this command.
+    pub(super) fn pointer(&self, command: Option<&str>) -> String {
+        match command {
+            Some(command @ ("list" | "restore" | "health")) => {
+                format!("`{}` explains its options and settings.", self.usage(&format!("{command} -help")))
+            }
+            Some(_) | None => format!("`{}` explains every setting.", self.usage("-help")),
+        }
+    }
+
+    /// What is said of a command line that clap refuses.
+    pub(super) fn refused(&self, error: clap::Error) -> Exit {
+        let (ErrorKind::InvalidSubcommand, Some(ContextValue::String(word))) =
+            (error.kind(), error.get(ContextKind::InvalidSubcommand))
+        else {
+            return error.into();
+        };
+        let line = self.command_line();
+        let names: Vec<_> = line.get_subcommands().map(clap::Command::get_name).collect();
+        let other = Self::ALL.into_iter().find(|other| other.command_line().find_subcommand(word).is_some());
+        let problem = match other {
+            Some(other) => format!("{word} is a command of {}", other.program.name()),
+            None => format!("{} is not a command", printable(word)),
+        };
+        Exit::Problem(format!("{problem}\ncommands: {}\n{}", names.join(", "), self.pointer(None)))
     }
 }
 

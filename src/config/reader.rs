@@ -43,6 +43,8 @@ pub(super) struct Reader<'a> {
     given: BTreeSet<&'static str>,
     missing: Vec<&'static str>,
     problems: Vec<String>,
+    /// What is worth a line if something is wrong anyway.
+    doubts: Vec<&'static str>,
 }
 
 impl Reader<'_> {
@@ -55,8 +57,8 @@ impl Reader<'_> {
         names: &[OsString],
         settings: impl FnOnce(&mut Reader<'_>) -> Result<T, Reported>,
     ) -> Result<(T, Vec<String>), Exit> {
-        let (asked, given, missing, problems) = Default::default();
-        let mut reader = Reader { manual, matches, environment, asked, given, missing, problems };
+        let (asked, given, missing, problems, doubts) = Default::default();
+        let mut reader = Reader { manual, matches, environment, asked, given, missing, problems, doubts };
         let settings = settings(&mut reader);
         let is_set = |name: &&str| environment(name).is_some_and(|value| !value.is_empty());
         let set = names.iter().filter_map(|name| name.to_str()).filter(is_set);
@@ -66,7 +68,9 @@ impl Reader<'_> {
         match settings {
             Ok(settings) if problems.is_empty() => Ok((settings, warnings)),
             Ok(_) | Err(Reported(())) => {
-                let lines: Vec<String> = problems.into_iter().chain(warnings).chain([manual.pointer()]).collect();
+                let doubts = reader.doubts.into_iter().map(str::to_owned);
+                let pointer = manual.pointer(matches.subcommand_name());
+                let lines: Vec<String> = problems.into_iter().chain(doubts).chain(warnings).chain([pointer]).collect();
                 Err(Exit::Problem(lines.join("\n")))
             }
         }
@@ -85,6 +89,11 @@ impl Reader<'_> {
     pub(super) fn problem(&mut self, name: &str, why: impl fmt::Display) -> Reported {
         self.problems.push(format!("{name}: {why}"));
         Reported(())
+    }
+
+    /// Notes something that is only worth a line if something else is wrong.
+    pub(super) fn doubt(&mut self, what: &'static str) {
+        self.doubts.push(what);
     }
 
     pub(super) fn missing(&mut self, name: &'static str) -> Reported {

@@ -39,6 +39,7 @@ use crate::text::hide;
 pub(super) const STALL_MARGIN: Duration = Duration::from_secs(300);
 
 /// What is missing if neither is set.
+const NO_TOKEN: &str = "GITLAB_TOKEN or GITLAB_TOKEN_FILE";
 const NO_TARGET_LIST: &str = "GRAPHQL_SERVER or TARGETS_FILE";
 /// What makes sense with a GraphQL server alone.
 const OF_A_SERVER: [&Setting; 6] = [
@@ -280,6 +281,11 @@ impl Reader<'_> {
         };
         let region_elsewhere = matches!(region, Ok(None));
         self.access_key().and(self.header_texts(region_elsewhere))?;
+        if region_elsewhere && self.has_no_region() {
+            self.doubt(
+                "AWS_REGION is not set either: it is needed, except on a machine of AWS's that knows its region",
+            );
+        }
         let endpoint_url = endpoint_url?;
         Ok(S3 {
             bucket: bucket?,
@@ -291,6 +297,15 @@ impl Reader<'_> {
             endpoint_url,
             use_fips: use_fips?,
         })
+    }
+
+    /// Whether nothing here names the region. A machine of AWS's may know it, which only a request would show; who gives an
+    /// access key most likely has none.
+    fn has_no_region(&mut self) -> bool {
+        let is_set = |name: &str| self.variable(name).is_some_and(|text| !text.is_empty());
+        let has_file = || Path::new(&self.variable("HOME").unwrap_or_default()).join(".aws/config").exists();
+        let elsewhere = ["AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_CONFIG_FILE"].into_iter().any(is_set) || has_file();
+        !elsewhere && matches!(self.given(&AWS_ACCESS_KEY_ID), Ok(Some(_)))
     }
 
     /// The SDK reads the pair itself. With half a pair it would silently look for credentials elsewhere.
@@ -336,7 +351,7 @@ impl Reader<'_> {
         let base_url = base_url.and_then(|url| self.confidential(&GITLAB_BASE_URL, url, ("gitlab", insecure.gitlab)));
         let username = self.value(&GITLAB_USERNAME, username);
         let token = self.secret(&GITLAB_TOKEN, &GITLAB_TOKEN_FILE);
-        let token = token.and_then(|token| token.ok_or_else(|| self.missing(GITLAB_TOKEN.variable)));
+        let token = token.and_then(|token| token.ok_or_else(|| self.missing(NO_TOKEN)));
         Ok(Gitlab { base_url: base_url?, username: username?, token: token? })
     }
 

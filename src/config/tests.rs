@@ -195,8 +195,8 @@ fn every_setting_can_be_changed_by_its_variable() {
 #[test]
 fn all_that_is_missing_is_named_at_once() {
     let problem = problem_of(parse_in(&BTreeMap::new(), &[]));
-    let missing = "missing: AWS_S3_BUCKET, GITLAB_BASE_URL, GITLAB_USERNAME, GITLAB_TOKEN, GRAPHQL_SERVER or TARGETS_FILE, \
-         PUBLIC_KEY";
+    let missing = "missing: AWS_S3_BUCKET, GITLAB_BASE_URL, GITLAB_USERNAME, GITLAB_TOKEN or GITLAB_TOKEN_FILE, \
+         GRAPHQL_SERVER or TARGETS_FILE, PUBLIC_KEY";
     assert_eq!(problem, missing);
 }
 
@@ -270,9 +270,50 @@ fn problems_end_with_the_way_to_help() {
 }
 
 #[test]
+fn problems_of_a_command_end_with_the_way_to_its_own_help() {
+    let Exit::Problem(text) = parse_in(&BTreeMap::new(), &["restore"]).unwrap_err() else { panic!("not a problem") };
+    assert!(text.starts_with("missing: AWS_S3_BUCKET, -identity\n"), "{text}");
+    assert!(text.ends_with("`git-partition-sync-producer restore -help` explains its options and settings."), "{text}");
+    let Exit::Problem(text) = parse_in(&BTreeMap::new(), &["check"]).unwrap_err() else { panic!("not a problem") };
+    assert!(text.ends_with("`git-partition-sync-producer -help` explains every setting."), "{text}");
+}
+
+#[test]
+fn an_unknown_command_is_answered_with_those_that_there_are() {
+    let problem = problem_with(&[], &["chekc"]);
+    assert_eq!(problem, "chekc is not a command\ncommands: check, list, restore, health, completion, man, version");
+    assert!(problem_with(&[], &["\u{1b}[2J"]).starts_with("\\u{1b}[2J is not a command\n"));
+}
+
+#[test]
+fn the_region_that_most_likely_is_missing_is_named_with_other_problems() {
+    const SAID: &str = "AWS_REGION is not set either: ";
+    let keys = [("AWS_ACCESS_KEY_ID", "AKIA"), ("AWS_SECRET_ACCESS_KEY", "secret")];
+    let with = |more: &[(&'static str, &str)]| problem_with(&[&keys[..], &[("PUBLIC_KEY", "")], more].concat(), &[]);
+    let problem = with(&[]);
+    assert!(problem.starts_with("missing: PUBLIC_KEY\n") && problem.contains(SAID), "{problem}");
+    let home = tempfile::tempdir().unwrap();
+    fs::create_dir(home.path().join(".aws")).unwrap();
+    fs::write(home.path().join(".aws/config"), "").unwrap();
+    for source in [
+        ("AWS_REGION", "us-gov-west-1"),
+        ("AWS_DEFAULT_REGION", "us-gov-west-1"),
+        ("AWS_PROFILE", "sync"),
+        ("AWS_CONFIG_FILE", "/etc/aws"),
+        ("HOME", home.path().to_str().unwrap()),
+        // A role of the machine, which then knows its region.
+        ("AWS_ACCESS_KEY_ID", ""),
+    ] {
+        let more = if source.1.is_empty() { vec![source, ("AWS_SECRET_ACCESS_KEY", "")] } else { vec![source] };
+        assert_eq!(with(&more), "missing: PUBLIC_KEY", "{source:?}");
+    }
+    assert!(parse_with(&keys, &[]).is_ok(), "the SDK may find it");
+}
+
+#[test]
 fn an_empty_variable_is_an_unset_one() {
     assert_eq!(run_with(&[("WORKDIR", ""), ("RUN_ONCE", ""), ("AWS_REGION", "")], &[]).workdir, Path::new("/working"));
-    assert_eq!(problem_with(&[("GITLAB_TOKEN", "")], &[]), "missing: GITLAB_TOKEN");
+    assert_eq!(problem_with(&[("GITLAB_TOKEN", "")], &[]), "missing: GITLAB_TOKEN or GITLAB_TOKEN_FILE");
 }
 
 #[test]
@@ -848,12 +889,36 @@ fn recipients_of_other_kinds_are_named() {
         ("age1yubikey1qqqqsecret", "is the recipient of an age plugin"),
         ("age1se1qqqqsecret", "is the recipient of an age plugin"),
         ("ssh-ed25519 AAAAsecret me@secret", "is an SSH key"),
-        ("age1qqqqsecret", "is not an age recipient"),
+        ("age1qqqqsecret", "begins with age1, but has a typing error or is cut short (its checksum does not fit): "),
+        ("AGE1QQQQSECRET", "begins with age1, but has a typing error"),
+        ("age1…", "is a placeholder: "),
+        ("age1...", "is a placeholder: "),
+        ("\"age1qqqqsecret\"", "has quotes around it"),
+        ("'age1qqqqsecret", "has quotes around it"),
+        (
+            "Public key: age1qqqqsecret",
+            "has `Public key:` in front: give only what follows it, number 2 begins with age1",
+        ),
+        ("key:secret", "is not an age recipient"),
     ] {
         let problem = problem_with(&[("PUBLIC_KEY", &format!("{RECIPIENT}\n{text}\n{RECIPIENT}"))], &[]);
         assert!(problem.starts_with(&format!("PUBLIC_KEY: number 2 {kind}")), "{problem}");
         assert!(!problem.contains("number 3") && !problem.contains("secret"), "{problem}");
     }
+}
+
+#[test]
+fn a_letter_that_is_missing_or_another_in_a_recipient_is_a_typing_error() {
+    let (start, end) = RECIPIENT.split_at(20);
+    for typed in [format!("{start}{}", &end[1..]), format!("{start}1{}", &end[1..]), format!("{start}b{end}")] {
+        let problem = problem_with(&[("PUBLIC_KEY", &typed)], &[]);
+        let expected = "PUBLIC_KEY: number 1 begins with age1, but has a typing error or is cut short";
+        assert!(problem.starts_with(expected) && !problem.contains(&typed), "{problem}");
+    }
+    assert!(recipients("# public key: age1qqqq").unwrap_err().contains("a line that begins with # is a comment"));
+    let printed = format!("Public key: {RECIPIENT}");
+    let problem = recipients(&printed).unwrap_err();
+    assert_eq!(problem, "number 1 has `Public key:` in front: give only what follows it");
 }
 
 #[test]

@@ -227,11 +227,24 @@ pub(super) fn gitlab_url(text: &str) -> Result<Url, String> {
 /// The recipient of the examples in age's documentation. Nobody on the far side has its identity.
 const AGE_DOCUMENTATION: &str = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
 
+/// What `age-keygen` prints before a recipient.
+const KEYGEN_PREFIX: &str = "Public key:";
+/// Length of a recipient that `age-keygen` makes, in bytes.
+const RECIPIENT_BYTES: usize = 62;
+
 /// Messages name a recipient by its position: the text may be a secret that was pasted by mistake. Lines that begin with
 /// `#` are comments, as in a recipients file of age.
 pub(super) fn recipients(text: &str) -> Result<Vec<Recipient>, String> {
     let (mut recipients, mut problems, mut position) = (Vec::new(), Vec::new(), 0);
     for line in without_mark(text).lines().filter(|line| !line.trim_start().starts_with('#')) {
+        let line = match line.trim_start().strip_prefix(KEYGEN_PREFIX) {
+            Some(rest) => {
+                let next = position + 1;
+                problems.push(format!("number {next} has `{KEYGEN_PREFIX}` in front: give only what follows it"));
+                rest
+            }
+            None => line,
+        };
         for word in line.split(|next: char| next == ',' || next.is_whitespace()).filter(|word| !word.is_empty()) {
             position += 1;
             match word.parse::<Recipient>() {
@@ -252,10 +265,16 @@ pub(super) fn recipients(text: &str) -> Result<Vec<Recipient>, String> {
     }
     match (problems.is_empty(), recipients.is_empty()) {
         (true, false) => Ok(recipients),
+        (true, true) if text.contains('#') => {
+            Err("holds no recipient: a line that begins with # is a comment; give one that begins with age1".to_owned())
+        }
         (true, true) => Err("holds no recipient: give one that begins with age1".to_owned()),
         (false, _) => Err(problems.join(", ")),
     }
 }
+
+/// They belong to a shell or to YAML.
+const QUOTES: [char; 7] = ['"', '\'', '`', '“', '”', '‘', '’'];
 
 /// What a word is that is not a recipient, and what to give.
 fn what_instead(word: &str) -> &'static str {
@@ -264,11 +283,18 @@ fn what_instead(word: &str) -> &'static str {
         "is an identity (secret key): give the recipient age1… that `age-keygen -y` makes of it"
     } else if upper.starts_with("AGE1PQ1") {
         "is a post-quantum recipient (age1pq1…), which this program cannot use: give one that `age-keygen` makes without -pq"
-    } else if upper.strip_prefix("AGE1").is_some_and(|rest| rest.contains('1')) {
+    } else if word.starts_with(QUOTES) || word.ends_with(QUOTES) {
+        "has quotes around it: leave them out"
+    } else if upper.starts_with("AGE1") && (word.contains('…') || word.contains("...")) {
+        "is a placeholder: put the recipient in its place that `age-keygen` printed"
+    } else if word.len() != RECIPIENT_BYTES && upper.strip_prefix("AGE1").is_some_and(|rest| rest.contains('1')) {
         // Bech32 has no digit 1 in its data: it ends the plugin's name.
         "is the recipient of an age plugin, and plugins are not used: give one that `age-keygen` makes"
     } else if word.starts_with("ssh-") {
         "is an SSH key, which is not used: give a recipient that `age-keygen` makes"
+    } else if upper.starts_with("AGE1") {
+        "begins with age1, but has a typing error or is cut short (its checksum does not fit): copy it again from what \
+         `age-keygen` printed"
     } else {
         "is not an age recipient: give one that begins with age1"
     }

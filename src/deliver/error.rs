@@ -17,6 +17,7 @@ use crate::git::pack::subset::SubsetError;
 use crate::git::push::{PushError, Refusal};
 use crate::interrupt::Cut;
 use crate::model::manifest::ManifestError;
+use crate::model::program::Program;
 use crate::model::stage::Stage;
 use crate::net::http::{RequestError, Retryable};
 use crate::plan::Cause;
@@ -50,8 +51,8 @@ impl PassError {
     pub fn advice(&self) -> Option<String> {
         Some(match self {
             Self::Secret(_) | Self::TrustedKeys(_) => "Mount the file again, or correct what is in it.".to_owned(),
-            Self::Workdir(error) => error.advice().to_owned(),
-            Self::Bucket(error) => error.advice("s3:ListBucket"),
+            Self::Workdir(error) => error.advice(),
+            Self::Bucket(error) => error.listing_advice(Program::Consumer),
             Self::Login(_) => LoginRefused::ADVICE.to_owned(),
             Self::Stopped => return None,
         })
@@ -136,17 +137,11 @@ impl Retryable for DeliverError {
 impl DeliverError {
     fn cause(&self) -> Cause {
         match self {
-            Self::Bucket(_) | Self::Object(ArtifactError::Download(_)) => Cause::Download,
-            Self::Object(ArtifactError::OtherRecipients) => Cause::NotOurs,
-            Self::Object(ArtifactError::References(_) | ArtifactError::Bundle(_)) => Cause::WrongContent,
-            Self::Object(ArtifactError::Origin(error)) => origin_cause(error),
-            Self::Object(ArtifactError::Disk { .. }) | Self::Disk(_) => Cause::Disk,
-            Self::Object(ArtifactError::Pack(PackError::Memory(_))) => Cause::Memory,
-            Self::Object(ArtifactError::Pack(PackError::Io(_))) => Cause::Disk,
-            Self::Object(ArtifactError::TooLarge(_)) => Cause::TooLarge,
+            Self::Bucket(_) => Cause::Download,
+            Self::Object(error) => object_cause(error),
+            Self::Disk(_) | Self::Subset(SubsetError::Disk { .. }) => Cause::Disk,
             Self::Subset(SubsetError::Memory(_)) => Cause::Memory,
-            Self::Subset(SubsetError::Disk { .. }) => Cause::Disk,
-            Self::Object(_) | Self::NeedsDisk(_) | Self::Subset(_) => Cause::Damaged,
+            Self::NeedsDisk(_) | Self::Subset(_) => Cause::Damaged,
             Self::Push(error) => push_cause(error),
             Self::Increment(PackError::Memory(_)) => Cause::Memory,
             Self::Increment(PackError::Io(_)) => Cause::Disk,
@@ -201,6 +196,24 @@ impl From<SubsetError> for DeliverError {
             SubsetError::Stopped => Self::Stopped,
             error => Self::Subset(error),
         }
+    }
+}
+
+/// What is wrong with an object.
+pub(crate) fn object_cause(error: &ArtifactError) -> Cause {
+    match error {
+        ArtifactError::Download(_) => Cause::Download,
+        ArtifactError::OtherRecipients => Cause::NotOurs,
+        ArtifactError::References(_) | ArtifactError::Bundle(_) => Cause::WrongContent,
+        ArtifactError::Origin(error) => origin_cause(error),
+        ArtifactError::Disk { .. } | ArtifactError::Pack(PackError::Io(_)) => Cause::Disk,
+        ArtifactError::Pack(PackError::Memory(_)) => Cause::Memory,
+        ArtifactError::TooLarge(_) => Cause::TooLarge,
+        ArtifactError::NotEncrypted(_)
+        | ArtifactError::Damaged(_)
+        | ArtifactError::Unsafe { .. }
+        | ArtifactError::Pack(_)
+        | ArtifactError::Repository(_) => Cause::Damaged,
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) fn blocked(plan: &DeliveryPlan, said: &Said, is_asked: bool) {
         alike.entry(blocked.obstacle.to_string()).or_default().push(blocked);
     }
     for (reason, alike) in alike {
-        let (reason, advice) = (printable(&reason), alike[0].obstacle.cause().advice(Program::Consumer));
+        let (reason, advice) = (printable(&reason), alike[0].obstacle.advice());
         if alike.len() <= NAMED {
             for blocked in alike {
                 let Destination { group, project, branch } = blocked.destination();
@@ -45,7 +45,7 @@ pub(super) fn blocked(plan: &DeliveryPlan, said: &Said, is_asked: bool) {
         }
         let names: Vec<_> = alike.iter().take(NAMED).map(|it| printable(&it.destination().to_string())).collect();
         let (count, examples) = (alike.len(), names.join(", "));
-        log!(count, examples, %reason, advice, "blocked: {count} targets for the same reason, such as {examples}");
+        log!(count, examples, %reason, advice, "blocked: {count} destinations for the same reason, such as {examples}");
     }
 }
 

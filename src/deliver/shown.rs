@@ -118,7 +118,7 @@ fn change(DeliveryOutcome { deliver, result }: &DeliveryOutcome, at: Stage) -> C
         Ok(Done::Pushed(delivered)) => {
             let reason = match (deliver.reason, deliver.from, delivered.rewritten_from) {
                 (_, _, Some(_)) => DeliveryReason::Rewritten,
-                (DeliverReason::New, _, None) | (_, None, None) => DeliveryReason::New,
+                (DeliverReason::New | DeliverReason::NoProject, _, None) | (_, None, None) => DeliveryReason::New,
                 (DeliverReason::Behind | DeliverReason::Again, Some(_), None) => DeliveryReason::NewCommit,
             };
             let arrived = Arrived {

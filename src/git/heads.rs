@@ -237,7 +237,7 @@ pub async fn heads(
 pub enum FarSide<'a> {
     /// As a push asks. It tells whether the user may push, and GitLab makes a missing project at this request.
     ForPush(&'a PushServer),
-    /// As a fetch asks, which changes nothing. A project that cannot be seen counts as one without branches.
+    /// As a fetch asks, which changes nothing.
     ReadOnly(&'a GitServer),
 }
 
@@ -252,9 +252,18 @@ impl FarSide<'_> {
             // A push replaces it.
             Tip::Tag => None,
         };
-        match tips {
-            Err(WireError::Request(RequestError::Status { status: StatusCode::NOT_FOUND, .. })) => Ok(BTreeMap::new()),
-            tips => Ok(tips?.into_iter().filter_map(commit).collect()),
+        Ok(tips?.into_iter().filter_map(commit).collect())
+    }
+
+    /// What it means that nothing is known of a project.
+    fn unknown(self, why: NotFound) -> FarHead {
+        let why = match why {
+            NotFound::NotTried => FarUnknown::NotTried,
+            NotFound::Failed(why) => why_no_push(&why),
+        };
+        match (self, why) {
+            (Self::ReadOnly(_), FarUnknown::NoProject(_)) => FarHead::NoProject,
+            (Self::ReadOnly(_) | Self::ForPush(_), why) => FarHead::Unknown(why),
         }
     }
 }
@@ -271,26 +280,25 @@ pub async fn far_heads(
     let paths: BTreeMap<&Destination, String> = destinations.iter().map(|it| (*it, it.path())).collect();
     let wanted = Wanted::new(paths.iter().map(|(destination, path)| (&**path, &*destination.branch)).collect());
     let ask = async |project: &str, branches: &BTreeSet<&str>| far.heads(project, branches).await;
-    let found = ask_for(&wanted, "write_repository", ask, |_, why| far_unknown(why), probes).await?;
+    let found = ask_for(&wanted, "write_repository", ask, |_, why| far.unknown(why), probes).await?;
     let head = |destination: &Destination, path: &String| match found.get(&**path) {
         Some(Ok(heads)) => of_branch(heads, &destination.branch).map_or(FarHead::Absent, |commit| FarHead::At(*commit)),
-        Some(Err(why)) => FarHead::Unknown(why.clone()),
+        Some(Err(head)) => head.clone(),
         None => FarHead::Unknown(FarUnknown::NotTried),
     };
     Ok(paths.iter().map(|(destination, path)| ((*destination).clone(), head(destination, path))).collect())
 }
 
-fn far_unknown(why: NotFound) -> FarUnknown {
-    match why {
-        NotFound::NotTried => FarUnknown::NotTried,
-        NotFound::Failed(why) => {
-            let refused = match &why {
-                WireError::Request(RequestError::Status { status, .. }) => status.is_client_error() && !is_broken(&why),
-                _ => false,
-            };
-            let why = error_chain(&why);
-            if refused { FarUnknown::Refused(why) } else { FarUnknown::Unreadable(why) }
+/// What an error means that comes before a push.
+pub fn why_no_push(error: &WireError) -> FarUnknown {
+    let why = error_chain(error);
+    match error {
+        WireError::Request(RequestError::Status { .. }) if is_refusal(error) => FarUnknown::LoginRefused(why),
+        WireError::Request(RequestError::Status { status: StatusCode::NOT_FOUND, .. }) => FarUnknown::NoProject(why),
+        WireError::Request(RequestError::Status { status, .. }) if status.is_client_error() && !is_broken(error) => {
+            FarUnknown::Refused(why)
         }
+        _ => FarUnknown::Unreadable(why),
     }
 }
 

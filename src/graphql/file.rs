@@ -16,6 +16,9 @@ use crate::text::human_bytes;
 /// Editors of Windows begin a file with a byte order mark.
 const MARK: &[u8] = b"\xef\xbb\xbf";
 
+/// How the list is written.
+const FORM: &str = r#"{"data": {"apps_v1": […]}}"#;
+
 /// A file with the target list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TargetsFile(pub PathBuf);
@@ -123,7 +126,12 @@ fn read(path: &Path) -> Result<Targets, FileError> {
     if text.len() > ANSWER_LIMIT_BYTES {
         return Err(FileError::TooLong { path: named() });
     }
-    let data = data(text.strip_prefix(MARK).unwrap_or(&text)).map_err(|unusable| match unusable {
+    let text = text.strip_prefix(MARK).unwrap_or(&text);
+    if text.trim_ascii_start().starts_with(b"[") {
+        let why = format!("it begins with [, expected {FORM}");
+        return Err(FileError::Shape { path: named(), why });
+    }
+    let data = data(text).map_err(|unusable| match unusable {
         Unusable::Shape(why) => FileError::Shape { path: named(), why },
         Unusable::Reported(errors) => FileError::Reported { path: named(), errors },
         Unusable::NoData => FileError::NoList { path: named(), part: "data" },
@@ -163,6 +171,12 @@ mod tests {
     fn what_is_not_a_target_list_is_said_with_its_place() {
         for (content, problem) in [
             ("", "FILE is not a target list: EOF while parsing a value at line 1 column 0"),
+            ("[]", r#"FILE is not a target list: it begins with [, expected {"data": {"apps_v1": […]}}"#),
+            (r#"{"data":[]}"#, "FILE is not a target list: invalid length 0, expected an object at line 1 column 10"),
+            (
+                r#"{"data":{"apps_v1":[{"codeComponents":[{"gitlabSync":"x"}]}]}}"#,
+                "FILE is not a target list: invalid type: string \"x\", expected an object at line 1 column 56",
+            ),
             ("data:\n  apps_v1: []\n", "FILE is not a target list: expected value at line 1 column 1"),
             (
                 r#"{"data":{"apps_v1":[{"codeComponents":[{"gitlabSync":{"#,

@@ -68,6 +68,8 @@ pub enum FarHead {
     At(CommitId),
     /// There is no such branch.
     Absent,
+    /// No such project is visible to the user, and nobody was asked to make it.
+    NoProject,
     /// It could not be read.
     Unknown(FarUnknown),
 }
@@ -75,7 +77,13 @@ pub enum FarHead {
 /// Why it is not known where a branch of the far side is. Each message follows the destination's name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum FarUnknown {
-    /// The far side refuses the user, or shows no such project.
+    /// The far side does not accept the login.
+    #[error("the far GitLab refuses a push: {0}")]
+    LoginRefused(String),
+    /// The far side shows no such project to the user, and did not make it.
+    #[error("the far GitLab refuses a push: {0}")]
+    NoProject(String),
+    /// The user may not push to the project.
     #[error("the far GitLab refuses a push: {0}")]
     Refused(String),
     /// The far side did not answer, or not as Git does.

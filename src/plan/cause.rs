@@ -310,8 +310,9 @@ impl Cause {
                  it from here?"
             }
             Self::NoRight => {
-                "The token needs the scope write_repository, and its user the role Maintainer in the project, or in the \
-                 group so that GitLab can create the project. If it is every destination, the token may have expired."
+                "The token needs the scope write_repository, and its user the role Developer in the project, or Maintainer to \
+                 push to a protected branch. To have GitLab create a missing project, the user needs the right to create \
+                 projects in its group. If it is every destination, the token may have expired."
             }
             Self::Download => {
                 "Allow s3:GetObject to the AWS credentials, and check these and the region. The next pass tries again."

@@ -16,6 +16,7 @@ pub use self::taken::{CLOCK_TOLERANCE, FUTURE_TOLERANCE, KeptTaken, Move, Taken,
 use super::chain::{self, base_of, chain};
 use super::{Cause, OnRewrite};
 use crate::model::key::{CommitId, Destination, HeldObject};
+use crate::model::program::Program;
 use crate::model::target::{FarHead, FarUnknown, branch_problem, path_problem, project_problem};
 use crate::text::short_commit;
 
@@ -164,6 +165,8 @@ pub enum Route {
 pub enum DeliverReason {
     /// The far side has no such branch.
     New,
+    /// The far side shows no such project.
+    NoProject,
     /// The far branch is at another commit.
     Behind,
     /// The far side refused it before, and is asked again.
@@ -174,6 +177,9 @@ impl fmt::Display for DeliverReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::New => "the far GitLab has no such branch",
+            Self::NoProject => {
+                "no such project is visible; the far GitLab makes it if the user may create projects there"
+            }
             Self::Behind => "the far branch is at another commit",
             Self::Again => "it was refused before, and is tried again",
         })
@@ -222,9 +228,26 @@ impl Obstacle {
         match self {
             Self::Name(_) => Cause::NameInvalid,
             Self::Order => Cause::WrongContent,
-            Self::Far(FarUnknown::Refused(_)) => Cause::NoRight,
+            Self::Far(FarUnknown::LoginRefused(_) | FarUnknown::NoProject(_) | FarUnknown::Refused(_)) => {
+                Cause::NoRight
+            }
             Self::Far(FarUnknown::Unreadable(_) | FarUnknown::NotTried) => Cause::Unreachable,
             Self::Refused(refusal) => refusal.cause,
+        }
+    }
+
+    /// What to do about it.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::Far(FarUnknown::LoginRefused(_)) => {
+                "Check GITLAB_USERNAME and GITLAB_TOKEN: the token may have expired, and needs the scope write_repository. If \
+                 GitLab has banned this address after many refusals, that ends by itself within an hour."
+            }
+            Self::Far(FarUnknown::NoProject(_)) => {
+                "Make the group if it is not there, and let the token's user create projects in it; or make the project, and \
+                 the user a member of it."
+            }
+            _ => self.cause().advice(Program::Consumer),
         }
     }
 }
@@ -295,6 +318,7 @@ fn decide(
         Some(FarHead::At(head)) if *head == commit => return Decision::Leave,
         Some(FarHead::At(head)) => (Some(*head), DeliverReason::Behind),
         Some(FarHead::Absent) => (None, DeliverReason::New),
+        Some(FarHead::NoProject) => (None, DeliverReason::NoProject),
     };
     if let (Some(head), Route::Search) = (from, route(chain, from))
         && passed_over.contains(&head)

@@ -5,6 +5,7 @@ use crate::git::heads::LoginRefused;
 use crate::graphql::TargetsError;
 use crate::graphql::file::FileError;
 use crate::graphql::pr_check::CheckError;
+use crate::model::program::Program;
 use crate::plan::PlanError;
 use crate::workdir::WorkdirError;
 
@@ -51,8 +52,8 @@ impl PassError {
             },
             Self::Targets(error) => error.advice(),
             Self::TargetsFile(error) => error.advice().to_owned(),
-            Self::Workdir(error) => error.advice().to_owned(),
-            Self::Bucket(error) => error.advice("s3:ListBucket"),
+            Self::Workdir(error) => error.advice(),
+            Self::Bucket(error) => error.listing_advice(Program::Producer),
             Self::Login(_) => LoginRefused::ADVICE.to_owned(),
             Self::Plan(PlanError::MixedFormats { .. }) => {
                 "Set ARCHIVE_FORMAT to the format that the consumer reads.".to_owned()

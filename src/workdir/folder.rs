@@ -20,6 +20,8 @@ const OUT_OF_SYNC_FILE: &str = "out-of-sync.json";
 pub struct Folder {
     root: PathBuf,
     dirs: &'static [&'static str],
+    /// What did not exist before, the deepest first.
+    new: Vec<PathBuf>,
     lock: Mutex<File>,
 }
 
@@ -38,12 +40,21 @@ pub enum WorkdirError {
 
 impl WorkdirError {
     /// What to do about it.
-    pub const fn advice(&self) -> &'static str {
+    pub fn advice(&self) -> String {
         match self {
-            Self::Io { .. } | Self::NotOurs { .. } => {
-                "In Kubernetes: mount an emptyDir there; if it is another volume, set fsGroup."
+            Self::Io { path, .. } => format!(
+                "In Kubernetes: mount an emptyDir there; if it is another volume, set fsGroup. Elsewhere: `sudo install -d -o \
+                 USER -m 700 {}`, with the user that this program runs as.",
+                path.display()
+            ),
+            Self::NotOurs { .. } => {
+                "In Kubernetes: mount an emptyDir there; if it is another volume, set fsGroup. Elsewhere: run this program as \
+                 one user only."
+                    .to_owned()
             }
-            Self::InUse(_) => "That is fine if it is the daemon. Any other process needs a WORKDIR of its own.",
+            Self::InUse(_) => {
+                "That is fine if it is the daemon. Any other process needs a WORKDIR of its own.".to_owned()
+            }
         }
     }
 }
@@ -56,10 +67,11 @@ impl Folder {
         dirs: &'static [&'static str],
     ) -> Result<Self, WorkdirError> {
         let root = workdir.join(name);
+        let new = root.ancestors().take_while(|path| fs::symlink_metadata(path).is_err()).map(Path::to_owned).collect();
         fs::create_dir_all(workdir).map_err(failed("create", workdir))?;
         own_dir(&root)?;
         let lock = Mutex::new(lock(&root)?);
-        let folder = Self { root, dirs, lock };
+        let folder = Self { root, dirs, new, lock };
         folder.own_all()?;
         Ok(folder)
     }
@@ -73,6 +85,21 @@ impl Folder {
             *held = lock(&self.root)?;
         }
         Ok(())
+    }
+
+    /// Removes what [`Self::open`] created, if it created the folder: that and the directories above it, as far as nothing else
+    /// is in them. The lock is held meanwhile, so no other process uses the folder.
+    pub fn remove_if_new(&self) {
+        if !self.new.contains(&self.root) {
+            return;
+        }
+        for dir in self.dirs {
+            let _ = fs::remove_dir(self.path(dir));
+        }
+        let _ = fs::remove_file(self.path(LOCK_FILE));
+        for path in &self.new {
+            let _ = fs::remove_dir(path);
+        }
     }
 
     fn own_all(&self) -> Result<(), WorkdirError> {

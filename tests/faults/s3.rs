@@ -39,14 +39,14 @@ fn list_fails(name: &str, says: &str, fault: impl FnOnce(&Scene) -> Fault + Send
         let fault = fault(scene);
         scene.s3.on(any("ListObjectsV2"), ALWAYS, fault);
     });
-    case.says("S3 cannot list the bucket: ").says(says)
+    case.says("S3 cannot list the bucket git-sync: ").says(says)
 }
 
 #[test]
 fn the_bucket_is_listed_whole_or_nothing_changes() {
     let mishaps = mishaps().into_iter().map(|mishap| {
         let place = |scene: &Scene, times, fault| scene.s3.on(any("ListObjectsV2"), times, fault);
-        Case::of(mishap, Outcome::NothingChanges, words, place).says("S3 cannot list the bucket: ")
+        Case::of(mishap, Outcome::NothingChanges, words, place).says("S3 cannot list the bucket git-sync: ")
     });
     let mut cases: Vec<Case> = mishaps.collect();
     cases.push(list_fails("half a page", "ended before it was complete", |_| Fault::truncate(At::Half)));
@@ -110,7 +110,7 @@ fn the_bucket_is_listed_whole_or_nothing_changes() {
         let case = Case::new(name, Outcome::NothingChanges, move |scene| {
             scene.s3.on(|seen| seen.query.contains("continuation-token"), ALWAYS, fault);
         });
-        case.says("S3 cannot list the bucket: ").says(says)
+        case.says("S3 cannot list the bucket git-sync: ").says(says)
     };
     cases.push(second_page("cut between pages", "the connection failed", Fault::Reset(Moment::Unsent)));
     cases.push(second_page("denied between pages", "AccessDenied", Fault::s3_error(403, "AccessDenied")));

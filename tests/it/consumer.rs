@@ -155,9 +155,10 @@ fn a_dry_run_says_what_it_would_do_and_does_nothing() {
     let plan = |output: &str| -> crate::support::Run {
         consumer(&world, &["-dry-run", "-run-once", output]).output().unwrap().into()
     };
-    for _ in 0..2 {
+    for reason in ["no such project is visible; ", "the far branch is at another commit"] {
         let text = plan("-output=text").succeeded();
         assert!(text.out.contains("far/app") && text.out.contains("far/other"), "{}", text.out);
+        assert!(text.out.contains(reason) && text.out.contains("the far GitLab has no such branch"), "{}", text.out);
         let json = plan("-output=json").succeeded().json().to_string();
         assert!(json.contains("\"app\"") && json.contains(&head), "{json}");
         assert_eq!(count(&world.s3().requests(), "GetObject"), 0);

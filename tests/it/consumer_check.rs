@@ -7,12 +7,12 @@ use testbed::archive::{self, Naming};
 use testbed::fault::{ALWAYS, At, Fault, Moment, Proxy};
 use testbed::world::World;
 
-use crate::support::{Run, consumer, files_below, keys, s3_writes};
+use crate::support::{Run, consumer, keys, s3_writes};
 
-/// A bucket with two projects, of which the far GitLab has one.
+/// A bucket with two projects, of which the far GitLab has that of the newest object.
 fn good() -> World {
     let world = World::start().unwrap();
-    for name in ["one", "two"] {
+    for name in ["two", "one"] {
         let repo = world.project(&format!("near/{name}")).unwrap();
         world.put_head(&repo, "main", &format!("far/{name}"), "main", Naming::Zip).unwrap();
     }
@@ -61,7 +61,7 @@ fn where_all_is_well_each_check_is_one_line_and_nothing_changes_on_either_side()
         "has 2 objects (2 zip), the newest ",
         ", and 1 object with foreign names, which are left alone; a pass every 1 s",
         "the newest objects of 2 destinations can be opened",
-        "granted for far/one; of its branches in the bucket, 0 of 1 are there",
+        "granted for far/one; its branch is not there yet",
         "Everything works. `-dry-run -run-once` shows",
     ] {
         assert!(run.out.contains(said), "no {said:?} in\n{}", run.out);
@@ -70,8 +70,20 @@ fn where_all_is_well_each_check_is_one_line_and_nothing_changes_on_either_side()
     assert_eq!(keys(&world), before);
     assert_eq!(world.destination.created(), [""; 0]);
     assert_eq!(world.far_head("far/one", "main"), None);
-    let left = files_below(&world.consumer_workdir());
-    assert!(left.iter().all(|file| file.ends_with("lock")), "{left:?}");
+    assert!(!world.consumer_workdir().join("git-partition-sync-consumer").exists());
+}
+
+#[test]
+fn a_variable_that_means_nothing_is_a_warning() {
+    let run = check(&good(), &[("GITLAB_TOKEN_FIL", "/run/token")]).succeeded();
+    assert_eq!(marked(&run, "!"), ["settings"], "{}", run.out);
+    for said in [
+        "complete, but 1 variable is set and without a meaning",
+        "GITLAB_TOKEN_FIL is set and means nothing",
+        "with 1 warning",
+    ] {
+        assert!(run.out.contains(said), "no {said:?} in\n{}", run.out);
+    }
 }
 
 #[test]
@@ -105,6 +117,18 @@ fn a_project_that_is_not_there_is_not_made_even_if_the_user_could() {
     assert!(run.out.contains("GitLab creates a missing project at the first push"), "{}", run.out);
     assert_eq!(world.destination.created(), [""; 0]);
     assert!(!world.destination.repo_path("far/one").exists());
+}
+
+#[test]
+fn projects_that_are_not_there_are_counted_beside_one_that_is() {
+    let world = good();
+    world.destination.remove("far/one").unwrap();
+    world.destination.repo("far/two").unwrap();
+    let run = check(&world, &[]).succeeded();
+    assert_eq!(marked(&run, "!"), ["right to push"], "{}", run.out);
+    let said = "granted for far/two; its branch is not there yet; 1 other project cannot be seen in GitLab yet";
+    assert!(run.out.contains(said), "{}", run.out);
+    assert_eq!(world.destination.created(), [""; 0]);
 }
 
 #[test]
@@ -147,7 +171,7 @@ fn a_login_that_is_refused_a_token_that_may_only_read_and_a_role_that_is_too_low
     assert_fails(&world, check(&world, &[]), &["right to push"], &["far/one: ", "403", "the scope write_repository"]);
     world.destination.set_read_only(false);
     world.destination.set_allow_push(false);
-    assert_fails(&world, check(&world, &[]), &["right to push"], &["far/one: ", "403", "the role Maintainer"]);
+    assert_fails(&world, check(&world, &[]), &["right to push"], &["far/one: ", "403", "or Maintainer to push"]);
 }
 
 #[test]
@@ -183,7 +207,17 @@ fn each_right_in_the_bucket_that_is_missing_is_named() {
     world.s3().fail("ListObjectsV2", "AccessDenied", 1);
     let run = check(&world, &[]);
     assert_eq!(marked(&run, "-"), ["bucket: read", "right to push"], "{}", run.out);
-    assert_fails(&world, run, &["bucket: list"], &["AccessDenied", "Allow s3:ListBucket to"]);
+    assert_fails(
+        &world,
+        run,
+        &["bucket: list"],
+        &[
+            "AccessDenied",
+            "cannot list the bucket git-sync: ",
+            "Is AWS_S3_BUCKET right? Then allow s3:ListBucket to",
+            "docs/consumer.md",
+        ],
+    );
     let run = check(&world, &[("AWS_S3_BUCKET", "no-such-bucket")]);
     assert_fails(&world, run, &["bucket: list"], &["NoSuchBucket", "check AWS_S3_BUCKET and AWS_REGION"]);
 }

@@ -93,7 +93,7 @@ fn a_container_s_credentials_that_are_refused_are_named() {
             .env("AWS_CONTAINER_AUTHORIZATION_TOKEN", "pod-token-9f1c");
         let run = Run::from(command.output().unwrap()).failed();
         assert!(!run.log.contains("pod-token-9f1c") && !run.log.contains("EXAMPLE"), "{}", run.log);
-        run.logged("S3 cannot list the bucket: could not load the AWS credentials: ").logged(says);
+        run.logged("S3 cannot list the bucket git-sync: could not load the AWS credentials: ").logged(says);
     }
     assert_eq!(count(&world.s3().requests(), "ListObjectsV2"), 0);
 }
@@ -110,7 +110,7 @@ fn a_profile_that_is_not_one_fails_what_needs_it() {
             let identity = world.identity_file().to_str().unwrap();
             let arguments: Vec<_> = arguments.iter().map(|it| if *it == "IDENTITY" { identity } else { it }).collect();
             let run = with_profile(&world, &arguments, profile).failed();
-            run.logged("S3 cannot list the bucket: could not load the AWS credentials: ").logged(says);
+            run.logged("S3 cannot list the bucket git-sync: could not load the AWS credentials: ").logged(says);
         }
     }
     assert_eq!(count(&world.s3().requests(), "ListObjectsV2"), 0);

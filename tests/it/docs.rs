@@ -248,7 +248,7 @@ const MESSAGES: &[(&str, &[&str])] = &[
     ("deliver", &["delivered ", "pass done, not everything is in sync", "stopped before "]),
     ("deliver", &["superseded: the object of ", "are not tried, because the far GitLab has refused the login"]),
     ("deliver", &["replaced: ", "does not descend from what the far branch was at", "held: "]),
-    ("deliver", &[" targets for the same reason"]),
+    ("deliver", &[" destinations for the same reason"]),
     ("deliver", &["cannot push", "its object cannot be used", "cannot make the pack to push"]),
     ("deliver", &["cannot use WORKDIR for its object", "cannot keep which pushes were refused"]),
     ("workdir", &["cannot read which pushes were refused", "cannot remove what an earlier process left"]),

@@ -193,6 +193,8 @@ fn retire_guard_fails_the_dry_run_and_names_the_setting() {
     let dry = run(&world, &["-dry-run", "-run-once"]).failed();
     assert!(dry.out.contains("Retire guard") && dry.out.contains("MAX_RETIRE"), "{}", dry.out);
     assert!(dry.out.contains("0 to retire"), "{}", dry.out);
+    let held_back = line(&dry.out, "  Held back: ");
+    assert!(held_back.contains("far/deep/"), "{held_back}");
     let plan = run(&world, &["-dry-run", "-run-once", "-output=json"]).failed().json();
     assert!(plan["retire_guard"].as_str().unwrap().contains("MAX_RETIRE"), "{plan}");
     assert_eq!(plan["retire"], serde_json::json!([]));

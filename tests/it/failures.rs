@@ -374,7 +374,7 @@ fn a_bucket_that_cannot_be_listed_fails_the_pass_and_changes_nothing() {
     healthy(&world, "p");
     let old = held(&world, "unwanted");
     world.s3().fail("ListObjectsV2", "AccessDenied", 1);
-    pass(&world).failed().logged("S3 cannot list the bucket: AccessDenied").logged("nothing was changed");
+    pass(&world).failed().logged("S3 cannot list the bucket git-sync: AccessDenied").logged("nothing was changed");
     assert_eq!(s3_writes(&world), [""; 0]);
     assert_eq!(keys(&world), [old]);
 }

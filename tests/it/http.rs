@@ -33,7 +33,7 @@ fn a_port_that_is_taken_is_refused_at_start() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let refused = run(&world, &["-metrics-server-port", &port]).refused();
-    refused.logged("METRICS_SERVER_PORT: cannot listen on 127.0.0.1:");
+    refused.logged("METRICS_SERVER_PORT: cannot listen on 127.0.0.1:").logged("(choose another METRICS_SERVER_PORT)");
     assert_eq!(world.graphql.requests().len(), 0, "nothing is asked before");
     run(&world, &["-metrics-server-address", "everywhere"]).refused().logged("METRICS_SERVER_ADDRESS");
     run(&world, &["-run-once", "-metrics-server-port", &port]).succeeded();
@@ -506,7 +506,10 @@ fn health_asks_the_program_s_own_port() {
     answering.join().unwrap();
     daemon.stop().succeeded();
     for program in programs {
-        health(program, port).failed().logged(&format!("no daemon answers on 127.0.0.1:{port}: "));
+        health(program, port)
+            .failed()
+            .logged(&format!("no daemon answers on 127.0.0.1:{port}: "))
+            .logged("(METRICS_SERVER_PORT must be the daemon's)");
         health(program, 0).refused().logged("METRICS_SERVER_PORT: 0 is any free port");
     }
 }

@@ -46,6 +46,7 @@ fn the_man_page_has_every_setting() {
             let flag = setting.flag.map(|flag| format!("\\fB\\-{}\\fR", flag.replace('-', "\\-")));
             assert!(flag.is_none_or(|flag| page.contains(&flag)), "-{:?} is not in the man page", setting.flag);
         }
+        assert!(page.contains(".PP\nNAME is GROUP"), "what names are is a paragraph of its own");
         for section in ["NAME", "SYNOPSIS", "COMMANDS", "SETTINGS", "EXIT STATUS", "EXAMPLES"] {
             let heading = [format!(".SH {section}\n"), format!(".SH \"{section}\"\n")];
             assert!(heading.iter().any(|heading| page.contains(heading)), "no section {section}");

@@ -47,8 +47,8 @@ fn without_any_setting_all_that_are_missing_are_named_at_once() {
     assert_eq!(
         run.log.lines().next(),
         Some(
-            "missing: AWS_S3_BUCKET, GITLAB_BASE_URL, GITLAB_USERNAME, GITLAB_TOKEN, GRAPHQL_SERVER or TARGETS_FILE, \
-             PUBLIC_KEY"
+            "missing: AWS_S3_BUCKET, GITLAB_BASE_URL, GITLAB_USERNAME, GITLAB_TOKEN or GITLAB_TOKEN_FILE, \
+             GRAPHQL_SERVER or TARGETS_FILE, PUBLIC_KEY"
         )
     );
     assert_eq!(run.out, "");
@@ -279,7 +279,7 @@ fn an_empty_variable_is_an_unset_one() {
     let world = one_target();
     with(&world, &[("GITLAB_TOKEN", ""), ("MAX_RETIRE", "")], &["-run-once"])
         .refused()
-        .logged("missing: GITLAB_TOKEN\n");
+        .logged("missing: GITLAB_TOKEN or GITLAB_TOKEN_FILE\n");
     with(&world, &[("MAX_RETIRE", ""), ("ARCHIVE_FORMAT", "")], &["-run-once"]).succeeded();
     pass(&world).succeeded();
 }

@@ -504,6 +504,34 @@ fn checks_name_the_keys_of_both_sides() {
         line.starts_with("✓ trusted keys     2: ") && line.contains(&id) && line.ends_with("; nothing else is taken"),
         "{line}"
     );
+    assert!(checked.out.contains("the newest object can be opened, and a trusted key signed it\n"), "{}", checked.out);
+}
+
+#[test]
+fn a_check_says_that_objects_are_unsigned_or_signed_by_another() {
+    let world = world();
+    let (signer, other) = (Signer::new(&world, "signing"), Signer::new(&world, "other"));
+    let check = |keys: &str| {
+        let mut check = consumer(&world, &["check"]);
+        Run::from(check.env("TRUSTED_KEYS", keys).output().unwrap()).failed().out
+    };
+    pass(&world).succeeded();
+    let unsigned = check(&signer.public_key());
+    let said = "✗ bucket: read     1 of 1 object is not signed, and TRUSTED_KEYS takes only what is\n";
+    assert!(unsigned.contains(said) && unsigned.contains("SIGNING_KEY_FILE"), "{unsigned}");
+    // One more that is signed, for two different reasons.
+    world.project("near/lib").unwrap();
+    world.sync("near/lib", "main", "far/lib", "main").unwrap();
+    signed_pass(&world, &signer);
+    let both = check(&other.public_key());
+    assert!(both.contains("2 of 2 objects cannot be delivered\n"), "{both}");
+    assert!(both.contains("far/app@main: refused, it is not signed"), "{both}");
+    let mut again = program(&world, &["-run-once", "-republish=all"]);
+    Run::from(again.env("SIGNING_KEY_FILE", signer.file()).output().unwrap()).succeeded();
+    let id = key_id(&manifest(&world, &keys(&world)[0]).1);
+    let foreign = check(&other.public_key());
+    let said = format!("✗ bucket: read     2 of 2 objects are signed with {id}, which is not in TRUSTED_KEYS\n");
+    assert!(foreign.contains(&said) && foreign.contains("  far/lib@main\n"), "{foreign}");
 }
 
 #[test]

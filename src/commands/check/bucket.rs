@@ -6,6 +6,7 @@ use super::finding::Check;
 use crate::bucket::{Bucket, BucketError, Foreign, Listing};
 use crate::config;
 use crate::model::key::ArchiveFormat;
+use crate::model::program::Program;
 use crate::plan::Crossing;
 use crate::reconcile::WITH_TAR_GZ;
 use crate::text::{error_chain, objects};
@@ -30,7 +31,10 @@ pub(super) async fn listing(bucket: &Bucket, settings: &config::Run) -> (Check, 
             let finding = format!("{name} has {}{}", objects(held.len()), and_foreign(&foreign));
             (Check::passed(NAME, finding), true)
         }
-        Err(error) => (failed(NAME, &error, "s3:ListBucket"), error.is_access_denied()),
+        Err(error) => {
+            let check = Check::failed(NAME, error_chain(&error)).advice(error.listing_advice(Program::Producer));
+            (check, error.is_access_denied())
+        }
     }
 }
 
@@ -55,7 +59,7 @@ pub(super) fn not_tried() -> [Check; 2] {
 pub(super) async fn uploading(bucket: &Bucket, stop: &CancellationToken) -> Check {
     match bucket.try_upload(stop).await {
         Ok(()) => Check::passed(UPLOAD, "an upload was started and aborted; it left nothing in the bucket"),
-        Err(error) => failed(UPLOAD, &error, "s3:PutObject and s3:AbortMultipartUpload"),
+        Err(error) => failed(UPLOAD, &error, "s3:PutObject and s3:AbortMultipartUpload", Program::Producer),
     }
 }
 
@@ -63,7 +67,7 @@ pub(super) async fn uploading(bucket: &Bucket, stop: &CancellationToken) -> Chec
 pub(super) async fn deleting(bucket: &Bucket, stop: &CancellationToken) -> Check {
     match stop.run_until_cancelled(bucket.try_delete()).await.unwrap_or(Err(BucketError::Stopped)) {
         Ok(()) => Check::passed(DELETE, "allowed; nothing was deleted"),
-        Err(error) => failed(DELETE, &error, "s3:DeleteObject"),
+        Err(error) => failed(DELETE, &error, "s3:DeleteObject", Program::Producer),
     }
 }
 
@@ -73,11 +77,11 @@ pub(super) async fn unfinished(bucket: &Bucket, stop: &CancellationToken) -> Che
         Ok(()) => Check::passed(UNFINISHED, "uploads that a killed process leaves behind can be found"),
         Err(error) => {
             let right = "s3:ListBucketMultipartUploads";
-            Check::warning(UNFINISHED, error_chain(&error)).advice(error.advice(right))
+            Check::warning(UNFINISHED, error_chain(&error)).advice(error.advice(right, Program::Producer))
         }
     }
 }
 
-pub(super) fn failed(name: &'static str, error: &BucketError, right: &str) -> Check {
-    Check::failed(name, error_chain(error)).advice(error.advice(right))
+pub(super) fn failed(name: &'static str, error: &BucketError, right: &str, program: Program) -> Check {
+    Check::failed(name, error_chain(error)).advice(error.advice(right, program))
 }

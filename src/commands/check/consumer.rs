@@ -21,6 +21,7 @@ use crate::terminal::Board;
 /// Tries everything that a pass needs, and prints each check when it is done.
 pub(in crate::commands) async fn command(
     settings: config::Consume,
+    warnings: &[String],
     roots: &TrustRoots,
     board: &Board,
 ) -> anyhow::Result<ExitCode> {
@@ -29,20 +30,19 @@ pub(in crate::commands) async fn command(
     let http = http::client(roots, settings.timeouts, 1)?;
     let uploads = Uploads::new(roots, settings.timeouts, 1)?;
     let mut checks = Checks::new(settings.output, board);
-    let complete = run(&settings, &bucket, &http, &uploads, &stop, &mut checks).await.is_some();
+    let complete = run((&settings, warnings), &bucket, (&http, &uploads), &stop, &mut checks).await.is_some();
     Ok(checks.end(complete))
 }
 
 /// Tries everything. `None` if the program is asked to stop.
 async fn run(
-    settings: &config::Consume,
+    (settings, warnings): (&config::Consume, &[String]),
     bucket: &Bucket,
-    http: &reqwest::Client,
-    uploads: &Uploads,
+    (http, uploads): (&reqwest::Client, &Uploads),
     stop: &CancellationToken,
     checks: &mut Checks<'_>,
 ) -> Option<()> {
-    checks.add([Check::settings()]);
+    checks.add([Check::settings(warnings)]);
     let identities = settings.identities();
     checks.add([here::identities(identities.as_ref()), here::trusted_keys(settings.trusted_keys())]);
     checks.add([here::workdir(Program::Consumer, &settings.workdir)]);

@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::finding::{Check, counted};
 use super::gitlab::{Answer, GITLAB, NO_PROJECT, ask};
 use crate::config;
+use crate::git::heads::why_no_push;
 use crate::git::push::PushServer;
 use crate::git::wire::GitServer;
 use crate::model::key::HeldObject;
-use crate::model::program::Program;
 use crate::net::http::Login;
 use crate::net::http::upload::Uploads;
-use crate::plan::Cause;
+use crate::plan::delivery::Obstacle;
 use crate::text::error_chain;
 
 /// How many of the bucket's projects are looked up until one is found that exists.
@@ -19,6 +19,10 @@ const PROJECTS_TRIED: usize = 20;
 const PUSH: &str = "right to push";
 const LOGIN: &str =
     "GITLAB_USERNAME and GITLAB_TOKEN: the token must not have expired, and needs the scope write_repository";
+
+const MISSING_PROJECT: &str = "GitLab creates a missing project at the first push, private, if its group is there and the user \
+    may create projects in it. If the project is there, make the user a member with the role Developer, or Maintainer to \
+    push to protected branches.";
 
 /// The login, and the right to push. `held` is what the bucket holds, the newest first.
 pub(super) async fn gitlab(
@@ -36,17 +40,16 @@ pub(super) async fn gitlab(
     };
     let base = &settings.gitlab.base_url;
     let projects = projects(held);
-    let (mut found, mut asked) = (None, 0);
+    let (mut found, mut missing) = (None, 0);
     // One request shows whether the login is accepted, even if there is no project to ask for.
     let names = projects.iter().map(|(project, _)| project.as_str()).take(PROJECTS_TRIED);
     for project in names.chain(projects.is_empty().then_some(NO_PROJECT)) {
-        asked += 1;
         match ask(&git, project, LOGIN).await {
             Answer::Project => {
                 found = projects.iter().find(|(name, _)| name == project);
                 break;
             }
-            Answer::NoProject => {}
+            Answer::NoProject => missing += 1,
             Answer::Trouble { why, advice, .. } => {
                 let check = Check::failed(GITLAB, format!("{base}: {why}")).advice(advice);
                 return vec![check, Check::skipped(PUSH, "before GitLab answers")];
@@ -55,9 +58,9 @@ pub(super) async fn gitlab(
     }
     let login = Check::passed(GITLAB, format!("{base} answers, and accepts the login"));
     let push = match found {
-        Some((project, branches)) => right_to_push(&push, project, branches).await,
+        Some((project, branches)) => right_to_push(&push, project, branches, missing).await,
         None if projects.is_empty() => Check::skipped(PUSH, "without an object"),
-        None => nothing_there(asked, projects.len()),
+        None => nothing_there(missing, projects.len()),
     };
     vec![login, push]
 }
@@ -88,28 +91,31 @@ fn projects(held: &[HeldObject]) -> Vec<(String, BTreeSet<&str>)> {
     order.into_iter().filter_map(|project| branches.remove_entry(&project)).collect()
 }
 
-/// Asks for the branches of a project that exists, as a push does first. GitLab answers only if the user may push.
-async fn right_to_push(git: &PushServer, project: &str, branches: &BTreeSet<&str>) -> Check {
-    match git.heads_for_push(project, branches).await {
-        Ok(heads) => {
-            let (there, all) = (heads.len(), branches.len());
-            Check::passed(
-                PUSH,
-                format!("granted for {project}; of its branches in the bucket, {there} of {all} are there"),
-            )
-        }
+/// Asks for the branches of a project that exists, as a push does first. GitLab answers only if the user may push. So many
+/// others were asked for before, and are `missing`.
+async fn right_to_push(git: &PushServer, project: &str, branches: &BTreeSet<&str>, missing: usize) -> Check {
+    let heads = match git.heads_for_push(project, branches).await {
+        Ok(heads) => heads,
         Err(error) => {
             let finding = format!("{project}: {}", error_chain(&error));
-            Check::failed(PUSH, finding).advice(Cause::NoRight.advice(Program::Consumer))
+            return Check::failed(PUSH, finding).advice(Obstacle::from(why_no_push(&error)).advice());
         }
+    };
+    let there = match (heads.len(), branches.len()) {
+        (0, 1) => "its branch is not there yet".to_owned(),
+        (1, 1) => "its branch is there already".to_owned(),
+        (there, all) => format!("{there} of its {all} branches in the bucket are there already"),
+    };
+    let finding = format!("granted for {project}; {there}");
+    if missing == 0 {
+        return Check::passed(PUSH, finding);
     }
+    let finding = format!("{finding}; {} cannot be seen in GitLab yet", counted(missing, "other project"));
+    Check::warning(PUSH, finding).advice(MISSING_PROJECT)
 }
 
 fn nothing_there(asked: usize, all: usize) -> Check {
     let which = if asked == all { "none" } else { "none of the first ones" };
     let finding = format!("not tried: of {} in the bucket, {which} can be seen in GitLab yet", counted(all, "project"));
-    Check::warning(PUSH, finding).advice(
-        "GitLab creates a missing project at the first push, private, if the user has the role Maintainer in its group. If \
-         the projects exist, make the user a member with the role Maintainer.",
-    )
+    Check::warning(PUSH, finding).advice(MISSING_PROJECT)
 }

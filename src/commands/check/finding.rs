@@ -41,9 +41,16 @@ pub(super) struct Check {
 }
 
 impl Check {
-    /// The settings were read before any check.
-    pub(super) fn settings() -> Self {
-        Self::passed("settings", "complete, and each value makes sense")
+    /// The settings were read before any check, with these warnings.
+    pub(super) fn settings(warnings: &[String]) -> Self {
+        const NAME: &str = "settings";
+        match warnings.len() {
+            0 => Self::passed(NAME, "complete, and each value makes sense"),
+            count => {
+                let finding = format!("complete, but {} set and without a meaning", is_or_are(count, "variable"));
+                Self::warning(NAME, finding).details(warnings.to_vec()).advice("Rename or remove what is misspelt.")
+            }
+        }
     }
 
     pub(super) fn passed(name: &'static str, finding: impl Into<String>) -> Self {
@@ -161,6 +168,10 @@ fn json(checks: &[Check]) -> serde_json::Value {
 
 pub(super) fn counted(count: usize, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
+fn is_or_are(count: usize, what: &str) -> String {
+    format!("{} {}", counted(count, what), if count == 1 { "is" } else { "are" })
 }
 
 /// Groups names by reason, the most frequent reason first; of each group at most [`NAMES_SHOWN`] names.

@@ -87,8 +87,10 @@ fn short(recipient: &str) -> String {
     }
 }
 
+const WORKDIR: &str = "WORKDIR";
+
+/// WORKDIR, which is left as it was.
 pub(super) fn workdir(program: Program, path: &Path) -> Check {
-    const NAME: &str = "WORKDIR";
     // Locked until the trials are over.
     let opened = match program {
         Program::Producer => {
@@ -98,19 +100,30 @@ pub(super) fn workdir(program: Program, path: &Path) -> Check {
             Spool::open(path).map(|ours| (ours.objects(), Box::new(ours) as Box<dyn Deref<Target = Folder>>))
         }
     };
-    let (place, _ours) = match opened {
+    let (place, ours) = match opened {
         Ok(opened) => opened,
         Err(error @ WorkdirError::InUse(_)) => {
             let finding = format!("{}: another process is using it, so it was not tried", path.display());
-            return Check::warning(NAME, finding).advice(error.advice());
+            return Check::warning(WORKDIR, finding).advice(error.advice());
         }
-        Err(error) => return Check::failed(NAME, error_chain(&error)).advice(error.advice()),
+        Err(error) => {
+            let finding = error_chain(&error);
+            let finding = finding.strip_prefix("WORKDIR: ").unwrap_or(&finding);
+            return Check::failed(WORKDIR, finding).advice(error.advice());
+        }
     };
-    if let Err(error) = write_trial_file(&place) {
+    let check = tried(program, path, &place);
+    ours.remove_if_new();
+    check
+}
+
+fn tried(program: Program, path: &Path, place: &Path) -> Check {
+    const NAME: &str = WORKDIR;
+    if let Err(error) = write_trial_file(place) {
         let finding = format!("{}: cannot write a file: {error}", path.display());
         return Check::failed(NAME, finding).advice("Free space on this file system, or give it more.");
     }
-    if let Err(error) = open_trial_repository(&place) {
+    if let Err(error) = open_trial_repository(place) {
         let finding = format!("{}: cannot open a repository in it: {}", path.display(), error_chain(&error));
         return Check::failed(NAME, finding).advice(match program {
             Program::Producer => "Nothing can be published like this. Set another WORKDIR.",

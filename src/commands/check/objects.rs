@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::io::{self, Read};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::task::spawn_blocking;
@@ -10,13 +11,15 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::bucket::{and_foreign, failed};
-use super::finding::{Check, by_reason};
+use super::finding::{Check, by_reason, counted};
 use crate::artifact::encrypt::{Identities, decrypting};
 use crate::artifact::error::ArtifactError;
+use crate::artifact::origin::{START_BYTES, origin};
+use crate::artifact::signature::{Trust, TrustError, TrustedKeys};
 use crate::bucket::{Bucket, BucketError, Listing};
 use crate::config;
-use crate::deliver::pause_of_a_bucket_with;
-use crate::model::key::{ArchiveFormat, HeldObject};
+use crate::deliver::{object_cause, pause_of_a_bucket_with};
+use crate::model::key::{ArchiveFormat, CommitId, Content, HeldObject};
 use crate::model::program::Program;
 use crate::plan::Cause;
 use crate::text::{error_chain, human_duration, objects, since};
@@ -32,7 +35,10 @@ pub(super) async fn listing(bucket: &Bucket, settings: &config::Consume) -> (Che
     let name = &settings.s3.bucket;
     let Listing { mut held, foreign } = match bucket.list().await {
         Ok(listing) => listing,
-        Err(error) => return (failed(NAME, &error, "s3:ListBucket"), vec![]),
+        Err(error) => {
+            let check = Check::failed(NAME, error_chain(&error));
+            return (check.advice(error.listing_advice(Program::Consumer)), vec![]);
+        }
     };
     held.sort_by(|a, b| (Reverse(a.last_modified), &a.key).cmp(&(Reverse(b.last_modified), &b.key)));
     let pause = settings.sleep.unwrap_or_else(|| pause_of_a_bucket_with(held.len() + foreign.count));
@@ -46,7 +52,10 @@ pub(super) async fn listing(bucket: &Bucket, settings: &config::Consume) -> (Che
             let of = |format| held.iter().filter(|object| object.name.content.format() == Some(format)).count();
             let formats =
                 ArchiveFormat::ALL.map(|format| (of(format), format)).into_iter().filter(|(count, _)| *count > 0);
-            let formats: Vec<_> = formats.map(|(count, format)| format!("{count} {format}")).collect();
+            let increments =
+                held.iter().filter(|object| matches!(object.name.content, Content::Increment { .. })).count();
+            let formats = formats.map(|(count, format)| format!("{count} {format}"));
+            let formats: Vec<_> = formats.chain((increments > 0).then(|| counted(increments, "increment"))).collect();
             let age = human_duration(since(newest.last_modified, SystemTime::now()));
             let (count, formats) = (objects(held.len()), formats.join(", "));
             let finding =
@@ -58,7 +67,8 @@ pub(super) async fn listing(bucket: &Bucket, settings: &config::Consume) -> (Che
     (check, held)
 }
 
-/// Whether the identities open objects. Of each only the first bytes are read.
+/// Whether the identities open objects, and whether their signatures are trusted if that counts. Of each only the beginning is
+/// read.
 pub(super) async fn reading(
     bucket: &Bucket,
     settings: &config::Consume,
@@ -67,72 +77,135 @@ pub(super) async fn reading(
 ) -> Check {
     const NAME: &str = "bucket: read";
     let Some(identities) = identities else { return Check::skipped(NAME, "without an identity") };
+    let Ok(trusted) = settings.trusted_keys() else { return Check::skipped(NAME, "without the trusted keys") };
+    let is_judged = trusted.is_some();
+    let keys = Arc::new(Keys { identities, trusted });
     let mut seen = HashSet::new();
     let newest = held.iter().filter(|object| seen.insert(&object.name.destination)).take(OBJECTS_TRIED);
-    let (mut tried, mut unopened, mut trouble) = (0, vec![], None);
+    let (mut tried, mut unusable) = (0, vec![]);
     for object in newest {
         tried += 1;
-        match open(bucket, &object.key, settings.timeouts.idle, &identities).await {
+        match open(bucket, object, settings.timeouts.idle, &keys).await {
             Ok(()) => {}
             // It would be the same for all objects.
-            Err(Unopened::Request(error)) if error.is_access_denied() => return failed(NAME, &error, "s3:GetObject"),
-            Err(error) => {
-                let (why, cause) = error.explained();
-                trouble.get_or_insert(cause);
-                unopened.push((object.name.destination.to_string(), why));
+            Err(Unusable::Request(error)) if error.is_access_denied() => {
+                return failed(NAME, &error, "s3:GetObject", Program::Consumer);
             }
+            Err(why) => unusable.push((object.name.destination.to_string(), why)),
         }
     }
-    match trouble {
+    let also = if is_judged { ", and a trusted key signed" } else { "" };
+    let (it, them) = if is_judged { (" it", " them") } else { ("", "") };
+    match unusable.first() {
         _ if tried == 0 => Check::skipped(NAME, "without an object"),
-        None if tried == 1 => Check::passed(NAME, "the newest object can be opened"),
-        None => Check::passed(NAME, format!("the newest objects of {tried} destinations can be opened")),
-        Some(cause) => {
-            let check = Check::failed(NAME, format!("{} of {} cannot be opened", unopened.len(), objects(tried)));
-            check.details(by_reason(unopened)).advice(cause.advice(Program::Consumer))
-        }
+        None if tried == 1 => Check::passed(NAME, format!("the newest object can be opened{also}{it}")),
+        None => Check::passed(NAME, format!("the newest objects of {tried} destinations can be opened{also}{them}")),
+        Some((_, first)) => not_usable(NAME, first.cause(), unusable.as_slice(), tried),
     }
 }
 
-/// Why an object cannot be opened.
-enum Unopened {
+/// What opens objects, and whose signatures count.
+struct Keys {
+    identities: Identities,
+    trusted: Option<TrustedKeys>,
+}
+
+/// What is wrong with some of the objects.
+fn not_usable(name: &'static str, cause: Cause, unusable: &[(String, Unusable)], tried: usize) -> Check {
+    let (count, all) = (unusable.len(), objects(tried));
+    let are = if count == 1 { "is" } else { "are" };
+    let shared = unusable.first().and_then(|(_, why)| why.in_short());
+    let are_alike = unusable.iter().all(|(_, why)| why.in_short() == shared);
+    let check = match shared.filter(|_| are_alike) {
+        Some(short) => {
+            let destinations = unusable.iter().map(|(destination, _)| destination.clone()).collect();
+            Check::failed(name, format!("{count} of {all} {are} {short}")).details(destinations)
+        }
+        None => {
+            let is_origin = unusable.iter().any(|(_, why)| matches!(why, Unusable::Content(ArtifactError::Origin(_))));
+            let what = if is_origin { "cannot be delivered" } else { "cannot be opened" };
+            let reasons = unusable.iter().map(|(destination, why)| (destination.clone(), why.text())).collect();
+            Check::failed(name, format!("{count} of {all} {what}")).details(by_reason(reasons))
+        }
+    };
+    check.advice(cause.advice(Program::Consumer))
+}
+
+/// Why an object cannot be used.
+enum Unusable {
     Request(BucketError),
     Content(ArtifactError),
+    /// It has neither a manifest nor a pack near its beginning, so no producer that signs has written it.
+    NoManifest,
 }
 
-impl Unopened {
-    fn explained(self) -> (String, Cause) {
+impl Unusable {
+    fn text(&self) -> String {
         match self {
-            Self::Request(error) => (error_chain(&error), Cause::Download),
-            Self::Content(error) => {
-                let cause = match error {
-                    ArtifactError::OtherRecipients => Cause::NotOurs,
-                    ArtifactError::Download(_) => Cause::Download,
-                    _ => Cause::Damaged,
-                };
-                (error_chain(&error), cause)
+            Self::Request(error) => error_chain(error),
+            Self::Content(error) => error_chain(error),
+            Self::NoManifest => format!("neither a manifest nor a pack is in its first {START_BYTES} bytes"),
+        }
+    }
+
+    fn cause(&self) -> Cause {
+        match self {
+            Self::Request(_) => Cause::Download,
+            Self::Content(error) => object_cause(error),
+            Self::NoManifest => Cause::Untrusted,
+        }
+    }
+
+    /// What an object is, if that says all about why it is not trusted.
+    fn in_short(&self) -> Option<String> {
+        match self {
+            Self::Content(ArtifactError::Origin(TrustError::Unsigned)) => {
+                Some("not signed, and TRUSTED_KEYS takes only what is".to_owned())
             }
+            Self::Content(ArtifactError::Origin(TrustError::UnknownKey(key))) => {
+                Some(format!("signed with {key}, which is not in TRUSTED_KEYS"))
+            }
+            Self::Request(_) | Self::Content(_) | Self::NoManifest => None,
         }
     }
 }
 
-/// Downloads the first bytes of an object, within `limit`, and decrypts its header.
-async fn open(bucket: &Bucket, key: &str, limit: Duration, identities: &Identities) -> Result<(), Unopened> {
-    let head = timeout(limit, first_bytes(bucket, key)).await;
-    let late = |_| Unopened::Content(ArtifactError::Download(io::ErrorKind::TimedOut.into()));
-    let head = head.map_err(late)??;
-    decrypting(identities, &head[..], None).map(drop).map_err(|error| Unopened::Content(error.into()))
+/// Downloads the beginning of an object, within `limit`, and decrypts its header. With trusted keys, its manifest is judged,
+/// which comes before the packs.
+async fn open(bucket: &Bucket, object: &HeldObject, limit: Duration, keys: &Arc<Keys>) -> Result<(), Unusable> {
+    let bytes = if keys.trusted.is_some() { START_BYTES } else { HEAD_BYTES };
+    let start = timeout(limit, first_bytes(bucket, &object.key, bytes)).await;
+    let late = |_| Unusable::Content(ArtifactError::Download(io::ErrorKind::TimedOut.into()));
+    let start = start.map_err(late)??;
+    let (keys, object) = (Arc::clone(keys), object.clone());
+    let judging = spawn_blocking(move || judge(&keys, &object, &start));
+    judging.await.unwrap_or_else(|error| Err(Unusable::Content(ArtifactError::Damaged(error.into()))))
 }
 
-async fn first_bytes(bucket: &Bucket, key: &str) -> Result<Vec<u8>, Unopened> {
+fn judge(keys: &Keys, object: &HeldObject, start: &[u8]) -> Result<(), Unusable> {
+    let name = &object.name;
+    // A pass says what is wrong with such a name.
+    let (Some(trusted), Ok(commit)) = (&keys.trusted, name.commit.parse::<CommitId>()) else {
+        let opened = decrypting(&keys.identities, start, None).map(drop);
+        return opened.map_err(|error| Unusable::Content(error.into()));
+    };
+    let trust = Trust { destination: &name.destination, keys: Some(trusted), window: None };
+    match origin(start, name.content, commit, trust, &keys.identities) {
+        Ok(_) => Ok(()),
+        Err(ArtifactError::Damaged(_)) if object.bytes > START_BYTES => Err(Unusable::NoManifest),
+        Err(error) => Err(Unusable::Content(error)),
+    }
+}
+
+async fn first_bytes(bucket: &Bucket, key: &str, bytes: u64) -> Result<Vec<u8>, Unusable> {
     // However this ends, the rest is not downloaded.
     let stop = CancellationToken::new();
     let _end = stop.clone().drop_guard();
-    let reader = bucket.download(key, &stop, |_| {}).await.map_err(Unopened::Request)?;
+    let reader = bucket.download(key, &stop, |_| {}).await.map_err(Unusable::Request)?;
     let reading = spawn_blocking(move || {
-        let mut head = vec![];
-        reader.take(HEAD_BYTES).read_to_end(&mut head).map(|_| head)
+        let mut start = vec![];
+        reader.take(bytes).read_to_end(&mut start).map(|_| start)
     });
-    let head = reading.await.unwrap_or_else(|error| Err(error.into()));
-    head.map_err(|error| Unopened::Content(ArtifactError::Download(error)))
+    let start = reading.await.unwrap_or_else(|error| Err(error.into()));
+    start.map_err(|error| Unusable::Content(ArtifactError::Download(error)))
 }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::artifact::encrypt::Identities;
 use crate::artifact::error::ArtifactError;
-use crate::artifact::origin::origin;
+use crate::artifact::origin::{START_BYTES, origin};
 use crate::artifact::signature::{Trust, TrustedKeys};
 use crate::bucket::Bucket;
 use crate::config;
@@ -21,9 +21,6 @@ use crate::model::manifest::{KeyId, Origin};
 use crate::terminal::Scene;
 use crate::text::{error_chain, objects, printable};
 
-/// How much of an object is read, in bytes: the longest header, age's first chunks, and what a Git client may have put before
-/// the packs.
-const START_BYTES: u64 = 256 << 10;
 /// How many objects are read at a time.
 const CONCURRENCY: usize = 16;
 /// How many destinations are named for one reason.

@@ -19,10 +19,11 @@ pub(in super::super) const SECTIONS: &[Section] = &[
         ],
     },
     Section {
-        title: "Secrets (environment or file: no flag, so that no process list shows them)",
+        title: "Secrets (environment or file: no flag holds one, as process lists show flags)",
         settings: &[
             Setting { meaning: "token, scope write_repository", ..GITLAB_TOKEN },
             PRIVATE_KEY,
+            PRIVATE_KEY_FILE,
             AWS_ACCESS_KEY_ID,
             AWS_SECRET_ACCESS_KEY,
             AWS_SESSION_TOKEN,
@@ -33,7 +34,6 @@ pub(in super::super) const SECTIONS: &[Section] = &[
     Section {
         title: "Bucket",
         settings: &[
-            PRIVATE_KEY_FILE,
             TRUSTED_KEYS,
             TRUSTED_KEYS_FILE,
             AWS_REGION,

@@ -126,12 +126,21 @@ fn every_setting_of_the_consumer_can_be_changed_by_its_variable() {
 
 #[test]
 fn all_that_is_missing_is_named_at_once() {
-    let missing = "missing: AWS_S3_BUCKET, GITLAB_BASE_URL, GITLAB_USERNAME, GITLAB_TOKEN, PRIVATE_KEY";
+    let missing = "missing: AWS_S3_BUCKET, GITLAB_BASE_URL, GITLAB_USERNAME, GITLAB_TOKEN or GITLAB_TOKEN_FILE, \
+         PRIVATE_KEY or PRIVATE_KEY_FILE";
     assert_eq!(problem_of(parse_in(&BTreeMap::new(), &[])), missing);
     assert_eq!(problem_of(parse_in(&BTreeMap::new(), &["check"])), missing);
     assert_eq!(problem_of(parse_in(&BTreeMap::new(), &["list"])), "missing: AWS_S3_BUCKET");
     let Err(Exit::Problem(text)) = parse_in(&BTreeMap::new(), &[]) else { panic!("no problem") };
     assert!(text.ends_with("`git-partition-sync-consumer -help` explains every setting."), "{text}");
+}
+
+#[test]
+fn a_command_of_the_producer_is_named_as_one() {
+    let problem = problem_of(parse_in(&BTreeMap::new(), &["restore", "-identity", "key"]));
+    let expected = "restore is a command of git-partition-sync-producer\n\
+                    commands: check, list, health, completion, man, version";
+    assert_eq!(problem, expected);
 }
 
 #[test]
@@ -183,7 +192,10 @@ fn what_is_not_an_identity_is_explained_and_not_shown() {
     let broken = identity().replacen("KEY-1", "KEY-1X", 1);
     for (text, explanation) in [
         (recipient.clone(), "PRIVATE_KEY: line 1 holds a recipient (a public key, age1…)"),
-        (format!("{}\n{broken}", identity()), "PRIVATE_KEY: line 2 is neither a secret key"),
+        (
+            format!("{}\n{broken}", identity()),
+            "PRIVATE_KEY: line 2 begins with AGE-SECRET-KEY-1, but has a typing error",
+        ),
         ("# nothing".to_owned(), "PRIVATE_KEY: it holds no secret key"),
         (" ".to_owned(), "PRIVATE_KEY: is blank"),
     ] {

@@ -284,6 +284,7 @@ fn any_head() -> impl Strategy<Value = Option<FarHead>> {
     prop_oneof![
         Just(None),
         Just(Some(FarHead::Absent)),
+        Just(Some(FarHead::NoProject)),
         (0..4_u8).prop_map(|number| Some(FarHead::At(commit(number)))),
         Just(Some(FarHead::Unknown(FarUnknown::Unreadable(String::new())))),
     ]
@@ -325,7 +326,32 @@ proptest! {
             prop_assert!(held.contains(&it.object), "only what is in the bucket is pushed");
             let head = heads.get(it.destination());
             prop_assert_eq!(it.from, match head { Some(FarHead::At(head)) => Some(*head), _ => None });
-            prop_assert!(matches!(head, Some(FarHead::At(_) | FarHead::Absent)), "unknown pushes nothing");
+            prop_assert!(matches!(head, Some(FarHead::At(_) | FarHead::Absent | FarHead::NoProject)), "unknown pushes nothing");
         }
+    }
+}
+
+#[test]
+fn a_project_that_is_not_visible_is_delivered_to_and_told_from_a_branch_that_is_not_there() {
+    let held = [object("a", 1, 1)];
+    let of = |head| plan(&held, &[("a", head)], &Refusals::default()).deliveries.remove(0);
+    let (missing, absent) = (of(FarHead::NoProject), of(FarHead::Absent));
+    assert_eq!((missing.from, missing.route), (absent.from, absent.route));
+    assert!(missing.reason.to_string().starts_with("no such project is visible; "), "{}", missing.reason);
+    assert_eq!(absent.reason, DeliverReason::New);
+}
+
+#[test]
+fn what_to_do_about_a_push_that_is_refused_depends_on_why() {
+    let why = || "the server answered".to_owned();
+    for (unknown, word) in [
+        (FarUnknown::LoginRefused(why()), "GITLAB_USERNAME"),
+        (FarUnknown::NoProject(why()), "Make the group"),
+        (FarUnknown::Refused(why()), "the role Developer in the project, or Maintainer"),
+    ] {
+        let obstacle = Obstacle::Far(unknown);
+        assert!(obstacle.advice().contains(word), "{}", obstacle.advice());
+        assert_eq!(obstacle.cause(), Cause::NoRight, "{obstacle}");
+        assert!(obstacle.to_string().starts_with("the far GitLab refuses a push: "), "{obstacle}");
     }
 }
