@@ -172,7 +172,7 @@ impl Manual {
         let other = Self::ALL.into_iter().find(|other| other.command_line().find_subcommand(word).is_some());
         let problem = match other {
             Some(other) => format!("{word} is a command of {}", other.program.name()),
-            None => format!("{} is not a command", printable(word)),
+            None => format!("'{}' is not a command", printable(word)),
         };
         Exit::Problem(format!("{problem}\ncommands: {}\n{}", names.join(", "), self.pointer(None)))
     }

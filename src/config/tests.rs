@@ -281,8 +281,8 @@ fn problems_of_a_command_end_with_the_way_to_its_own_help() {
 #[test]
 fn an_unknown_command_is_answered_with_those_that_there_are() {
     let problem = problem_with(&[], &["chekc"]);
-    assert_eq!(problem, "chekc is not a command\ncommands: check, list, restore, health, completion, man, version");
-    assert!(problem_with(&[], &["\u{1b}[2J"]).starts_with("\\u{1b}[2J is not a command\n"));
+    assert_eq!(problem, "'chekc' is not a command\ncommands: check, list, restore, health, completion, man, version");
+    assert!(problem_with(&[], &["\u{1b}[2J"]).starts_with("'\\u{1b}[2J' is not a command\n"));
 }
 
 #[test]

@@ -137,10 +137,10 @@ fn all_that_is_missing_is_named_at_once() {
 
 #[test]
 fn a_command_of_the_producer_is_named_as_one() {
-    let problem = problem_of(parse_in(&BTreeMap::new(), &["restore", "-identity", "key"]));
+    let Err(Exit::Problem(text)) = parse_in(&BTreeMap::new(), &["restore"]) else { panic!("no problem") };
     let expected = "restore is a command of git-partition-sync-producer\n\
-                    commands: check, list, health, completion, man, version";
-    assert_eq!(problem, expected);
+                    commands: check, list, health, completion, man, version\n";
+    assert!(text.starts_with(expected), "{text}");
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn settings_that_only_the_producer_has_are_not_read() {
         assert!(problem.contains(&format!("unexpected argument '--{flag}'")), "{problem}");
     }
     let problem = problem_of(parse_with(&[], &["restore"]));
-    assert!(problem.contains("unrecognized subcommand 'restore'"), "{problem}");
+    assert_eq!(problem, "restore is a command of git-partition-sync-producer");
 }
 
 #[test]
