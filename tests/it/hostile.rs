@@ -72,7 +72,8 @@ fn a_listing_without_an_end_is_given_up() {
         proxy.on(|seen| seen.operation() == "ListObjectsV2", 1, answer);
     }
     through(&world, &proxy, &["-run-once"]).failed().logged("the bucket holds more than 1000000 objects");
-    assert_eq!(proxy.hits(), 21, "pages");
+    // The next one may be under way already.
+    assert!((21..=22).contains(&proxy.hits()), "{} pages", proxy.hits());
     assert_eq!(keys(&world), before);
 }
 
