@@ -1,5 +1,7 @@
 //! The far side: from the bucket into its GitLab.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::rc::Rc;
 use std::time::SystemTime;
 
@@ -60,6 +62,8 @@ impl Demo {
     /// When something was last added to, or removed from, the folder for objects that are pushed from the disk.
     fn spool_changed(&self) -> Result<SystemTime> {
         let folder = self.world.consumer_workdir().join(Far.program()).join("objects");
+        // As the consumer would make it, which leaves nothing there before its first pass.
+        DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
         folder.metadata().and_then(|folder| folder.modified()).with_context(|| format!("{}", folder.display()))
     }
 
