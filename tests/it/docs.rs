@@ -10,7 +10,7 @@ use git_partition_sync_producer::config::{CONSUMER, Fallback, Manual, PRODUCER};
 use testbed::judge;
 use testbed::world::World;
 
-use crate::documents::{commands, read, sh};
+use crate::documents::{commands, increment, read, sh};
 use crate::support::{Run, deliver_with, pass, program};
 
 #[test]
@@ -494,18 +494,7 @@ fn an_increment_is_applied_as_the_contract_says() {
     sh(&place, &clone);
     let commit = source.commits("main", 2).unwrap();
 
-    // As the contract describes the object: the bundle's header, a thin pack, and a manifest in front.
-    let header = format!("# v2 git bundle\n-{base}\n{commit} refs/heads/main\n\n");
-    fs::write(place.join("header"), header).unwrap();
-    fs::write(place.join("manifest.json"), "{}").unwrap();
-    let make = format!(
-        "printf '%s\\n' {commit} '^{base}' | git -C {url} pack-objects -q --revs --thin --stdout > pack\n\
-         cat header pack > increment.bundle\n\
-         python3 -c 'import sys, zipfile; z = zipfile.ZipFile(\"object\", \"w\"); [z.write(n) for n in sys.argv[1:]]' \
-         manifest.json increment.bundle"
-    );
-    sh(&place, &make);
-    let object = testbed::archive::encrypt(&fs::read(place.join("object")).unwrap(), &world.recipients()).unwrap();
+    let object = increment(&world, &source, &base, &commit, "{}");
     fs::write(place.join("object.age"), object).unwrap();
     fs::copy(world.identity_file(), place.join("far-side.key")).unwrap();
     let [apply] = &commands(&read("docs/contract.md"), "How to apply one")[..] else { panic!("one block") };

@@ -4,6 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use testbed::repo::Repo;
+use testbed::world::World;
+
 /// Commands of a document.
 pub struct Block {
     /// Where it begins, from 1.
@@ -70,4 +73,22 @@ pub fn sh(folder: &Path, script: &str) -> String {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{script}\n{out}\n{err}");
     out.into_owned()
+}
+
+/// An increment as docs/contract.md describes it, encrypted: the bundle's header, a thin pack, and a manifest in front.
+#[track_caller]
+pub fn increment(world: &World, by: &Repo, base: &str, commit: &str, manifest: &str) -> Vec<u8> {
+    let place = world.scratch().unwrap();
+    let header = format!("# v2 git bundle\n-{base}\n{commit} refs/heads/main\n\n");
+    fs::write(place.join("header"), header).unwrap();
+    fs::write(place.join("manifest.json"), manifest).unwrap();
+    let path = by.path().display();
+    let make = format!(
+        "printf '%s\\n' {commit} '^{base}' | git -C {path} pack-objects -q --revs --thin --stdout > pack\n\
+         cat header pack > increment.bundle\n\
+         python3 -c 'import sys, zipfile; z = zipfile.ZipFile(\"object\", \"w\"); [z.write(n) for n in sys.argv[1:]]' \
+         manifest.json increment.bundle"
+    );
+    sh(&place, &make);
+    testbed::archive::encrypt(&fs::read(place.join("object")).unwrap(), &world.recipients()).unwrap()
 }

@@ -11,7 +11,7 @@ use testbed::judge;
 use testbed::repo::Repo;
 use testbed::world::{World, WorldBuilder};
 
-use crate::documents::sh;
+use crate::documents;
 use crate::support::{
     assert_arrived, assert_far_is_clean, count, deliver, deliver_with, files_below, increment_key, pass, pass_with,
     pushes, run,
@@ -133,24 +133,12 @@ fn a_rewritten_branch_crosses_whole_and_is_held_where_that_is_wanted() {
     assert_arrived(&world, "far/app", "main", &other);
 }
 
-/// An object as docs/contract.md describes it, made by somebody who knows the public key and can write to the bucket.
+/// One that is made by somebody who knows the public key and can write to the bucket.
 fn forge_increment(world: &World, by: &Repo, base: &str, commit: &str) {
-    let place = world.scratch().unwrap();
     let manifest = format!(
         r#"{{"version":1,"group":"far","project_name":"app","branch":"main","commit_sha":"{commit}","base_sha":"{base}","covers":[],"previous_sha":null,"published":"2026-11-23T02:56:25.258Z"}}"#
     );
-    fs::write(place.join("manifest.json"), manifest).unwrap();
-    let header = format!("# v2 git bundle\n-{base}\n{commit} refs/heads/main\n\n");
-    fs::write(place.join("header"), header).unwrap();
-    let path = by.path().display();
-    let make = format!(
-        "printf '%s\\n' {commit} '^{base}' | git -C {path} pack-objects -q --revs --thin --stdout > pack\n\
-         cat header pack > increment.bundle\n\
-         python3 -c 'import sys, zipfile; z = zipfile.ZipFile(\"object\", \"w\"); [z.write(n) for n in sys.argv[1:]]' \
-         manifest.json increment.bundle"
-    );
-    sh(&place, &make);
-    let object = testbed::archive::encrypt(&fs::read(place.join("object")).unwrap(), &world.recipients()).unwrap();
+    let object = documents::increment(world, by, base, commit, &manifest);
     world.bucket().unwrap().put(&increment_key("far/app", "main", base, commit), object).unwrap();
 }
 
