@@ -3,12 +3,12 @@
 //! Invariant: the far branch moves only if the archive was read to its end and is what its name says: a pack that is
 //! streamed lacks its last bytes until then. The far server verifies each object, and that the commit's history is complete.
 
+mod increments;
+
 use std::cell::Cell;
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot;
@@ -19,16 +19,15 @@ use super::clients::Keys;
 use super::courier::Courier;
 use super::error::DeliverError;
 use crate::artifact::Limits;
-use crate::artifact::increment::{self, ExpectedIncrement};
+use crate::artifact::increment;
 use crate::artifact::open::{Expected, Said, unpack};
 use crate::artifact::signature::Trust;
 use crate::artifact::stream::stream_pack;
 use crate::files::create_private_dir;
 use crate::git::pack::subset::{descends, write_subset};
-use crate::git::pack::thin::history::leads_to;
 use crate::git::push::{PackBody, PackWriter, PushError, PushServer, RefUpdate, Refusal, pack_channel};
 use crate::interrupt::Interrupt;
-use crate::model::key::{CommitId, Content, HeldObject};
+use crate::model::key::{CommitId, HeldObject};
 use crate::model::manifest::{Manifest, Origin};
 use crate::model::stage::Stage;
 use crate::net::http;
@@ -37,8 +36,6 @@ use crate::plan::delivery::{Deliver, Move, Route, Window};
 use crate::plan::outcome::Rewrite;
 use crate::progress::Progress;
 
-/// How much of an increment's pack is in memory while it is pushed, in bytes.
-const COPY_BYTES: usize = 64 << 10;
 /// How long it may take to find out what became of a push whose answer was lost.
 const LOOKUP_BUDGET: Duration = Duration::from_secs(60);
 
@@ -117,138 +114,6 @@ impl Job<'_> {
         pushed
     }
 
-    /// Pushes a branch that the far side does not have: the whole history is streamed, the increments follow. They are opened
-    /// before anything is pushed, because the last one tells when this was published.
-    async fn push_all(&self, place: &Path, whole: &HeldObject) -> Result<Pushed, DeliverError> {
-        let mut opened = vec![];
-        self.open_from(place, 1, &mut opened).await?;
-        if let Some(tip) = opened.last() {
-            self.allow(&tip.increment.origin, Some(&tip.increment.manifest), Move::Creates)?;
-        }
-        match self.stream(whole, None).await {
-            Ok(Pushed { bytes, .. }) => {
-                self.sent.set(Sent { objects: 1, bytes });
-                self.push_increments(place, opened, None).await
-            }
-            Err(DeliverError::NeedsDisk(why)) => {
-                tracing::debug!(why, "an object cannot be streamed, and is delivered by way of the disk");
-                self.push_from_disk(place, &mut opened, None).await
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Pushes to a branch that is not where one of the increments begins. If one of them says that it covers that commit, or
-    /// holds it, that one and those after it bring all that the far side lacks.
-    async fn search(&self, place: &Path) -> Result<Pushed, DeliverError> {
-        let (mut opened, chain) = (vec![], &self.deliver.chain);
-        let Some(from) = self.deliver.from else { return self.push_from_disk(place, &mut opened, None).await };
-        for at in (1..chain.len()).rev() {
-            self.open_from(place, at, &mut opened).await?;
-            let Some(first) = opened.first() else { break };
-            if first.increment.manifest.covers.contains(&from) || self.leads_to(first, from).await? {
-                return self.push_increments(place, opened, Some(from)).await;
-            }
-        }
-        self.push_from_disk(place, &mut opened, Some(from)).await
-    }
-
-    /// Opens the increments from this one on, and pushes them.
-    async fn push_from(&self, place: &Path, first: usize, from: Option<CommitId>) -> Result<Pushed, DeliverError> {
-        let mut opened = vec![];
-        self.open_from(place, first, &mut opened).await?;
-        self.push_increments(place, opened, from).await
-    }
-
-    /// Opens the increments of the chain from this one on, those that are not open yet.
-    async fn open_from(&self, place: &Path, first: usize, opened: &mut Vec<Opened>) -> Result<(), DeliverError> {
-        let missing = first..self.deliver.chain.len() - opened.len();
-        let mut found = vec![];
-        for at in missing {
-            found.push(self.open(place, &self.deliver.chain[at]).await?);
-        }
-        opened.splice(0..0, found);
-        Ok(())
-    }
-
-    /// Downloads an increment, and checks it to its end.
-    async fn open(&self, place: &Path, object: &HeldObject) -> Result<Opened, DeliverError> {
-        let (base, commit) = ends_of(object)?;
-        let reader = self.download(object).await?;
-        let (keys, limits, object) = (Arc::clone(self.keys), self.limits(), object.clone());
-        let file = place.join(format!("{commit}.pack"));
-        let reading = spawn_blocking(move || {
-            let trust = trust(&object, &keys, None);
-            let expected = ExpectedIncrement { commit, base, bytes: Some(object.bytes), trust };
-            increment::read(reader, &expected, &keys.identities, limits, &file)
-        });
-        Ok(Opened { base, commit, increment: reading.await?? })
-    }
-
-    /// Pushes increments one after the other, each on top of the one before. `from` is where the branch is, or `None` if this
-    /// delivery brought it to where the first one begins. If the far side lacks what it should have, it is sent everything,
-    /// once.
-    async fn push_increments(
-        &self,
-        place: &Path,
-        mut opened: Vec<Opened>,
-        from: Option<CommitId>,
-    ) -> Result<Pushed, DeliverError> {
-        let (mut at, first) = (from, self.deliver.chain.len() - opened.len());
-        let tip = opened.last().map(|tip| (tip.increment.origin, tip.increment.manifest.clone()));
-        let Some((origin, manifest)) = tip else { return Err(DeliverError::NoObject) };
-        if let (Some(from), Some(first)) = (at, opened.first()) {
-            // Who signed it knew it. Otherwise the history in the pack proves that the branch moves forward.
-            let is_vouched = matches!(origin, Origin::Signed { .. });
-            if !is_vouched && self.deliver.on_rewrite == OnRewrite::Hold {
-                let mut moves_forward = self.leads_to(first, from).await?;
-                for increment in opened.iter().skip(1) {
-                    moves_forward = moves_forward && self.leads_to(increment, increment.base).await?;
-                }
-                if !moves_forward {
-                    return self.push_from_disk(place, &mut opened, at).await;
-                }
-            }
-            self.allow(&origin, Some(&manifest), Move::Forward)?;
-        }
-        for (increment, objects) in opened.iter().zip(first + 1..) {
-            // A branch that was made a moment ago is where its whole history ends.
-            let old = at.or(Some(increment.base));
-            match self.push_file(increment, old).await {
-                Ok(pushed) => self.sent.set(Sent { objects, bytes: self.sent.get().bytes + pushed }),
-                Err(DeliverError::Push(error)) if wants_everything(&error) => {
-                    tracing::debug!(%error, "the far side lacks what an increment is on top of");
-                    return self.push_from_disk(place, &mut opened, old).await;
-                }
-                Err(error) => return Err(error),
-            }
-            at = Some(increment.commit);
-        }
-        Ok(Pushed::new(None, self.sent.get().bytes, origin, Some(&manifest)))
-    }
-
-    /// Pushes an increment's pack as it is. Returns its size in bytes.
-    async fn push_file(&self, opened: &Opened, old: Option<CommitId>) -> Result<u64, DeliverError> {
-        let pack = opened.increment.pack.clone();
-        let interrupt = Interrupt::when(self.stop);
-        self.push(old, opened.commit, move |begin| {
-            let mut file = File::open(&pack.path).map_err(DeliverError::Disk)?;
-            let mut out = begin(pack.len).map_err(DeliverError::Receiver)?;
-            let mut buffer = vec![0; COPY_BYTES];
-            loop {
-                let read = file.read(&mut buffer).map_err(DeliverError::Disk)?;
-                if read == 0 {
-                    return Ok(pack.len);
-                }
-                if interrupt.flag.load(Ordering::Relaxed) {
-                    return Err(DeliverError::Stopped);
-                }
-                out.write_all(&buffer[..read]).map_err(DeliverError::Receiver)?;
-            }
-        })
-        .await
-    }
-
     /// Pushes a whole history while its object is being read. Nothing touches the disk.
     async fn stream(&self, object: &HeldObject, window: Option<Window>) -> Result<Pushed, DeliverError> {
         let commit = commit_of(object)?;
@@ -308,26 +173,6 @@ impl Job<'_> {
             pushed => pushed?,
         };
         Ok(Pushed::new(rewritten_from, bytes, origin, manifest.as_ref()))
-    }
-
-    /// Adds an increment to the repository that holds what it is on top of.
-    async fn apply(&self, repository: &Path, opened: Opened) -> Result<(), DeliverError> {
-        let (memory, interrupt) = (Arc::clone(&self.courier.memory), Interrupt::when(self.stop));
-        let (repository, limit) = (repository.to_owned(), self.courier.max_repository_bytes);
-        let branch = self.deliver.destination().branch.clone();
-        let applying = spawn_blocking(move || {
-            let Opened { commit, increment, .. } = opened;
-            increment::apply(&increment.pack, &repository, &branch, commit, limit, &memory, &interrupt.flag)
-        });
-        Ok(applying.await??)
-    }
-
-    /// Whether the increment's history leads back to this commit, as far as its own pack tells.
-    async fn leads_to(&self, opened: &Opened, ancestor: CommitId) -> Result<bool, DeliverError> {
-        let (pack, commit) = (opened.increment.pack.clone(), opened.commit);
-        let (memory, interrupt) = (Arc::clone(&self.courier.memory), Interrupt::when(self.stop));
-        let asking = spawn_blocking(move || leads_to(&pack.path, commit, ancestor, &memory, &interrupt.flag));
-        asking.await?.map_err(DeliverError::Increment)
     }
 
     /// Whether what was published then may still be taken. Only a signature tells when that was.
@@ -494,14 +339,6 @@ fn note_others(Said { other_references, .. }: &Said) {
 /// The commit in the name of an object that the plan accepted.
 fn commit_of(object: &HeldObject) -> Result<CommitId, DeliverError> {
     object.name.commit.parse().map_err(|_| DeliverError::NoObject)
-}
-
-/// Where an increment begins and ends.
-fn ends_of(object: &HeldObject) -> Result<(CommitId, CommitId), DeliverError> {
-    match object.name.content {
-        Content::Increment { base } => Ok((base, commit_of(object)?)),
-        Content::Whole(_) => Err(DeliverError::NoObject),
-    }
 }
 
 fn expected<'a>(

@@ -1,17 +1,16 @@
 //! What a pass writes to the log: one line for each blocked destination, for each delivery, and for the pass. Of many with
 //! an equal reason, only a few are named. What the passes before found too is only said now and then.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::PassError;
 use crate::model::key::Destination;
 use crate::model::program::Program;
-use crate::passes::log::{Failures, LastSaid, NAMED};
+use crate::passes::log::{self, Failures, LastSaid, NAMED, by_reason, examples};
 use crate::plan::delivery::report::{DeliveryOutcome, DeliveryReport, Done};
 use crate::plan::delivery::{DeliveryPlan, Undeliverable};
 use crate::plan::outcome::Failure;
-use crate::text::{error_chain, printable};
+use crate::text::printable;
 
 /// What was said of passes last.
 #[derive(Debug, Default)]
@@ -29,11 +28,7 @@ pub(super) fn blocked(plan: &DeliveryPlan, said: &Said, is_asked: bool) {
             if is_news { tracing::error!($($line)+) } else { tracing::debug!($($line)+) }
         };
     }
-    let mut alike: BTreeMap<String, Vec<&Undeliverable>> = BTreeMap::new();
-    for blocked in &plan.blocked {
-        alike.entry(blocked.obstacle.to_string()).or_default().push(blocked);
-    }
-    for (reason, alike) in alike {
+    for (reason, alike) in by_reason(&plan.blocked, |blocked| blocked.obstacle.to_string()) {
         let (reason, advice) = (printable(&reason), alike[0].obstacle.advice());
         if alike.len() <= NAMED {
             for blocked in alike {
@@ -43,8 +38,7 @@ pub(super) fn blocked(plan: &DeliveryPlan, said: &Said, is_asked: bool) {
             }
             continue;
         }
-        let names: Vec<_> = alike.iter().take(NAMED).map(|it| printable(&it.destination().to_string())).collect();
-        let (count, examples) = (alike.len(), names.join(", "));
+        let (count, examples) = (alike.len(), examples(alike.into_iter().map(Undeliverable::destination)));
         log!(count, examples, %reason, advice, "blocked: {count} destinations for the same reason, such as {examples}");
     }
 }
@@ -104,12 +98,7 @@ pub(super) fn not_tried(count: usize) {
 
 /// One line for a pass that ended without a plan.
 pub fn failed_pass(error: &PassError) {
-    match error {
-        PassError::Stopped => tracing::warn!("stopped before the pass was complete"),
-        error => {
-            tracing::error!(error = error_chain(error), pass = "failed", "the pass failed and nothing was changed");
-        }
-    }
+    log::failed_pass(error, matches!(error, PassError::Stopped));
 }
 
 /// One line for a pass. One that `is_quiet` tried nothing, and nobody asked for it.

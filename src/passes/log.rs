@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::bucket::Foreign;
-use crate::text::remote_text;
+use crate::model::key::Destination;
+use crate::text::{error_chain, printable, remote_text};
 
 /// How many targets with an equal reason get a line each, and how many examples a line for more of them names.
 pub const NAMED: usize = 3;
@@ -61,6 +62,30 @@ impl Drop for Failures {
                 tracing::error!(count, error, "failed: {count} more for the same reason");
             }
         }
+    }
+}
+
+/// Those that have an equal reason, by that reason.
+pub fn by_reason<T>(all: &[T], reason: impl Fn(&T) -> String) -> BTreeMap<String, Vec<&T>> {
+    let mut alike: BTreeMap<String, Vec<&T>> = BTreeMap::new();
+    for one in all {
+        alike.entry(reason(one)).or_default().push(one);
+    }
+    alike
+}
+
+/// The names of the first few of these.
+pub fn examples<'a>(destinations: impl IntoIterator<Item = &'a Destination>) -> String {
+    let names: Vec<_> = destinations.into_iter().take(NAMED).map(|it| printable(&it.to_string())).collect();
+    names.join(", ")
+}
+
+/// One line for a pass that ended without a plan.
+pub fn failed_pass(error: &(dyn std::error::Error + 'static), was_stopped: bool) {
+    if was_stopped {
+        tracing::warn!("stopped before the pass was complete");
+    } else {
+        tracing::error!(error = error_chain(error), pass = "failed", "the pass failed and nothing was changed");
     }
 }
 

@@ -1,35 +1,31 @@
 //! What a pass writes to the log: one line for each blocked target, for each action, and for the pass. Of many with an
 //! equal reason, only a few are named.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::PassError;
 use super::uploads::{LOST, Lost};
 use crate::model::key::{ArchiveFormat, Destination};
 use crate::model::target::Unknown;
-use crate::passes::log::{Failures, NAMED};
+use crate::passes::log::{self, Failures, NAMED, by_reason, examples};
 use crate::plan::outcome::{Done, Failure, Outcome, Published};
 use crate::plan::report::Report;
 use crate::plan::{Action, Blocked, Blocker, Plan, Publish};
-use crate::text::{error_chain, printable};
+use crate::text::printable;
 
 /// What to know of increments beside whole objects for app-sre's consumer.
 pub const WITH_TAR_GZ: &str = "CROSSING=incremental while whole objects are tar.gz: app-sre's consumer does not know increments, and ends \
     its pass at the first one. If it reads this bucket, set CROSSING=whole";
 
 pub(super) fn blocked(plan: &Plan) {
-    let mut alike: BTreeMap<String, Vec<&Blocked>> = BTreeMap::new();
-    for blocked in &plan.blocked {
-        alike.entry(reason_of(&blocked.blocker)).or_default().push(blocked);
-    }
-    for (reason, alike) in alike {
+    for (reason, alike) in by_reason(&plan.blocked, |blocked| reason_of(&blocked.blocker)) {
         if alike.len() <= NAMED {
             alike.into_iter().for_each(one_blocked);
             continue;
         }
-        let names: Vec<_> = alike.iter().take(NAMED).map(|it| printable(&it.destination.to_string())).collect();
-        let (count, examples, reason) = (alike.len(), names.join(", "), printable(&reason));
+        let (count, reason) = (alike.len(), printable(&reason));
+        let examples = examples(alike.into_iter().map(|it| &it.destination));
         tracing::error!(count, examples, %reason, "blocked: {count} targets for the same reason, such as {examples}");
     }
     if let Some(guard) = &plan.guard {
@@ -89,11 +85,7 @@ fn without_names(action: &Action, error: &str) -> String {
 
 /// One line for a pass that ended without a plan.
 pub fn failed_pass(error: &PassError) {
-    if matches!(error, PassError::Stopped) {
-        tracing::warn!("stopped before the pass was complete");
-        return;
-    }
-    tracing::error!(error = error_chain(error), pass = "failed", "the pass failed and nothing was changed");
+    log::failed_pass(error, matches!(error, PassError::Stopped));
 }
 
 pub(super) fn report(report: &Report) {
