@@ -31,8 +31,8 @@ const PROBE_BUDGET: Duration = Duration::from_secs(90);
 const UNREACHABLE_AFTER: usize = 20;
 /// After this many broken answers (429, 5xx) in a row, a project is asked only once.
 const BROKEN_AFTER: usize = 20;
-/// After this many refusals of the login in a row nothing more is tried. GitLab bans an address for an hour after ten to
-/// thirty.
+/// After this many refusals of the login in a row, or after one for each wanted project, nothing more is tried. GitLab bans
+/// an address for an hour after ten to thirty.
 const LOGIN_REFUSED_AFTER: usize = 5;
 
 /// The heads of a project's wanted branches.
@@ -63,8 +63,8 @@ pub struct Probes<'a> {
 /// The server refuses the login. That is one fact, however many projects are wanted.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "GitLab refuses the login, {refusals} times in a row: check GITLAB_USERNAME, and whether the token has expired and has \
-     the scope {scope}"
+    "GitLab refuses the login{}: check GITLAB_USERNAME, and whether the token has expired and has the scope {scope}",
+    in_a_row(*.refusals)
 )]
 pub struct LoginRefused {
     refusals: usize,
@@ -72,6 +72,10 @@ pub struct LoginRefused {
     scope: &'static str,
     #[source]
     why: WireError,
+}
+
+fn in_a_row(refusals: usize) -> String {
+    if refusals > 1 { format!(", {refusals} times in a row") } else { String::new() }
 }
 
 impl LoginRefused {
@@ -95,6 +99,8 @@ struct Refusals {
 struct Probing<'a> {
     attempts: usize,
     experience: &'a Experience,
+    /// After how many refusals of the login nothing more is tried.
+    refused_after: usize,
     scope: &'static str,
     /// When a project was last answered, whatever the answer.
     answered: Mutex<Option<Instant>>,
@@ -127,9 +133,11 @@ impl Experience {
 }
 
 impl<'a> Probing<'a> {
-    fn new(attempts: usize, experience: &'a Experience, scope: &'static str) -> Self {
+    fn new(projects: usize, attempts: usize, experience: &'a Experience, scope: &'static str) -> Self {
         let (silent, broken) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Self { attempts, experience, scope, answered: Mutex::default(), silent, broken, refused: Mutex::default() }
+        let refused_after = LOGIN_REFUSED_AFTER.min(projects);
+        let (answered, refused) = (Mutex::default(), Mutex::default());
+        Self { attempts, experience, refused_after, scope, answered, silent, broken, refused }
     }
 
     fn is_over(&self) -> bool {
@@ -177,7 +185,7 @@ impl<'a> Probing<'a> {
         };
         if is_refusal(&why) {
             let refusals = self.experience.login_was_refused();
-            if refusals >= LOGIN_REFUSED_AFTER {
+            if refusals >= self.refused_after {
                 self.refused.lock().get_or_insert(LoginRefused { refusals, scope: self.scope, why });
                 return Err(NotFound::NotTried);
             }
@@ -334,7 +342,8 @@ async fn ask_for<'a, T, U>(
     unknown: impl Fn(&str, NotFound) -> U,
     Probes { slots, concurrency, attempts, experience, pulse }: Probes<'_>,
 ) -> Result<HashMap<&'a str, Result<Heads<'a, T>, U>>, LoginRefused> {
-    let probing = Probing::new(attempts, experience, scope);
+    let projects: Vec<_> = wanted.projects().collect();
+    let probing = Probing::new(projects.len(), attempts, experience, scope);
     let mut all: HashMap<&str, Result<Heads<'_, T>, U>> = HashMap::new();
     let mut keep = |project: &'a str, branches: &[(&'a str, &'a str)], found: Found<T>| {
         let heads = found.map(|mut heads| {
@@ -343,7 +352,7 @@ async fn ask_for<'a, T, U>(
         all.insert(project, heads.map_err(|why| unknown(project, why)));
     };
     let names = |branches: &[(&'a str, &'a str)]| branches.iter().map(|(_, branch)| *branch).collect::<BTreeSet<_>>();
-    let mut wanted: VecDeque<_> = spread(wanted.projects().collect()).into();
+    let mut wanted: VecDeque<_> = spread(projects).into();
     // One at a time until the login is accepted: many at a time would be as many failed logins.
     while let Some((project, branches)) = wanted.pop_front() {
         // The semaphore is never closed.
@@ -411,7 +420,12 @@ mod tests {
 
     /// What probes learn from these answers, which came one after the other.
     fn learnt(experience: &Experience, learn: impl FnOnce(&Probing<'_>)) -> (bool, bool) {
-        let probing = Probing::new(http::MAX_ATTEMPTS, experience, "read_repository");
+        learnt_of(usize::MAX, experience, learn)
+    }
+
+    /// The same, where this many projects are wanted.
+    fn learnt_of(projects: usize, experience: &Experience, learn: impl FnOnce(&Probing<'_>)) -> (bool, bool) {
+        let probing = Probing::new(projects, http::MAX_ATTEMPTS, experience, "read_repository");
         learn(&probing);
         (probing.is_over(), probing.refused.lock().is_some())
     }
@@ -474,6 +488,17 @@ mod tests {
             answer(accepted);
             assert!(!experience.is_refused());
             assert_eq!(refuse(LOGIN_REFUSED_AFTER - 1), (false, false));
+        }
+    }
+
+    #[test]
+    fn a_login_that_every_wanted_project_refuses_is_refused() {
+        for (projects, refusals, is_refused) in [(1, 1, true), (2, 1, false), (2, 2, true), (9, 4, false), (9, 5, true)]
+        {
+            let learnt = learnt_of(projects, &Experience::default(), |probing| {
+                (0..refusals).for_each(|_| drop(probing.learn(Instant::now(), status(StatusCode::UNAUTHORIZED))));
+            });
+            assert_eq!(learnt, (is_refused, is_refused), "{refusals} of {projects}");
         }
     }
     use proptest::prelude::*;

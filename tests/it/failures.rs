@@ -533,19 +533,22 @@ fn a_token_that_expires_during_a_pass_is_not_tried_for_each_target() {
     daemon.stop().succeeded();
 }
 
+/// Nothing else could tell that it is the login, and an operator waits for the alert.
 #[test]
-fn few_targets_add_up_to_a_refused_login_over_passes() {
-    let world = World::start().unwrap();
-    healthy(&world, "p");
-    healthy(&world, "q");
-    let mut command = program(&world, &["-reconcile-sleep-time=10ms", "-metrics-server-port=0"]);
-    let daemon = Daemon::spawn({
-        command.env("GITLAB_TOKEN", "expired");
-        command
-    });
-    daemon.wait_until_logged("the next pass waits because the login is refused", 1);
-    assert_eq!(world.source.requests().len(), 5);
-    daemon.stop().succeeded();
+fn a_login_that_each_of_a_few_targets_refuses_fails_the_first_pass() {
+    for (projects, said) in [(1, "refuses the login: check"), (2, "refuses the login, 2 times in a row: check")] {
+        let world = World::start().unwrap();
+        (0..projects).for_each(|n| drop(healthy(&world, &format!("p-{n}"))));
+        let mut command = program(&world, &["-reconcile-sleep-time=10ms", "-metrics-server-port=0"]);
+        let daemon = Daemon::spawn({
+            command.env("GITLAB_TOKEN", "expired");
+            command
+        });
+        daemon.wait_until_logged("the next pass waits because the login is refused", 1);
+        assert_eq!(world.source.requests().len(), projects);
+        assert!(daemon.log().contains(said), "{}", daemon.log());
+        daemon.stop().succeeded();
+    }
 }
 
 #[test]
