@@ -39,6 +39,9 @@ pub enum ArtifactError {
     /// It does not come from where it has to, or its manifest is another object's.
     #[error(transparent)]
     Origin(#[from] TrustError),
+    /// Of an object's beginning: whatever comes before its packs takes all of it.
+    #[error("neither a manifest nor a pack is in its first {bytes} bytes")]
+    NoManifest { bytes: u64 },
     /// The pack of an increment does not fit what it is on top of, or is damaged.
     #[error("its pack cannot be used")]
     Pack(#[source] PackError),

@@ -17,11 +17,12 @@ use crate::model::manifest::Origin;
 /// before the packs.
 pub(crate) const START_BYTES: u64 = 256 << 10;
 
-/// Who made the object that `reader` begins to bring. What its name says is expected of its manifest.
+/// Who made the object of so many bytes that `reader` begins to bring. What its name says is expected of its manifest.
 ///
 /// Whether the rest of the object is good is not known after that.
 pub(crate) fn origin(
     reader: impl Read,
+    object_bytes: u64,
     content: Content,
     commit: CommitId,
     trust: Trust<'_>,
@@ -49,6 +50,9 @@ pub(crate) fn origin(
     });
     match read {
         Ok(origin) | Err(Stop::At(origin)) => Ok(origin),
+        Err(Stop::Failed(ArtifactError::Damaged(_))) if object_bytes > START_BYTES => {
+            Err(ArtifactError::NoManifest { bytes: START_BYTES })
+        }
         Err(Stop::Failed(error)) => Err(error),
     }
 }

@@ -206,6 +206,8 @@ pub(crate) fn object_cause(error: &ArtifactError) -> Cause {
         ArtifactError::OtherRecipients => Cause::NotOurs,
         ArtifactError::References(_) | ArtifactError::Bundle(_) => Cause::WrongContent,
         ArtifactError::Origin(error) => origin_cause(error),
+        // No producer that signs has written it.
+        ArtifactError::NoManifest { .. } => Cause::Untrusted,
         ArtifactError::Disk { .. } | ArtifactError::Pack(PackError::Io(_)) => Cause::Disk,
         ArtifactError::Pack(PackError::Memory(_)) => Cause::Memory,
         ArtifactError::TooLarge(_) => Cause::TooLarge,

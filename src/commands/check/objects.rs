@@ -135,8 +135,6 @@ fn not_usable(name: &'static str, cause: Cause, unusable: &[(String, Unusable)],
 enum Unusable {
     Request(BucketError),
     Content(ArtifactError),
-    /// It has neither a manifest nor a pack near its beginning, so no producer that signs has written it.
-    NoManifest,
 }
 
 impl Unusable {
@@ -144,7 +142,6 @@ impl Unusable {
         match self {
             Self::Request(error) => error_chain(error),
             Self::Content(error) => error_chain(error),
-            Self::NoManifest => format!("neither a manifest nor a pack is in its first {START_BYTES} bytes"),
         }
     }
 
@@ -152,7 +149,6 @@ impl Unusable {
         match self {
             Self::Request(_) => Cause::Download,
             Self::Content(error) => object_cause(error),
-            Self::NoManifest => Cause::Untrusted,
         }
     }
 
@@ -165,7 +161,7 @@ impl Unusable {
             Self::Content(ArtifactError::Origin(TrustError::UnknownKey(key))) => {
                 Some(format!("signed with {key}, which is not in TRUSTED_KEYS"))
             }
-            Self::Request(_) | Self::Content(_) | Self::NoManifest => None,
+            Self::Request(_) | Self::Content(_) => None,
         }
     }
 }
@@ -190,11 +186,8 @@ fn judge(keys: &Keys, object: &HeldObject, start: &[u8]) -> Result<(), Unusable>
         return opened.map_err(|error| Unusable::Content(error.into()));
     };
     let trust = Trust { destination: &name.destination, keys: Some(trusted), window: None };
-    match origin(start, name.content, commit, trust, &keys.identities) {
-        Ok(_) => Ok(()),
-        Err(ArtifactError::Damaged(_)) if object.bytes > START_BYTES => Err(Unusable::NoManifest),
-        Err(error) => Err(Unusable::Content(error)),
-    }
+    let found = origin(start, object.bytes, name.content, commit, trust, &keys.identities);
+    found.map(drop).map_err(Unusable::Content)
 }
 
 async fn first_bytes(bucket: &Bucket, key: &str, bytes: u64) -> Result<Vec<u8>, Unusable> {

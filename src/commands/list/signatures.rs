@@ -84,12 +84,9 @@ async fn signature(bucket: &Bucket, keys: Arc<Keys>, object: HeldObject) -> Sign
     };
     let judging = spawn_blocking(move || {
         let trust = Trust { destination: &object.name.destination, keys: keys.trusted.as_ref(), window: None };
-        match origin(reader, object.name.content, commit, trust, &keys.identities) {
+        match origin(reader, object.bytes, object.name.content, commit, trust, &keys.identities) {
             Ok(origin) => Signature::Good(origin),
             Err(error @ ArtifactError::Origin(_)) => Signature::Refused(error_chain(&error)),
-            Err(ArtifactError::Damaged(_)) if object.bytes > START_BYTES => {
-                Signature::Unknown(format!("neither a manifest nor a pack is in its first {START_BYTES} bytes"))
-            }
             Err(error) => Signature::Unknown(error_chain(&error)),
         }
     });

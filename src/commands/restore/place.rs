@@ -199,7 +199,7 @@ impl RestoreError {
             Self::NotACommit(_) => Finding::Bad,
             Self::Artifact(error) => match error {
                 ArtifactError::OtherRecipients => Finding::NotForUs,
-                ArtifactError::Origin(_) => Finding::Refused,
+                ArtifactError::Origin(_) | ArtifactError::NoManifest { .. } => Finding::Refused,
                 ArtifactError::Download(_)
                 | ArtifactError::Disk { .. }
                 | ArtifactError::Pack(PackError::Io(_) | PackError::Memory(_))
