@@ -66,9 +66,9 @@ pub enum TargetsError {
     NoList(&'static str),
 }
 
-/// What to do if a server refuses the query.
-const REFUSED_QUERY: &str = "The server does not know what the query asks for: it has another schema, or the query in \
-                             GRAPHQL_QUERY_FILE is wrong.";
+/// What to do if a server refuses the query, or cannot answer it now. Its words tell which, and have no form.
+const REFUSED_QUERY: &str = "If the server names a field or the query, it has another schema, or the query in GRAPHQL_QUERY_FILE is \
+                             wrong. Otherwise it cannot answer now: the next pass asks again.";
 /// Statuses that do not depend on the query.
 const NOT_THE_QUERY: [StatusCode; 3] = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::NOT_FOUND];
 

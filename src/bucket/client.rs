@@ -69,18 +69,16 @@ pub(super) fn http_client(roots: &TrustRoots) -> anyhow::Result<SharedHttpClient
         .build()
         .context("the CA certificates do not fit the S3 client")?;
     proxy::check()?;
+    let direct = client_through(&context, ProxyConfig::disabled());
     let through = |proxy: Option<&Proxy>| {
-        let config = proxy.map(|proxy| ProxyConfig::all(proxy.url().as_str())).transpose();
-        let config = config.map_err(|_| {
-            anyhow!("the S3 client cannot use the proxy {}", proxy.map_or_else(String::new, Proxy::to_string))
-        })?;
-        anyhow::Ok(client_through(&context, config.unwrap_or_else(ProxyConfig::disabled)))
+        // One client reads the certificates once.
+        let Some(proxy) = proxy else { return Ok(direct.clone()) };
+        let config = ProxyConfig::all(proxy.url().as_str());
+        let config = config.map_err(|_| anyhow!("the S3 client cannot use the proxy {proxy}"))?;
+        anyhow::Ok(client_through(&context, config))
     };
-    Ok(SharedHttpClient::new(ByAddress {
-        direct: through(None)?,
-        https: through(proxy::for_scheme("https"))?,
-        http: through(proxy::for_scheme("http"))?,
-    }))
+    let (https, http) = (through(proxy::for_scheme("https"))?, through(proxy::for_scheme("http"))?);
+    Ok(SharedHttpClient::new(ByAddress { direct, https, http }))
 }
 
 fn client_through(context: &tls::TlsContext, proxy: ProxyConfig) -> SharedHttpClient {

@@ -183,7 +183,7 @@ fn an_operator_sees_what_is_wrong_since_when_and_what_to_do() {
     browser.open(&url(&daemon, "/"));
     assert_eq!(browser.text("document.querySelector('h1').innerText"), "The last pass failed, and nothing was changed");
     let verdict = browser.text("document.getElementById('verdict').innerText");
-    for part in ["the bundle is being built", "What to do: The server does not know what the query asks for"] {
+    for part in ["the bundle is being built", "What to do: If the server names a field or the query"] {
         assert!(verdict.contains(part), "no {part:?} in {verdict}");
     }
     assert_eq!(browser.text(bars), "bar success,bar incomplete,bar failed,flag failed");
