@@ -21,7 +21,7 @@ pub use self::action::{
 };
 pub use self::cause::Cause;
 use self::chain::{Chain, chain};
-pub use self::crossing::{How, Increment, LEAST_BASE_BYTES, MOST_COVERED, WhyWhole};
+pub use self::crossing::{How, Increment, LEAST_BASE_BYTES, WhyWhole};
 pub use self::memory::{GuardBudget, Memory};
 pub use self::policy::{
     Crossing, FormatChoice, MaxRetire, OnRewrite, PlanError, Policy, Republish, RetireBudget, RetireGuard,

@@ -56,7 +56,7 @@ pub(crate) fn unpack(
     repository: &Path,
 ) -> Result<Said, ArtifactError> {
     let mut unpacker = Unpacker::new(repository)?;
-    let said = read_archive(reader, expected, identities, limits, |file| unpacker.take(file))?;
+    let said = read_archive(reader, expected, identities, limits, |file, _| unpacker.take(file))?;
     unpacker.finish()?;
     references::write(&repository.join(".git"), &expected.trust.destination.branch, expected.commit)?;
     Ok(said)
@@ -69,16 +69,17 @@ pub(super) fn read_archive<E: From<ArtifactError>>(
     expected: &Expected<'_>,
     identities: &Identities,
     limits: Limits,
-    mut take: impl FnMut(ObjectFile<'_>) -> Result<(), E>,
+    mut take: impl FnMut(ObjectFile<'_>, &Judged) -> Result<(), E>,
 ) -> Result<Said, E> {
     let Expected { format, commit, bytes, trust } = *expected;
     let mut judged = None;
     let walked = decrypted(reader, identities, bytes, |archive, archive_bytes| {
         walk::<E>(format, archive, archive_bytes, limits, |file| {
-            if judged.is_none() {
-                judged = Some(trust.judge(file.manifest, commit).map_err(ArtifactError::from)?);
-            }
-            take(file)
+            let judged = match &mut judged {
+                Some(judged) => judged,
+                none => none.insert(trust.judge(file.manifest, commit).map_err(ArtifactError::from)?),
+            };
+            take(file, judged)
         })
     })?;
     let judged = judged.map_or_else(|| trust.judge(walked.manifest.as_ref(), commit), Ok);

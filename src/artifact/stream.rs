@@ -12,6 +12,7 @@ use std::mem;
 use super::encrypt::Identities;
 use super::error::ArtifactError;
 use super::open::{Expected, Said, read_archive};
+use super::signature::Judged;
 use super::walk::{BUFFER_BYTES, Limits, ObjectFile, ObjectFileKind, damaged, drain, ends_early, fill, occurs_twice};
 use crate::model::key::ArchiveFormat;
 
@@ -57,8 +58,8 @@ pub(crate) enum StreamError {
 }
 
 /// Decrypts the object that `reader` brings and reads its archive to the end. The archive's only pack goes to what
-/// `begin(size)` returns, as it is read; with trusted keys, only after its origin was proven. The last 20 bytes follow once age's end, every checksum, the archive's end and the
-/// references were good, and its index was there.
+/// `begin(size, origin)` returns, as it is read; with trusted keys, only after its origin was proven. The last 20 bytes follow
+/// once age's end, every checksum, the archive's end and the references were good, and its index was there.
 ///
 /// After an error, what `begin` returned has got as many bytes as were announced, unless it failed itself; the last 20 of
 /// them are not the pack's. If somebody made an archive in which the pack ends before its entry does, a receiver may accept
@@ -68,10 +69,10 @@ pub(crate) fn stream_pack<W: Write>(
     expected: &Expected<'_>,
     identities: &Identities,
     limits: Limits,
-    begin: impl FnOnce(u64) -> io::Result<W>,
+    begin: impl FnOnce(u64, &Judged) -> io::Result<W>,
 ) -> Result<Streamed, StreamError> {
     let mut forwarder = Forwarder::new(expected, begin);
-    let read = read_archive(reader, expected, identities, limits, |file| forwarder.take(file));
+    let read = read_archive(reader, expected, identities, limits, |file, judged| forwarder.take(file, judged));
     let read = read.and_then(|said| forwarder.is_complete().map(|()| said));
     match read {
         Ok(said) => forwarder.complete(said),
@@ -104,13 +105,13 @@ struct Forwarded<W> {
     trailer: [u8; 20],
 }
 
-impl<'a, W: Write, B: FnOnce(u64) -> io::Result<W>> Forwarder<'a, W, B> {
+impl<'a, W: Write, B: FnOnce(u64, &Judged) -> io::Result<W>> Forwarder<'a, W, B> {
     fn new(expected: &'a Expected<'a>, begin: B) -> Self {
         let buffer = vec![0; BUFFER_BYTES].into();
         Self { expected, begin: Some(begin), name: None, has_index: false, pack: None, buffer }
     }
 
-    fn take(&mut self, file: ObjectFile<'_>) -> Result<(), StreamError> {
+    fn take(&mut self, file: ObjectFile<'_>, judged: &Judged) -> Result<(), StreamError> {
         let is_known = match file.kind {
             ObjectFileKind::Loose => return Err(StreamError::NeedsDisk(LOOSE_OBJECTS)),
             ObjectFileKind::Index => mem::replace(&mut self.has_index, true),
@@ -124,14 +125,14 @@ impl<'a, W: Write, B: FnOnce(u64) -> io::Result<W>> Forwarder<'a, W, B> {
             return Err(occurs_twice(file.path.as_bytes()).into());
         }
         match file.kind {
-            ObjectFileKind::Pack => self.forward(file),
+            ObjectFileKind::Pack => self.forward(file, judged),
             // Nobody needs it: the receiver makes its own.
             _ if drain(file.content)? == file.size => Ok(()),
             _ => Err(ends_early(file.path).into()),
         }
     }
 
-    fn forward(&mut self, file: ObjectFile<'_>) -> Result<(), StreamError> {
+    fn forward(&mut self, file: ObjectFile<'_>, judged: &Judged) -> Result<(), StreamError> {
         let Expected { format, commit, trust, .. } = *self.expected;
         if format == ArchiveFormat::Zip {
             // This program writes references first. If they are wrong, nothing begins.
@@ -154,7 +155,7 @@ impl<'a, W: Write, B: FnOnce(u64) -> io::Result<W>> Forwarder<'a, W, B> {
         let most_room = most_index_bytes(buffer, file.size).saturating_add(ENTRY_BYTES);
         let begin = self.begin.take().filter(|_| file.room_behind.is_none_or(|room| room <= most_room));
         let begin = begin.ok_or(StreamError::NeedsDisk(SEVERAL_PACKS))?;
-        let receiver = begin(file.size).map_err(StreamError::Receiver)?;
+        let receiver = begin(file.size, judged).map_err(StreamError::Receiver)?;
         let pack = self.pack.insert(Forwarded { receiver, bytes: file.size, left: file.size, trailer: [0; 20] });
         loop {
             pack.write(&buffer[..n])?;

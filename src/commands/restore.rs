@@ -191,6 +191,8 @@ async fn run(
         watch.ends();
         if stop.is_cancelled() {
             verdicts.interrupted = true;
+            // What is there is reported all the same.
+            verdicts.objects.extend(restored.is_ok().then(|| verdict(unit, restored)));
             break;
         }
         strangers += usize::from(matches!(&restored, Err((Finding::NotForUs, _))));

@@ -18,6 +18,7 @@ const DECISIVE: &[&str] = &[
     "ON_REWRITE",
     "PUBLIC_KEY",
     "REPUBLISH",
+    "SHARD_COUNT",
     "SIGNING_KEY_FILE",
     "TRUSTED_KEYS",
     "TRUSTED_KEYS_FILE",

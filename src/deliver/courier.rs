@@ -73,9 +73,6 @@ impl Courier {
         // The far side cleans up if a push that has to stop is ended properly.
         match within(self.time_limit, stop, attempts).await {
             Ok(Pushed { rewritten_from, bytes: pushed_bytes, origin, published }) => {
-                if let Some(published) = published {
-                    self.note_taken(deliver.destination(), published);
-                }
                 Ok(Delivered { rewritten_from, pushed_bytes, origin, published, took: begun.elapsed() })
             }
             Err(_) if stop.is_cancelled() => Err(DeliverError::Stopped),
@@ -83,8 +80,8 @@ impl Courier {
         }
     }
 
-    /// What was published then was taken. A pass may take hours, and the process may be killed before it ends.
-    fn note_taken(&self, destination: &Destination, published: SystemTime) {
+    /// What was published then is taken. A pass may take hours, and the process may be killed before it ends.
+    pub(super) fn note_taken(&self, destination: &Destination, published: SystemTime) {
         self.taken.lock().note(destination, published);
         let is_soon = self.taken_kept.lock().is_some_and(|kept| kept.elapsed() < KEEP_PAUSE);
         if !is_soon || self.taken.lock().remembered() <= KEPT_AT_ONCE {

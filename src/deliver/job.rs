@@ -19,9 +19,10 @@ use super::clients::Keys;
 use super::courier::Courier;
 use super::error::DeliverError;
 use crate::artifact::Limits;
+use crate::artifact::error::ArtifactError;
 use crate::artifact::increment;
 use crate::artifact::open::{Expected, Said, unpack};
-use crate::artifact::signature::Trust;
+use crate::artifact::signature::{Judged, Trust};
 use crate::artifact::stream::stream_pack;
 use crate::files::create_private_dir;
 use crate::git::pack::subset::{descends, write_subset};
@@ -54,9 +55,13 @@ pub(super) struct Pushed {
 
 impl Pushed {
     fn new(rewritten_from: Option<CommitId>, bytes: u64, origin: Origin, manifest: Option<&Manifest>) -> Self {
-        let signed = manifest.filter(|_| matches!(origin, Origin::Signed { .. }));
-        Self { rewritten_from, bytes, origin, published: signed.map(|manifest| manifest.published) }
+        Self { rewritten_from, bytes, origin, published: published(&origin, manifest) }
     }
+}
+
+/// When it was published, if a trusted key has signed that.
+fn published(origin: &Origin, manifest: Option<&Manifest>) -> Option<SystemTime> {
+    manifest.filter(|_| matches!(origin, Origin::Signed { .. })).map(|manifest| manifest.published)
 }
 
 /// One attempt at one delivery.
@@ -119,16 +124,23 @@ impl Job<'_> {
         let commit = commit_of(object)?;
         let reader = self.download(object).await?;
         let (keys, limits, object) = (Arc::clone(self.keys), self.limits(), object.clone());
-        let (said, known) = oneshot::channel();
+        let ((said, known), (proven, taking)) = (oneshot::channel(), oneshot::channel());
         let pushed = self.push(None, commit, move |begin| {
             let expected = expected(&object, commit, &keys, window)?;
+            // Its receiver waits until this is sent or dropped.
+            let begin = |bytes, judged: &Judged| {
+                let _ = proven.send(published(&judged.origin, judged.manifest.as_ref()));
+                begin(bytes)
+            };
             let streamed = stream_pack(reader, &expected, &keys.identities, limits, begin)?;
             note_others(&streamed.said);
             // The receiver is gone if the delivery was given up.
             drop(said.send(streamed.said));
             Ok(streamed.pack_bytes)
         });
-        let bytes = pushed.await?;
+        let noted = async { self.note(taking.await.ok().flatten()) };
+        let (bytes, ()) = tokio::join!(pushed, noted);
+        let bytes = bytes?;
         let Said { origin, manifest, .. } = known.await.map_err(|_| DeliverError::Stopped)?;
         Ok(Pushed::new(None, bytes, origin, manifest.as_ref()))
     }
@@ -165,6 +177,7 @@ impl Job<'_> {
         if let (Some(from), OnRewrite::Hold) = (rewritten_from, self.deliver.on_rewrite) {
             return Err(DeliverError::Held(Rewrite { from, to }));
         }
+        self.note(published(&origin, manifest.as_ref()));
         let bytes = match self.push_lacking(&repository, from, from).await {
             // The far side lacks what it should have: send everything, once.
             Err(DeliverError::Push(error)) if from.is_some() && wants_everything(&error) => {
@@ -172,7 +185,7 @@ impl Job<'_> {
             }
             pushed => pushed?,
         };
-        Ok(Pushed::new(rewritten_from, bytes, origin, manifest.as_ref()))
+        Ok(Pushed::new(rewritten_from, self.sent.get().bytes + bytes, origin, manifest.as_ref()))
     }
 
     /// Whether what was published then may still be taken. Only a signature tells when that was.
@@ -182,6 +195,13 @@ impl Job<'_> {
                 Ok(self.courier.taken.lock().allow(manifest, does, SystemTime::now())?)
             }
             (Origin::Signed { .. } | Origin::Unchecked { .. } | Origin::Unsigned, _) => Ok(()),
+        }
+    }
+
+    /// What was published then counts as taken from now on: what becomes of the push may never be known here.
+    fn note(&self, published: Option<SystemTime>) {
+        if let Some(published) = published {
+            self.courier.note_taken(self.deliver.destination(), published);
         }
     }
 
@@ -243,8 +263,11 @@ impl Job<'_> {
         };
         let (made, pushed) = tokio::join!(making, pushing);
         match (made?, pushed) {
-            // Somebody else has brought the branch there since the plan.
-            (Err(DeliverError::Receiver(_)), Some(Ok(()))) => Err(PushError::moved(Some(new)).into()),
+            // The server took the pack before it had all of what was announced.
+            (Err(DeliverError::Receiver(_)), Some(Ok(()))) => {
+                Err(ArtifactError::Damaged(io::Error::other("its pack ends before its place in the archive does"))
+                    .into())
+            }
             // The server's answer says why it took no more.
             (Err(DeliverError::Receiver(_)) | Ok(_), Some(Err(error))) => Err(error),
             (made, _) => made,

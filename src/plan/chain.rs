@@ -70,11 +70,12 @@ pub fn chain<'a>(objects: &[&'a HeldObject]) -> Option<Chain<'a>> {
 /// The commits that older increments lead to from the newest whole history, but the chain does not. Where what copies a bucket
 /// does not keep the order, they may be later ones.
 pub fn passed_over(objects: &[&HeldObject]) -> Vec<CommitId> {
-    let (Some(whole), Some(chain)) = (newest_whole(objects), chain(objects)) else { return vec![] };
+    let Some(whole) = newest_whole(objects) else { return vec![] };
     let is_older = |object: &&&HeldObject| base_of(object).is_some() && object.last_modified < whole.last_modified;
     if !objects.iter().any(|object| is_older(&object)) {
         return vec![];
     }
+    let Some(chain) = chain(objects) else { return vec![] };
     let (any, counting) = (chain_of(whole, objects, |_| true), chain.keys());
     let other = any.increments.into_iter().filter(|object| !counting.contains(object.key.as_str()));
     other.filter_map(|object| object.name.commit.parse().ok()).collect()

@@ -8,14 +8,13 @@ use std::fmt;
 use super::chain::{self, Chain};
 use super::policy::{Crossing, Policy};
 use crate::model::key::{CommitId, Destination, HeldObject, encode_increment};
+use crate::model::manifest::COVERS_LIMIT;
 use crate::text::{human_bytes, short_commit};
 
 /// A smaller whole object is sent again whole: that takes no longer, and leaves one object.
 pub const LEAST_BASE_BYTES: u64 = 256 << 10;
 /// All increments together may have this share of the whole object's size, in percent.
 const INCREMENTS_PERCENT: u64 = 50;
-/// How many commits an increment says that a far branch may be at, beside its base.
-pub const MOST_COVERED: usize = 8;
 
 /// How a commit crosses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,7 +129,7 @@ pub(super) fn how(
                 base,
                 key,
                 supersedes,
-                covers: covered[covered.len().saturating_sub(MOST_COVERED)..].to_vec(),
+                covers: covered[covered.len().saturating_sub(COVERS_LIMIT)..].to_vec(),
                 limit_bytes: most - sizes[..kept].iter().sum::<u64>(),
             })
         }

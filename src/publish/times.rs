@@ -1,7 +1,7 @@
 //! When objects are published, as their manifests say it.
 //!
 //! Invariant: the time of a destination's next object is later than that of its last one, whatever the clocks say, unless
-//! S3's is more than a day ahead.
+//! that one is more than a day ahead of our clock.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,17 +14,9 @@ use crate::plan::delivery::FUTURE_TOLERANCE;
 /// What times are counted in.
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-/// The times that this process has given.
+/// The last time that this process has given to each destination.
 #[derive(Debug, Default)]
-pub(super) struct Times(Mutex<Given>);
-
-#[derive(Debug, Default)]
-struct Given {
-    /// The latest that our clock has shown.
-    clock: Option<SystemTime>,
-    /// The last one of each destination.
-    last: BTreeMap<Destination, SystemTime>,
-}
+pub(super) struct Times(Mutex<BTreeMap<Destination, SystemTime>>);
 
 impl Times {
     /// The time of a destination's next object; `newest` is when its newest one was written, by the server's clock.
@@ -33,20 +25,19 @@ impl Times {
     }
 
     fn next_at(&self, now: SystemTime, destination: &Destination, newest: Option<SystemTime>) -> SystemTime {
-        let mut given = self.0.lock();
-        let now = given.clock.map_or(now, |clock| clock.max(now));
-        given.clock = Some(now);
-        // Nobody takes what lies that far in the future.
-        let newest = newest.filter(|newest| *newest <= now + FUTURE_TOLERANCE);
-        let next = later_than([newest, given.last.get(destination).copied()], now);
-        given.last.insert(destination.clone(), next);
+        let mut last = self.0.lock();
+        // Nobody takes what lies that far in the future: a clock was wrong when it was written.
+        let is_possible = |time: &SystemTime| *time <= now + FUTURE_TOLERANCE;
+        let earlier = [newest, last.get(destination).copied()].map(|time| time.filter(is_possible));
+        let next = later_than(earlier, now);
+        last.insert(destination.clone(), next);
         next
     }
 
     /// Forgets the other destinations.
     pub(super) fn keep_only<'a>(&self, wanted: impl Iterator<Item = &'a Destination>) {
         let wanted: BTreeSet<_> = wanted.collect();
-        self.0.lock().last.retain(|destination, _| wanted.contains(destination));
+        self.0.lock().retain(|destination, _| wanted.contains(destination));
     }
 }
 
@@ -105,10 +96,17 @@ mod tests {
         assert_eq!(times.next_at(at(7_000_000), &destination("a"), None), at(7_000_000));
         assert_eq!(times.next_at(at(7_000_100), &destination("a"), None), at(7_001_000), "the same millisecond");
         assert_eq!(times.next_at(at(1_000_000), &destination("a"), None), at(7_002_000), "the clock was set back");
-        assert_eq!(times.next_at(at(1_000_000), &destination("b"), None), at(7_000_000));
+        assert_eq!(times.next_at(at(1_000_000), &destination("b"), None), at(1_000_000));
         // A server that is ahead of us concerns its own objects.
         assert_eq!(times.next_at(at(8_000_000), &destination("c"), Some(at(90_000_000))), at(90_001_000));
         assert_eq!(times.next_at(at(8_000_000), &destination("b"), None), at(8_000_000));
+        let wrong = at(FUTURE_TOLERANCE.as_micros() as u64 * 2);
+        assert_eq!(times.next_at(wrong, &destination("d"), None), wrong);
+        assert_eq!(
+            times.next_at(at(9_000_000), &destination("d"), None),
+            at(9_000_000),
+            "the clock was wrong for a moment"
+        );
         times.keep_only([destination("a")].iter());
         assert_eq!(times.next_at(at(9_000_000), &destination("c"), None), at(9_000_000));
     }

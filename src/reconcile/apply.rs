@@ -1,6 +1,6 @@
 //! Carries out a plan: its actions independently of each other, a bounded number at a time, one outcome for each.
 //!
-//! Invariant: nothing is decided here. An action deletes what it supersedes only after its object is up, and a failure
+//! Invariant: nothing is decided here but whether the login is still good. An action deletes what it supersedes only after its object is up, and a failure
 //! affects no other action.
 
 use std::cell::RefCell;
@@ -49,9 +49,12 @@ pub struct ApplyContext<'a> {
 pub async fn apply(actions: Vec<Action>, context: &ApplyContext<'_>, stop: &CancellationToken) -> Vec<Outcome> {
     let crashed = context.publisher.workdir.crashed();
     let is_suspect = |action: &Action| crashed.contains(action.destination());
-    let (suspects, actions) = actions.into_iter().partition(is_suspect);
-    let mut outcomes = run_all(actions, context, stop).await;
-    outcomes.extend(run_all(suspects, context, stop).await);
+    let (suspects, actions): (Vec<_>, _) = actions.into_iter().partition(is_suspect);
+    // Until the suspects have begun, too, no later pass may.
+    let earlier = CancellationToken::new();
+    let all_begun = if suspects.is_empty() { context.workers.all_begun } else { &earlier };
+    let mut outcomes = run_all(actions, context, Workers { all_begun, ..context.workers }, stop).await;
+    outcomes.extend(run_all(suspects, context, context.workers, stop).await);
     if !stop.is_cancelled() {
         context.publisher.workdir.survived(&crashed);
     }
@@ -59,13 +62,18 @@ pub async fn apply(actions: Vec<Action>, context: &ApplyContext<'_>, stop: &Canc
     outcomes
 }
 
-async fn run_all(actions: Vec<Action>, context: &ApplyContext<'_>, stop: &CancellationToken) -> Vec<Outcome> {
+async fn run_all(
+    actions: Vec<Action>,
+    context: &ApplyContext<'_>,
+    workers: Workers<'_>,
+    stop: &CancellationToken,
+) -> Vec<Outcome> {
     let (outcomes, failures) = (RefCell::new(vec![]), Failures::default());
     work_off(
         actions,
         weight,
         |action| action.destination().clone(),
-        context.workers,
+        workers,
         async |action| {
             let Some(claim) = (context.claim)(&action) else {
                 context.status.left_out(context.pass);

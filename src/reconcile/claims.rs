@@ -76,13 +76,17 @@ impl Claims {
         }
     }
 
-    /// A claim for an action of the newest full pass. `None` if another pass had the destination at [`Self::observing`], or
+    /// A claim for an action of a full pass. `None` if another pass has the destination now, had the destination at [`Self::observing`], or
     /// claimed it since: the action rests on stale facts. If that is a push pass that did not finish the destination, the
     /// push is repeated.
     pub(super) fn of_full_pass(self: &Arc<Self>, action: &Action) -> Option<Claim> {
         let destination = action.destination();
         let mut state = self.state.lock();
         let Some(by) = state.moved.get(destination).copied() else {
+            // A later full pass has it, and knows more.
+            if state.taken.contains_key(destination) {
+                return None;
+            }
             let taken = Taken { by: By::Full, waiting: BTreeSet::new() };
             state.taken.insert(destination.clone(), taken);
             return Some(self.claim(destination));

@@ -151,9 +151,33 @@ fn a_lost_record_begins_once() {
     sides.assert_there();
 }
 
+/// Somebody pushes over what was delivered. The object that is there already brings it back, or the branch is held.
+#[test]
+fn a_push_on_the_far_side_is_replaced_by_what_was_taken_last() {
+    let sides = Sides::start();
+    let far = sides.world.destination.repo("far/app").unwrap();
+    far.force_root("main", &[("other.txt", "pushed over there\n")]).unwrap();
+    let mut command = consumer(&sides.world, &["-run-once", "-on-rewrite=hold"]);
+    command.env("TRUSTED_KEYS", sides.signer.public_key());
+    Daemon::spawn(command).ends_within(STOP_LIMIT).failed().logged("held: far/app@main");
+    sides.deliver().succeeded().logged("replaced: far/app@main");
+    sides.assert_there();
+}
+
 /// A pass with many deliveries may take hours, and the process may be killed.
 #[test]
 fn what_was_taken_is_known_after_a_kill_in_the_middle_of_a_pass() {
+    assert_known_after_a_kill("far/slow", Moment::Unsent);
+}
+
+/// It may also be killed before it knows what became of its push.
+#[test]
+fn what_was_pushed_is_known_after_a_kill_before_the_answer() {
+    assert_known_after_a_kill("far/app", Moment::Unanswered);
+}
+
+/// What a consumer that was killed has pushed is not turned back. Its push to this project hangs at this moment.
+fn assert_known_after_a_kill(hangs: &'static str, moment: Moment) {
     let sides = Sides::start();
     let (world, source) = (&sides.world, &sides.source);
     let bucket = world.bucket().unwrap();
@@ -169,13 +193,14 @@ fn what_was_taken_is_known_after_a_kill_in_the_middle_of_a_pass() {
     world.sync("near/slow", "main", "far/slow", "main").unwrap();
     sides.publish();
     let proxy = Proxy::start(&world.destination.url()).unwrap();
-    let is_slow = |seen: &Seen| seen.operation() == "receive-pack" && seen.path.contains("far/slow");
-    proxy.on(is_slow, ALWAYS, Fault::Hold(Moment::Unsent));
+    let is_slow = move |seen: &Seen| seen.operation() == "receive-pack" && seen.path.contains(hangs);
+    proxy.on(is_slow, ALWAYS, Fault::Hold(moment));
     let mut command = consumer(world, &["-run-once"]);
     command.env("GITLAB_BASE_URL", proxy.url()).env("TRUSTED_KEYS", sides.signer.public_key());
     let daemon = Daemon::spawn(command);
-    daemon.wait_until_logged("delivered far/app@main", 1);
-    wait_until("the other one hangs", || proxy.held() > 0);
+    let head = source.head("main");
+    wait_until("the branch is there", || world.far_head("far/app", "main") == head);
+    wait_until("a push hangs", || proxy.held() > 0);
     daemon.signal(Signal::KILL);
     daemon.ends_within(STOP_LIMIT);
     sides.assert_there();

@@ -81,7 +81,7 @@ impl Case {
     fn stream(&self, expected: &Expected<'_>, object: impl Read) -> (Result<Streamed, StreamError>, Got) {
         let mut got = None;
         let identities = self.identity.clone().into();
-        let outcome = stream_pack(object, expected, &identities, Limits::default(), |bytes| {
+        let outcome = stream_pack(object, expected, &identities, Limits::default(), |bytes, _| {
             let (_, received) = got.insert((bytes, vec![]));
             Ok(received)
         });
@@ -169,7 +169,7 @@ fn judged(
     let commit = case.project.commit.to_string();
     let identities = case.identity.clone().into();
     let outcome =
-        stream_pack(object, expected, &identities, Limits::default(), |_| Ok(far.push(&commit, unpack_limit)));
+        stream_pack(object, expected, &identities, Limits::default(), |_, _| Ok(far.push(&commit, unpack_limit)));
     (outcome, far.report())
 }
 
@@ -359,7 +359,7 @@ fn an_archive_above_the_limit_begins_nothing() {
     let bytes = case.pack().len() as u64 - 1;
     for format in ArchiveFormat::ALL {
         let (object, limits) = (case.encrypted(&case.archive(format)), Limits { bytes, ..Limits::default() });
-        let begin = |_| -> io::Result<Vec<u8>> { panic!("begun") };
+        let begin = |_, _: &Judged| -> io::Result<Vec<u8>> { panic!("begun") };
         let outcome = stream_pack(&object[..], &case.expected(format), &case.identity.clone().into(), limits, begin);
         assert!(matches!(outcome, Err(StreamError::Artifact(ArtifactError::TooLarge(_)))), "{outcome:?}");
     }
@@ -549,7 +549,7 @@ fn a_receiver_that_fails_gets_nothing_more_and_is_the_reason() {
         let object = case.encrypted(&archive);
         for room in [0, 1, BUFFER_BYTES, BUFFER_BYTES + 1, length - 21, length - 20, length - 1] {
             let mut failures = 0;
-            let outcome = stream_pack(&object[..], &case.expected(format), &identities, Limits::default(), |_| {
+            let outcome = stream_pack(&object[..], &case.expected(format), &identities, Limits::default(), |_, _| {
                 Ok(Failing { room, failures: &mut failures })
             });
             assert!(matches!(&outcome, Err(StreamError::Receiver(error)) if error.to_string() == "answered"), "{room}");
@@ -557,12 +557,12 @@ fn a_receiver_that_fails_gets_nothing_more_and_is_the_reason() {
         }
         // If the object is bad, that stays the reason.
         let mut failures = 0;
-        let outcome = stream_pack(&damaged[..], &case.expected(format), &identities, Limits::default(), |_| {
+        let outcome = stream_pack(&damaged[..], &case.expected(format), &identities, Limits::default(), |_, _| {
             Ok(Failing { room: length - 20, failures: &mut failures })
         });
         assert!(matches!(outcome, Err(StreamError::Artifact(ArtifactError::Damaged(_)))), "{outcome:?}");
         assert_eq!(failures, 1);
-        let begin = |_| -> io::Result<Cursor<Vec<u8>>> { Err(io::Error::other("no connection")) };
+        let begin = |_, _: &Judged| -> io::Result<Cursor<Vec<u8>>> { Err(io::Error::other("no connection")) };
         let outcome = stream_pack(&object[..], &case.expected(format), &identities, Limits::default(), begin);
         assert!(matches!(&outcome, Err(StreamError::Receiver(error)) if error.to_string() == "no connection"));
     }

@@ -51,8 +51,8 @@ const DELETE: &str = "bucket: delete";
 const UNFINISHED: &str = "bucket: uploads";
 
 /// What a pass does to the bucket, if that does not answer.
-pub(super) fn not_tried() -> [Check; 2] {
-    [UPLOAD, DELETE].map(|name| Check::skipped(name, "before the bucket answers"))
+pub(super) fn not_tried() -> [Check; 3] {
+    [UPLOAD, DELETE, UNFINISHED].map(|name| Check::skipped(name, "before the bucket answers"))
 }
 
 /// An upload that leaves nothing behind.

@@ -81,7 +81,10 @@ pub(super) async fn reading(
     let is_judged = trusted.is_some();
     let keys = Arc::new(Keys { identities, trusted });
     let mut seen = HashSet::new();
-    let newest = held.iter().filter(|object| seen.insert(&object.name.destination)).take(OBJECTS_TRIED);
+    // A pass says what is wrong with the name of one that cannot be judged.
+    let can_be_judged = |object: &&HeldObject| !is_judged || object.name.commit.parse::<CommitId>().is_ok();
+    let newest = held.iter().filter(can_be_judged);
+    let newest = newest.filter(|object| seen.insert(&object.name.destination)).take(OBJECTS_TRIED);
     let (mut tried, mut unusable) = (0, vec![]);
     for object in newest {
         tried += 1;
@@ -194,10 +197,10 @@ async fn first_bytes(bucket: &Bucket, key: &str, bytes: u64) -> Result<Vec<u8>, 
     // However this ends, the rest is not downloaded.
     let stop = CancellationToken::new();
     let _end = stop.clone().drop_guard();
-    let reader = bucket.download(key, &stop, |_| {}).await.map_err(Unusable::Request)?;
+    let mut reader = bucket.download_start(key, bytes, &stop).await.map_err(Unusable::Request)?;
     let reading = spawn_blocking(move || {
         let mut start = vec![];
-        reader.take(bytes).read_to_end(&mut start).map(|_| start)
+        reader.read_to_end(&mut start).map(|_| start)
     });
     let start = reading.await.unwrap_or_else(|error| Err(error.into()));
     start.map_err(|error| Unusable::Content(ArtifactError::Download(error)))

@@ -100,8 +100,8 @@ pub fn restore_object(
         let pack = staging.path().join(format!("{commit}.pack"));
         let limits = Limits::default();
         let increment = increment::read(download(object)?, &expected, identities, limits, &pack)?;
-        let go_on = AtomicBool::new(false);
-        increment::apply(&increment.pack, &repository, &destination.branch, commit, limits.bytes, memory, &go_on)?;
+        let never = AtomicBool::new(false);
+        increment::apply(&increment.pack, &repository, &destination.branch, commit, limits.bytes, memory, &never)?;
         fs::remove_file(&pack).map_err(in_path(&pack))?;
         said = Said { origin: increment.origin, manifest: Some(increment.manifest), ..said };
         tip = commit;

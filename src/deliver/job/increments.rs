@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 
 use tokio::task::spawn_blocking;
 
-use super::{Job, Opened, Pushed, Sent, commit_of, trust, wants_everything};
+use super::{Job, Opened, Pushed, Sent, commit_of, published, trust, wants_everything};
 use crate::artifact::increment::{self, ExpectedIncrement};
 use crate::deliver::error::DeliverError;
 use crate::git::pack::thin::history::leads_to;
@@ -31,7 +31,9 @@ impl Job<'_> {
         let mut opened = vec![];
         self.open_from(place, 1, &mut opened).await?;
         if let Some(tip) = opened.last() {
-            self.allow(&tip.increment.origin, Some(&tip.increment.manifest), Move::Creates)?;
+            let (origin, manifest) = (&tip.increment.origin, Some(&tip.increment.manifest));
+            self.allow(origin, manifest, Move::Creates)?;
+            self.note(published(origin, manifest));
         }
         match self.stream(whole, None).await {
             Ok(Pushed { bytes, .. }) => {
@@ -128,6 +130,7 @@ impl Job<'_> {
                 }
             }
             self.allow(&origin, Some(&manifest), Move::Forward)?;
+            self.note(published(&origin, Some(&manifest)));
         }
         for (increment, objects) in opened.iter().zip(first + 1..) {
             // A branch that was made a moment ago is where its whole history ends.

@@ -1,7 +1,7 @@
 //! When what was taken last of each destination was published, so that an earlier signed object cannot be played back.
 //!
-//! Invariant: with trusted keys, a far branch is only replaced by what was published later, and only moves forward by what was
-//! not published much earlier. Who can write to the bucket can withhold objects, but not turn the far side back.
+//! Invariant: with trusted keys, a far branch is only replaced by what was not published earlier, and only moves forward by what
+//! was not published much earlier. What is about to be pushed counts as taken. Who can write to the bucket can withhold objects, but not turn the far side back.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -25,11 +25,11 @@ const MOST_DESTINATIONS: usize = 200_000;
 /// What a push would do to a far branch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Move {
-    /// There is none.
+    /// The far side has no such branch.
     Creates,
-    /// The commit descends from where it is.
+    /// The commit descends from the far branch's.
     Forward,
-    /// The commit does not descend from where it is, here.
+    /// The far branch's commit, this one, is not in the new commit's history.
     Replaces(CommitId),
 }
 
@@ -115,13 +115,13 @@ impl Taken {
         let taken = self.destinations.get(&manifest.destination).copied();
         let (allowed, after) = match (does, taken) {
             (Move::Creates | Move::Forward, None) => (true, self.since),
-            (Move::Creates, Some(taken)) => (published >= taken, taken),
+            // The same object is taken again after somebody else has moved or removed the far branch.
+            (Move::Creates | Move::Replaces(_), Some(taken)) => (published >= taken, taken),
             (Move::Forward, Some(taken)) => {
                 let (tolerance, fresh) = (CLOCK_TOLERANCE.as_millis() as u64, FRESH.as_millis() as u64);
                 let is_of_another_clock = published + tolerance >= taken && published + fresh >= millis(now);
                 (published >= taken || is_of_another_clock, taken)
             }
-            (Move::Replaces(_), Some(taken)) => (published > taken, taken),
             // The producer knew that it replaces this commit, or it published after the memory began.
             (Move::Replaces(from), None) => (manifest.previous == Some(from) || published > self.since, self.since),
         };
@@ -242,8 +242,8 @@ mod tests {
         let cases = [
             (Creates, [(100, true), (99, false), (101, true)]),
             (Forward, [(100, true), (40, true), (39, false)]),
-            (Replaces(commit(1)), [(101, true), (100, false), (40, false)]),
-            (Replaces(commit(7)), [(101, true), (100, false), (40, false)]),
+            (Replaces(commit(1)), [(101, true), (100, true), (99, false)]),
+            (Replaces(commit(7)), [(101, true), (100, true), (99, false)]),
         ];
         for (does, times) in cases {
             for (after, expected) in times {
