@@ -418,6 +418,8 @@ impl Deliverer {
             Ok::<_, PassError>((listing, self.busy.without(plan), nothing_listed))
         };
         let (listing, plan, nothing_listed) = stop.run_until_cancelled(observing).await.ok_or(PassError::Stopped)??;
+        // Now: the wait for the next pass begins before this one ends.
+        self.pauses.accepted();
         self.planned(pass, &listing, &plan, nothing_listed);
         Ok((listing, plan))
     }

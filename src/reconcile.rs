@@ -186,6 +186,8 @@ impl Reconciler {
         let republish = self.republish.lock().clone();
         let observing = observe(&self.clients, &self.settings, republish, self.status.pulse());
         let observed = stop.run_until_cancelled(observing).await.ok_or(PassError::Stopped)??;
+        // Now: the wait for the next pass begins before this one ends.
+        self.pauses.accepted();
         self.foreign_log.log(&observed.foreign);
         Ok(observed)
     }
@@ -206,11 +208,8 @@ impl Reconciler {
     }
 
     fn pass_ends(&self, pass: PassId, result: Result<&Report, &PassError>) {
-        match result {
-            Ok(_) => self.pauses.accepted(),
-            Err(PassError::Login(_)) => self.pauses.refused(),
-            // It did not get as far as the login.
-            Err(_) => {}
+        if let Err(PassError::Login(_)) = result {
+            self.pauses.refused();
         }
         let failure = |error: &PassError| PassFailure { error: error_chain(error), advice: error.advice() };
         self.status.pass_ends(pass, result.map(PassSummary::from).map_err(failure));

@@ -32,11 +32,11 @@ pub fn error_chain(error: &(dyn Error + 'static)) -> String {
     printable(&String::from_utf8_lossy(&without_secrets(chain.as_bytes(), false)))
 }
 
-/// The text with everything escaped that could act on a terminal: control characters and those that change the direction
-/// of writing.
+/// The text with everything escaped that could act on a terminal or deceive its reader: control characters, and those that change
+/// the direction of writing, end a line or have no width.
 pub fn printable(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
-        if c.is_control() || turns_writing(c) {
+        if c.is_control() || is_deceptive(c) {
             out.extend(c.escape_unicode())
         } else {
             out.push(c)
@@ -45,9 +45,12 @@ pub fn printable(text: &str) -> String {
     })
 }
 
-/// Whether a character changes the direction of writing.
-pub fn turns_writing(c: char) -> bool {
-    matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
+/// Whether a character changes the direction of writing, ends a line, or has no width.
+pub fn is_deceptive(c: char) -> bool {
+    matches!(
+        c,
+        '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}'
+    )
 }
 
 /// The first digits of a commit id, or of the name an older program wrote in its place.

@@ -74,7 +74,7 @@ fn log_start(settings: &config::Consume) {
         on_rewrite = %settings.on_rewrite,
         trusted_keys = keys,
         shard = %settings.share,
-        webhook = settings.webhook_secret.is_some(),
+        webhook = settings.webhook_secret.is_some() && !settings.dry_run,
         "{} starts: {taken}",
         Program::Consumer.name_and_version()
     );

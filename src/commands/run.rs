@@ -72,7 +72,7 @@ fn log_start(settings: &config::Run) {
         crossing = %settings.crossing,
         signed = settings.signing_key.is_some(),
         shard = %settings.share,
-        webhooks = settings.webhook_secret.is_some(),
+        webhooks = settings.webhook_secret.is_some() && !settings.dry_run,
         "{} starts",
         Program::Producer.name_and_version()
     );

@@ -42,7 +42,7 @@ const OTHER_NAMES: &[(&str, &[&str])] = &[
     ("GITLAB_USERNAME", &["GITLAB_USER"]),
     ("GRAPHQL_SERVER", &["GRAPHQL_ENDPOINT", "GRAPHQL_URL"]),
     ("GRAPHQL_USERNAME", &["GRAPHQL_USER"]),
-    ("MAX_RETIRE", &["MAX_RETIREMENTS"]),
+    ("MAX_RETIRE", &["MAX_RETIREMENT", "MAX_RETIREMENTS", "MAX_RETIRE_PERCENT"]),
     ("METRICS_SERVER_PORT", &["METRICS_PORT"]),
     ("PRIVATE_KEY", &["AGE_IDENTITY", "AGE_PRIVATE_KEY", "AGE_SECRET_KEY"]),
     ("PRIVATE_KEY_FILE", &["AGE_IDENTITY_FILE", "AGE_PRIVATE_KEY_FILE"]),
@@ -57,10 +57,10 @@ const OTHER_NAMES: &[(&str, &[&str])] = &[
 /// What begins like this is meant for these programs.
 const OUR_PREFIXES: &[&str] = &["GIT_PARTITION_", "GRAPHQL_", "METRICS_SERVER_", "MIRROR_CACHE_", "RECONCILE_"];
 /// What Kubernetes adds to the name of a Service.
-const SERVICE_LINKS: &[&str] = &["_SERVICE_HOST", "_SERVICE_PORT", "_TCP", "_UDP"];
+const SERVICE_LINKS: &[&str] = &["_SERVICE_HOST", "_SERVICE_PORT", "_SCTP", "_TCP", "_UDP"];
 /// Names that are near to ours and have a meaning elsewhere: GitLab CI sets it in each job.
 const ELSEWHERE: &[&str] = &["GITLAB_USER_NAME"];
-/// The shortest name, without underscores, that is compared letter by letter.
+/// The shortest name of a setting, without underscores, that is compared letter by letter.
 const LEAST_LETTERS: usize = 6;
 /// How many variables are named.
 const MOST_NAMED: usize = 20;
@@ -87,7 +87,8 @@ pub(super) fn misspelt<'a>(
         .flat_map(|setting| [setting.variable].into_iter().chain(setting.also.iter().copied()))
         .chain(ELSEWHERE.iter().copied())
         .collect();
-    let unknown: BTreeSet<&str> = set.filter(|name| !known.contains(name)).collect();
+    let set: BTreeSet<&str> = set.collect();
+    let unknown = set.iter().copied().filter(|name| !known.contains(name) && !is_link(&set, name));
     let mut findings = Findings::default();
     for name in unknown {
         let likely = near(asked, name).or_else(|| other_name(asked, given, name));
@@ -109,11 +110,19 @@ pub(super) fn misspelt<'a>(
     findings
 }
 
+/// Whether Kubernetes has made it up, for a Service that has this name or one that begins like it.
+fn is_link(set: &BTreeSet<&str>, name: &str) -> bool {
+    let has_host = |service: &str| set.contains(format!("{service}_SERVICE_HOST").as_str());
+    SERVICE_LINKS.iter().any(|part| name.contains(part)) || name.strip_suffix("_PORT").is_some_and(has_host)
+}
+
 /// The setting whose name differs by one letter, by two that changed places, or by case and underscores alone.
 fn near(asked: &BTreeSet<&'static str>, name: &str) -> Option<&'static str> {
     let plain = letters(name);
     let same = asked.iter().find(|setting| letters(setting) == plain);
-    let almost = || asked.iter().find(|setting| plain.len() >= LEAST_LETTERS && is_one_edit(&letters(setting), &plain));
+    let almost = || {
+        asked.iter().find(|setting| letters(setting).len() >= LEAST_LETTERS && is_one_edit(&letters(setting), &plain))
+    };
     same.or_else(almost).copied()
 }
 
@@ -140,11 +149,10 @@ fn other_name(asked: &BTreeSet<&'static str>, given: &BTreeSet<&'static str>, na
     asked.get(setting).filter(|setting| !given.contains(**setting)).copied()
 }
 
-/// Whether the name begins like one of the settings that the command reads, and Kubernetes did not make it up.
+/// Whether the name begins like one of the settings that the command reads.
 fn is_ours(asked: &BTreeSet<&'static str>, name: &str) -> bool {
-    let is_link = name.ends_with("_PORT") || SERVICE_LINKS.iter().any(|part| name.contains(part));
     let begins = |prefix: &&str| name.starts_with(*prefix) && asked.iter().any(|setting| setting.starts_with(*prefix));
-    !is_link && OUR_PREFIXES.iter().any(begins)
+    OUR_PREFIXES.iter().any(begins)
 }
 
 #[cfg(test)]
@@ -169,6 +177,9 @@ mod tests {
             ("DRY_RUNS", "DRY_RUN"),
             ("dry_run", "DRY_RUN"),
             ("DYR_RUN", "DRY_RUN"),
+            ("DRY_RN", "DRY_RUN"),
+            ("SHARDCOUNT", "SHARD_COUNT"),
+            ("MAX_RETIRE_PERCENT", "MAX_RETIRE"),
             ("MAX_RETIRES", "MAX_RETIRE"),
             ("MAX_RETIREMENTS", "MAX_RETIRE"),
             ("ON_REWRIT", "ON_REWRITE"),
@@ -259,6 +270,9 @@ mod tests {
             "GITLAB_PORT_443_TCP_ADDR",
             "GRAPHQL_SERVICE_PORT_HTTP",
             "GRAPHQL_PORT",
+            "GRAPHQL_SERVICE_HOST",
+            "METRICS_PORT",
+            "METRICS_SERVICE_HOST",
             "METRICS_SERVER_PORT_443_TCP",
             "METRICS_SERVER_SERVICE_HOST",
             "INPUT",

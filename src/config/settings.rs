@@ -433,9 +433,10 @@ impl Reader<'_> {
         if url.scheme() == "https" || is_loopback(&url) || allowed {
             return Ok(url);
         }
-        let why = format!(
-            "credentials would cross the network in the clear: use https://, or name {name} in ALLOW_INSECURE_HTTP"
-        );
+        // S3's secret key is never sent.
+        let what = if name == "s3" { "everything but the secret key" } else { "credentials" };
+        let why =
+            format!("{what} would cross the network in the clear: use https://, or name {name} in ALLOW_INSECURE_HTTP");
         Err(self.problem(setting.variable, why))
     }
 }

@@ -40,11 +40,8 @@ impl Deliverer {
     }
 
     pub(super) fn pass_ends(&self, pass: PassId, result: Result<&DeliveryReport, &PassError>) {
-        match result {
-            Ok(_) => self.pauses.accepted(),
-            Err(PassError::Login(_)) => self.pauses.refused(),
-            // It did not get as far as the login.
-            Err(_) => {}
+        if let Err(PassError::Login(_)) = result {
+            self.pauses.refused();
         }
         if result.is_err_and(|error| !matches!(error, PassError::Stopped)) {
             let mut past = self.past.lock();

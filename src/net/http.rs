@@ -143,6 +143,9 @@ impl RequestError {
             Self::Status { status, .. } if *status == StatusCode::UNAUTHORIZED || *status == StatusCode::FORBIDDEN => {
                 format!("Check {login}.")
             }
+            Self::Status { status, .. } if *status == StatusCode::TOO_MANY_REQUESTS => {
+                "The server limits requests: wait a while, and try again.".to_owned()
+            }
             Self::Status { status, .. } if status.is_server_error() => {
                 "The server has a problem: check it, and try again.".to_owned()
             }

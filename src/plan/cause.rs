@@ -300,7 +300,8 @@ impl Cause {
             }
             Self::Held => {
                 "Ask the project's maintainers whether they rewrote the history on purpose. If so, run one pass with \
-                 `-on-rewrite=publish`; else wait until the branch is restored. The object stays."
+                 `-on-rewrite=publish` and a WORKDIR of its own, which publishes all held branches; else wait until the branch is \
+                 restored. The object stays."
             }
             Self::TimeLimit => "The repository is very large or the network slow: raise TARGET_TIMEOUT.",
             Self::Internal => "The next pass tries again. Please report it with the log.",
@@ -340,7 +341,8 @@ impl Cause {
             }
             Self::Diverged => {
                 "The history was rewritten on the near side, or somebody pushed to the far branch. If the commits that \
-                 only the far branch has can go, run one pass with `-on-rewrite=publish`."
+                 only the far branch has can go, stop the daemon and run one pass with `-on-rewrite=publish` and its WORKDIR: that \
+                 replaces all held branches. For this one alone, delete the far branch in GitLab."
             }
             Self::ProtectedBranch => {
                 "In the far project, under Settings → Repository → Protected branches, let the role of the token's user \

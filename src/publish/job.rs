@@ -62,22 +62,20 @@ impl Job<'_> {
             None => self.publish_whole().await,
             Some(increment) => match self.publish_increment(increment).await {
                 Ok(Ok(shipped)) => Ok(shipped),
-                Ok(Err(why)) => {
-                    self.say_whole(why);
-                    self.publish_whole().await
-                }
+                Ok(Err(why)) => self.publish_whole_instead(why).await,
                 Err(error) if self.can_be_solved_afresh(&error) => {
-                    self.say_whole(&error_chain(&error));
-                    self.publish_whole().await
+                    self.publish_whole_instead(&error_chain(&error)).await
                 }
                 Err(error) => Err(error),
             },
         }
     }
 
-    fn say_whole(&self, why: &str) {
+    async fn publish_whole_instead(&self, why: &str) -> Result<Shipped, PublishError> {
+        let shipped = self.publish_whole().await?;
         let destination = printable(&self.publish.target.destination.to_string());
         tracing::info!(destination, why, "an increment cannot be made, so the whole history crosses");
+        Ok(shipped)
     }
 
     /// Whether it is the mirror that is to blame, or the answer to a fetch for it: one that is incomplete, or too large with the

@@ -129,7 +129,7 @@ pub(super) fn outcome(Outcome { action, result }: &Outcome, failures: &Failures)
                 commit = %published.commit,
                 bytes = published.bytes,
                 seconds = published.took.as_secs_f64(),
-                reason = publish.why(),
+                reason = how_published(publish, published),
                 "published {name}"
             );
             findings(&name, action.destination(), published);
@@ -151,6 +151,14 @@ pub(super) fn outcome(Outcome { action, result }: &Outcome, failures: &Failures)
             tracing::error!(group, project, branch, error, "failed: {name}");
         }
         (_, Err(Failure::Failed { .. })) => {}
+    }
+}
+
+/// Why it was uploaded, and how.
+fn how_published(publish: &Publish, published: &Published) -> String {
+    match (publish.increment(), published.base) {
+        (Some(_), None) => format!("{}, crosses whole", publish.reason),
+        (Some(_), Some(_)) | (None, _) => publish.why(),
     }
 }
 

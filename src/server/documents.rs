@@ -80,6 +80,8 @@ fn body(path: &str, text: &str) -> String {
             links.last().copied().unwrap_or_default().then_some(event)
         }
         Event::End(TagEnd::Link) => links.pop().unwrap_or_default().then_some(event),
+        // Marks that links lead to.
+        Event::Html(ref html) | Event::InlineHtml(ref html) if is_mark(html) => Some(event),
         // Comments are for those who change the document.
         Event::Start(Tag::HtmlBlock) | Event::End(TagEnd::HtmlBlock) | Event::Html(_) | Event::InlineHtml(_) => None,
         // Pictures are not served; what they show is said in words.
@@ -91,6 +93,13 @@ fn body(path: &str, text: &str) -> String {
     let mut html = String::new();
     pulldown_cmark::html::push_html(&mut html, shown);
     html
+}
+
+/// Whether it is `<a id="…">`, with nothing else inside, or the end of that.
+fn is_mark(html: &str) -> bool {
+    let id = html.trim().strip_prefix("<a id=\"").and_then(|rest| rest.strip_suffix("\">"));
+    let is_plain = |id: &str| id.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+    html.trim() == "</a>" || id.is_some_and(is_plain)
 }
 
 /// The anchor of a heading, as GitHub names it.
@@ -141,6 +150,25 @@ mod tests {
         for anchor in ["a", "what-the-log-says-15-h", "same", "same-1"] {
             assert!(html.contains(&format!(" id=\"{anchor}\">")), "{anchor} in {html}");
         }
+    }
+
+    #[test]
+    fn every_link_leads_to_a_place_that_is_there() {
+        let pages = DOCUMENTS.map(|(path, _)| (path, html(path).unwrap()));
+        let mut followed = 0;
+        for (path, page) in &pages {
+            for link in page.split("href=\"").skip(1).filter_map(|rest| rest.split('"').next()) {
+                let Some((to, place)) = link.split_once('#').filter(|(to, _)| !to.starts_with("https://")) else {
+                    continue;
+                };
+                let to = if to.is_empty() { path } else { to.trim_start_matches("../") };
+                let there = pages.iter().find(|(known, _)| *known == to || known.strip_prefix("docs/") == Some(to));
+                let there = &there.unwrap_or_else(|| panic!("{path}: {link}")).1;
+                assert!(there.contains(&format!(" id=\"{place}\"")), "{path}: {link}");
+                followed += 1;
+            }
+        }
+        assert!(followed > 100, "{followed} links");
     }
 
     #[test]

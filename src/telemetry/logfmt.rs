@@ -9,7 +9,7 @@ use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::Writer;
 
-use crate::text::{printable, turns_writing};
+use crate::text::{is_deceptive, printable};
 
 /// Writes fields as logfmt.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl Visit for Visitor<'_> {
 
 /// A value, in quotes if it is empty or holds what ends a bare one. In quotes it is escaped as in JSON.
 fn quoted(value: &str) -> String {
-    let acts = |c: char| c.is_control() || turns_writing(c);
+    let acts = |c: char| c.is_control() || is_deceptive(c);
     if !value.is_empty() && !value.contains(|c: char| c.is_whitespace() || matches!(c, '=' | '"') || acts(c)) {
         return value.to_owned();
     }

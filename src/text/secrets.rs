@@ -8,11 +8,11 @@ use std::collections::VecDeque;
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD};
 use parking_lot::RwLock;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use secrecy::zeroize::Zeroizing;
 
-/// How many forms of secrets are kept; the oldest goes first. A secret has up to four, and rotated ones add up.
-const MOST_FORMS: usize = 96;
+/// How many forms of secrets are kept; the oldest goes first. A secret has up to nine, and rotated ones add up.
+const MOST_FORMS: usize = 216;
 /// Shorter texts are not kept, in bytes: they would be part of ordinary words.
 const LEAST_FORM_BYTES: usize = 4;
 /// Longer texts are not kept, in bytes. A token of AWS takes less than 2 KiB.
@@ -24,12 +24,30 @@ type Form = Zeroizing<Vec<u8>>;
 
 static KNOWN: RwLock<VecDeque<Form>> = RwLock::new(VecDeque::new());
 
-/// From now on, no server's text shows this secret, as it is, in base64 or percent-encoded.
+/// What RFC 3986 encodes in a part of a URL.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+/// The same, but a path stays one.
+const RESERVED_IN_PATHS: &AsciiSet = &RESERVED.remove(b'/');
+/// What forms encode, where a space is written as `+`.
+const RESERVED_IN_FORMS: &AsciiSet = &RESERVED.remove(b' ').remove(b'*').add(b'~');
+
+/// From now on, no server's text shows this secret: as it is, in base64, percent-encoded as URLs and forms are, or escaped as in
+/// JSON and HTML.
 pub fn hide(secret: &str) {
-    let encoded = utf8_percent_encode(secret, NON_ALPHANUMERIC).to_string();
-    for form in
-        [secret.to_owned(), encoded, BASE64_STANDARD_NO_PAD.encode(secret), BASE64_URL_SAFE_NO_PAD.encode(secret)]
-    {
+    let percent = |set| utf8_percent_encode(secret, set).to_string();
+    let json = serde_json::Value::from(secret).to_string();
+    let html = [('&', "&amp;"), ('<', "&lt;"), ('>', "&gt;"), ('"', "&quot;"), ('\'', "&#39;")];
+    for form in [
+        secret.to_owned(),
+        percent(NON_ALPHANUMERIC),
+        percent(RESERVED),
+        percent(RESERVED_IN_PATHS),
+        percent(RESERVED_IN_FORMS).replace(' ', "+"),
+        json[1..json.len() - 1].to_owned(),
+        html.iter().fold(secret.to_owned(), |text, (letter, entity)| text.replace(*letter, entity)),
+        BASE64_STANDARD_NO_PAD.encode(secret),
+        BASE64_URL_SAFE_NO_PAD.encode(secret),
+    ] {
         keep(Zeroizing::new(form.into_bytes()));
     }
 }
@@ -51,7 +69,9 @@ fn keep(form: Form) {
 pub(super) fn without_secrets(text: &[u8], is_cut: bool) -> Cow<'_, [u8]> {
     let known = KNOWN.read();
     let longest = known.iter().map(|form| form.len()).max().unwrap_or_default();
-    let is_secret = |at: &usize| known.iter().filter(|form| text[*at..].starts_with(form)).map(|form| form.len()).max();
+    // Hexadecimal digits come in both cases.
+    let begins = |text: &[u8], form: &[u8]| text.get(..form.len()).is_some_and(|text| text.eq_ignore_ascii_case(form));
+    let is_secret = |at: &usize| known.iter().filter(|form| begins(&text[*at..], form)).map(|form| form.len()).max();
     let end = if is_cut { text.len().saturating_sub(longest.saturating_sub(1)) } else { text.len() };
     if (0..end).all(|at| is_secret(&at).is_none()) {
         return Cow::Borrowed(&text[..end]);
@@ -90,11 +110,17 @@ mod tests {
             format!("you sent Basic {basic}."),
             format!("you sent {}.", BASE64_URL_SAFE_NO_PAD.encode(secret)),
             "you sent gl%2Fpat%2Bsecret%2Done.".to_owned(),
+            "you sent gl%2fpat%2bsecret-one.".to_owned(),
+            "you sent gl/pat%2Bsecret-one.".to_owned(),
         ] {
             let shown = remote_text(text.as_bytes());
             assert!(shown.starts_with("you sent ") && shown.contains("[secret]"), "{shown}");
             assert!(!shown.contains("secret-one") && !shown.contains("secret%2Done"), "{shown}");
             assert!(!shown.contains(basic.trim_end_matches('=')), "{shown}");
+        }
+        hide("a b&\"c~d");
+        for form in ["a+b%26%22c%7Ed", "a%20b%26%22c~d", "a b&amp;&quot;c~d", "a b&\\\"c~d"] {
+            assert_eq!(remote_text(format!("<{form}>").as_bytes()), "<[secret]>");
         }
         let error = std::io::Error::other(format!("{secret}{secret}"));
         assert_eq!(error_chain(&error), "[secret][secret]");

@@ -506,6 +506,9 @@ fn a_refused_login_is_one_fact_and_is_tried_less_and_less() {
     fs::write(&token, world.source.password()).unwrap();
     wait_until("everything is published", || keys(&world) == sorted(expected.clone()));
     assert_eq!(daemon.log().matches("GitLab refuses the login").count(), 3);
+    let passes = daemon.log().matches("pass done").count();
+    daemon.wait_until_logged("pass done", passes + 2);
+    assert_eq!(daemon.log().matches("the next pass waits").count(), 3, "passes go on");
     daemon.stop().succeeded();
 }
 

@@ -502,7 +502,7 @@ fn an_increment_that_is_too_large_to_keep_crosses_whole() {
     assert!(sizes(&world).0[0] < 1 << 20);
     let head = source.commit("main", &files(1), "all changed").unwrap();
     let run = pass(&world).succeeded();
-    run.logged("crosses as an increment on").logged("an increment cannot be made").logged("MAX_REPOSITORY_BYTES");
+    run.logged("a new commit, crosses whole").logged("an increment cannot be made").logged("MAX_REPOSITORY_BYTES");
     assert_eq!((sizes(&world).0.len(), sizes(&world).1.len()), (1, 0));
     deliver(&world).succeeded();
     assert_arrived(&world, "far/app", "main", &head);

@@ -36,7 +36,7 @@ pub enum Move {
 /// Why a signed object is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Untimely {
-    /// It was not published after what was taken before, or not since that is recorded.
+    /// It was published before what was taken last.
     #[error(
         "it was published at {}, and only what was published after {} is taken: an earlier object was put back into the \
          bucket, or the producer's clock was set back. Find out who can write to the bucket; to send it all the same, publish \
@@ -46,8 +46,21 @@ pub enum Untimely {
     Early {
         /// When it was published.
         published: SystemTime,
-        /// When what was taken before was published, or when the record of that began.
+        /// When what was taken before was published.
         after: SystemTime,
+    },
+    /// Nothing is recorded of this destination, and it was not published since the record began.
+    #[error(
+        "it was published at {}, and what was taken is recorded only since {} in this WORKDIR: an earlier object may have been \
+         put back into the bucket. Use the WORKDIR of the consumer that delivered the branch, or publish it again with \
+         REPUBLISH on the near side",
+        shown(.published), shown(.since)
+    )]
+    NotRecorded {
+        /// When it was published.
+        published: SystemTime,
+        /// When the record began.
+        since: SystemTime,
     },
     /// It was published more than [`FUTURE_TOLERANCE`] ahead of our clock.
     #[error(
@@ -125,8 +138,12 @@ impl Taken {
             // The producer knew that it replaces this commit, or it published after the memory began.
             (Move::Replaces(from), None) => (manifest.previous == Some(from) || published > self.since, self.since),
         };
-        let refused = Untimely::Early { published: time(published), after: time(after) };
-        if allowed { Ok(()) } else { Err(refused) }
+        let (published, after) = (time(published), time(after));
+        match (allowed, taken) {
+            (true, _) => Ok(()),
+            (false, Some(_)) => Err(Untimely::Early { published, after }),
+            (false, None) => Err(Untimely::NotRecorded { published, since: after }),
+        }
     }
 
     /// When an object that creates this destination's branch may have been published.
