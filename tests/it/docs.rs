@@ -68,7 +68,7 @@ const MESSAGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("net", &[", through the proxy ", "the server's answer is not TLS", "not the address of a proxy"]),
-    ("git", &["GitLab refuses the login, "]),
+    ("git", &["GitLab refuses the login"]),
     ("publish", &["not tried: GitLab has refused the login for others"]),
     ("passes", &["the next pass waits because the login is refused"]),
     ("reconcile", &[" targets for the same reason"]),
@@ -104,7 +104,7 @@ const MESSAGES: &[(&str, &[&str])] = &[
     ("graphql", &["the pull-request check cannot read the previous bundle from"]),
     ("reconcile", &["no target list from GRAPHQL_SERVER", "cannot read the query in", "cannot read a secret"]),
     ("reconcile", &["cannot look for unfinished uploads", "uploads were left unfinished"]),
-    ("reconcile", &["stopped before the pass was complete"]),
+    ("passes", &["stopped before the pass was complete"]),
     (
         "reconcile",
         &[
