@@ -18,6 +18,7 @@ use std::process::ExitCode;
 pub use self::start::start;
 use crate::config::{Command, ConsumerCommand};
 use crate::model::key::Destination;
+use crate::model::program::Program;
 use crate::net::tls::TrustRoots;
 use crate::progress::ProgressView;
 use crate::status::Status;
@@ -41,7 +42,7 @@ pub async fn run(command: Command, warnings: &[String], board: &Board) -> anyhow
         Command::Check(settings) => Box::pin(check::command(settings, warnings, &roots()?, board)).await,
         Command::List(settings) => Box::pin(list::command(&settings, &roots()?, board)).await,
         Command::Restore(settings) => restore::command(&settings, &roots()?, board).await,
-        Command::Health(settings) => Ok(health::command(settings).await),
+        Command::Health(settings) => Ok(health::command(settings, Program::Producer).await),
     }
 }
 
@@ -57,7 +58,7 @@ pub async fn run_consumer(command: ConsumerCommand, warnings: &[String], board: 
             Box::pin(check::consumer::command(settings, warnings, &roots()?, board)).await
         }
         ConsumerCommand::List(settings) => Box::pin(list::command(&settings, &roots()?, board)).await,
-        ConsumerCommand::Health(settings) => Ok(health::command(settings).await),
+        ConsumerCommand::Health(settings) => Ok(health::command(settings, Program::Consumer).await),
     }
 }
 

@@ -159,6 +159,7 @@ fn router(site: Arc<Site>) -> Router {
             }
         }),
     );
+    let program = HeaderValue::from_static(site.status.program().name());
     router
         .layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES))
         .layer(
@@ -168,12 +169,13 @@ fn router(site: Arc<Site>) -> Router {
         )
         .layer(map_response(in_one_piece))
         .merge(status)
-        .layer(map_response(guarded))
+        .layer(map_response(move |response| guarded(response, program.clone())))
         .with_state(site)
 }
 
-/// Adds security headers for browsers.
-async fn guarded(mut response: Response) -> Response {
+/// Adds the program's name, and security headers for browsers.
+async fn guarded(mut response: Response, program: HeaderValue) -> Response {
+    response.headers_mut().insert(header::SERVER, program);
     let headers = [
         (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),

@@ -1,4 +1,4 @@
-//! Variables that are set and mean nothing, because their names are nearly those of settings.
+//! Variables that are set and mean nothing, because their names are nearly those of settings, or the other program's keys.
 //!
 //! Invariant: only names are read here. A variable of another program is left alone unless its name is one edit away from a
 //! setting's, is a known other name for one, or begins as only settings do.
@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::manual::Manual;
+use crate::model::program::Program;
 use crate::text::printable;
 
 /// Settings that decide what is deleted or written, and who can read or send it: a misspelt one ends the program.
@@ -54,6 +55,14 @@ const OTHER_NAMES: &[(&str, &[&str])] = &[
     ("TRUSTED_KEYS", &["TRUST_KEYS"]),
 ];
 
+/// The other side's keys, which nobody else should have.
+const fn keys_of_the_other_side(program: Program) -> &'static [&'static str] {
+    match program {
+        Program::Producer => &["PRIVATE_KEY", "PRIVATE_KEY_FILE"],
+        Program::Consumer => &["SIGNING_KEY_FILE"],
+    }
+}
+
 /// What begins like this is meant for these programs.
 const OUR_PREFIXES: &[&str] = &["GIT_PARTITION_", "GRAPHQL_", "METRICS_SERVER_", "MIRROR_CACHE_", "RECONCILE_"];
 /// What Kubernetes adds to the name of a Service.
@@ -90,6 +99,13 @@ pub(super) fn misspelt<'a>(
     let set: BTreeSet<&str> = set.collect();
     let unknown = set.iter().copied().filter(|name| !known.contains(name) && !is_link(&set, name));
     let mut findings = Findings::default();
+    for name in
+        keys_of_the_other_side(manual.program).iter().filter(|name| set.contains(*name) && !asked.contains(*name))
+    {
+        findings
+            .warnings
+            .push(format!("{name} is set and means nothing here: it is the other side's key, so remove it"));
+    }
     for name in unknown {
         let likely = near(asked, name).or_else(|| other_name(asked, given, name));
         let means_nothing = format!("{} is set and means nothing", printable(name));
@@ -283,7 +299,12 @@ mod tests {
         for manual in &Manual::ALL {
             assert_eq!(found(manual, &[], &others), Findings::default());
             let ours = Manual::ALL.iter().flat_map(Manual::settings).map(|setting| setting.variable);
-            assert_eq!(found(manual, &[], &ours.collect::<Vec<_>>()), Findings::default());
+            let both = found(manual, &[], &ours.collect::<Vec<_>>());
+            assert_eq!(both.problems, [] as [String; 0]);
+            let keys = keys_of_the_other_side(manual.program);
+            assert!(
+                both.warnings.len() == keys.len() && both.warnings.iter().all(|it| it.contains("the other side's key"))
+            );
         }
     }
 

@@ -299,8 +299,8 @@ impl Reader<'_> {
         })
     }
 
-    /// Whether nothing here names the region. A machine of AWS's may know it, which only a request would show; who gives an
-    /// access key most likely has none.
+    /// Whether nothing here names the region. A machine of AWS's may know it, which only a request would show; where an
+    /// access key is given, there is most likely no such machine.
     fn has_no_region(&mut self) -> bool {
         let is_set = |name: &str| self.variable(name).is_some_and(|text| !text.is_empty());
         let has_file = || Path::new(&self.variable("HOME").unwrap_or_default()).join(".aws/config").exists();

@@ -10,8 +10,8 @@ use std::time::SystemTime;
 
 use crate::model::key::{CommitId, Content, HeldObject};
 
-/// No more increments count on top of a whole history. A producer makes at most 64 (`MAX_INCREMENTS`); who can write to the bucket
-/// could make any number.
+/// No more increments count on top of a whole history. A producer makes at most 64 (`MAX_INCREMENTS`); an attacker who can write to
+/// the bucket could make any number.
 const MOST_INCREMENTS: usize = 128;
 
 /// The objects of a destination that count, in the order in which they are applied.

@@ -488,7 +488,9 @@ fn health_asks_the_program_s_own_port() {
     let stuck = TcpListener::bind("127.0.0.1:0").unwrap();
     let stuck_port = stuck.local_addr().unwrap().port();
     let answering = thread::spawn(move || {
-        for answer in ["HTTP/1.1 503 Service Unavailable\r\n\r\nno progress for an hour\n"; 2] {
+        for program in ["producer", "consumer"] {
+            let head = format!("HTTP/1.1 503 Service Unavailable\r\nServer: git-partition-sync-{program}\r\n");
+            let answer = format!("{head}\r\nno progress for an hour\n");
             let (mut connection, _) = stuck.accept().unwrap();
             let read = connection.read(&mut [0; 1_000]).unwrap();
             assert!(read > 0);
@@ -497,9 +499,10 @@ fn health_asks_the_program_s_own_port() {
     });
     let programs =
         [env!("CARGO_BIN_EXE_git-partition-sync-producer"), env!("CARGO_BIN_EXE_git-partition-sync-consumer")];
+    let run = health(programs[0], port).succeeded();
+    assert_eq!((run.out.as_str(), run.log.as_str()), ("ok\n", ""));
+    health(programs[1], port).failed().logged("another program answers");
     for program in programs {
-        let run = health(program, port).succeeded();
-        assert_eq!((run.out.as_str(), run.log.as_str()), ("ok\n", ""));
         let run = health(program, stuck_port).failed();
         assert_eq!(run.out, "no progress for an hour\n");
     }

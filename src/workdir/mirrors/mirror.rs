@@ -131,7 +131,7 @@ impl Mirror {
         Ok(commits.iter().copied().filter(|commit| indexes.hold_commit(*commit)).collect())
     }
 
-    /// Writes the pack that brings `commit` to whoever has `from` and all that it reaches, into the mirror's folder. Both must
+    /// Writes the pack that brings `commit` to a repository that has `from` and all that it reaches, into the mirror's folder. Both must
     /// be in the mirror. Until the file has been read, the mirror must be kept in use.
     ///
     /// # Errors
@@ -148,7 +148,7 @@ impl Mirror {
     }
 
     /// [`write_increment`](Self::write_increment), with the entries of a pack that `source` brings, as far as it goes: one that
-    /// was made for whoever has `from`, thin or not. It is verified, and not kept: the mirror stays as it is. `received` is called
+    /// was made for a repository that has `from`, thin or not. It is verified, and not kept: the mirror stays as it is. `received` is called
     /// when its last byte is on the disk.
     pub(crate) fn write_received(
         &self,

@@ -22,7 +22,7 @@ const MET: u8 = 4;
 /// A commit in the queue.
 const WAITING: u8 = 8;
 
-/// After all that waits is held, this many more commits are looked at: clocks are not exact. As many as Git does.
+/// After all that waits is held, this many more commits are read: clocks are not exact. As many as Git does.
 const SLACK_COMMITS: usize = 5;
 
 /// By number.

@@ -1,6 +1,6 @@
 //! How the commits of a thin pack follow each other, told by the pack alone.
 //!
-//! Invariant: only commits that hash to their ids count, so what is proven is true, whoever made the pack.
+//! Invariant: only commits that hash to their ids count, so what is proven is true even if an attacker made the pack.
 
 use std::fs::File;
 use std::path::Path;
