@@ -239,15 +239,15 @@ pub struct List {
     /// Show the names of foreign objects, too.
     pub foreign: bool,
     /// Show who signed each object.
-    pub signatures: Option<Signatures>,
+    pub signatures: Option<Keys>,
 }
 
-/// What it takes to tell who signed an object.
+/// What opens objects, and whose signatures count.
 #[derive(Debug, Clone)]
-pub struct Signatures {
-    /// `PRIVATE_KEY` or `PRIVATE_KEY_FILE`.
+pub struct Keys {
+    /// `PRIVATE_KEY` or `PRIVATE_KEY_FILE`: the age identities.
     pub(crate) private_key: Secret,
-    /// `TRUSTED_KEYS` or `TRUSTED_KEYS_FILE`.
+    /// `TRUSTED_KEYS` or `TRUSTED_KEYS_FILE`. Without them, objects need no signature.
     pub(crate) trusted: Option<Trusted>,
 }
 

@@ -24,7 +24,6 @@ use tokio_util::sync::CancellationToken;
 
 use self::busy::{Busy, project};
 pub use self::clients::Clients;
-use self::clients::Keys;
 pub use self::courier::Courier;
 use self::error::DeliverError;
 pub use self::error::PassError;
@@ -36,6 +35,7 @@ use self::log::Said;
 pub use self::log::failed_pass as log_failed_pass;
 use self::rests::Rests;
 use self::superseded::Superseded;
+use crate::artifact::open::Keys;
 use crate::artifact::signature::TrustedKeys;
 use crate::bucket::Listing;
 use crate::config;
@@ -102,7 +102,7 @@ impl Deliverer {
         refusals.new_keys();
         let status =
             Status::new(Program::Consumer, settings.instance.label(), settings.stall_timeout, settings.dry_run);
-        if let Ok(trusted) = settings.trusted_keys() {
+        if let Ok(trusted) = settings.keys.trusted_keys() {
             status.signatures_are(wanted(trusted.as_ref()));
         }
         Ok(Self {

@@ -140,7 +140,12 @@ pub fn shortened(text: &str, columns: usize) -> String {
 
 /// How many objects, in words: `1 object`, `2 objects`.
 pub fn objects(count: usize) -> String {
-    if count == 1 { "1 object".to_owned() } else { format!("{count} objects") }
+    counted(count, "object")
+}
+
+/// How many of these, in words: `1 target`, `2 targets`.
+pub fn counted(count: usize, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
 
 /// A server's text, cut, without known secrets, and made [`printable`].

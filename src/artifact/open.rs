@@ -8,11 +8,27 @@ use std::path::Path;
 use super::encrypt::{self, Identities};
 use super::error::ArtifactError;
 use super::references;
-use super::signature::{Judged, Trust};
+use super::signature::{Judged, Trust, TrustedKeys};
 use super::unpack::Unpacker;
 use super::walk::{Limits, ObjectFile, walk};
-use crate::model::key::{ArchiveFormat, CommitId};
+use crate::model::key::{ArchiveFormat, CommitId, Destination};
 use crate::model::manifest::{Manifest, Origin};
+use crate::plan::delivery::Window;
+
+/// What opens objects, and whose signatures count.
+#[derive(Debug)]
+pub struct Keys {
+    pub(crate) identities: Identities,
+    /// Without them, objects need no signature.
+    pub(crate) trusted: Option<TrustedKeys>,
+}
+
+impl Keys {
+    /// What has to be proven of the origin of this destination's objects.
+    pub(crate) fn trust<'a>(&'a self, destination: &'a Destination, window: Option<Window>) -> Trust<'a> {
+        Trust { destination, keys: self.trusted.as_ref(), window }
+    }
+}
 
 /// What an object should be, by its name in the bucket.
 #[derive(Debug, Clone, Copy)]

@@ -61,8 +61,8 @@ pub(super) async fn run(settings: config::Consume, roots: &TrustRoots, board: &B
 /// One line that says which program this is, and what it is set to do.
 fn log_start(settings: &config::Consume) {
     // A file of keys may be read again at any time; what is wrong with it then, the pass says.
-    let keys = settings.trusted_keys().ok().flatten().map_or(0, |keys| keys.ids().count());
-    let taken = match &settings.trusted {
+    let keys = settings.keys.trusted_keys().ok().flatten().map_or(0, |keys| keys.ids().count());
+    let taken = match &settings.keys.trusted {
         None => "unsigned objects are taken".to_owned(),
         Some(_) => format!("only objects that are signed with one of {keys} trusted key(s) are taken"),
     };

@@ -12,9 +12,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use self::json::Streamed;
-use self::signatures::{Keys, Signatures};
+use self::signatures::Signatures;
 use self::table::Style;
 use super::{failed, listing_scene, print};
+use crate::artifact::open::Keys;
 use crate::bucket::{Bucket, BucketError, FOREIGN_EXAMPLES, Foreign, Listing};
 use crate::config::{self, OutputFormat};
 use crate::model::key::{HeldObject, Wanted};
@@ -28,7 +29,8 @@ const FOREIGN_NAMED: usize = 10_000;
 /// Lists the bucket and prints it.
 pub(super) async fn command(settings: &config::List, roots: &TrustRoots, board: &Board) -> anyhow::Result<ExitCode> {
     let bucket = Bucket::connect(&settings.s3, settings.timeouts, roots).await?;
-    let keys = settings.signatures.as_ref().map(Keys::of).transpose()?;
+    let read = |keys: &config::Keys| anyhow::Ok(Keys { identities: keys.identities()?, trusted: keys.trusted_keys()? });
+    let keys = settings.signatures.as_ref().map(read).transpose()?;
     Ok(match (settings.output, settings.sort, &keys) {
         (OutputFormat::Json, None, None) => streamed(settings, &bucket, board).await,
         (OutputFormat::Json | OutputFormat::Text, _, _) => whole(settings, &bucket, keys, board).await,
@@ -132,10 +134,9 @@ impl<'a> Filter<'a> {
         if self.wanted.is_empty() {
             return true;
         }
-        let (path, branch) = (object.name.destination.path(), &object.name.destination.branch);
         let mut is_wanted = false;
         for (wanted, found) in &mut self.wanted {
-            let matches = wanted.matches(&path, branch);
+            let matches = wanted.matches(&object.name.destination);
             *found |= matches;
             is_wanted |= matches;
         }

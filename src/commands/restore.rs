@@ -174,9 +174,7 @@ async fn run(
         return Ok(Verdicts { interrupted: true, ..Verdicts::default() });
     };
     let mut held = listing?.held;
-    let wants = |wanted: &Wanted, object: &HeldObject| {
-        wanted.matches(&object.name.destination.path(), &object.name.destination.branch)
-    };
+    let wants = |wanted: &Wanted, object: &HeldObject| wanted.matches(&object.name.destination);
     let missing = settings.wanted.iter().filter(|wanted| !held.iter().any(|object| wants(wanted, object)));
     let mut verdicts = Verdicts { not_found: missing.map(Wanted::to_string).collect(), ..Verdicts::default() };
     held.retain(|object| settings.wanted.is_empty() || settings.wanted.iter().any(|wanted| wants(wanted, object)));

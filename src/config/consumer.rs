@@ -17,7 +17,7 @@ use super::reader::{Reader, Reported};
 use super::reference::*;
 use super::settings::{STALL_MARGIN, default_sync_concurrency};
 use super::values::{above_zero, boolean, count, ip_address, memory_budget, one_line, port, some_bytes};
-use super::{Gitlab, Health, Instance, List, OutputFormat, Signatures, Trusted};
+use super::{Gitlab, Health, Instance, Keys, List, OutputFormat, Trusted};
 use crate::artifact::encrypt::Identities;
 use crate::artifact::signature::TrustedKeys;
 use crate::bucket::S3;
@@ -59,11 +59,8 @@ pub struct Consume {
     pub gitlab: Gitlab,
     /// Where objects come from.
     pub s3: S3,
-    /// `PRIVATE_KEY` or `PRIVATE_KEY_FILE`: one or several age identities; they are read again at each pass.
-    pub private_key: Secret,
-    /// `TRUSTED_KEYS` or `TRUSTED_KEYS_FILE`: whose signatures count; they are read again at each pass. Without them, objects
-    /// need none.
-    pub trusted: Option<Trusted>,
+    /// They are read again at each pass.
+    pub keys: Keys,
     /// `WORKDIR`.
     pub workdir: PathBuf,
     /// `RECONCILE_SLEEP_TIME`: from when the last delivery of a pass has begun to the start of the next; above zero. Without
@@ -106,25 +103,13 @@ pub struct Consume {
     pub webhook_secret: Option<Secret>,
 }
 
-impl Consume {
+impl Keys {
     /// The identities that decrypt: each call reads `PRIVATE_KEY_FILE` again. An error never shows them.
     pub(crate) fn identities(&self) -> anyhow::Result<Identities> {
         identities(&self.private_key).context(name_of(&self.private_key))
     }
 
     /// The keys whose signatures count, if any do: each call reads `TRUSTED_KEYS_FILE` again.
-    pub(crate) fn trusted_keys(&self) -> anyhow::Result<Option<TrustedKeys>> {
-        self.trusted.as_ref().map(Trusted::keys).transpose()
-    }
-}
-
-impl Signatures {
-    /// The identities that decrypt. An error never shows them.
-    pub(crate) fn identities(&self) -> anyhow::Result<Identities> {
-        identities(&self.private_key).context(name_of(&self.private_key))
-    }
-
-    /// The keys whose signatures count, if any do.
     pub(crate) fn trusted_keys(&self) -> anyhow::Result<Option<TrustedKeys>> {
         self.trusted.as_ref().map(Trusted::keys).transpose()
     }
@@ -158,8 +143,7 @@ impl Reader<'_> {
         let insecure = self.insecure_http();
         let s3 = self.s3(insecure);
         let gitlab = self.gitlab(insecure);
-        let private_key = self.private_key();
-        let trusted = self.trusted();
+        let keys = self.keys();
         let workdir = self.value(&WORKDIR, one_line);
         let sleep = self.optional(&RECONCILE_SLEEP_TIME, above_zero);
         let dry_run = self.value(&DRY_RUN, boolean);
@@ -183,8 +167,7 @@ impl Reader<'_> {
         Ok(Consume {
             gitlab: gitlab?,
             s3: s3?,
-            private_key: private_key?,
-            trusted: trusted?,
+            keys: keys?,
             workdir: workdir?.into(),
             sleep: sleep?,
             dry_run: dry_run?,
@@ -212,12 +195,14 @@ impl Reader<'_> {
         let list = self.list(matches);
         let signatures = match matches.get_flag("signatures") {
             false => None,
-            true => {
-                let (private_key, trusted) = (self.private_key(), self.trusted());
-                Some(Signatures { private_key: private_key?, trusted: trusted? })
-            }
+            true => Some(self.keys()),
         };
-        Ok(List { signatures, ..list? })
+        Ok(List { signatures: signatures.transpose()?, ..list? })
+    }
+
+    fn keys(&mut self) -> Result<Keys, Reported> {
+        let (private_key, trusted) = (self.private_key(), self.trusted());
+        Ok(Keys { private_key: private_key?, trusted: trusted? })
     }
 
     /// The identities must be usable at the start; a file of them may be replaced later.

@@ -15,7 +15,7 @@ use super::reference::*;
 use super::values::*;
 use super::*;
 use crate::artifact::fixture::Keys;
-use crate::model::key::ArchiveFormat;
+use crate::model::key::{ArchiveFormat, Destination};
 use crate::model::program::Program;
 use crate::secret::{SecretError, without_line_end};
 
@@ -1048,16 +1048,21 @@ fn words_behind_two_dashes_are_no_flags() {
 
 #[test]
 fn a_wanted_project_means_all_its_branches_a_group_all_below_it_and_a_branch_itself() {
+    let means = |wanted: &Wanted, path: &str, branch: &str| {
+        let (group, project) = path.rsplit_once('/').unwrap();
+        let [group, project, branch] = [group, project, branch].map(str::to_owned);
+        wanted.matches(&Destination { group, project, branch })
+    };
     let project: Wanted = "g/s/p".parse().unwrap();
-    assert!(project.matches("g/s/p", "main") && project.matches("g/s/p", "x@y") && project.matches("g/s/p/q", "main"));
+    assert!(means(&project, "g/s/p", "main") && means(&project, "g/s/p", "x@y") && means(&project, "g/s/p/q", "main"));
     assert!(
-        !project.matches("g/s", "main") && !project.matches("g/s/pq", "main") && !project.matches("x/g/s/p", "main")
+        !means(&project, "g/s", "main") && !means(&project, "g/s/pq", "main") && !means(&project, "x/g/s/p", "main")
     );
     let group: Wanted = "g".parse().unwrap();
-    assert!(group.matches("g/p", "main") && group.matches("g/s/p", "x") && !group.matches("gg/p", "main"));
+    assert!(means(&group, "g/p", "main") && means(&group, "g/s/p", "x") && !means(&group, "gg/p", "main"));
     let branch: Wanted = "g/p@x@y".parse().unwrap();
-    assert!(branch.matches("g/p", "x@y") && !branch.matches("g/p", "x"));
-    assert!(!branch.matches("g/p/q", "x@y"));
+    assert!(means(&branch, "g/p", "x@y") && !means(&branch, "g/p", "x"));
+    assert!(!means(&branch, "g/p/q", "x@y"));
     for bad in ["", "/p", "g/", "g//p", "g/p@", "@main", "p@a/b", "p@main"] {
         assert!(bad.parse::<Wanted>().is_err(), "{bad}");
     }

@@ -3,8 +3,7 @@
 use std::num::NonZeroUsize;
 
 use super::PassError;
-use crate::artifact::encrypt::Identities;
-use crate::artifact::signature::TrustedKeys;
+use crate::artifact::open::Keys;
 use crate::bucket::Bucket;
 use crate::config;
 use crate::git::account::Account;
@@ -13,14 +12,6 @@ use crate::git::wire::GitServer;
 use crate::net::http;
 use crate::net::http::upload::Uploads;
 use crate::net::tls::TrustRoots;
-
-/// What opens objects, and whose signatures count.
-#[derive(Debug)]
-pub struct Keys {
-    pub(super) identities: Identities,
-    /// Without them, objects need no signature.
-    pub(super) trusted: Option<TrustedKeys>,
-}
 
 /// The clients of GitLab and S3, and the identities.
 pub struct Clients {
@@ -63,8 +54,8 @@ impl Clients {
 
     /// The keys of now.
     pub(super) fn keys(&self) -> Result<Keys, PassError> {
-        let identities = self.settings.identities().map_err(PassError::Secret)?;
-        let trusted = self.settings.trusted_keys().map_err(PassError::TrustedKeys)?;
+        let identities = self.settings.keys.identities().map_err(PassError::Secret)?;
+        let trusted = self.settings.keys.trusted_keys().map_err(PassError::TrustedKeys)?;
         Ok(Keys { identities, trusted })
     }
 }

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::clients::Keys;
 use super::error::DeliverError;
 use super::job::{Job, Pushed};
+use crate::artifact::open::Keys;
 use crate::bucket::Bucket;
 use crate::config;
 use crate::git::push::PushServer;

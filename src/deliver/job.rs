@@ -15,14 +15,13 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
-use super::clients::Keys;
 use super::courier::Courier;
 use super::error::DeliverError;
 use crate::artifact::Limits;
 use crate::artifact::error::ArtifactError;
 use crate::artifact::increment;
-use crate::artifact::open::{Expected, Said, unpack};
-use crate::artifact::signature::{Judged, Trust};
+use crate::artifact::open::{Expected, Keys, Said, unpack};
+use crate::artifact::signature::Judged;
 use crate::artifact::stream::stream_pack;
 use crate::files::create_private_dir;
 use crate::git::pack::subset::{descends, write_subset};
@@ -371,9 +370,5 @@ fn expected<'a>(
     window: Option<Window>,
 ) -> Result<Expected<'a>, DeliverError> {
     let format = object.name.content.format().ok_or(DeliverError::NoObject)?;
-    Ok(Expected { format, commit, bytes: Some(object.bytes), trust: trust(object, keys, window) })
-}
-
-fn trust<'a>(object: &'a HeldObject, keys: &'a Keys, window: Option<Window>) -> Trust<'a> {
-    Trust { destination: &object.name.destination, keys: keys.trusted.as_ref(), window }
+    Ok(Expected { format, commit, bytes: Some(object.bytes), trust: keys.trust(&object.name.destination, window) })
 }

@@ -155,10 +155,10 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// Whether this destination, given by its `group/project` and its branch, is meant.
-    pub fn matches(&self, project: &str, branch: &str) -> bool {
-        match (project.strip_prefix(&self.path), &self.branch) {
-            (Some(""), wanted) => wanted.as_deref().is_none_or(|wanted| wanted == branch),
+    /// Whether this destination is meant.
+    pub fn matches(&self, destination: &Destination) -> bool {
+        match (destination.path().strip_prefix(&self.path), &self.branch) {
+            (Some(""), wanted) => wanted.as_ref().is_none_or(|wanted| *wanted == destination.branch),
             (Some(below), None) => below.starts_with('/'),
             (Some(_), Some(_)) | (None, _) => false,
         }

@@ -95,17 +95,15 @@ impl Republish {
             Self::OnRecipientChange => return Ok(BTreeSet::new()),
             Self::Named(wanted) => wanted,
         };
-        let meant =
-            |wanted: &Wanted, destination: &Destination| wanted.matches(&destination.path(), &destination.branch);
         let unknown: Vec<_> = wanted
             .iter()
-            .filter(|wanted| !listed.iter().any(|listed| meant(wanted, listed)))
+            .filter(|wanted| !listed.iter().any(|listed| wanted.matches(listed)))
             .map(Wanted::to_string)
             .collect();
         if !unknown.is_empty() {
             return Err(PlanError::NothingToRepublish { names: unknown });
         }
-        let named = listed.into_iter().filter(|listed| wanted.iter().any(|wanted| meant(wanted, listed)));
+        let named = listed.into_iter().filter(|listed| wanted.iter().any(|wanted| wanted.matches(listed)));
         Ok(named.cloned().collect())
     }
 }

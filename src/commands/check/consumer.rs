@@ -43,8 +43,8 @@ async fn run(
     checks: &mut Checks<'_>,
 ) -> Option<()> {
     checks.add([Check::settings(warnings)]);
-    let identities = settings.identities();
-    checks.add([here::identities(identities.as_ref()), here::trusted_keys(settings.trusted_keys())]);
+    let identities = settings.keys.identities();
+    checks.add([here::identities(identities.as_ref()), here::trusted_keys(settings.keys.trusted_keys())]);
     checks.add([here::workdir(Program::Consumer, &settings.workdir)]);
     checks.add(settings.webhook_secret.as_ref().map(|secret| here::webhook(secret, settings.metrics_port)));
     let listing = stop.run_until_cancelled(objects::listing(bucket, settings));

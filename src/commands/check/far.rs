@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::finding::{Check, counted};
+use super::finding::Check;
 use super::gitlab::{Answer, GITLAB, NO_PROJECT, ask};
 use crate::config;
 use crate::git::heads::why_no_push;
@@ -12,7 +12,7 @@ use crate::model::key::HeldObject;
 use crate::net::http::Login;
 use crate::net::http::upload::Uploads;
 use crate::plan::delivery::Obstacle;
-use crate::text::error_chain;
+use crate::text::{counted, error_chain};
 
 /// How many of the bucket's projects are looked up until one is found that exists.
 const PROJECTS_TRIED: usize = 20;

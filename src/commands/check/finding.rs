@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::super::{pretty, print};
 use crate::config::OutputFormat;
 use crate::terminal::{Board, Paint, Scene, Style};
-use crate::text::printable;
+use crate::text::{counted, printable};
 
 /// How many names are shown of many with the same problem.
 pub(super) const NAMES_SHOWN: usize = 10;
@@ -164,10 +164,6 @@ fn summary(checks: &[Check]) -> String {
 /// The checks as JSON; `docs/contract.md` describes the object.
 fn json(checks: &[Check]) -> serde_json::Value {
     serde_json::json!({ "good": is_good(checks), "checks": checks })
-}
-
-pub(super) fn counted(count: usize, what: &str) -> String {
-    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 fn is_or_are(count: usize, what: &str) -> String {

@@ -11,18 +11,19 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::bucket::{and_foreign, failed};
-use super::finding::{Check, by_reason, counted};
+use super::finding::{Check, by_reason};
 use crate::artifact::encrypt::{Identities, decrypting};
 use crate::artifact::error::ArtifactError;
+use crate::artifact::open::Keys;
 use crate::artifact::origin::{START_BYTES, origin};
-use crate::artifact::signature::{Trust, TrustError, TrustedKeys};
+use crate::artifact::signature::TrustError;
 use crate::bucket::{Bucket, BucketError, Listing};
 use crate::config;
 use crate::deliver::{object_cause, pause_of_a_bucket_with};
 use crate::model::key::{ArchiveFormat, CommitId, Content, HeldObject};
 use crate::model::program::Program;
 use crate::plan::Cause;
-use crate::text::{error_chain, human_duration, objects, since};
+use crate::text::{counted, error_chain, human_duration, objects, since};
 
 /// Of how many objects the first bytes are read, at most: the newest ones of as many destinations.
 const OBJECTS_TRIED: usize = 5;
@@ -77,7 +78,7 @@ pub(super) async fn reading(
 ) -> Check {
     const NAME: &str = "bucket: read";
     let Some(identities) = identities else { return Check::skipped(NAME, "without an identity") };
-    let Ok(trusted) = settings.trusted_keys() else { return Check::skipped(NAME, "without the trusted keys") };
+    let Ok(trusted) = settings.keys.trusted_keys() else { return Check::skipped(NAME, "without the trusted keys") };
     let is_judged = trusted.is_some();
     let keys = Arc::new(Keys { identities, trusted });
     let mut seen = HashSet::new();
@@ -105,12 +106,6 @@ pub(super) async fn reading(
         None => Check::passed(NAME, format!("the newest objects of {tried} destinations can be opened{also}{them}")),
         Some((_, first)) => not_usable(NAME, first.cause(), unusable.as_slice(), tried),
     }
-}
-
-/// What opens objects, and whose signatures count.
-struct Keys {
-    identities: Identities,
-    trusted: Option<TrustedKeys>,
 }
 
 /// What is wrong with some of the objects.
@@ -184,11 +179,11 @@ async fn open(bucket: &Bucket, object: &HeldObject, limit: Duration, keys: &Arc<
 fn judge(keys: &Keys, object: &HeldObject, start: &[u8]) -> Result<(), Unusable> {
     let name = &object.name;
     // A pass says what is wrong with such a name.
-    let (Some(trusted), Ok(commit)) = (&keys.trusted, name.commit.parse::<CommitId>()) else {
+    let (Some(_), Ok(commit)) = (&keys.trusted, name.commit.parse::<CommitId>()) else {
         let opened = decrypting(&keys.identities, start, None).map(drop);
         return opened.map_err(|error| Unusable::Content(error.into()));
     };
-    let trust = Trust { destination: &name.destination, keys: Some(trusted), window: None };
+    let trust = keys.trust(&name.destination, None);
     let found = origin(start, object.bytes, name.content, commit, trust, &keys.identities);
     found.map(drop).map_err(Unusable::Content)
 }

@@ -1,13 +1,13 @@
 //! The GraphQL server, or the file in its place, and the target list.
 
-use super::finding::{Check, by_reason, counted};
+use super::finding::{Check, by_reason};
 use crate::graphql::GraphqlServer;
 use crate::graphql::file::TargetsFile;
 use crate::model::program::Program;
 use crate::model::target::Targets;
 use crate::plan::{Cause, Republish};
 use crate::reconcile::{Clients, TargetList};
-use crate::text::error_chain;
+use crate::text::{counted, error_chain};
 
 const GRAPHQL: &str = "GraphQL";
 pub(super) async fn source(clients: &Clients) -> (Check, Option<Targets>) {

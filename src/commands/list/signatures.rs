@@ -10,12 +10,10 @@ use futures_util::{StreamExt, stream};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
-use crate::artifact::encrypt::Identities;
 use crate::artifact::error::ArtifactError;
+use crate::artifact::open::Keys;
 use crate::artifact::origin::{START_BYTES, origin};
-use crate::artifact::signature::{Trust, TrustedKeys};
 use crate::bucket::Bucket;
-use crate::config;
 use crate::model::key::{CommitId, HeldObject};
 use crate::model::manifest::{KeyId, Origin};
 use crate::terminal::Scene;
@@ -25,12 +23,6 @@ use crate::text::{error_chain, objects, printable};
 const CONCURRENCY: usize = 16;
 /// How many destinations are named for one reason.
 const NAMED: usize = 3;
-
-/// What opens objects, and whose signatures count.
-pub(super) struct Keys {
-    identities: Identities,
-    trusted: Option<TrustedKeys>,
-}
 
 /// What was found out of one object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,12 +37,6 @@ pub(super) enum Signature {
 
 /// What was found out, by the objects' keys.
 pub(super) type Signatures = HashMap<String, Signature>;
-
-impl Keys {
-    pub(super) fn of(settings: &config::Signatures) -> anyhow::Result<Self> {
-        Ok(Self { identities: settings.identities()?, trusted: settings.trusted_keys()? })
-    }
-}
 
 /// How many objects were read.
 #[derive(Debug, Default)]
@@ -83,7 +69,7 @@ async fn signature(bucket: &Bucket, keys: Arc<Keys>, object: HeldObject) -> Sign
         Err(error) => return Signature::Unknown(error_chain(&error)),
     };
     let judging = spawn_blocking(move || {
-        let trust = Trust { destination: &object.name.destination, keys: keys.trusted.as_ref(), window: None };
+        let trust = keys.trust(&object.name.destination, None);
         match origin(reader, object.bytes, object.name.content, commit, trust, &keys.identities) {
             Ok(origin) => Signature::Good(origin),
             Err(error @ ArtifactError::Origin(_)) => Signature::Refused(error_chain(&error)),

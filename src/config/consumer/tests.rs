@@ -66,12 +66,12 @@ fn what_the_go_consumer_is_given_is_enough() {
     let consume = consume_with(&[], &[]);
     assert_eq!(consume.gitlab.base_url.as_str(), "https://far.example.com/");
     assert_eq!(consume.s3.bucket, "partition");
-    assert_eq!(consume.identities().unwrap().recipients().count(), 1);
+    assert_eq!(consume.keys.identities().unwrap().recipients().count(), 1);
     assert_eq!(consume.workdir, Path::new("/working"));
     assert_eq!(consume.sleep, None, "it depends on the bucket");
     assert!(consume.webhook_secret.is_none());
     assert!(!consume.dry_run && !consume.run_once && !consume.s3.sign_payload);
-    assert_eq!(consume.trusted, None);
+    assert_eq!(consume.keys.trusted, None);
     assert_eq!(consume.on_rewrite, OnRewrite::Publish);
     assert!((4..=8).contains(&consume.sync_concurrency.get()) && consume.probe_concurrency.get() == 32);
     assert_eq!(consume.target_timeout, Duration::from_secs(3600));
@@ -163,7 +163,7 @@ fn identities_are_one_a_line_and_come_from_the_environment_or_a_file() {
     let [one, two] = [identity(), identity()];
     let several = format!("# of the old near side\n{one}\n\n{two}\n");
     let consume = consume_with(&[("PRIVATE_KEY", &several)], &[]);
-    assert_eq!(consume.identities().unwrap().recipients().count(), 2);
+    assert_eq!(consume.keys.identities().unwrap().recipients().count(), 2);
 
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("identities.txt");
@@ -172,11 +172,11 @@ fn identities_are_one_a_line_and_come_from_the_environment_or_a_file() {
     for words in [&[][..], &["-private-key-file", path]] {
         let file = if words.is_empty() { path } else { "" };
         let consume = consume_with(&[("PRIVATE_KEY", ""), ("PRIVATE_KEY_FILE", file)], words);
-        assert_eq!(consume.identities().unwrap().recipients().count(), 2);
+        assert_eq!(consume.keys.identities().unwrap().recipients().count(), 2);
         fs::write(path, &one).unwrap();
-        assert_eq!(consume.identities().unwrap().recipients().count(), 1, "it is read again");
+        assert_eq!(consume.keys.identities().unwrap().recipients().count(), 1, "it is read again");
         fs::write(path, "nothing").unwrap();
-        let error = format!("{:#}", consume.identities().unwrap_err());
+        let error = format!("{:#}", consume.keys.identities().unwrap_err());
         assert_eq!(error, "PRIVATE_KEY_FILE: line 1 is neither a secret key (AGE-SECRET-KEY-1…) nor a comment (#…)");
         fs::write(path, &several).unwrap();
     }
@@ -213,8 +213,8 @@ fn what_is_not_an_identity_is_explained_and_not_shown() {
 #[test]
 fn trusted_keys_come_from_the_environment_or_a_file_that_is_read_again() {
     let [one, two] = [Keys::new(), Keys::new()];
-    let ids = |consume: &Consume| consume.trusted_keys().unwrap().unwrap().ids().collect::<Vec<_>>();
-    assert_eq!(consume_with(&[], &[]).trusted_keys().unwrap(), None);
+    let ids = |consume: &Consume| consume.keys.trusted_keys().unwrap().unwrap().ids().collect::<Vec<_>>();
+    assert_eq!(consume_with(&[], &[]).keys.trusted_keys().unwrap(), None);
     let both = one.public_pem() + &two.public_pem();
     assert_eq!(ids(&consume_with(&[("TRUSTED_KEYS", &both)], &[])), [one.signing().id(), two.signing().id()]);
     let path = one.dir.path().join("trusted");
@@ -226,7 +226,7 @@ fn trusted_keys_come_from_the_environment_or_a_file_that_is_read_again() {
         fs::write(path, &both).unwrap();
         assert_eq!(ids(&consume), [one.signing().id(), two.signing().id()]);
         fs::remove_file(path).unwrap();
-        let error = format!("{:#}", consume.trusted_keys().unwrap_err());
+        let error = format!("{:#}", consume.keys.trusted_keys().unwrap_err());
         assert!(error.starts_with(&format!("TRUSTED_KEYS_FILE: {path}: cannot be read: ")), "{error}");
         fs::write(path, one.public_pem()).unwrap();
     }

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 
 use tokio::task::spawn_blocking;
 
-use super::{Job, Opened, Pushed, Sent, commit_of, published, trust, wants_everything};
+use super::{Job, Opened, Pushed, Sent, commit_of, published, wants_everything};
 use crate::artifact::increment::{self, ExpectedIncrement};
 use crate::deliver::error::DeliverError;
 use crate::git::pack::thin::history::leads_to;
@@ -98,7 +98,7 @@ impl Job<'_> {
         let (keys, limits, object) = (Arc::clone(self.keys), self.limits(), object.clone());
         let file = place.join(format!("{commit}.pack"));
         let reading = spawn_blocking(move || {
-            let trust = trust(&object, &keys, None);
+            let trust = keys.trust(&object.name.destination, None);
             let expected = ExpectedIncrement { commit, base, bytes: Some(object.bytes), trust };
             increment::read(reader, &expected, &keys.identities, limits, &file)
         });
