@@ -40,6 +40,11 @@ pub fn mutated(bytes: &[u8], seed: u64) -> Vec<u8> {
             _ => copy.truncate(range.start),
         }
     }
+    // A piece may be moved to where it was.
+    if copy == bytes && !copy.is_empty() {
+        let at = random.usize(..copy.len());
+        copy[at] ^= 1;
+    }
     copy
 }
 
