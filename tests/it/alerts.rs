@@ -80,7 +80,7 @@ const LOGGED: [(&str, &str, &str); 23] = [
     ("Absent", "config", "is still the example's replace-me"),
     ("ShardAbsent", "workdir", "WORKDIR: another process is using"),
     ("Stuck", "status", "no progress for "),
-    ("PassesFail", "git", "GitLab refuses the login, "),
+    ("PassesFail", "git", "GitLab refuses the login"),
     ("HalfTargetsInTrouble", "model", "the Git server is unreachable: not tried"),
     ("UploadsFail", "passes", " more for the same reason"),
     ("TargetsInTrouble", "reconcile", "blocked: "),
