@@ -91,7 +91,7 @@ const LOGGED: [(&str, &str, &str); 23] = [
     ("ConsumerAbsent", "artifact", "it holds no secret key"),
     ("ConsumerShardAbsent", "workdir", "WORKDIR: another process is using"),
     ("ConsumerStuck", "status", "no progress for "),
-    ("ConsumerPassesFail", "reconcile", "the pass failed and nothing was changed"),
+    ("ConsumerPassesFail", "passes", "the pass failed and nothing was changed"),
     ("ConsumerHalfDestinationsInTrouble", "model", "the far GitLab is unreachable: not tried"),
     ("ConsumerDownloadsFail", "bucket", "read an object"),
     ("ConsumerDestinationsInTrouble", "git", "the Git server refuses the push: "),
