@@ -301,8 +301,8 @@ impl Deliverer {
         outcomes.sort_by(|a, b| a.deliver.destination().cmp(b.deliver.destination()));
         report.add(&outcomes, begun.elapsed());
         self.keep_refusals(courier);
-        if outcomes.iter().any(|outcome| matches!(&outcome.result, Ok(Done::Pushed(done)) if done.published.is_some()))
-        {
+        // What was about to be pushed counts, too, if that failed.
+        if has_tried && keys.trusted.is_some() {
             courier.keep_taken();
         }
         Ok((report, has_tried))
