@@ -197,6 +197,13 @@ impl Job<'_> {
         }
     }
 
+    /// The same, and it is about to be pushed.
+    fn take(&self, origin: &Origin, manifest: Option<&Manifest>, does: Move) -> Result<(), DeliverError> {
+        self.allow(origin, manifest, does)?;
+        self.note(published(origin, manifest));
+        Ok(())
+    }
+
     /// What was published then counts as taken from now on: what becomes of the push may never be known here.
     fn note(&self, published: Option<SystemTime>) {
         if let Some(published) = published {

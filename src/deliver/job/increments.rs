@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 
 use tokio::task::spawn_blocking;
 
-use super::{Job, Opened, Pushed, Sent, commit_of, published, wants_everything};
+use super::{Job, Opened, Pushed, Sent, commit_of, wants_everything};
 use crate::artifact::increment::{self, ExpectedIncrement};
 use crate::deliver::error::DeliverError;
 use crate::git::pack::thin::history::leads_to;
@@ -31,9 +31,7 @@ impl Job<'_> {
         let mut opened = vec![];
         self.open_from(place, 1, &mut opened).await?;
         if let Some(tip) = opened.last() {
-            let (origin, manifest) = (&tip.increment.origin, Some(&tip.increment.manifest));
-            self.allow(origin, manifest, Move::Creates)?;
-            self.note(published(origin, manifest));
+            self.take(&tip.increment.origin, Some(&tip.increment.manifest), Move::Creates)?;
         }
         match self.stream(whole, None).await {
             Ok(Pushed { bytes, .. }) => {
@@ -129,8 +127,7 @@ impl Job<'_> {
                     return self.push_from_disk(place, &mut opened, at).await;
                 }
             }
-            self.allow(&origin, Some(&manifest), Move::Forward)?;
-            self.note(published(&origin, Some(&manifest)));
+            self.take(&origin, Some(&manifest), Move::Forward)?;
         }
         for (increment, objects) in opened.iter().zip(first + 1..) {
             // A branch that was made a moment ago is where its whole history ends.
