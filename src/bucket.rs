@@ -1,6 +1,7 @@
 //! The bucket: what it holds (the observed state), and the few ways to change it.
 
 mod abandoned;
+mod ahead;
 mod answer;
 mod client;
 mod credentials;

@@ -9,9 +9,12 @@ use std::time::{Duration, SystemTime};
 
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 use aws_sdk_s3::types::{EncodingType, Object};
-use futures_util::future::try_join;
+use tokio::spawn;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
+use super::ahead::Ahead;
 use super::error::failed;
 use super::{Bucket, BucketError};
 use crate::model::key::{self, DecodedKey, Destination, HeldObject};
@@ -153,24 +156,39 @@ impl Bucket {
             Ok(())
         };
         let reading = async {
-            let (mut page, mut tokens) = (self.page(None).await?, Tokens::default());
-            while let Some(token) = next_page(&page)? {
+            let (mut asked, mut tokens) = (self.ask(None), Tokens::default());
+            loop {
+                let early = asked.ahead.await.ok().map(|token| (self.ask(Some(token.clone())), token));
+                let page = asked.page.await.unwrap_or(Err(BucketError::Stopped))?;
+                let Some(token) = next_page(&page)? else { return take_page(page) };
                 tokens.add(&token)?;
-                // The server makes the next page while this one is taken. It is read after that, so one is in memory.
-                (page, ()) = try_join(self.page(Some(token)), async { take_page(page) }).await?;
+                asked = match early {
+                    Some((asked, guess)) if guess == token => asked,
+                    Some(_) | None => self.ask(Some(token)),
+                };
+                take_page(page)?;
             }
-            take_page(page)
         };
         in_time(LIST, reading).await
     }
 
-    /// The page that this token stands for; the first one without.
-    async fn page(&self, token: Option<String>) -> Result<ListObjectsV2Output, BucketError> {
+    /// Asks for the page that this token stands for; for the first one without.
+    fn ask(&self, token: Option<String>) -> Asked {
         let request = self.client.list_objects_v2().bucket(&self.name).set_continuation_token(token);
+        let (watch, ahead) = Ahead::new();
         // A key may hold characters that XML cannot, and one such key would make the whole page unreadable.
-        let sent = request.encoding_type(EncodingType::Url).send().await;
-        sent.map_err(|error| failed(format!("{LIST} {}", self.name))(error))
+        let sent = request.encoding_type(EncodingType::Url).customize().interceptor(watch).send();
+        let action = format!("{LIST} {}", self.name);
+        let page = spawn(async { sent.await.map_err(failed(action)) });
+        Asked { page: AbortOnDropHandle::new(page), ahead }
     }
+}
+
+/// A page on its way. Dropping it gives it up.
+struct Asked {
+    page: AbortOnDropHandle<Result<ListObjectsV2Output, BucketError>>,
+    /// The token for the page after it, as soon as this one has arrived.
+    ahead: oneshot::Receiver<String>,
 }
 
 /// The token for the next page; `None` if this one is the last.

@@ -173,6 +173,18 @@ fn destination_on_the_last_page_is_retired() {
     assert_eq!(keys(&world), expected);
 }
 
+#[test]
+fn only_the_page_itself_says_which_one_follows() {
+    let (world, expected) = many(25, S3Options { page_keys: 10, ..S3Options::default() });
+    let misleading = Fault::alter(|page| {
+        let elsewhere = "<!-- <NextContinuationToken>elsewhere</NextContinuationToken> --><IsTruncated>";
+        String::from_utf8(page).unwrap().replacen("<IsTruncated>", elsewhere, 1).into_bytes()
+    });
+    with_habit(&world, &["-run-once"], "ListObjectsV2", misleading).succeeded().logged("unchanged=25");
+    assert!(count(&world.s3().requests(), "ListObjectsV2") > 3, "the token in the comment was tried");
+    assert_eq!(keys(&world), expected);
+}
+
 /// Runs the program with this fault in all answers to such requests.
 fn with_habit(world: &World, arguments: &[&str], operation: &'static str, habit: Fault) -> Run {
     let front = Proxy::start(&world.s3().url()).unwrap();
