@@ -1,11 +1,12 @@
 //! Git's smart HTTP, as far as pushing one branch needs it: `receive-pack` in protocol version 0, the only one that it has.
 //!
-//! Invariant: a push counts as taken only if the server reports so for this branch. A pack is sent once; everything read from
-//! the server is bounded, and none of its text reaches a terminal unescaped. Protocol: gitprotocol-http(5),
-//! gitprotocol-pack(5).
+//! Invariant: a push counts as taken only if the server reports so for this branch, or the branch is seen there. A pack is sent
+//! once; everything read from the server is bounded, and none of its text reaches a terminal unescaped. Protocol:
+//! gitprotocol-http(5), gitprotocol-pack(5).
 
 mod advertisement;
 mod error;
+mod recent;
 mod refusal;
 mod report;
 mod said;
@@ -25,6 +26,7 @@ use url::Url;
 
 use self::advertisement::{Advertisement, Capabilities};
 pub use self::error::PushError;
+use self::recent::{Recent, Said};
 pub use self::refusal::Refusal;
 use self::report::Report;
 use super::wire::packets::{FLUSH, Packets, data};
@@ -49,6 +51,7 @@ pub struct PushServer {
     uploads: Uploads,
     base: Url,
     login: Login,
+    recent: Arc<Recent>,
 }
 
 /// What a push does to a branch.
@@ -63,7 +66,7 @@ pub struct RefUpdate<'a> {
 impl PushServer {
     /// A server whose projects live at `base`/`group`/`project`.git.
     pub fn new(uploads: Uploads, base: Url, login: Login) -> Self {
-        Self { uploads, base, login }
+        Self { uploads, base, login, recent: Arc::default() }
     }
 
     /// The heads of those of `branches` that `project` (`group/name`) has. GitLab makes a missing project at this request, if
@@ -73,7 +76,10 @@ impl PushServer {
         project: &str,
         branches: &BTreeSet<&str>,
     ) -> Result<BTreeMap<String, CommitId>, WireError> {
-        self.advertised(project, branches).await.map(|(advertised, _)| advertised.heads)
+        let said = self.advertised(project, branches).await?;
+        let heads = said.heads();
+        self.recent.note(project, said);
+        Ok(heads)
     }
 
     /// Moves one branch to a commit that `pack` brings, with all that the server lacks of its history. If the branch is there
@@ -87,8 +93,13 @@ impl PushServer {
             return Err(PushError::Deletes);
         }
         let branches = [update.branch].into();
-        let (advertised, url) = self.advertised(project, &branches).await?;
-        match advertised.heads.get(update.branch).copied() {
+        let recent = self.recent.take(project, update.branch, update.old);
+        let is_recent = recent.is_some();
+        let said = match recent {
+            Some(said) => said,
+            None => self.advertised(project, &branches).await?,
+        };
+        match said.head(update.branch) {
             Some(head) if head == update.new => {
                 pack.discard().await;
                 return Ok(());
@@ -96,12 +107,24 @@ impl PushServer {
             head if head != update.old => return Err(PushError::moved(head)),
             _ => {}
         }
-        let capabilities = advertised.capabilities;
-        if !capabilities.report_status {
+        if !said.capabilities.report_status {
             return Err(PushError::NoReport);
         }
-        let report = self.send(&url, update, capabilities, pack).await?;
-        report.outcome()
+        match self.send(&said.to, update, said.capabilities, pack).await?.outcome() {
+            Ok(()) => {
+                self.recent.note(project, said.moved(update.branch, update.new));
+                Ok(())
+            }
+            // Somebody may have pushed the same since the project was asked.
+            Err(error) if is_recent && error.refusal() == Some(Refusal::Moved) => {
+                match self.advertised(project, &branches).await?.head(update.branch) {
+                    Some(head) if head == update.new => Ok(()),
+                    head if head != update.old => Err(PushError::moved(head)),
+                    _ => Err(error),
+                }
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn send(
@@ -135,7 +158,7 @@ impl PushServer {
     }
 
     /// What the server says before a push, and where to push to.
-    async fn advertised(&self, project: &str, branches: &BTreeSet<&str>) -> Result<(Advertisement, Url), WireError> {
+    async fn advertised(&self, project: &str, branches: &BTreeSet<&str>) -> Result<Said, WireError> {
         let mut url = project_url(&self.base, project, "info/refs");
         url.set_query(Some("service=git-receive-pack"));
         let idle = self.uploads.idle();
@@ -147,7 +170,7 @@ impl PushServer {
         to.set_path(&path.unwrap_or_default());
         to.set_query(None);
         let packets = Packets::new(expect(answer, ADVERTISEMENT)?);
-        Ok((Advertisement::read(packets, branches, idle).await?, to))
+        Ok(Said::now(&Advertisement::read(packets, branches, idle).await?, branches, to))
     }
 }
 

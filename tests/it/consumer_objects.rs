@@ -106,7 +106,7 @@ fn a_bucket_of_more_than_a_page_is_read_to_its_end() {
     deliver(&world).succeeded().logged("delivered=1").logged("unchanged=1199");
     assert_arrived(&world, "far/app", &name.remote_branch, &head);
     assert_eq!(count(&world.s3().requests(), "ListObjectsV2"), 2);
-    assert_eq!(count(&world.destination.requests(), "receive-heads"), 2, "one for all branches, and one for the push");
+    assert_eq!(count(&world.destination.requests(), "receive-heads"), 1, "one for all branches");
 }
 
 #[test]

@@ -356,8 +356,8 @@ fn a_token_that_expires_during_a_pass_is_not_tried_for_each_destination() {
         put(&world, "near/app", &format!("far/p{n:02}"));
     }
     let front = Proxy::start(&world.destination.url()).unwrap();
-    // 21 questions and two pushes are answered.
-    front.on_later(23, |seen| seen.operation() == "receive-heads", usize::MAX, Fault::status(401));
+    // All questions and two pushes are answered.
+    front.on_later(2, |seen| seen.operation() == "receive-pack", usize::MAX, Fault::status(401));
     let mut command = consumer(&world, &["-reconcile-sleep-time=1h"]);
     command.env("GITLAB_BASE_URL", front.url()).env("SYNC_CONCURRENCY", "2");
     let daemon = Daemon::spawn(command);

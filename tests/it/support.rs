@@ -287,8 +287,8 @@ pub fn delivering(world: &World) -> Daemon {
     Daemon::spawn(consumer(world, &["-reconcile-sleep-time=10ms"]))
 }
 
-/// A pass asks where the branch is, and a push asks again before it sends anything.
-pub const ONE_PUSH: [&str; 3] = ["receive-heads", "receive-heads", "receive-pack"];
+/// A pass asks where the branch is, and the push that follows at once needs no other answer.
+pub const ONE_PUSH: [&str; 2] = ["receive-heads", "receive-pack"];
 
 /// Puts the head of a project's `main` into the bucket, for this destination's `main`. Returns the commit.
 #[track_caller]

@@ -47,7 +47,7 @@ fn in_its_words(said: &str) -> String {
 }
 
 impl PushError {
-    /// The branch is at another commit than expected, or there is none; found before anything was sent.
+    /// The branch is at another commit than expected, or there is none.
     pub fn moved(head: Option<CommitId>) -> Self {
         let reason = match head {
             Some(head) => format!("the branch is at {head} meanwhile"),

@@ -229,6 +229,48 @@ async fn a_branch_that_moved_is_to_be_planned_again() {
 }
 
 #[tokio::test]
+async fn a_project_that_was_asked_a_moment_ago_is_not_asked_again() {
+    let far = Far::new();
+    let asked = || far.git.requests().len() - far.pushes();
+    let (first, second) = (far.commit("one"), far.commit("two"));
+    far.push.heads_for_push(PROJECT, &["main", "other"].into()).await.unwrap();
+    far.push("main", None, first, far.pack("HEAD~1")).await.unwrap();
+    far.push("main", Some(first), second, far.pack("HEAD\n^HEAD~1")).await.unwrap();
+    far.push("other", None, first, far.pack("HEAD~1")).await.unwrap();
+    assert_eq!((asked(), far.head()), (1, Some(second)));
+    // Of this branch it said nothing.
+    far.push("third", None, first, far.pack("HEAD~1")).await.unwrap();
+    assert_eq!(asked(), 2);
+    // It said that the branch is elsewhere.
+    far.push("third", None, first, far.pack("HEAD~1")).await.unwrap();
+    assert_eq!((asked(), far.pushes()), (3, 4));
+}
+
+#[tokio::test]
+async fn a_branch_that_moved_since_it_was_asked_for_is_looked_up() {
+    let far = Far::new();
+    let (first, second, third) = (far.commit("one"), far.commit("two"), far.commit("three"));
+    far.push("elsewhere", None, third, far.pack("HEAD")).await.unwrap();
+    far.push("main", None, first, far.pack("HEAD~2")).await.unwrap();
+    let pack = || far.pack("HEAD~1\n^HEAD~2");
+    for (moved_to, others) in [(second, None), (third, Some(third)), (first, None)] {
+        git(far.repo.path(), &["update-ref", "refs/heads/main", &first.to_string()]);
+        far.push.heads_for_push(PROJECT, &["main"].into()).await.unwrap();
+        git(far.repo.path(), &["update-ref", "refs/heads/main", &moved_to.to_string()]);
+        let pushed = far.push("main", Some(first), second, pack()).await;
+        match others {
+            None => pushed.unwrap(),
+            Some(head) => {
+                let (refusal, words) = refusal(pushed);
+                assert_eq!(refusal, Refusal::Moved);
+                assert!(words.contains(&format!("the branch is at {head} meanwhile")), "{words}");
+            }
+        }
+        assert_eq!(far.head(), Some(others.unwrap_or(second)));
+    }
+}
+
+#[tokio::test]
 async fn the_words_of_a_hook_tell_why_it_refuses() {
     let far = Far::new();
     let first = far.commit("one");
@@ -357,12 +399,13 @@ async fn a_renamed_project_gets_the_push() {
     let update = RefUpdate { branch: "main", old: None, new: first };
     far.push.push("g/old", &update, body(far.pack("HEAD"))).await.unwrap();
     assert_eq!(far.head(), Some(first));
-    // Another server gets no login.
+    // Another server gets no login. Later, the project is asked again.
+    let push = push_server(&far.git.url(), far.git.user(), far.git.password(), IDLE);
     let other = GitServer::start(GitOptions { allow_push: true, ..GitOptions::default() }).unwrap();
     far.git.fault("g/old", GitFault::Redirect(format!("{}/{PROJECT}", other.url())));
     let second = far.commit("two");
     let update = RefUpdate { branch: "main", old: Some(first), new: second };
-    let away = far.push.push("g/old", &update, body(far.pack("HEAD"))).await.unwrap_err();
+    let away = push.push("g/old", &update, body(far.pack("HEAD"))).await.unwrap_err();
     assert!(matches!(&away, PushError::Before(WireError::Request(RequestError::Redirect { .. }))), "{away}");
     assert_eq!(other.requests().len(), 0);
 }
