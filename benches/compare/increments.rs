@@ -17,7 +17,7 @@ use testbed::world::{World, WorldBuilder};
 use crate::far;
 use crate::measure::{Measured, measure, rounds};
 use crate::rivals;
-use crate::workloads::{Contestants, deep, print, projects};
+use crate::workloads::{Contestants, copy, deep, print, projects};
 
 /// The most objects of a destination: a whole history and what is on top of it.
 const MOST_OBJECTS: usize = 9;
@@ -237,12 +237,12 @@ fn plan_for(heads: &[(usize, CommitId)], held: &[HeldObject], crossing: Crossing
     plan(&Desired { targets, refused: vec![] }, held, policy).unwrap()
 }
 
-/// C4: the far side is away for several hundred commits.
+/// C4: the far side is away for several hundred commits. Beside it, Git fetches them from the near server.
 pub fn c4(_: usize) {
     let world = incremental().start().unwrap();
     world.destination.group("far").unwrap();
-    let source = projects(&world, 1, |repo| repo.fill_incompressible(4, 5).unwrap());
-    let source = world.source.repo(&source[0]).unwrap();
+    let names = projects(&world, 1, |repo| repo.fill_incompressible(4, 5).unwrap());
+    let source = world.source.repo(&names[0]).unwrap();
     let pass = || assert!(rivals::ours(&world, &[]).output().unwrap().status.success());
     pass();
     measure(&world, &far::ours(&world), &world.consumer_workdir());
@@ -252,13 +252,22 @@ pub fn c4(_: usize) {
         pass();
     }
     let git = thin_pack(&source, &base, &source.head("main").unwrap());
+    let clone = world.scratch().unwrap().join("clone");
+    copy(&world.destination.repo_path("far/p0000"), &clone);
+    let fetched = measure(&world, &rivals::fetch(&world, &names[0], &clone), &clone);
     let measured = measure(&world, &far::ours(&world), &world.consumer_workdir());
     assert_eq!(world.far_head("far/p0000", "main"), source.head("main"));
     eprintln!(
-        "  Git's own pack: {git} bytes; objects read: {:.0} bytes; pushed: {} bytes",
-        measured.s3.1, measured.git.1
+        "  Git's own pack: {git} bytes; git fetch receives: {} bytes; objects in the bucket: {}; read of them: {} bytes; \
+         pushed: {} bytes",
+        fetched.git.1,
+        world.s3().keys().len(),
+        measured.s3.1,
+        measured.git.1
     );
-    print(&format!("C4, {AWAY_COMMITS} commits later"), &BTreeMap::from([("ours".to_owned(), measured)]));
+    let contestants = [("ours", measured), ("git fetch from the near server", fetched)];
+    let contestants = contestants.map(|(name, measured)| (name.to_owned(), measured));
+    print(&format!("C4, {AWAY_COMMITS} commits later"), &BTreeMap::from(contestants));
 }
 
 /// C5: planning for 1,000 destinations with nine objects each, beside one object each.

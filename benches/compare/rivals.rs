@@ -130,6 +130,11 @@ pub fn floor(world: &World, project: &str, bytes: u64, dir: &Path) -> Command {
     shell(world, &format!("set -e; {clone}; {}", upload_script(world, bytes, dir)))
 }
 
+/// `git fetch` of what a clone lacks, from the near GitLab.
+pub fn fetch(world: &World, project: &str, clone: &Path) -> Command {
+    shell(world, &format!("git --git-dir {} fetch -q {} main", clone.display(), world.source.clone_url(project)))
+}
+
 /// As many bytes to S3, and nothing else.
 pub fn upload(world: &World, bytes: u64, dir: &Path) -> Command {
     shell(world, &upload_script(world, bytes, dir))

@@ -156,7 +156,11 @@ impl Job<'_> {
         let repository = place.join("repository");
         let said = self.unpack(whole, &repository).await?;
         let (origin, manifest) = match opened.last() {
-            Some(tip) => (tip.increment.origin, Some(tip.increment.manifest.clone())),
+            // An increment replaces nothing: what the chain replaces, its whole history names.
+            Some(tip) => {
+                let previous = said.manifest.and_then(|whole| whole.previous);
+                (tip.increment.origin, Some(Manifest { previous, ..tip.increment.manifest.clone() }))
+            }
             None => (said.origin, said.manifest),
         };
         for increment in opened.drain(..) {

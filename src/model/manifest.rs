@@ -14,8 +14,6 @@ use crate::text::remote_text;
 
 /// The longest manifest that is read, in bytes. A key of 1,024 bytes leaves names of less than 1 KiB, so ours are below 2 KiB.
 pub const MANIFEST_LIMIT_BYTES: usize = 16 << 10;
-/// How many commits a manifest lists as covered, at most.
-pub const COVERS_LIMIT: usize = 8;
 /// What is signed begins with these bytes, so that a signature of something else never fits a manifest.
 const SIGNED_PREFIX: &[u8] = b"git-partition-sync manifest v1\0";
 /// The version that this program writes, and the only one that it reads.
@@ -30,10 +28,8 @@ pub struct Manifest {
     pub commit: CommitId,
     /// The commit that a receiver must have, if it is an increment.
     pub base: Option<CommitId>,
-    /// Commits between base and commit that earlier increments ended at, oldest first. A receiver that is at one of them can
-    /// use this object, too. Only the last [`COVERS_LIMIT`] are written.
-    pub covers: Vec<CommitId>,
-    /// The commit of the object that was the destination's newest before, if it is known and another one.
+    /// The commit of the object that was the destination's newest before, if it is known and another one. Only a whole history
+    /// can replace a commit, so an increment does not name one.
     pub previous: Option<CommitId>,
     /// When it was published, in whole milliseconds. It grows from object to object of a destination.
     pub published: SystemTime,
@@ -76,7 +72,6 @@ impl Manifest {
             branch: &self.destination.branch,
             commit_sha: self.commit,
             base_sha: self.base,
-            covers: &self.covers[self.covers.len().saturating_sub(COVERS_LIMIT)..],
             previous_sha: self.previous,
             published: time_text(self.published),
         };
@@ -104,14 +99,10 @@ impl Manifest {
         if [&read.group, &read.project_name, &read.branch].iter().any(|name| name.is_empty()) {
             return Err(malformed("a name is empty"));
         }
-        if read.covers.len() > COVERS_LIMIT {
-            return Err(malformed("it covers too many commits"));
-        }
         Ok(Self {
             destination: Destination { group: read.group, project: read.project_name, branch: read.branch },
             commit: commit(&read.commit_sha)?,
             base: read.base_sha.as_deref().map(commit).transpose()?,
-            covers: read.covers.iter().map(|text| commit(text)).collect::<Result<_, _>>()?,
             previous: read.previous_sha.as_deref().map(commit).transpose()?,
             published: time(&read.published)?,
         })
@@ -238,7 +229,7 @@ struct Written<'a> {
     commit_sha: CommitId,
     #[serde(skip_serializing_if = "Option::is_none")]
     base_sha: Option<CommitId>,
-    covers: &'a [CommitId],
+    #[serde(skip_serializing_if = "Option::is_none")]
     previous_sha: Option<CommitId>,
     published: String,
 }
@@ -255,7 +246,6 @@ struct Read {
     branch: String,
     commit_sha: String,
     base_sha: Option<String>,
-    covers: Vec<String>,
     previous_sha: Option<String>,
     published: String,
 }
@@ -304,7 +294,6 @@ mod tests {
             destination: Destination { group: "far/sub".into(), project: "app".into(), branch: "release/1".into() },
             commit: id(1),
             base: None,
-            covers: vec![],
             previous: None,
             published: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
         }
@@ -326,43 +315,35 @@ mod tests {
         assert_eq!(
             text(&manifest()),
             format!(
-                r#"{{"version":1,"group":"far/sub","project_name":"app","branch":"release/1","commit_sha":"{one}","covers":[],"previous_sha":null,"published":"2023-11-14T22:13:20.123Z"}}"#
+                r#"{{"version":1,"group":"far/sub","project_name":"app","branch":"release/1","commit_sha":"{one}","published":"2023-11-14T22:13:20.123Z"}}"#
             )
         );
-        let increment = Manifest {
-            base: Some(id(2)),
-            covers: vec![id(3), id(4)],
-            previous: Some(id(4)),
-            published: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
-            ..manifest()
-        };
-        let [two, three, four] = ["02", "03", "04"].map(|byte| byte.repeat(20));
-        assert_eq!(
-            text(&increment),
-            format!(
-                r#"{{"version":1,"group":"far/sub","project_name":"app","branch":"release/1","commit_sha":"{one}","base_sha":"{two}","covers":["{three}","{four}"],"previous_sha":"{four}","published":"2023-11-14T22:13:20.000Z"}}"#
-            )
-        );
-        assert_eq!(Manifest::parse(text(&increment).as_bytes()).unwrap(), increment);
+        let published = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let whole = Manifest { previous: Some(id(2)), published, ..manifest() };
+        let increment = Manifest { base: Some(id(2)), published, ..manifest() };
+        for (manifest, field) in [(whole, "previous_sha"), (increment, "base_sha")] {
+            let two = "02".repeat(20);
+            assert_eq!(
+                text(&manifest),
+                format!(
+                    r#"{{"version":1,"group":"far/sub","project_name":"app","branch":"release/1","commit_sha":"{one}","{field}":"{two}","published":"2023-11-14T22:13:20.000Z"}}"#
+                )
+            );
+            assert_eq!(Manifest::parse(text(&manifest).as_bytes()).unwrap(), manifest);
+        }
     }
 
     #[test]
-    fn of_many_covered_commits_the_last_are_written() {
-        let many = Manifest { covers: (0..20).map(id).collect(), ..manifest() };
-        let read = Manifest::parse(&many.to_json()).unwrap();
-        assert_eq!(read.covers, (12..20).map(id).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn fields_of_the_future_are_ignored_in_any_order() {
+    fn other_fields_are_ignored_in_any_order() {
         let json = text(&manifest());
         let more = json.replacen('{', r#"{"x":[{"y":1}],"#, 1);
         assert_eq!(Manifest::parse(more.as_bytes()).unwrap(), manifest());
         let fields: Vec<&str> = json.trim_matches(['{', '}']).split(',').collect();
         let turned = format!("{{{}}}", fields.into_iter().rev().collect::<Vec<_>>().join(","));
         assert_eq!(Manifest::parse(turned.as_bytes()).unwrap(), manifest());
-        let without = json.replace(r#""previous_sha":null,"#, "");
-        assert_eq!(Manifest::parse(without.as_bytes()).unwrap(), manifest());
+        // What was written at first.
+        let before = json.replace(r#""published""#, r#""covers":["x"],"previous_sha":null,"published""#);
+        assert_eq!(Manifest::parse(before.as_bytes()).unwrap(), manifest());
     }
 
     #[test]
@@ -376,8 +357,8 @@ mod tests {
 
     #[test]
     fn what_no_producer_writes_is_refused() {
-        let good = text(&Manifest { base: Some(id(0xab)), ..manifest() });
-        let ab = "ab".repeat(20);
+        let good = text(&Manifest { base: Some(id(0xab)), previous: Some(id(0xcd)), ..manifest() });
+        let [ab, cd] = ["ab", "cd"].map(|byte| byte.repeat(20));
         for (from, to) in [
             (r#""version":1"#, r#""version":"1""#),
             (r#""version":1,"#, ""),
@@ -388,9 +369,7 @@ mod tests {
             (&ab, &ab.to_uppercase()),
             (&ab, &ab[1..]),
             (&ab, "main"),
-            (r#""covers":[]"#, r#""covers":["x"]"#),
-            (r#""covers":[],"#, ""),
-            (r#""previous_sha":null"#, r#""previous_sha":"""#),
+            (&cd, ""),
             (".123Z", "Z"),
             (".123Z", ".1234Z"),
             (".123Z", ".123+00:00"),
@@ -404,8 +383,6 @@ mod tests {
             let error = Manifest::parse(good.replacen(from, to, 1).as_bytes()).unwrap_err();
             assert!(matches!(error, ManifestError::Malformed(_)), "{from} as {to}: {error}");
         }
-        let nine = format!(r#""covers":[{}]"#, vec![format!("\"{ab}\""); 9].join(","));
-        assert!(Manifest::parse(good.replace(r#""covers":[]"#, &nine).as_bytes()).is_err());
         for json in ["", "[1]", "null", "{}", " {\"version\":1}", &"[".repeat(10_000), &"{\"a\":".repeat(1_000)] {
             assert!(matches!(Manifest::parse(json.as_bytes()), Err(ManifestError::Malformed(_))), "{json}");
         }
@@ -454,20 +431,18 @@ mod tests {
         #[test]
         fn any_manifest_round_trips(
             names: (String, String, String),
-            ids in proptest::collection::vec(any::<[u8; 20]>(), 3..=3 + COVERS_LIMIT),
+            ids: [[u8; 20]; 3],
             is_increment: bool,
             has_previous: bool,
             millis in 0..253_370_764_800_000_u64,
         ) {
-            let mut ids = ids.into_iter().map(CommitId::from_bytes);
-            let mut next = || ids.next().unwrap();
+            let [commit, base, previous] = ids.map(CommitId::from_bytes);
             let name = |name: String| format!("n{}", name.chars().take(300).collect::<String>());
             let manifest = Manifest {
                 destination: Destination { group: name(names.0), project: name(names.1), branch: name(names.2) },
-                commit: next(),
-                base: Some(next()).filter(|_| is_increment),
-                previous: Some(next()).filter(|_| has_previous),
-                covers: ids.collect(),
+                commit,
+                base: is_increment.then_some(base),
+                previous: has_previous.then_some(previous),
                 published: UNIX_EPOCH + Duration::from_millis(millis),
             };
             prop_assert_eq!(Manifest::parse(&manifest.to_json()), Ok(manifest));
@@ -475,7 +450,7 @@ mod tests {
 
         #[test]
         fn a_damaged_manifest_is_refused_or_complete(seed: u64) {
-            let whole = Manifest { base: Some(id(2)), covers: vec![id(3)], previous: Some(id(4)), ..manifest() };
+            let whole = Manifest { base: Some(id(2)), previous: Some(id(3)), ..manifest() };
             if let Ok(read) = Manifest::parse(&testbed::mutate::mutated(&whole.to_json(), seed)) {
                 prop_assert_eq!(Manifest::parse(&read.to_json()), Ok(read));
             }

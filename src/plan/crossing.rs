@@ -8,7 +8,6 @@ use std::fmt;
 use super::chain::{self, Chain};
 use super::policy::{Crossing, Policy};
 use crate::model::key::{CommitId, Destination, HeldObject, encode_increment};
-use crate::model::manifest::COVERS_LIMIT;
 use crate::text::{human_bytes, short_commit};
 
 /// A smaller whole object is sent again whole: that takes no longer, and leaves one object.
@@ -34,8 +33,8 @@ pub struct Increment {
     pub key: String,
     /// Keys to delete once `key` is up.
     pub supersedes: Vec<String>,
-    /// Published commits between `base` and the new one, the oldest first.
-    pub covers: Vec<CommitId>,
+    /// Whether it takes in earlier increments, which `supersedes` names.
+    pub takes_in_earlier: bool,
     /// If its object would be larger, the commit crosses whole.
     pub limit_bytes: u64,
 }
@@ -121,15 +120,15 @@ pub(super) fn how(
             let kept = kept(&sizes, policy.max_increments.get());
             let base = commits[kept];
             let Ok(key) = encode_increment(destination, base, commit) else { return How::Whole(WhyWhole::KeyTooLong) };
-            let covered = &commits[kept + 1..];
+            let taken_in = &chain.increments[kept..];
             let mut supersedes = others.to_vec();
-            supersedes.extend(chain.increments[kept..].iter().map(|increment| increment.key.clone()));
+            supersedes.extend(taken_in.iter().map(|increment| increment.key.clone()));
             supersedes.sort();
             How::Increment(Increment {
                 base,
                 key,
                 supersedes,
-                covers: covered[covered.len().saturating_sub(COVERS_LIMIT)..].to_vec(),
+                takes_in_earlier: !taken_in.is_empty(),
                 limit_bytes: most - sizes[..kept].iter().sum::<u64>(),
             })
         }

@@ -274,15 +274,15 @@ impl Job<'_> {
     }
 
     /// What the object says about itself. A whole history says so only if there is a key to sign it.
-    fn manifest(&self, base: Option<CommitId>, covers: Vec<CommitId>) -> Result<SignedManifest, PublishError> {
+    fn manifest(&self, base: Option<CommitId>) -> Result<SignedManifest, PublishError> {
         let destination = &self.publish.target.destination;
-        let previous = self.publish.old_commit().and_then(|commit| commit.parse().ok());
+        // An increment descends from what was published before, and replaces nothing.
+        let previous = self.publish.old_commit().filter(|_| base.is_none()).and_then(|commit| commit.parse().ok());
         let manifest = Manifest {
             destination: destination.clone(),
             commit: self.commit,
             base,
-            covers,
-            previous: previous.filter(|previous| *previous != self.commit),
+            previous,
             published: self.publisher.times.next(destination, self.publish.newest_written),
         };
         SignedManifest::new(&manifest, self.publisher.signing_key.as_ref()).map_err(PublishError::Archive)
@@ -291,7 +291,7 @@ impl Job<'_> {
     /// Archives, encrypts and uploads a whole history. Returns the object's size in bytes.
     async fn ship(&self, packs: Vec<Pack>) -> Result<u64, PublishError> {
         let data: u64 = packs.iter().map(|pack| pack.data.len).sum();
-        let manifest = self.publisher.signing_key.is_some().then(|| self.manifest(None, vec![])).transpose()?;
+        let manifest = self.publisher.signing_key.is_some().then(|| self.manifest(None)).transpose()?;
         let branch = self.publish.target.destination.branch.clone();
         let contents = Contents { branch, commit: self.commit, manifest, packs };
         let format = self.publish.format;

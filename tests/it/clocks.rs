@@ -151,6 +151,25 @@ fn a_lost_record_begins_once() {
     sides.assert_there();
 }
 
+/// An increment is on top of what replaces the branch: only the whole history below it says what it replaces.
+#[test]
+fn without_a_record_a_chain_replaces_the_commit_that_its_whole_history_names() {
+    let sides = Sides::start();
+    let (world, source) = (&sides.world, &sides.source);
+    source.commits("main", 1).unwrap();
+    sides.publish();
+    sides.deliver().succeeded();
+    source.git(&["update-ref", "refs/heads/main", "main~1"]).unwrap();
+    source.commit("main", &[("other.txt", "another way\n")], "another").unwrap();
+    sides.publish();
+    source.commits("main", 1).unwrap();
+    sides.publish();
+    assert!(keys(world).iter().any(|key| key.ends_with(".inc.age")));
+    fs::remove_dir_all(world.consumer_workdir()).unwrap();
+    sides.deliver().succeeded().logged("replaced: far/app@main");
+    sides.assert_there();
+}
+
 /// Somebody pushes over what was delivered. The object that is there already brings it back, or the branch is held.
 #[test]
 fn a_push_on_the_far_side_is_replaced_by_what_was_taken_last() {

@@ -60,8 +60,7 @@ impl Case {
             destination: self.destination.clone(),
             commit: self.project.commit,
             base: Some(self.base),
-            covers: vec![],
-            previous: Some(self.base),
+            previous: None,
             published: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
         }
     }

@@ -25,14 +25,7 @@ fn published() -> SystemTime {
 }
 
 fn manifest() -> Manifest {
-    Manifest {
-        destination: destination(),
-        commit: id(1),
-        base: None,
-        covers: vec![],
-        previous: None,
-        published: published(),
-    }
+    Manifest { destination: destination(), commit: id(1), base: None, previous: None, published: published() }
 }
 
 fn signed(key: Option<&SigningKey>, manifest: &Manifest) -> SignedManifest {

@@ -582,7 +582,6 @@ fn manifest(case: &Case) -> Manifest {
         destination: case.destination.clone(),
         commit: case.project.commit,
         base: None,
-        covers: vec![],
         previous: None,
         published: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
     }

@@ -46,15 +46,15 @@ impl Job<'_> {
         }
     }
 
-    /// Pushes to a branch that is not where one of the increments begins. If one of them says that it covers that commit, or
-    /// holds it, that one and those after it bring all that the far side lacks.
+    /// Pushes to a branch that is not where one of the increments begins. If one of them leads back to that commit, that one
+    /// and those after it bring all that the far side lacks.
     pub(super) async fn search(&self, place: &Path) -> Result<Pushed, DeliverError> {
         let (mut opened, chain) = (vec![], &self.deliver.chain);
         let Some(from) = self.deliver.from else { return self.push_from_disk(place, &mut opened, None).await };
         for at in (1..chain.len()).rev() {
             self.open_from(place, at, &mut opened).await?;
             let Some(first) = opened.first() else { break };
-            if first.increment.manifest.covers.contains(&from) || self.leads_to(first, from).await? {
+            if self.leads_to(first, from).await? {
                 return self.push_increments(place, opened, Some(from)).await;
             }
         }

@@ -118,7 +118,8 @@ impl Taken {
         Self { since: millis(now), destinations: BTreeMap::new() }
     }
 
-    /// Whether a push may use what this manifest, whose signature is good, is the newest part of.
+    /// Whether a push may use what this manifest, whose signature is good, is the newest part of. If that is a chain,
+    /// `previous` is what its whole history names: an increment replaces nothing, and names no commit.
     ///
     /// # Errors
     /// [`Untimely`] if an earlier object was put back, or a clock is wrong.
@@ -234,7 +235,6 @@ mod tests {
             destination: Destination { group: "far".into(), project: "p".into(), branch: "main".into() },
             commit: commit(2),
             base: None,
-            covers: vec![],
             previous: previous.map(commit),
             published: time(began().checked_add_signed(after * 1_000).unwrap()),
         }

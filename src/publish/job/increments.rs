@@ -1,6 +1,6 @@
 //! Publishing what a commit adds to an earlier one.
 //!
-//! Invariant: an increment holds all that its base lacks of the commit, and whatever its manifest says is true of the repository.
+//! Invariant: an increment holds all that its base lacks of the commit, which descends from what was published before.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -61,16 +61,14 @@ impl Job<'_> {
         if mirror.bytes() > self.publisher.max_repository_bytes {
             return Ok(Err("what is kept of the repository has grown too large"));
         }
-        let (base, commit, covers) = (increment.base, self.commit, increment.covers.clone());
+        let (base, commit) = (increment.base, self.commit);
         let (memory, interrupt) = (Arc::clone(&self.publisher.memory), Interrupt::when(self.stop));
         let writing = spawn_blocking(move || {
             let pack = mirror.write_increment(base, commit, &memory, &interrupt.flag)?;
-            // They come from names in the bucket. What is signed has to be true.
-            let covers = mirror.holds(&covers)?;
-            Ok::<_, PublishError>((mirror, pack, covers))
+            Ok::<_, PublishError>((mirror, pack))
         });
-        let (mut mirror, mut pack, covers) = writing.await??;
-        let takes_in_earlier = !increment.covers.is_empty() && had != Some(base);
+        let (mut mirror, mut pack) = writing.await??;
+        let takes_in_earlier = increment.takes_in_earlier && had != Some(base);
         if takes_in_earlier && pack.file().len >= LEAST_PACKED_AGAIN_BYTES {
             (mirror, pack) = self.packed_again(mirror, pack, base).await?;
         }
@@ -79,7 +77,7 @@ impl Job<'_> {
         }
         let destination = &self.publish.target.destination;
         let key = key::encode_increment(destination, base, commit)?;
-        let manifest = self.manifest(Some(base), covers)?;
+        let manifest = self.manifest(Some(base))?;
         let (branch, file) = (destination.branch.clone(), pack.file().clone());
         let write = move |sealer| increment::write(&manifest, &branch, commit, base, &file, sealer);
         let shipping = self.upload(&key, pack.file().len, pack.file().len + INCREMENT_FRAME_BYTES, write);

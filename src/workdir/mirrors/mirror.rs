@@ -124,13 +124,6 @@ impl Mirror {
         Ok(true)
     }
 
-    /// Which of these commits are in its history.
-    pub(crate) fn holds(&self, commits: &[CommitId]) -> Result<Vec<CommitId>, MirrorError> {
-        let state = self.state.as_ref().ok_or_else(incomplete)?;
-        let indexes = self.indexes(&state.packs)?;
-        Ok(commits.iter().copied().filter(|commit| indexes.hold_commit(*commit)).collect())
-    }
-
     /// Writes the pack that brings `commit` to a repository that has `from` and all that it reaches, into the mirror's folder. Both must
     /// be in the mirror. Until the file has been read, the mirror must be kept in use.
     ///
