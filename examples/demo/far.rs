@@ -70,28 +70,30 @@ impl Demo {
     pub fn other_tools(&mut self) -> Result<()> {
         let (story, wanted) = (Rc::clone(&self.story), still_wanted());
         story.say(
-            "The format is documented and simple, so others can read the same bucket. Here, Debian's age, unzip and git \
-             alone fill another GitLab, which is empty:",
+            "The format is documented, so others can read the same bucket. app-sre's consumer, written in Go, wants gzipped tar \
+             archives of whole histories. Two settings of the producer switch the bucket to that:",
         );
-        self.deliver_to_another()?;
-
-        story.say(
-            "app-sre's consumer, written in Go, reads gzipped tar archives with slightly different names. One setting of \
-             the producer switches the bucket to that format:",
-        );
-        let pass = self.run_and_hide(Near, Near.program(), &["-run-once", "-archive-format=tar.gz"])?.exits_with(0)?;
-        let log: Vec<_> = pass.log.lines().map(str::to_owned).collect();
-        story.first_lines(&log, LINES_SHOWN);
+        self.switch(&["-archive-format=tar.gz", "-crossing=whole"])?;
         let keys = self.world.bucket()?.keys()?;
         self.check("the bucket holds only tar.gz objects", keys.iter().all(|key| key.ends_with(".tar.age")))?;
         self.check("one for each target", keys.len() == wanted.len())?;
-        story.say("A far side that works like the Go program fills one more GitLab from it:");
+        story.say("A far side that works like the Go program, with Debian's age and git, fills another, empty GitLab from it:");
         self.deliver_to_another()?;
 
-        story.say("Our consumer reads both formats, and sees that they hold the same commits:");
+        story.say("And back. Our consumer sees that the objects hold the same commits:");
+        self.switch(&["-archive-format=zip"])?;
         let quiet = self.run(Far, &["-run-once"])?.exits_with(0)?;
         self.check("it has nothing to push", quiet.log.contains(&format!("delivered=0 unchanged={}", wanted.len())))?;
         story.proves("either program can be replaced, and switching needs no cleanup.");
+        Ok(())
+    }
+
+    /// A pass of the producer with other settings, of which little is shown.
+    fn switch(&self, settings: &[&str]) -> Result<()> {
+        let arguments = [&["-run-once"], settings].concat();
+        let pass = self.run_and_hide(Near, Near.program(), &arguments)?.exits_with(0)?;
+        let log: Vec<_> = pass.log.lines().map(str::to_owned).collect();
+        self.story.first_lines(&log, LINES_SHOWN);
         Ok(())
     }
 

@@ -88,20 +88,19 @@ impl Demo {
     /// Writes a file that gives a shell commands, and returns its path. The shell's own settings stay as they are.
     fn write_commands(&self) -> Result<PathBuf> {
         let folder = quoted(&self.folder().to_string_lossy());
-        let program = |side: Side| quoted(&self.programs.join(side.program()).to_string_lossy());
-        let environment = |side: Side| {
-            let settings = side.environment(&self.world).into_iter();
-            settings.map(|(name, value)| quoted(&format!("{name}={value}"))).collect::<Vec<_>>().join(" ")
-        };
         let run = |side: Side, program: &str, words: &str| {
-            format!("env -i TERM=\"$TERM\" {} {program} {words}", environment(side))
+            let settings = side.environment(&self.world, program).into_iter();
+            let settings =
+                settings.map(|(name, value)| quoted(&format!("{name}={value}"))).collect::<Vec<_>>().join(" ");
+            let program = quoted(&self.programs.join(program).to_string_lossy());
+            format!("env -i TERM=\"$TERM\" {settings} {program} {words}")
         };
         let [_, _, project, branch] = WATCHED;
         let far = quoted(&with_login(&self.world.destination, project));
         let commands = [
-            ("near", run(Near, &program(Near), "\"$@\"")),
-            ("far", run(Far, &program(Far), "\"$@\"")),
-            ("restore_all", run(Far, &program(Near), &format!("restore -identity {folder}/{IDENTITY}"))),
+            ("near", run(Near, Near.program(), "\"$@\"")),
+            ("far", run(Far, Far.program(), "\"$@\"")),
+            ("restore_all", run(Far, Near.program(), &format!("restore -identity {folder}/{IDENTITY}"))),
             ("push", format!("cd {folder}/{CLONE} && {PUSH}")),
             (
                 "arrived",

@@ -6,6 +6,7 @@
 //! | `far` | steps about the consumer, and about tools that are not ours |
 //! | `together` | steps about both: passes |
 //! | `background` | steps about both: in the background |
+//! | `forgery` | objects in the bucket that the producer did not put there |
 //! | `keep` | what stays up with `KEEP=1` |
 //! | `programs` | the two programs, in the foreground and in the background |
 //! | `story`, `logs`, `page` | how it looks |
@@ -15,6 +16,7 @@
 
 mod background;
 mod far;
+mod forgery;
 mod keep;
 mod logs;
 mod near;
@@ -55,11 +57,17 @@ const TARGETS: [[&str; 4]; 13] = [
     ["docs/website", "main", "mirror/docs/website", "main"],
 ];
 
+/// Projects with a file of a megabyte, beside their text: large enough for increments.
+const LARGE: [&str; 2] = ["platform/api", "platform/web"];
+
 /// The target that somebody pushes to while both programs run.
 const WATCHED: [&str; 4] = TARGETS[2];
 
 /// The target whose source disappears later.
 const MISSING: [&str; 4] = TARGETS[8];
+
+/// The target whose first object somebody puts back later, when it has new commits.
+const REPLAYED: [&str; 4] = TARGETS[7];
 
 /// The target that is taken off the list later.
 const REMOVED: [&str; 4] = TARGETS[12];
@@ -68,8 +76,9 @@ const REMOVED: [&str; 4] = TARGETS[12];
 type Step = (&'static str, fn(&mut Demo) -> Result<()>);
 
 /// The story.
-const STEPS: [Step; 16] = [
+const STEPS: [Step; 18] = [
     ("Two GitLabs that cannot see each other", Demo::two_gitlabs),
+    ("A key to sign with", Demo::signing_key),
     ("Near side: what would happen? A dry run", Demo::dry_run),
     ("Near side: does it all work from here?", Demo::near_check),
     ("Near side: the first pass", Demo::first_pass),
@@ -79,6 +88,7 @@ const STEPS: [Step; 16] = [
     ("Nothing new", Demo::quiet_passes),
     ("Life goes on", Demo::changes),
     ("The second passes", Demo::second_passes),
+    ("Somebody else writes into the bucket", Demo::forgery),
     ("By themselves", Demo::by_themselves),
     ("A protected branch", Demo::protected_branch),
     ("At once, by a webhook", Demo::webhook),
@@ -129,6 +139,8 @@ struct Demo {
     fetched_at_first: u64,
     /// How many bytes it took to push everything.
     pushed_at_first: u64,
+    /// An object that a pass has replaced since.
+    replaced: Option<(String, Vec<u8>)>,
 }
 
 impl Demo {
@@ -147,6 +159,9 @@ impl Demo {
         for [source, branch, destination, _] in TARGETS {
             if branch.is_ascii() {
                 let repo = world.project(source)?;
+                if LARGE.contains(&source) && branch == "main" {
+                    repo.fill_incompressible(1, source.len() as u64)?;
+                }
                 if branch != "main" {
                     repo.branch_from(branch, "main")?;
                     repo.commit(branch, &[("CHANGES", branch)], "Prepare the release")?;
@@ -159,7 +174,7 @@ impl Demo {
         world.graphql.set_targets(
             TARGETS.map(|[source, branch, to, to_branch]| SyncTarget::new(source, branch, to, to_branch)).to_vec(),
         );
-        Ok(Self { story, world, programs, daemons: None, fetched_at_first: 0, pushed_at_first: 0 })
+        Ok(Self { story, world, programs, daemons: None, fetched_at_first: 0, pushed_at_first: 0, replaced: None })
     }
 
     /// Runs the program of one side and shows what it printed.
@@ -179,7 +194,7 @@ impl Demo {
     fn run_and_hide(&self, side: Side, program: &str, arguments: &[&str]) -> Result<Run> {
         self.story.command(side, &format!("{program} {}", arguments.join(" ")));
         let mut command = Command::new(self.programs.join(program));
-        command.args(arguments).env_clear().envs(side.environment(&self.world)).current_dir(self.folder());
+        command.args(arguments).env_clear().envs(side.environment(&self.world, program)).current_dir(self.folder());
         Run::of(&mut command)
     }
 

@@ -24,6 +24,10 @@ pub const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// What a program logs once it listens, before the address.
 const LISTENING: &str = "status page on ";
 
+/// The key that the producer signs with, and its public part, in [`crate::Demo::folder`].
+pub const SIGNING_KEY: &str = "signing.pem";
+pub const TRUSTED_KEY: &str = "signing.pub";
+
 /// Which side a program runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
@@ -40,12 +44,21 @@ impl Side {
         }
     }
 
-    /// The environment that the program needs in this world.
-    pub fn environment(self, world: &World) -> Vec<(String, String)> {
-        match self {
-            Self::Near => world.env(),
-            Self::Far => world.consumer_env(),
+    /// The environment that a program needs on this side: what the producer publishes is signed, and that is checked here. The
+    /// producer's `restore` runs on the far side, too.
+    pub fn environment(self, world: &World, program: &str) -> Vec<(String, String)> {
+        let file = |name| world.identity_file().with_file_name(name).to_string_lossy().into_owned();
+        let (mut environment, own) = match self {
+            Self::Near => {
+                (world.env(), vec![("SIGNING_KEY_FILE", file(SIGNING_KEY)), ("CROSSING", "incremental".to_owned())])
+            }
+            Self::Far => (world.consumer_env(), vec![("TRUSTED_KEYS_FILE", file(TRUSTED_KEY))]),
+        };
+        if program == Self::Near.program() {
+            environment.retain(|(name, _)| name != "PRIVATE_KEY");
         }
+        environment.extend(own.into_iter().map(|(name, value)| (name.to_owned(), value)));
+        environment
     }
 }
 
@@ -97,7 +110,7 @@ impl Daemons {
             let mut command = Command::new("setpriv");
             command.args(["--pdeathsig", "KILL", "--"]).arg(programs.join(side.program()));
             // Ctrl-C reaches only the demo, which then stops them.
-            command.env_clear().envs(side.environment(world)).process_group(0);
+            command.env_clear().envs(side.environment(world, side.program())).process_group(0);
             let own = settings.iter().filter(|(of, _, _)| *of == side);
             command.envs(own.map(|(_, name, value)| (name, value)));
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());

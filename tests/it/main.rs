@@ -5,6 +5,7 @@
 mod alerts;
 mod browser;
 mod bucket;
+mod chart;
 mod check;
 mod clocks;
 mod connectivity;

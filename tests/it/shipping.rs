@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 
 use git_partition_sync_producer::config::{CONSUMER, Kind, Manual, PRODUCER, Setting};
@@ -289,6 +290,40 @@ fn the_consumer_s_manifests_name_its_program() {
     }
     assert_eq!(found, 2);
     assert!(read("Dockerfile").contains(&format!("/image/usr/local/bin/{} ", CONSUMER.program.name())));
+}
+
+/// A signal that reaches the demo's script alone, as from a supervisor: the programs here only wait.
+#[test]
+fn a_signal_to_the_demo_s_script_ends_all_that_it_has_started() {
+    let root = tempfile::tempdir().unwrap();
+    let (inside, temporary) = (|name: &str| root.path().join(name), root.path().join("tmp"));
+    ["scripts", "bin", "target/debug/examples", "tmp"].iter().for_each(|it| fs::create_dir_all(inside(it)).unwrap());
+    let waits = "#!/bin/sh\nsleep 600 &\necho $$ $! > \"$STARTED.new\" && mv \"$STARTED.new\" \"$STARTED\"\nwait\n";
+    let programs = ["scripts/setup", "bin/cargo", "target/debug/examples/demo"];
+    for (signal, waiting) in [("TERM", 0), ("TERM", 1), ("TERM", 2), ("INT", 2), ("HUP", 2)] {
+        for (number, program) in programs.iter().enumerate() {
+            fs::write(inside(program), if number == waiting { waits } else { "#!/bin/sh\n" }).unwrap();
+            fs::set_permissions(inside(program), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        fs::write(inside("scripts/demo"), read("scripts/demo")).unwrap();
+        let path = format!("{}:{}", inside("bin").display(), std::env::var("PATH").unwrap());
+        let mut command = Command::new("bash");
+        command.arg(inside("scripts/demo")).env("PATH", path).env("STARTED", inside("started"));
+        command.env("TMPDIR", &temporary).env_remove("CARGO_TARGET_DIR");
+        let mut script = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        wait_until("the program has started", || inside("started").exists());
+        let started = fs::read_to_string(inside("started")).unwrap();
+        fs::remove_file(inside("started")).unwrap();
+        let id = script.id().to_string();
+        assert!(Command::new("kill").args(["-s", signal, &id]).status().unwrap().success());
+        assert!(!script.wait().unwrap().success());
+        for id in started.split_whitespace() {
+            // A process that nobody has waited for yet is a Z.
+            let stat = || fs::read_to_string(format!("/proc/{id}/stat"));
+            wait_until("it has ended", || stat().map_or(true, |stat| stat.contains(") Z ")));
+        }
+        assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0, "the demo's folder is still there");
+    }
 }
 
 /// Under `latest` the registry may have another program, which takes the same settings and would act on them.
