@@ -118,6 +118,6 @@ fn argument(setting: &Setting) -> Option<Arg> {
         .value_parser(value_parser!(OsString));
     Some(match setting.kind {
         Kind::Switch => argument.num_args(0..=1).require_equals(true).default_missing_value("true"),
-        Kind::Text | Kind::Secret | Kind::Library => argument,
+        Kind::Text | Kind::Choice(_) | Kind::Secret | Kind::Library => argument,
     })
 }

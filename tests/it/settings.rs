@@ -256,9 +256,13 @@ fn help_explains_every_setting_and_shows_no_value() {
             }
             match (setting.kind, setting.flag) {
                 (Kind::Secret | Kind::Library, flag) => assert_eq!(flag, None, "{names}"),
-                (Kind::Text | Kind::Switch, Some(flag)) => assert!(names.contains(&format!("-{flag}, ")), "{names}"),
+                (Kind::Text | Kind::Choice(_) | Kind::Switch, Some(flag)) => {
+                    assert!(names.contains(&format!("-{flag}, ")), "{names}")
+                }
                 // A flag of this length was too much.
-                (Kind::Text | Kind::Switch, None) => assert_eq!(setting.variable, "GRAPHQL_PRCHECK_QUERY_FILE"),
+                (Kind::Text | Kind::Choice(_) | Kind::Switch, None) => {
+                    assert_eq!(setting.variable, "GRAPHQL_PRCHECK_QUERY_FILE")
+                }
             }
         }
         for secret in world.secrets() {
