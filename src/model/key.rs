@@ -145,7 +145,8 @@ impl fmt::Display for Destination {
 }
 
 /// `GROUP`, `GROUP/PROJECT` or `GROUP/PROJECT@BRANCH`: everything below a group, all branches of a project, or one
-/// destination. A path does not tell whether it is a group's or a project's, and in GitLab it cannot be both.
+/// destination. A path does not tell whether it is a group's or a project's, and in GitLab it cannot be both. As in GitLab, case
+/// does not matter in paths, and matters in branches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     /// A group with the groups above it, or a project with its group.
@@ -157,7 +158,7 @@ pub struct Wanted {
 impl Wanted {
     /// Whether this destination is meant.
     pub fn matches(&self, destination: &Destination) -> bool {
-        match (destination.path().strip_prefix(&self.path), &self.branch) {
+        match (destination.path().to_lowercase().strip_prefix(&self.path.to_lowercase()), &self.branch) {
             (Some(""), wanted) => wanted.as_ref().is_none_or(|wanted| *wanted == destination.branch),
             (Some(below), None) => below.starts_with('/'),
             (Some(_), Some(_)) | (None, _) => false,
@@ -503,6 +504,23 @@ mod tests {
         let refused = encode(&destination("g", "p", &"b".repeat(longest + 1)), commit, ArchiveFormat::Zip).unwrap_err();
         assert_eq!(refused.bytes, 1028);
         assert!(refused.to_string().contains("1028") && refused.to_string().contains("1024"), "{refused}");
+    }
+
+    #[test]
+    fn a_group_or_a_project_is_meant_in_any_case_and_a_branch_as_it_is_written() {
+        let destination = destination("Far/Tools", "API", "Main");
+        for (wanted, is_meant) in [
+            ("far", true),
+            ("FAR/tools", true),
+            ("far/tools/api", true),
+            ("Far/Tools/API@Main", true),
+            ("far/tools/api@Main", true),
+            ("far/tools/api@main", false),
+            ("far/tool", false),
+            ("tools", false),
+        ] {
+            assert_eq!(wanted.parse::<Wanted>().unwrap().matches(&destination), is_meant, "{wanted}");
+        }
     }
 
     #[test]
