@@ -10,6 +10,8 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 
+use crate::text::json;
+
 /// The longest key S3 accepts, in bytes of UTF-8 ("Creating object key names", Amazon S3 user guide).
 pub const MAX_KEY_BYTES: usize = 1024;
 
@@ -307,7 +309,7 @@ pub fn decode(key: &str) -> Option<DecodedKey> {
     let (encoded, extension) = key.split_at(key.find('.')?);
     let is_increment = extension == INCREMENT_EXTENSION;
     let format = ArchiveFormat::of_extension(extension).filter(|_| !is_increment);
-    let name: AnyName = serde_json::from_slice(&BASE64_STANDARD.decode(encoded).ok()?).ok()?;
+    let name: AnyName = json::from_slice(&BASE64_STANDARD.decode(encoded).ok()?).ok()?;
     let content = match (format, name.base_sha) {
         (Some(format), _) => Content::Whole(format),
         // No older program wrote these, so commits are written in one way.
@@ -476,6 +478,8 @@ mod tests {
             key_of_json(r#"{"group":"","project_name":"p","commit_sha":"c","branch":"b"}"#, ".zip.age"),
             key_of_json(r#"{"group":1,"project_name":"p","commit_sha":"c","branch":"b"}"#, ".zip.age"),
             key_of_json("[]", ".zip.age"),
+            key_of_json(r#"["g","p","c","b"]"#, ".zip.age"),
+            key_of_json(r#"["g","p","c",null,"b",null]"#, ".tar.age"),
             "README.md".into(),
             ".zip.age".into(),
             String::new(),
