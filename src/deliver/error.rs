@@ -207,7 +207,7 @@ pub(crate) fn object_cause(error: &ArtifactError) -> Cause {
         ArtifactError::References(_) | ArtifactError::Bundle(_) => Cause::WrongContent,
         ArtifactError::Origin(error) => origin_cause(error),
         // No producer that signs has written it.
-        ArtifactError::NoManifest { .. } => Cause::Untrusted,
+        ArtifactError::NoManifest { .. } => Cause::Unsigned,
         ArtifactError::Disk { .. } | ArtifactError::Pack(PackError::Io(_)) => Cause::Disk,
         ArtifactError::Pack(PackError::Memory(_)) => Cause::Memory,
         ArtifactError::TooLarge(_) => Cause::TooLarge,
@@ -222,9 +222,8 @@ pub(crate) fn object_cause(error: &ArtifactError) -> Cause {
 /// Why an object is not trusted.
 fn origin_cause(error: &TrustError) -> Cause {
     match error {
-        TrustError::Unsigned | TrustError::UnknownKey(_) | TrustError::BadSignature(_) | TrustError::Malformed => {
-            Cause::Untrusted
-        }
+        TrustError::Unsigned => Cause::Unsigned,
+        TrustError::UnknownKey(_) | TrustError::BadSignature(_) | TrustError::Malformed => Cause::Untrusted,
         TrustError::Untimely(_) => Cause::Replayed,
         TrustError::Manifest(ManifestError::Another { .. }) => Cause::WrongContent,
         TrustError::Manifest(ManifestError::TooLong | ManifestError::Version(_) | ManifestError::Malformed(_)) => {
