@@ -125,8 +125,12 @@ pub(super) const PUBLIC_KEY: Setting = text("public-key", "PUBLIC_KEY", Required
 
 pub(super) const GITLAB_TOKEN_FILE: Setting =
     text("gitlab-token-file", "GITLAB_TOKEN_FILE", Unset, "file with the token, read again at each pass");
-pub(super) const ALLOW_INSECURE_HTTP: Setting =
-    switch("allow-insecure-http", "ALLOW_INSECURE_HTTP", Value("false"), "http:// too: true, or servers");
+pub(super) const ALLOW_INSECURE_HTTP: Setting = switch(
+    "allow-insecure-http",
+    "ALLOW_INSECURE_HTTP",
+    Value("false"),
+    "http:// beyond loopback too: true, or servers",
+);
 
 pub(super) const GRAPHQL_QUERY_FILE: Setting = Setting {
     also: &["GRAPHQL_GLSYNC_QUERY_FILE"],
