@@ -92,7 +92,7 @@ pub(super) enum DeliverError {
     /// The far branch does not lead to the object's commit, and `ON_REWRITE` holds it.
     #[error(
         "the far branch is at {}, and {} does not descend from it: somebody else pushed, or the history was rewritten. \
-         To replace it, run one pass with -on-rewrite=publish",
+         To replace it, stop the daemon and run one pass with -run-once -on-rewrite=publish and its WORKDIR",
         .0.from, .0.to
     )]
     Held(Rewrite),
