@@ -122,6 +122,8 @@ fn about(code: &str) -> (&'static str, Option<&'static str>) {
             " (S3 is overloaded; the next pass tries again)",
             Some("S3 is overloaded: try again later. A daemon's next pass does so."),
         ),
+        // A completed upload can end with it under status 200.
+        "InternalError" => (OVERLOADED.0, Some(OVERLOADED.1)),
         "NotImplemented" | "XAmzContentSHA256Mismatch" => (CHECKSUMS, Some(NO_CHECKSUMS)),
         _ => ("", None),
     }
@@ -130,15 +132,18 @@ fn about(code: &str) -> (&'static str, Option<&'static str>) {
 /// What to do about a server that does not know the checksums of uploads.
 const NO_CHECKSUMS: &str = "If the server does not know checksums, set AWS_REQUEST_CHECKSUM_CALCULATION=when_required.";
 
+/// The hint and the advice for a server that cannot answer now.
+const OVERLOADED: (&str, &str) = (
+    " (S3 is overloaded or broken; the next pass tries again)",
+    "S3, or a proxy before it, is overloaded or broken: try again later. A daemon's next pass does so. If it stays, read the \
+     server's log.",
+);
+
 /// The same as [`about`], of an answer's status: what counts if it has no code, or one that says nothing here.
 fn about_status(status: Option<u16>) -> Option<(&'static str, &'static str)> {
     match status? {
         501 => Some((CHECKSUMS, NO_CHECKSUMS)),
-        429 | 500..=599 => Some((
-            " (S3 is overloaded or broken; the next pass tries again)",
-            "S3, or a proxy before it, is overloaded or broken: try again later. A daemon's next pass does so. If it stays, read \
-             the server's log.",
-        )),
+        429 | 500..=599 => Some(OVERLOADED),
         _ => None,
     }
 }
@@ -192,7 +197,7 @@ mod tests {
             let error = BucketError::Request { action: "list it".into(), code, status: Some(status), why };
             (error.to_string(), error.listing_advice(Program::Producer))
         };
-        for (code, status) in [(None, 429), (None, 500), (None, 503), (Some("InternalError"), 500), (Some("Odd"), 503)]
+        for (code, status) in [(None, 429), (None, 500), (None, 503), (Some("InternalError"), 200), (Some("Odd"), 503)]
         {
             let (error, advice) = of(code, status);
             assert!(advice.contains("overloaded or broken: try again later"), "{code:?} {status}: {advice}");
