@@ -11,7 +11,6 @@ mod show;
 mod signals;
 mod start;
 
-use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -22,7 +21,7 @@ use crate::model::program::Program;
 use crate::net::tls::TrustRoots;
 use crate::progress::ProgressView;
 use crate::status::Status;
-use crate::terminal::{AtWork, Board, Scene};
+use crate::terminal::{self, AtWork, Board, CANNOT_PRINT, Scene};
 use crate::text::{error_chain, objects};
 
 /// A PEM bundle to trust, in addition to the system's.
@@ -85,20 +84,18 @@ fn print(text: &str, good: bool) -> ExitCode {
     print_and_exit(text, if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Writes to standard output and returns this exit status if it is written. A reader that is gone, such as `head`, is not an
-/// error.
+/// Writes to standard output and returns this exit status if it is written.
 fn print_and_exit(text: &str, exit: ExitCode) -> ExitCode {
-    let mut out = std::io::stdout().lock();
-    exit_if_written(out.write_all(text.as_bytes()).and_then(|()| out.flush()), exit)
+    exit_if_written(terminal::print(text), exit)
 }
 
 fn exit_if_written(written: std::io::Result<()>, exit: ExitCode) -> ExitCode {
-    match written {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            tracing::error!(%error, "cannot write to standard output");
+    match terminal::unless_the_reader_is_gone(written) {
+        Ok(()) => exit,
+        Err(error) => {
+            tracing::error!(%error, "{CANNOT_PRINT}");
             ExitCode::FAILURE
         }
-        Ok(()) | Err(_) => exit,
     }
 }
 

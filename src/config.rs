@@ -33,6 +33,7 @@ pub use self::consumer::{Consume, ConsumerCommand};
 pub use self::keys::Trusted;
 pub use self::manual::{CONSUMER, Manual, PRODUCER, reference};
 use self::reader::{Environment, Reader, Reported};
+use self::reference::DETAILED_EXITCODE;
 pub use self::reference::{Fallback, Kind, Section, Setting};
 use crate::artifact::signature::SigningKey;
 use crate::bucket::S3;
@@ -45,6 +46,7 @@ use crate::plan::{Crossing, FormatChoice, MaxRetire, OnRewrite, Republish};
 use crate::secret::Secret;
 use crate::status::metrics::DEFAULT_SHARD;
 use crate::telemetry::LogFormat;
+use crate::terminal::{self, CANNOT_PRINT};
 
 /// What to do and how. Everything that needs no request is checked.
 #[derive(Debug, Clone)]
@@ -305,6 +307,8 @@ pub const EXIT_INTERNAL: u8 = 70;
 pub const EXIT_SETTINGS: u8 = 2;
 /// Exit status of a dry run with `DETAILED_EXITCODE` if there is something to do.
 pub const EXIT_CHANGES: u8 = 2;
+/// Exit status if a pass or a command fails.
+const EXIT_FAILURE: u8 = 1;
 
 /// Why there are no settings: text for the terminal, without a final newline.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -342,6 +346,16 @@ pub fn parse_consumer(
     parse_for(&CONSUMER, arguments, (environment, names), command, ConsumerCommand::ends)
 }
 
+/// The exit status if settings are missing or wrong: [`EXIT_SETTINGS`], unless `DETAILED_EXITCODE` asks for a status that
+/// means changes alone. Its value is not checked here: one that is neither true nor false asks for it as well.
+pub fn exit_if_unusable(arguments: impl IntoIterator<Item = OsString>, environment: Environment<'_>) -> u8 {
+    let words = command_line::double_dashed(arguments);
+    let variable = || environment(DETAILED_EXITCODE.variable).filter(|value| !value.is_empty());
+    let given = command_line::value_of_switch("--detailed-exitcode", &words).or_else(variable);
+    let is_off = |value: OsString| value.to_str().is_some_and(|value| values::boolean(value) == Ok(false));
+    if given.is_none_or(is_off) { EXIT_SETTINGS } else { EXIT_FAILURE }
+}
+
 fn parse_for<C>(
     manual: &Manual,
     arguments: impl IntoIterator<Item = OsString>,
@@ -363,14 +377,18 @@ fn parse_for<C>(
 }
 
 impl Exit {
-    /// Prints an answer to standard output or a problem to standard error. Returns the exit status.
-    pub fn print(&self) -> ExitCode {
-        let (printed, status) = match self {
-            Self::Answer(text) => (writeln!(io::stdout(), "{text}"), ExitCode::SUCCESS),
-            Self::Problem(text) => (writeln!(io::stderr(), "{text}"), ExitCode::from(EXIT_SETTINGS)),
+    /// Prints an answer to standard output or a problem to standard error. Returns the exit status; `unusable` is that for a
+    /// problem.
+    pub fn print(&self, unusable: u8) -> ExitCode {
+        let (problem, status) = match self {
+            Self::Answer(text) => match terminal::print(&format!("{text}\n")) {
+                Ok(()) => return ExitCode::SUCCESS,
+                Err(error) => (format!("{CANNOT_PRINT}: {error}"), ExitCode::FAILURE),
+            },
+            Self::Problem(text) => (text.clone(), ExitCode::from(unusable)),
         };
-        // If the reader is gone, such as `head`, the status stays the same.
-        drop(printed);
+        // If nobody reads it, the status stays the same.
+        drop(writeln!(io::stderr(), "{problem}"));
         status
     }
 }

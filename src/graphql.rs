@@ -22,7 +22,7 @@ use url::Url;
 use crate::model::target::Targets;
 use crate::net::http::{self, Login, RequestError, Retryable};
 use crate::retries::{Server, Trouble};
-use crate::text::remote_text;
+use crate::text::{json, remote_text};
 
 /// The query for the target list, if there is no file.
 pub const BUILT_IN_QUERY: &str = include_str!("../queries/gitlab_sync.graphql");
@@ -181,21 +181,13 @@ enum Unusable {
 
 /// The data of an answer.
 fn data<T: DeserializeOwned>(body: &[u8]) -> Result<T, Unusable> {
-    let answer: Answer<T> = serde_json::from_slice(body)
-        .map_err(|error| Unusable::Shape(remote_text(in_terms_of_json(&error).as_bytes())))?;
+    let answer: Answer<T> =
+        json::from_slice(body).map_err(|error| Unusable::Shape(remote_text(json::why(&error).as_bytes())))?;
     if let Some(Errors(errors)) = answer.errors.filter(|Errors(errors)| !errors.is_empty()) {
         let shown: Vec<_> = errors.iter().map(|error| remote_text(error.message.as_bytes())).collect();
         return Err(Unusable::Reported(shown.join("; ")));
     }
     answer.data.ok_or(Unusable::NoData)
-}
-
-/// What is wrong, without the names of this program's types.
-fn in_terms_of_json(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    let Some((before, after)) = text.split_once("expected struct ") else { return text };
-    let place = after.find(" at line ").map_or("", |at| &after[at..]);
-    format!("{before}expected an object{place}")
 }
 
 /// An answer. Fields that were not requested are dropped while parsing, so memory depends on the targets, not on the

@@ -23,7 +23,7 @@ use axum::body::{Body, to_bytes};
 use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::map_response;
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::get;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
@@ -56,6 +56,16 @@ const BODY_LIMIT_BYTES: usize = 4 << 20;
 const LEAST_COMPRESSED_BYTES: u16 = 1_400;
 /// Pause after a connection could not be accepted, for example without a free descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What is answered at any other path. It repeats nothing of the request.
+const NOTHING_HERE: &str = "404: there is nothing here. These paths exist:
+/               the status page
+/status.json    the same as JSON
+/docs/          the documentation
+/metrics        metrics for Prometheus
+/healthz        whether the program makes progress
+/readyz         whether a pass has made a plan
+";
 
 /// The page loads nothing from elsewhere, runs no inline code, and cannot be framed.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; \
@@ -141,6 +151,12 @@ fn router(site: Arc<Site>) -> Router {
         .route("/assets/status.css", get(async || asset("text/css; charset=utf-8", STYLE)))
         .route("/assets/status.js", get(async || asset("text/javascript; charset=utf-8", SCRIPT)))
         .route("/assets/icon.svg", get(async || asset("image/svg+xml", ICON)));
+    // Each document lists all of them. The addresses are relative, because a proxy may have put the page under a path.
+    let to_the_documents = |path: &'static str| get(async move || Redirect::temporary(path));
+    let router = router
+        .route("/docs", to_the_documents("docs/operations.md"))
+        .route("/docs/", to_the_documents("operations.md"))
+        .fallback(async || (StatusCode::NOT_FOUND, NOTHING_HERE));
     let documents = documents::DOCUMENTS.into_iter();
     let router = documents
         .fold(router, |router, (path, _)| router.route(&format!("/{path}"), get(async move || document(path).await)));

@@ -1,11 +1,11 @@
-//! Colour and progress on a terminal.
+//! Standard output; colour and progress on a terminal.
 //!
 //! Invariant: only a terminal gets escape sequences, and only if `NO_COLOR` is not set.
 
 mod board;
 
 use std::env;
-use std::io::IsTerminal;
+use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use rustix::fd::AsFd;
 use rustix::termios::tcgetwinsize;
@@ -14,6 +14,20 @@ pub use self::board::{AtWork, Board, Scene};
 
 /// The width of a terminal that does not say how wide it is, in columns.
 const USUAL_COLUMNS: usize = 80;
+
+/// What is said if standard output takes nothing, for example because its disk is full.
+pub const CANNOT_PRINT: &str = "cannot write to standard output";
+
+/// Writes to standard output. A reader that is gone, such as `head`, is not an error.
+pub fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    unless_the_reader_is_gone(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}
+
+/// The result of writing to standard output, unless its reader is gone: that is not an error.
+pub fn unless_the_reader_is_gone(written: io::Result<()>) -> io::Result<()> {
+    written.or_else(|error| if error.kind() == ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
+}
 
 /// Whether text for `stream` may have colour (<https://no-color.org>).
 pub fn takes_colour(stream: &impl IsTerminal) -> bool {

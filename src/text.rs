@@ -3,6 +3,7 @@
 //! Invariant: names and messages from outside reach a terminal only through [`printable`], and messages without the secrets
 //! that this process knows.
 
+pub mod json;
 mod secrets;
 
 use std::error::Error;

@@ -17,8 +17,8 @@ use crate::text::remote_text;
 /// Why a request to S3 failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BucketError {
-    #[error("S3 cannot {action}: {why}{}", hint(code.as_deref()))]
-    Request { action: Cow<'static, str>, code: Option<String>, why: String },
+    #[error("S3 cannot {action}: {why}{}", hint(code.as_deref(), *status))]
+    Request { action: Cow<'static, str>, code: Option<String>, status: Option<u16>, why: String },
     /// There is nothing to sign a request with.
     #[error(
         "S3 cannot {action}: {NO_CREDENTIALS}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the pod or the \
@@ -70,9 +70,12 @@ impl BucketError {
             _ if self.is_access_denied() => {
                 format!("Allow {right} to these credentials: {policy} has the whole policy.")
             }
-            Self::Request { code: Some(code), .. } => {
-                let known = about(code).1;
+            Self::Request { code: Some(code), status, .. } => {
+                let known = about(code).1.or_else(|| about_status(*status).map(|(_, advice)| advice));
                 known.unwrap_or("The S3 server reported this: check its configuration and its log.").to_owned()
+            }
+            Self::Request { code: None, status, .. } if let Some((_, advice)) = about_status(*status) => {
+                advice.to_owned()
             }
             Self::NoCredentials { .. } => {
                 "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the pod or the machine a role.".to_owned()
@@ -115,25 +118,49 @@ fn about(code: &str) -> (&'static str, Option<&'static str>) {
         ),
         "RequestTimeTooSkewed" => (" (this machine's clock is wrong)", Some("Set this machine's clock.")),
         "NoSuchUpload" => (" (the upload is gone or already complete; the next pass checks)", None),
-        "SlowDown" | "ServiceUnavailable" => {
-            (" (S3 is overloaded; the next pass tries again)", Some("S3 is overloaded: try again later."))
-        }
-        "NotImplemented" | "XAmzContentSHA256Mismatch" => (
-            CHECKSUMS,
-            Some("If the server does not know checksums, set AWS_REQUEST_CHECKSUM_CALCULATION=when_required."),
+        "SlowDown" | "ServiceUnavailable" => (
+            " (S3 is overloaded; the next pass tries again)",
+            Some("S3 is overloaded: try again later. A daemon's next pass does so."),
         ),
+        // A completed upload can end with it under status 200.
+        "InternalError" => (OVERLOADED.0, Some(OVERLOADED.1)),
+        "NotImplemented" | "XAmzContentSHA256Mismatch" => (CHECKSUMS, Some(NO_CHECKSUMS)),
         _ => ("", None),
     }
 }
 
-fn hint(code: Option<&str>) -> &'static str {
-    code.map_or("", |code| about(code).0)
+/// What to do about a server that does not know the checksums of uploads.
+const NO_CHECKSUMS: &str = "If the server does not know checksums, set AWS_REQUEST_CHECKSUM_CALCULATION=when_required.";
+
+/// The hint and the advice for a server that cannot answer now.
+const OVERLOADED: (&str, &str) = (
+    " (S3 is overloaded or broken; the next pass tries again)",
+    "S3, or a proxy before it, is overloaded or broken: try again later. A daemon's next pass does so. If it stays, read the \
+     server's log.",
+);
+
+/// The same as [`about`], of an answer's status: what counts if it has no code, or one that says nothing here.
+fn about_status(status: Option<u16>) -> Option<(&'static str, &'static str)> {
+    match status? {
+        501 => Some((CHECKSUMS, NO_CHECKSUMS)),
+        429 | 500..=599 => Some(OVERLOADED),
+        _ => None,
+    }
+}
+
+/// An answer without a code has it in its text.
+fn hint(code: Option<&str>, status: Option<u16>) -> &'static str {
+    match code.map(about) {
+        None => "",
+        Some(("", None)) => about_status(status).map_or("", |(hint, _)| hint),
+        Some((hint, _)) => hint,
+    }
 }
 
 /// What to do about an error whose code says little: old servers refuse checksums as a bad request of some kind.
-fn hint_of_message(code: Option<&str>, message: &str) -> &'static str {
+fn hint_of_message(code: Option<&str>, status: Option<u16>, message: &str) -> &'static str {
     let message = message.to_ascii_lowercase();
-    let is_known = code.is_some_and(|code| !about(code).0.is_empty());
+    let is_known = !hint(code, status).is_empty();
     let is_about_it = ["checksum", "trailer", "trailing", "aws-chunked", "streaming-unsigned"];
     if !is_known && is_about_it.iter().any(|word| message.contains(word)) { CHECKSUMS } else { "" }
 }
@@ -151,8 +178,36 @@ where
             return BucketError::OtherBytes { action };
         }
         let code = error.code().map(|code| remote_text(code.as_bytes()));
+        let status = error.raw_response().map(|answer| answer.status().as_u16());
         let mut why = why(&error);
-        why += hint_of_message(code.as_deref(), error.message().unwrap_or_default());
-        BucketError::Request { action, code, why }
+        why += hint_of_message(code.as_deref(), status, error.message().unwrap_or_default());
+        BucketError::Request { action, code, status, why }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_is_overloaded_is_told_by_its_status_too() {
+        let of = |code: Option<&str>, status| {
+            let why = "why".to_owned();
+            let code = code.map(str::to_owned);
+            let error = BucketError::Request { action: "list it".into(), code, status: Some(status), why };
+            (error.to_string(), error.listing_advice(Program::Producer))
+        };
+        for (code, status) in [(None, 429), (None, 500), (None, 503), (Some("InternalError"), 200), (Some("Odd"), 503)]
+        {
+            let (error, advice) = of(code, status);
+            assert!(advice.contains("overloaded or broken: try again later"), "{code:?} {status}: {advice}");
+            assert_eq!(error.contains("the next pass tries again"), code.is_some(), "{error}");
+        }
+        assert!(of(Some("SlowDown"), 503).1.starts_with("S3 is overloaded: try again later"));
+        assert!(of(None, 501).1.contains("AWS_REQUEST_CHECKSUM_CALCULATION"));
+        assert!(of(Some("Odd"), 400).1.starts_with("The S3 server reported this"));
+        assert!(of(None, 400).1.starts_with("Check AWS_ENDPOINT_URL_S3"));
+        // A known code says more than the status.
+        assert!(of(Some("NoSuchBucket"), 500).1.starts_with("Check AWS_S3_BUCKET"));
     }
 }

@@ -23,7 +23,8 @@ pub fn plan_text(plan: &Plan, foreign: usize, paint: Paint) -> String {
                 let new = short_commit(&publish.commit.to_string());
                 let change =
                     publish.old_commit().map_or_else(|| new.clone(), |old| format!("{} → {new}", short_commit(old)));
-                row.extend([change, publish.why()]);
+                let or_else = publish.if_rewritten().map_or_else(String::new, |what| format!(" ({what})"));
+                row.extend([change, publish.why() + &or_else]);
                 0
             }
             Action::Retire(retire) => {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use crate::config::{EXIT_INTERNAL, EXIT_SETTINGS, Exit, Settings};
+use crate::config::{EXIT_INTERNAL, Exit, Settings, exit_if_unusable};
 use crate::telemetry;
 use crate::terminal::Board;
 use crate::text::{error_chain, remote_text};
@@ -27,16 +27,19 @@ pub fn start<C>(
     std::panic::set_hook(Box::new(report_panic));
     or_internal_error(|| {
         let names: Vec<OsString> = std::env::vars_os().map(|(name, _)| name).collect();
-        let settings = match parse(std::env::args_os(), &|name| std::env::var_os(name), &names) {
-            Ok(settings) => settings,
-            Err(exit) => return exit.print(),
-        };
-        run_with(settings, run)
+        let variable = |name: &str| std::env::var_os(name);
+        let status = exit_if_unusable(std::env::args_os(), &variable);
+        match parse(std::env::args_os(), &variable, &names) {
+            Ok(settings) => run_with(settings, status, run),
+            Err(exit) => exit.print(status),
+        }
     })
 }
 
+/// `status` is the exit status if the program cannot work with what it was given.
 fn run_with<C>(
     settings: Settings<C>,
+    status: u8,
     run: impl AsyncFnOnce(C, &[String], &Board) -> anyhow::Result<ExitCode>,
 ) -> ExitCode {
     let board = Board::new(settings.shows_progress());
@@ -51,6 +54,11 @@ fn run_with<C>(
     if let Err(error) = setrlimit(Resource::Core, no_core_dump) {
         tracing::debug!(%error, "cannot switch core dumps off");
     }
+    let unusable = |error: &anyhow::Error| {
+        // If nobody reads it, the status stays the same.
+        drop(writeln!(std::io::stderr(), "{}", error_chain(error.as_ref())));
+        ExitCode::from(status)
+    };
     if let Err(error) = threads::enough() {
         return unusable(&error.into());
     }
@@ -86,13 +94,6 @@ fn report_panic(panic: &PanicHookInfo<'_>) {
 fn sentence(place: &str, what: Option<&str>) -> String {
     let what = what.map_or_else(String::new, |what| format!(": {}", remote_text(what.as_bytes())));
     format!("internal error at {place}{what}: this is a bug in the program: please report this line")
-}
-
-/// Reports that the program cannot work with what it was given.
-fn unusable(error: &anyhow::Error) -> ExitCode {
-    // If nobody reads it, the status stays the same.
-    drop(writeln!(std::io::stderr(), "{}", error_chain(error.as_ref())));
-    ExitCode::from(EXIT_SETTINGS)
 }
 
 #[cfg(test)]

@@ -37,6 +37,16 @@ pub(super) fn double_dashed(arguments: impl IntoIterator<Item = OsString>) -> Ve
     words
 }
 
+/// The value that a switch was given last, if it is there.
+pub(super) fn value_of_switch(switch: &str, words: &[OsString]) -> Option<OsString> {
+    let words = words.iter().map_while(|word| Some(word).filter(|word| *word != "--"));
+    let value = |word: &OsString| match word.to_string_lossy().strip_prefix(switch)? {
+        "" => Some("true".into()),
+        rest => rest.strip_prefix('=').map(OsString::from),
+    };
+    words.filter_map(value).last()
+}
+
 /// A switch whose value follows as a word of its own, which Go's `flag` package does not take for its value either.
 pub(super) fn value_apart(manual: &Manual, words: &[OsString]) -> Option<String> {
     let words = words.iter().map_while(|word| word.to_str().filter(|word| *word != "--")).collect::<Vec<_>>();
@@ -108,6 +118,6 @@ fn argument(setting: &Setting) -> Option<Arg> {
         .value_parser(value_parser!(OsString));
     Some(match setting.kind {
         Kind::Switch => argument.num_args(0..=1).require_equals(true).default_missing_value("true"),
-        Kind::Text | Kind::Secret | Kind::Library => argument,
+        Kind::Text | Kind::Choice(_) | Kind::Secret | Kind::Library => argument,
     })
 }

@@ -17,7 +17,7 @@ pub(super) const MAN_USAGE: &str = "man";
 pub(super) const VERSION_USAGE: &str = "version";
 
 /// What the names of `list` and `restore` can be.
-pub(super) const NAMES: &str = "NAME is GROUP, GROUP/PROJECT or GROUP/PROJECT@BRANCH.";
+pub(super) const NAMES: &str = "NAME is GROUP, GROUP/PROJECT or GROUP/PROJECT@BRANCH. Case matters in BRANCH.";
 /// The options of `list`, and what they do. Only the consumer has what opens objects.
 pub(super) const fn list_options(program: Program) -> &'static [(&'static str, &'static str)] {
     match program {

@@ -31,6 +31,8 @@ pub struct Setting {
 pub enum Kind {
     /// Text, with a check of its own.
     Text,
+    /// One of these texts.
+    Choice(&'static [&'static str]),
     /// True or false.
     Switch,
     /// Never shown, never a flag.
@@ -80,6 +82,16 @@ pub(super) const fn text(
     Setting { variable, also: &[], flag: Some(flag), kind: Kind::Text, default, meaning }
 }
 
+pub(super) const fn choice(
+    flag: &'static str,
+    variable: &'static str,
+    choices: &'static [&'static str],
+    default: Fallback,
+    meaning: &'static str,
+) -> Setting {
+    Setting { kind: Kind::Choice(choices), ..text(flag, variable, default, meaning) }
+}
+
 pub(super) const fn switch(
     flag: &'static str,
     variable: &'static str,
@@ -113,8 +125,12 @@ pub(super) const PUBLIC_KEY: Setting = text("public-key", "PUBLIC_KEY", Required
 
 pub(super) const GITLAB_TOKEN_FILE: Setting =
     text("gitlab-token-file", "GITLAB_TOKEN_FILE", Unset, "file with the token, read again at each pass");
-pub(super) const ALLOW_INSECURE_HTTP: Setting =
-    switch("allow-insecure-http", "ALLOW_INSECURE_HTTP", Value("false"), "http:// too: true, or servers");
+pub(super) const ALLOW_INSECURE_HTTP: Setting = switch(
+    "allow-insecure-http",
+    "ALLOW_INSECURE_HTTP",
+    Value("false"),
+    "http:// beyond loopback too: true, or servers",
+);
 
 pub(super) const GRAPHQL_QUERY_FILE: Setting = Setting {
     also: &["GRAPHQL_GLSYNC_QUERY_FILE"],
@@ -151,10 +167,15 @@ pub(super) const AWS_S3_SIGN_PAYLOAD: Setting =
     switch("aws-s3-sign-payload", "AWS_S3_SIGN_PAYLOAD", Found("true over http"), "SHA-256 of parts signed");
 pub(super) const AWS_USE_FIPS_ENDPOINT: Setting =
     switch("aws-use-fips-endpoint", "AWS_USE_FIPS_ENDPOINT", Value("false"), "AWS's FIPS endpoint");
-pub(super) const ARCHIVE_FORMAT: Setting =
-    text("archive-format", "ARCHIVE_FORMAT", Value("auto"), "zip, tar.gz, or auto: as the bucket has");
+pub(super) const ARCHIVE_FORMAT: Setting = choice(
+    "archive-format",
+    "ARCHIVE_FORMAT",
+    &["auto", "zip", "tar.gz"],
+    Value("auto"),
+    "zip, tar.gz, or auto: as the bucket has",
+);
 pub(super) const CROSSING: Setting =
-    text("crossing", "CROSSING", Value("whole"), "what crosses: whole, or incremental");
+    choice("crossing", "CROSSING", &["whole", "incremental"], Value("whole"), "what crosses: whole, or incremental");
 pub(super) const MAX_INCREMENTS: Setting =
     text("max-increments", "MAX_INCREMENTS", Value("8"), "most increments in a row");
 pub(super) const SIGNING_KEY_FILE: Setting =
@@ -166,7 +187,7 @@ pub(super) const TRUSTED_KEYS_FILE: Setting =
 pub(super) const MAX_RETIRE: Setting =
     text("max-retire", "MAX_RETIRE", Value("50%"), "most to retire in 24 h: N, or N% of all");
 pub(super) const ON_REWRITE: Setting =
-    text("on-rewrite", "ON_REWRITE", Value("publish"), "publish or hold rewritten branches");
+    choice("on-rewrite", "ON_REWRITE", &["publish", "hold"], Value("publish"), "publish or hold rewritten branches");
 pub(super) const REPUBLISH: Setting =
     text("republish", "REPUBLISH", Unset, "again: all, on-recipient-change, or names");
 
@@ -203,8 +224,10 @@ pub(super) const SHARD_INDEX: Setting = Setting {
 /// A StatefulSet's pod has its ordinal at the end of its host name.
 pub(super) const HOSTNAME: Setting = library("HOSTNAME", "name-N, a StatefulSet's pod: N is SHARD_INDEX");
 
-pub(super) const OUTPUT: Setting = text("output", "OUTPUT", Value("text"), "plans, reports, lists: text or json");
-pub(super) const LOG_FORMAT: Setting = text("log-format", "LOG_FORMAT", Value("text"), "log lines: text or json");
+pub(super) const OUTPUT: Setting =
+    choice("output", "OUTPUT", &["text", "json"], Value("text"), "plans, reports, lists: text or json");
+pub(super) const LOG_FORMAT: Setting =
+    choice("log-format", "LOG_FORMAT", &["text", "json"], Value("text"), "log lines: text or json");
 pub(super) const PROGRESS: Setting = switch("progress", "PROGRESS", Value("true"), "show progress on a terminal");
 pub(super) const METRICS_SERVER_PORT: Setting =
     text("metrics-server-port", "METRICS_SERVER_PORT", Value("9090"), "port of metrics and status page");

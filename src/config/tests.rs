@@ -429,6 +429,31 @@ fn the_names_of_the_go_programs_are_understood_and_ours_win() {
     assert!(wrong.starts_with("AWS_GIT_SYNC_BUCKET: "), "{wrong}");
 }
 
+#[test]
+fn the_values_that_completions_offer_are_those_that_are_taken() {
+    let mut choices = 0;
+    for setting in PRODUCER.settings() {
+        let Kind::Choice(values) = setting.kind else { continue };
+        choices += 1;
+        for value in values {
+            parse_with(&[(setting.variable, value)], &[]).unwrap();
+        }
+        let problem = problem_with(&[(setting.variable, "something else")], &[]);
+        assert!(problem.starts_with(setting.variable), "{problem}");
+        assert!(values.iter().all(|value| problem.contains(value)), "{problem}");
+        for shell in ["bash", "fish", "zsh"] {
+            let script = answer_to(&["completion", shell]);
+            let offered = match shell {
+                "bash" => values.join(" "),
+                "zsh" => format!("({})", values.join(" ")),
+                _ => values.iter().map(|value| format!("{value}\\t''")).collect::<Vec<_>>().join("\n"),
+            };
+            assert!(script.contains(&offered), "{shell} does not offer {offered}");
+        }
+    }
+    assert_eq!(choices, 5);
+}
+
 // Secrets
 
 #[test]

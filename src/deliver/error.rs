@@ -92,7 +92,7 @@ pub(super) enum DeliverError {
     /// The far branch does not lead to the object's commit, and `ON_REWRITE` holds it.
     #[error(
         "the far branch is at {}, and {} does not descend from it: somebody else pushed, or the history was rewritten. \
-         To replace it, run one pass with -on-rewrite=publish",
+         To replace it, stop the daemon and run one pass with -run-once -on-rewrite=publish and its WORKDIR",
         .0.from, .0.to
     )]
     Held(Rewrite),
@@ -207,7 +207,7 @@ pub(crate) fn object_cause(error: &ArtifactError) -> Cause {
         ArtifactError::References(_) | ArtifactError::Bundle(_) => Cause::WrongContent,
         ArtifactError::Origin(error) => origin_cause(error),
         // No producer that signs has written it.
-        ArtifactError::NoManifest { .. } => Cause::Untrusted,
+        ArtifactError::NoManifest { .. } => Cause::Unsigned,
         ArtifactError::Disk { .. } | ArtifactError::Pack(PackError::Io(_)) => Cause::Disk,
         ArtifactError::Pack(PackError::Memory(_)) => Cause::Memory,
         ArtifactError::TooLarge(_) => Cause::TooLarge,
@@ -222,9 +222,8 @@ pub(crate) fn object_cause(error: &ArtifactError) -> Cause {
 /// Why an object is not trusted.
 fn origin_cause(error: &TrustError) -> Cause {
     match error {
-        TrustError::Unsigned | TrustError::UnknownKey(_) | TrustError::BadSignature(_) | TrustError::Malformed => {
-            Cause::Untrusted
-        }
+        TrustError::Unsigned => Cause::Unsigned,
+        TrustError::UnknownKey(_) | TrustError::BadSignature(_) | TrustError::Malformed => Cause::Untrusted,
         TrustError::Untimely(_) => Cause::Replayed,
         TrustError::Manifest(ManifestError::Another { .. }) => Cause::WrongContent,
         TrustError::Manifest(ManifestError::TooLong | ManifestError::Version(_) | ManifestError::Malformed(_)) => {

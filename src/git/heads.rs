@@ -264,13 +264,13 @@ impl FarSide<'_> {
     }
 
     /// What it means that nothing is known of a project.
-    fn unknown(self, why: NotFound) -> FarHead {
+    fn unknown(self, project: &str, why: NotFound) -> FarHead {
         let why = match why {
             NotFound::NotTried => FarUnknown::NotTried,
-            NotFound::Failed(why) => why_no_push(&why),
+            NotFound::Failed(why) => why_no_push(project, &why),
         };
         match (self, why) {
-            (Self::ReadOnly(_), FarUnknown::NoProject(_)) => FarHead::NoProject,
+            (Self::ReadOnly(_), FarUnknown::NoProject { .. }) => FarHead::NoProject,
             (Self::ReadOnly(_) | Self::ForPush(_), why) => FarHead::Unknown(why),
         }
     }
@@ -288,7 +288,7 @@ pub async fn far_heads(
     let paths: BTreeMap<&Destination, String> = destinations.iter().map(|it| (*it, it.path())).collect();
     let wanted = Wanted::new(paths.iter().map(|(destination, path)| (&**path, &*destination.branch)).collect());
     let ask = async |project: &str, branches: &BTreeSet<&str>| far.heads(project, branches).await;
-    let found = ask_for(&wanted, "write_repository", ask, |_, why| far.unknown(why), probes).await?;
+    let found = ask_for(&wanted, "write_repository", ask, |project, why| far.unknown(project, why), probes).await?;
     let head = |destination: &Destination, path: &String| match found.get(&**path) {
         Some(Ok(heads)) => of_branch(heads, &destination.branch).map_or(FarHead::Absent, |commit| FarHead::At(*commit)),
         Some(Err(head)) => head.clone(),
@@ -297,12 +297,15 @@ pub async fn far_heads(
     Ok(paths.iter().map(|(destination, path)| ((*destination).clone(), head(destination, path))).collect())
 }
 
-/// What an error means that comes before a push.
-pub fn why_no_push(error: &WireError) -> FarUnknown {
+/// What an error means that comes before a push to a project.
+pub fn why_no_push(project: &str, error: &WireError) -> FarUnknown {
     let why = error_chain(error);
+    let group = || project.rsplit_once('/').map_or(project, |(group, _)| group).to_owned();
     match error {
         WireError::Request(RequestError::Status { .. }) if is_refusal(error) => FarUnknown::LoginRefused(why),
-        WireError::Request(RequestError::Status { status: StatusCode::NOT_FOUND, .. }) => FarUnknown::NoProject(why),
+        WireError::Request(RequestError::Status { status: StatusCode::NOT_FOUND, .. }) => {
+            FarUnknown::NoProject { group: group(), why }
+        }
         WireError::Request(RequestError::Status { status, .. }) if status.is_client_error() && !is_broken(error) => {
             FarUnknown::Refused(why)
         }

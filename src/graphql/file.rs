@@ -172,7 +172,26 @@ mod tests {
         for (content, problem) in [
             ("", "FILE is not a target list: EOF while parsing a value at line 1 column 0"),
             ("[]", r#"FILE is not a target list: it begins with [, expected {"data": {"apps_v1": […]}}"#),
-            (r#"{"data":[]}"#, "FILE is not a target list: invalid length 0, expected an object at line 1 column 10"),
+            (
+                r#"{"data":[]}"#,
+                "FILE is not a target list: invalid type: sequence, expected an object at line 1 column 8",
+            ),
+            (
+                r#"{"data":{"apps_v1":[[[[[["p","g","b"],["p","g","b"]]]]]]}}"#,
+                "FILE is not a target list: invalid type: sequence, expected an object at line 1 column 20",
+            ),
+            (
+                r#"{"data":{"apps_v1":[{"codeComponents":[{"gitlabSync":[["p","g","b"],["p","g","b"]]}]}]}}"#,
+                "FILE is not a target list: invalid type: sequence, expected an object at line 1 column 53",
+            ),
+            (
+                r#"{"data":{"apps_v1":[{"codeComponents":[{"gitlabSync":{"sourceProject":["p","g","b"]}}]}]}}"#,
+                "FILE is not a target list: invalid type: sequence, expected an object at line 1 column 70",
+            ),
+            (
+                r#"[{"apps_v1":[]},null]"#,
+                r#"FILE is not a target list: it begins with [, expected {"data": {"apps_v1": […]}}"#,
+            ),
             (
                 r#"{"data":{"apps_v1":[{"codeComponents":[{"gitlabSync":"x"}]}]}}"#,
                 "FILE is not a target list: invalid type: string \"x\", expected an object at line 1 column 56",

@@ -10,6 +10,8 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 
+use crate::text::json;
+
 /// The longest key S3 accepts, in bytes of UTF-8 ("Creating object key names", Amazon S3 user guide).
 pub const MAX_KEY_BYTES: usize = 1024;
 
@@ -145,7 +147,8 @@ impl fmt::Display for Destination {
 }
 
 /// `GROUP`, `GROUP/PROJECT` or `GROUP/PROJECT@BRANCH`: everything below a group, all branches of a project, or one
-/// destination. A path does not tell whether it is a group's or a project's, and in GitLab it cannot be both.
+/// destination. A path does not tell whether it is a group's or a project's, and in GitLab it cannot be both. As in GitLab, case
+/// does not matter in paths, and matters in branches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     /// A group with the groups above it, or a project with its group.
@@ -157,7 +160,7 @@ pub struct Wanted {
 impl Wanted {
     /// Whether this destination is meant.
     pub fn matches(&self, destination: &Destination) -> bool {
-        match (destination.path().strip_prefix(&self.path), &self.branch) {
+        match (destination.path().to_lowercase().strip_prefix(&self.path.to_lowercase()), &self.branch) {
             (Some(""), wanted) => wanted.as_ref().is_none_or(|wanted| *wanted == destination.branch),
             (Some(below), None) => below.starts_with('/'),
             (Some(_), Some(_)) | (None, _) => false,
@@ -306,7 +309,7 @@ pub fn decode(key: &str) -> Option<DecodedKey> {
     let (encoded, extension) = key.split_at(key.find('.')?);
     let is_increment = extension == INCREMENT_EXTENSION;
     let format = ArchiveFormat::of_extension(extension).filter(|_| !is_increment);
-    let name: AnyName = serde_json::from_slice(&BASE64_STANDARD.decode(encoded).ok()?).ok()?;
+    let name: AnyName = json::from_slice(&BASE64_STANDARD.decode(encoded).ok()?).ok()?;
     let content = match (format, name.base_sha) {
         (Some(format), _) => Content::Whole(format),
         // No older program wrote these, so commits are written in one way.
@@ -475,6 +478,8 @@ mod tests {
             key_of_json(r#"{"group":"","project_name":"p","commit_sha":"c","branch":"b"}"#, ".zip.age"),
             key_of_json(r#"{"group":1,"project_name":"p","commit_sha":"c","branch":"b"}"#, ".zip.age"),
             key_of_json("[]", ".zip.age"),
+            key_of_json(r#"["g","p","c","b"]"#, ".zip.age"),
+            key_of_json(r#"["g","p","c",null,"b",null]"#, ".tar.age"),
             "README.md".into(),
             ".zip.age".into(),
             String::new(),
@@ -503,6 +508,23 @@ mod tests {
         let refused = encode(&destination("g", "p", &"b".repeat(longest + 1)), commit, ArchiveFormat::Zip).unwrap_err();
         assert_eq!(refused.bytes, 1028);
         assert!(refused.to_string().contains("1028") && refused.to_string().contains("1024"), "{refused}");
+    }
+
+    #[test]
+    fn a_group_or_a_project_is_meant_in_any_case_and_a_branch_as_it_is_written() {
+        let destination = destination("Far/Tools", "API", "Main");
+        for (wanted, is_meant) in [
+            ("far", true),
+            ("FAR/tools", true),
+            ("far/tools/api", true),
+            ("Far/Tools/API@Main", true),
+            ("far/tools/api@Main", true),
+            ("far/tools/api@main", false),
+            ("far/tool", false),
+            ("tools", false),
+        ] {
+            assert_eq!(wanted.parse::<Wanted>().unwrap().matches(&destination), is_meant, "{wanted}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::key::{CommitId, Destination};
-use crate::text::remote_text;
+use crate::text::{json, remote_text};
 
 /// The longest manifest that is read, in bytes. A key of 1,024 bytes leaves names of less than 1 KiB, so ours are below 2 KiB.
 pub const MANIFEST_LIMIT_BYTES: usize = 16 << 10;
@@ -252,7 +252,7 @@ struct Read {
 
 fn from_json<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, ManifestError> {
     // The error may quote what it could not use.
-    serde_json::from_slice(json).map_err(|error| malformed(&remote_text(error.to_string().as_bytes())))
+    json::from_slice(json).map_err(|error| malformed(&remote_text(json::why(&error).as_bytes())))
 }
 
 fn malformed(why: &str) -> ManifestError {

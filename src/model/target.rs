@@ -81,8 +81,13 @@ pub enum FarUnknown {
     #[error("the far GitLab refuses a push: {0}")]
     LoginRefused(String),
     /// The far side shows no such project to the user, and did not make it.
-    #[error("the far GitLab refuses a push: {0}")]
-    NoProject(String),
+    #[error("the far GitLab shows the user no such project, and did not create it in the group {group}: {why}")]
+    NoProject {
+        /// The project's group, with the groups above it.
+        group: String,
+        /// What it answered.
+        why: String,
+    },
     /// The user may not push to the project.
     #[error("the far GitLab refuses a push: {0}")]
     Refused(String),

@@ -22,7 +22,7 @@ use crate::net::Timeouts;
 use crate::net::proxy::{self, Proxy};
 use crate::net::tls::{self, TrustRoots};
 use crate::retries::{Flaw, Retry, Trouble};
-use crate::text::{hide, remote_text};
+use crate::text::{hide, json, remote_text};
 
 /// How often a request is sent in total before its failure counts.
 pub const MAX_ATTEMPTS: usize = 5;
@@ -301,7 +301,7 @@ fn reason(body: &[u8]) -> String {
     struct Error {
         message: String,
     }
-    let Errors { errors } = serde_json::from_slice(body).unwrap_or_default();
+    let Errors { errors } = json::from_slice(body).unwrap_or_default();
     let messages: Vec<_> = errors.iter().take(MAX_REASONS).map(|error| remote_text(error.message.as_bytes())).collect();
     messages.join("; ")
 }

@@ -80,6 +80,15 @@ impl Publish {
         }
     }
 
+    /// What else may become of it, if something does: that the history was rewritten, only the fetch shows.
+    pub fn if_rewritten(&self) -> Option<&'static str> {
+        match (self.old_commit(), self.on_rewrite, &self.how) {
+            (None, _, _) | (Some(_), OnRewrite::Publish, How::Whole(_)) => None,
+            (Some(_), OnRewrite::Publish, How::Increment(_)) => Some("whole if the fetch shows a rewritten history"),
+            (Some(_), OnRewrite::Hold, _) => Some("held back if the fetch shows a rewritten history"),
+        }
+    }
+
     /// What the object under this key, which was written for it, replaces: never itself.
     pub fn replaced_by<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a String> {
         let replaced = match &self.how {

@@ -18,6 +18,8 @@ pub enum Cause {
     Kept,
     /// The far branch could not be looked up.
     Unreachable,
+    /// The far GitLab shows the user no such project, and did not make it.
+    NoProject,
     /// The far GitLab does not let the user push to the project.
     NoRight,
     /// Fetching failed.
@@ -28,6 +30,8 @@ pub enum Cause {
     Download,
     /// The object is encrypted to other recipients.
     NotOurs,
+    /// Nobody signed the object, and a signature is needed.
+    Unsigned,
     /// No trusted key signed the object.
     Untrusted,
     /// A signed object of an earlier time was put there again, or a clock is wrong.
@@ -72,18 +76,20 @@ pub enum Cause {
 
 impl Cause {
     /// All of them.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 33] = [
         Self::Refused,
         Self::Unreadable,
         Self::NameTooLong,
         Self::NameInvalid,
         Self::Kept,
         Self::Unreachable,
+        Self::NoProject,
         Self::NoRight,
         Self::Fetch,
         Self::BranchGone,
         Self::Download,
         Self::NotOurs,
+        Self::Unsigned,
         Self::Untrusted,
         Self::Replayed,
         Self::Damaged,
@@ -129,9 +135,11 @@ impl Cause {
             Program::Consumer => &[
                 Self::NameInvalid,
                 Self::Unreachable,
+                Self::NoProject,
                 Self::NoRight,
                 Self::Download,
                 Self::NotOurs,
+                Self::Unsigned,
                 Self::Untrusted,
                 Self::Replayed,
                 Self::Damaged,
@@ -156,7 +164,13 @@ impl Cause {
         // Planning can find a name that is too long as well; it is then a blocker in each plan.
         !matches!(
             self,
-            Self::Refused | Self::Unreadable | Self::Kept | Self::NameInvalid | Self::Unreachable | Self::NoRight
+            Self::Refused
+                | Self::Unreadable
+                | Self::Kept
+                | Self::NameInvalid
+                | Self::Unreachable
+                | Self::NoProject
+                | Self::NoRight
         )
     }
 
@@ -167,6 +181,7 @@ impl Cause {
             Self::Unreachable
                 | Self::Download
                 | Self::NotOurs
+                | Self::Unsigned
                 | Self::Untrusted
                 | Self::Disk
                 | Self::Archive
@@ -193,11 +208,13 @@ impl Cause {
             Self::NameInvalid => "name_invalid",
             Self::Kept => "kept",
             Self::Unreachable => "unreachable",
+            Self::NoProject => "no_project",
             Self::NoRight => "no_right",
             Self::Fetch => "fetch",
             Self::BranchGone => "branch_gone",
             Self::Download => "download",
             Self::NotOurs => "not_ours",
+            Self::Unsigned => "unsigned",
             Self::Untrusted => "untrusted",
             Self::Replayed => "replayed",
             Self::Damaged => "damaged",
@@ -230,11 +247,13 @@ impl Cause {
             Self::NameInvalid => "Name that no project or branch can have",
             Self::Kept => "Without a target, kept for now",
             Self::Unreachable => "Far branch cannot be looked up",
+            Self::NoProject => "No such project in the far GitLab",
             Self::NoRight => "No right to push",
             Self::Fetch => "Fetching from GitLab fails",
             Self::BranchGone => "Branch disappeared",
             Self::Download => "Downloading from S3 fails",
             Self::NotOurs => "Encrypted to other recipients",
+            Self::Unsigned => "Not signed",
             Self::Untrusted => "Not signed by a trusted key",
             Self::Replayed => "Signed, but of another time",
             Self::Damaged => "Object cannot be read",
@@ -310,10 +329,15 @@ impl Cause {
                 "The next pass tries again. If it keeps failing: is the far GitLab up, and does GITLAB_BASE_URL lead to \
                  it from here?"
             }
+            Self::NoProject => {
+                "GitLab answers 404 in three cases. The group that the error names is missing: create it, and make the token's \
+                 user a member that may create projects (role Developer or Maintainer, as the group's settings say); GitLab \
+                 then creates the project at the next push. Or the group is there, and the user may not create projects in \
+                 it: let it, or create the project yourself. Or the project is there, and the user is not a member: add it."
+            }
             Self::NoRight => {
                 "The token needs the scope write_repository, and its user the role Developer in the project, or Maintainer to \
-                 push to a protected branch. To have GitLab create a missing project, the user needs the right to create \
-                 projects in its group. If it is every destination, the token may have expired."
+                 push to a protected branch. If it is every destination, the token may have expired."
             }
             Self::Download => {
                 "Allow s3:GetObject to the AWS credentials, and check these and the region. The next pass tries again."
@@ -322,9 +346,14 @@ impl Cause {
                 "Let the near side add this side's recipient to PUBLIC_KEY and publish again (REPUBLISH), or add the \
                  identity that fits to PRIVATE_KEY. `check` shows the recipients of this side."
             }
-            Self::Untrusted => {
+            Self::Unsigned => {
                 "Find out who wrote the object. If it was the near side, let it sign (SIGNING_KEY_FILE) and publish again \
-                 (REPUBLISH), or add its public key to TRUSTED_KEYS. The far branch stays as it is."
+                 (REPUBLISH): no key in TRUSTED_KEYS fits an object without a signature. The far branch stays as it is."
+            }
+            Self::Untrusted => {
+                "Find out who wrote the object. If the error names a key that the near side uses, add its public key to \
+                 TRUSTED_KEYS. If the near side does not use it any more, or the signature does not fit, let it publish again \
+                 (REPUBLISH). The far branch stays as it is."
             }
             Self::Replayed => {
                 "Find out who can write to the bucket, if an old object was put there again, or which clock is wrong. Then let \

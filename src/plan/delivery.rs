@@ -228,9 +228,8 @@ impl Obstacle {
         match self {
             Self::Name(_) => Cause::NameInvalid,
             Self::Order => Cause::WrongContent,
-            Self::Far(FarUnknown::LoginRefused(_) | FarUnknown::NoProject(_) | FarUnknown::Refused(_)) => {
-                Cause::NoRight
-            }
+            Self::Far(FarUnknown::NoProject { .. }) => Cause::NoProject,
+            Self::Far(FarUnknown::LoginRefused(_) | FarUnknown::Refused(_)) => Cause::NoRight,
             Self::Far(FarUnknown::Unreadable(_) | FarUnknown::NotTried) => Cause::Unreachable,
             Self::Refused(refusal) => refusal.cause,
         }
@@ -242,10 +241,6 @@ impl Obstacle {
             Self::Far(FarUnknown::LoginRefused(_)) => {
                 "Check GITLAB_USERNAME and GITLAB_TOKEN: the token may have expired, and needs the scope write_repository. If \
                  GitLab has banned this address after many refusals, that ends by itself within an hour."
-            }
-            Self::Far(FarUnknown::NoProject(_)) => {
-                "Make the group if it is not there, and let the token's user create projects in it; or make the project, and \
-                 the user a member of it."
             }
             _ => self.cause().advice(Program::Consumer),
         }

@@ -205,7 +205,8 @@ impl fmt::Display for RetireGuard {
                 f,
                 "{lost_lists} more app(s) of the target list than before have no components (codeComponents is null), and \
                  {would_retire} of the {held} destinations held are no longer wanted: nothing is retired. Check the \
-                 target list; if it is right, this ends after {WINDOW_HOURS} h, or with one pass with MAX_RETIRE=100%"
+                 target list; if it is right, this ends after {WINDOW_HOURS} h, or with one pass with MAX_RETIRE=100% \
+                 (beside a daemon, with an empty WORKDIR of its own)"
             );
         }
         let used = if *used > 0 { format!(", of which {used} are used") } else { String::new() };

@@ -34,7 +34,10 @@ pub enum WorkdirError {
         "WORKDIR: {path} {problem}: others could read or plant repositories there. Remove it, or set another WORKDIR"
     )]
     NotOurs { path: PathBuf, problem: &'static str },
-    #[error("WORKDIR: another process is using {0}: give each its own WORKDIR")]
+    #[error(
+        "WORKDIR: another process is using {0}, as a running daemon does: give each its own WORKDIR (for a single pass beside a \
+         daemon, -workdir=DIR with an empty folder; if that is a consumer with trusted keys, stop the daemon instead)"
+    )]
     InUse(PathBuf),
 }
 

@@ -171,6 +171,11 @@ fn a_dry_run_says_what_it_would_do_and_does_nothing() {
         far.git(&["update-ref", "refs/heads/main", "main~1"]).unwrap();
     }
     assert_ne!(world.far_head("far/app", "main"), source.head("main"));
+    // Only the object can tell whether that is to be held.
+    let run: crate::support::Run =
+        consumer(&world, &["-dry-run", "-run-once", "-on-rewrite=hold"]).output().unwrap().into();
+    let lines: Vec<_> = run.out.lines().filter(|line| line.contains("held back if the object shows")).collect();
+    assert!(lines.len() == 1 && lines[0].contains("far/app"), "{}", run.out);
 }
 
 /// What is on its way is in no file, however large it is.

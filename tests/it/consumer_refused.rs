@@ -321,6 +321,14 @@ fn a_project_that_may_not_be_made_or_pushed_to_is_blocked_with_gitlab_s_words() 
         let line = run.lines_with(&format!("blocked: {name}@main")).concat();
         assert!(line.contains(text), "{name}: {}", run.log);
     }
+    for (name, group) in [("far/missing", "far"), ("nowhere/p", "nowhere")] {
+        let line = run.lines_with(&format!("blocked: {name}@main")).concat();
+        assert!(line.contains(&format!("did not create it in the group {group}: ")), "{line}");
+        assert!(
+            line.contains("GitLab answers 404 in three cases. The group that the error names is missing"),
+            "{line}"
+        );
+    }
     assert_eq!(operations(&world.s3().requests()), ["GetObject", "ListObjectsV2"]);
     world.destination.clear_overrides();
     world.destination.set_create_projects(true);

@@ -208,8 +208,11 @@ fn one_workdir_serves_one_process() {
     let world = one_project("1h");
     let daemon = Daemon::spawn(program(&world, &[]));
     daemon.wait_until_logged("pass done", 1);
-    run(&world, &["-run-once"]).refused().logged("WORKDIR: another process is using");
+    let refused = run(&world, &["-run-once"]).refused().logged("WORKDIR: another process is using");
+    refused.logged("for a single pass beside a daemon, -workdir=DIR with an empty folder;");
     run(&world, &["-run-once", "-dry-run"]).succeeded();
+    let empty = tempfile::tempdir().unwrap();
+    run(&world, &["-run-once", &format!("-workdir={}", empty.path().display())]).succeeded();
     daemon.stop().succeeded();
     pass(&world).succeeded();
 }

@@ -259,6 +259,7 @@ const MESSAGES: &[(&str, &[&str])] = &[
     ("deliver", &["its increment cannot be used", "cannot keep when what was taken had been published"]),
     ("plan", &["which lies in the future: the clock of the producer, of S3 or of this machine "]),
     ("model", &["the far GitLab refuses a push: ", "cannot read the far GitLab's branches: "]),
+    ("model", &["the far GitLab shows the user no such project, and did not create it in the group "]),
     ("model", &["the far GitLab is unreachable: not tried"]),
     (
         "plan",

@@ -209,7 +209,19 @@ fn browsers_are_told_to_trust_nothing_but_this_server() {
         assert_eq!(answer.header("referrer-policy"), "no-referrer");
         assert_eq!(answer.header("cache-control"), "no-store");
     }
-    assert_eq!(get(&daemon, "/nothing").status, 404);
+    for path in ["/nothing", "/docs/nothing.md", "/status", "/%3Cscript%3E"] {
+        let answer = get(&daemon, path);
+        assert_eq!((answer.status, answer.header("content-type")), (404, "text/plain; charset=utf-8"), "{path}");
+        for named in ["/status.json ", "/docs/ ", "/metrics ", "/healthz ", "/readyz "] {
+            assert!(answer.body.contains(named), "{}", answer.body);
+            assert!([200, 307, 503].contains(&get(&daemon, named.trim()).status), "{named}");
+        }
+        assert!(!answer.body.contains("script") && !answer.body.contains("nothing.md"), "{}", answer.body);
+    }
+    for (path, to) in [("/docs", "docs/operations.md"), ("/docs/", "operations.md")] {
+        let answer = get(&daemon, path);
+        assert_eq!((answer.status, answer.header("location")), (307, to));
+    }
     for path in ["/", "/status.json", "/metrics"] {
         assert_eq!(request(address(&daemon), "POST", path, &[], "").status, 405, "{path}");
     }

@@ -299,6 +299,12 @@ fn a_preview_says_what_crosses_how() {
     let before: BTreeSet<_> = world.bucket().unwrap().keys().unwrap().into_iter().collect();
     let text = run(&world, &["-dry-run", "-run-once"]).succeeded();
     assert!(text.out.contains("the source branch has a new commit, crosses as an increment on"), "{}", text.out);
+    // Only the fetch can tell.
+    assert!(text.out.contains(" (whole if the fetch shows a rewritten history)\n"), "{}", text.out);
+    let text = run(&world, &["-dry-run", "-run-once", "-on-rewrite=hold"]).succeeded();
+    assert!(text.out.contains(" (held back if the fetch shows a rewritten history)\n"), "{}", text.out);
+    let text = run(&world, &["-dry-run", "-run-once", "-crossing=whole"]).succeeded();
+    assert!(!text.out.contains("rewritten"), "{}", text.out);
     let plan = run(&world, &["-dry-run", "-run-once", "-output=json"]).succeeded().json();
     assert_eq!(plan["publish"][0]["crossing"], "incremental");
     assert!(plan["publish"][0]["key"].as_str().unwrap().ends_with(".inc.age"));

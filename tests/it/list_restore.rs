@@ -377,7 +377,9 @@ fn a_damaged_object_s_advice_is_the_command_that_publishes_it_again() {
     let restore = scene.restore(&["far/sub/app@main"]).failed();
     let line = line(&restore.out, &["BAD", "far/sub/app@main"]);
     let (_, command) = line.rsplit_once("on the producer, run ").unwrap();
-    assert_eq!(command, "REPUBLISH=far/sub/app@main git-partition-sync-producer -run-once");
+    let expected = "REPUBLISH=far/sub/app@main git-partition-sync-producer -run-once (beside its daemon, with -workdir=DIR, an \
+                    empty folder)";
+    assert_eq!(command, expected);
     assert!(!restore.out.contains("delete"), "{}", restore.out);
     program(&scene.world, &["-run-once"]).env("REPUBLISH", "far/sub/app@main").output().unwrap();
     line_of_good(&scene.restore(&["far/sub/app@main"]).succeeded());

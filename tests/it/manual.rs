@@ -83,14 +83,15 @@ fn programs_that_are_here_take_what_is_written_for_them() {
 #[test]
 fn bash_completes_commands_and_flags() {
     let folder = written();
+    // `=` is a word of its own to bash. Files would be those in this folder.
     let complete = |name: &str, words: &str| {
         let script = folder.path().join(format!("{name}.bash"));
         let function = format!("_{}", name.replace('-', "__"));
         let ask = format!(
             "source {script:?}; COMP_WORDS=({name} {words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
-             {function} {name} \"${{COMP_WORDS[-1]}}\" \"${{COMP_WORDS[-2]}}\"; echo \"${{COMPREPLY[@]}}\""
+             LAST=\"${{COMP_WORDS[-1]}}\"; {function} {name} \"${{LAST#=}}\" \"${{COMP_WORDS[-2]}}\"; echo \"${{COMPREPLY[@]}}\""
         );
-        let output = Command::new("bash").args(["--norc", "-c", &ask]).output().unwrap();
+        let output = Command::new("bash").args(["--norc", "-c", &ask]).current_dir(folder.path()).output().unwrap();
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     };
     for name in NAMES {
@@ -99,9 +100,20 @@ fn bash_completes_commands_and_flags() {
         assert_eq!(complete(name, "--dry"), "--dry-run");
         assert_eq!(complete(name, "list --sort si"), "size");
         assert_eq!(complete(name, "completion z"), "zsh");
+        for flag in ["--output", "-output", "--output =", "list -output", "check --log-format ="] {
+            assert_eq!(complete(name, &format!("{flag} j")), "json", "{flag}");
+        }
+        assert_eq!(complete(name, "--on-rewrite =").replace('\n', " "), "publish hold");
+        assert_eq!(complete(name, "--on-rewrite ''").replace('\n', " "), "publish hold");
+        // Nothing is offered for a number, and files for a file.
+        assert_eq!(complete(name, "--max-repository-bytes git"), "git");
+        assert!(complete(name, "--gitlab-token-file git").contains(&format!("{name}.bash")));
+        assert_eq!(complete(name, "--dry-run --run"), "--run-once");
     }
     let [producer, consumer] = NAMES;
     assert_eq!(complete(producer, "restore --iden"), "--identity");
+    assert_eq!(complete(producer, "-archive-format = ta"), "tar.gz");
+    assert_eq!(complete(producer, "-crossing inc"), "incremental");
     assert_eq!(complete(consumer, "res"), "");
     assert_eq!(complete(consumer, "check --private"), "--private-key-file");
 }

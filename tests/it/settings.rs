@@ -1,12 +1,16 @@
 //! Flags and environment variables, as a shell hands them over.
 
-use std::fs;
-use std::process::Command;
+use std::fs::{self, File};
+use std::io;
+use std::process::{Command, Stdio};
 
 use git_partition_sync_producer::config::{Fallback, Kind, reference};
 use testbed::world::World;
 
 use crate::support::{Run, consumer, keys, pass, program, run, workdir_files};
+
+const PROGRAMS: [&str; 2] =
+    [env!("CARGO_BIN_EXE_git-partition-sync-producer"), env!("CARGO_BIN_EXE_git-partition-sync-consumer")];
 
 /// The program with an empty environment.
 fn bare(arguments: &[&str]) -> Run {
@@ -107,7 +111,77 @@ fn a_dry_run_tells_by_its_status_whether_there_is_something_to_do() {
     assert!(changes.out.contains("1 to push"), "{}", changes.out);
     world.sync("near/gone", "main", "far/gone", "main").unwrap();
     run(&world, &dry).failed();
-    run(&world, &["-run-once", "-detailed-exitcode"]).refused().logged("DETAILED_EXITCODE: is for a single dry run");
+}
+
+#[test]
+fn with_a_detailed_exit_status_2_means_changes_and_nothing_else() {
+    for (variable, words, status) in [
+        ("", &["-detailed-exitcode", "-dry-run", "-run-once"][..], 1),
+        ("", &["--detailed-exitcode=1", "--dry-runn"], 1),
+        ("", &["-detailed-exitcode", "chekc"], 1),
+        ("true", &["-dry-run", "-run-once"], 1),
+        ("maybe", &["-dry-run", "-run-once"], 1),
+        ("true", &["-detailed-exitcode=false", "-run-once"], 2),
+        ("false", &["-run-once"], 2),
+        ("", &["-detailed-exitcode", "-detailed-exitcode=0", "-run-once"], 2),
+    ] {
+        for program in PROGRAMS {
+            let run = Command::new(program).env_clear().env("DETAILED_EXITCODE", variable).args(words).output();
+            let run = Run::from(run.unwrap());
+            assert_eq!((run.status, run.out.as_str()), (status, ""), "{variable:?} {words:?}\n{}", run.log);
+        }
+    }
+    let world = one_target();
+    let words = ["-run-once", "-detailed-exitcode"];
+    run(&world, &words).failed().logged("DETAILED_EXITCODE: is for a single dry run");
+    // What only the environment shows.
+    let words = ["-dry-run", "-run-once", "-detailed-exitcode"];
+    let certificates = [("SSL_CERT_FILE", "/nonexistent")];
+    with(&world, &certificates, &words).failed().logged("SSL_CERT_FILE");
+    with(&world, &certificates, &words[..2]).refused();
+}
+
+/// Runs it with this as its standard output.
+fn printing_to(mut command: Command, out: impl Into<Stdio>) -> Run {
+    Run::from(command.stdout(out).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap())
+}
+
+#[test]
+fn what_cannot_be_printed_is_said_and_is_a_failure() {
+    let world = one_target();
+    pass(&world).succeeded();
+    let identity = world.identity_file().to_str().unwrap();
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    let closed = || io::pipe().unwrap().1;
+    let printed = |command: &dyn Fn() -> Command| {
+        let run = printing_to(command(), full());
+        assert_eq!(run.status, 1, "{:?}\n{}", command(), run.log);
+        let lines = run.lines_with("cannot write to standard output").len();
+        assert!(lines == 1 && run.log.contains("No space left"), "{:?}\n{}", command(), run.log);
+        let run = printing_to(command(), closed());
+        assert_eq!(run.status, 0, "{:?}\n{}", command(), run.log);
+        assert!(!run.log.contains("standard output"), "{:?}\n{}", command(), run.log);
+    };
+    for words in ["man", "completion bash", "completion fish", "-help", "list -help", "-V", "version"] {
+        for program in PROGRAMS {
+            printed(&|| {
+                let mut command = Command::new(program);
+                command.env_clear().args(words.split(' '));
+                command
+            });
+        }
+    }
+    let dry = ["-dry-run", "-run-once"];
+    let json = ["-run-once", "-output=json"];
+    for words in
+        [&["list"][..], &["list", "-output=json"], &["list", "-sort=size", "-output=json"], &["check"], &dry, &json]
+    {
+        printed(&|| program(&world, words));
+    }
+    for words in [&["check", "-output=json"][..], &["list"], &dry] {
+        printed(&|| consumer(&world, words));
+    }
+    printed(&|| program(&world, &["restore", "-identity", identity]));
 }
 
 #[test]
@@ -182,9 +256,13 @@ fn help_explains_every_setting_and_shows_no_value() {
             }
             match (setting.kind, setting.flag) {
                 (Kind::Secret | Kind::Library, flag) => assert_eq!(flag, None, "{names}"),
-                (Kind::Text | Kind::Switch, Some(flag)) => assert!(names.contains(&format!("-{flag}, ")), "{names}"),
+                (Kind::Text | Kind::Choice(_) | Kind::Switch, Some(flag)) => {
+                    assert!(names.contains(&format!("-{flag}, ")), "{names}")
+                }
                 // A flag of this length was too much.
-                (Kind::Text | Kind::Switch, None) => assert_eq!(setting.variable, "GRAPHQL_PRCHECK_QUERY_FILE"),
+                (Kind::Text | Kind::Choice(_) | Kind::Switch, None) => {
+                    assert_eq!(setting.variable, "GRAPHQL_PRCHECK_QUERY_FILE")
+                }
             }
         }
         for secret in world.secrets() {

@@ -215,6 +215,13 @@ fn what_no_trusted_key_signed_is_refused_by_name_and_others_are_served() {
     ] {
         let lines = run.lines_with(&format!("failed: {destination}@main"));
         assert!(lines.len() == 1 && lines[0].contains(said), "{destination}: {}", run.log);
+        // An object without a signature has no public key that could be added.
+        let (adds, is_unsigned) = (lines[0].contains("add its public key to"), destination == "far/unsigned");
+        assert!(
+            !(adds && is_unsigned) && is_unsigned == lines[0].contains("no key in TRUSTED_KEYS fits"),
+            "{}",
+            lines[0]
+        );
         assert_eq!(world.far_head(destination, "main"), None);
         assert_far_is_clean(&world, destination);
     }

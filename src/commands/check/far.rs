@@ -98,7 +98,7 @@ async fn right_to_push(git: &PushServer, project: &str, branches: &BTreeSet<&str
         Ok(heads) => heads,
         Err(error) => {
             let finding = format!("{project}: {}", error_chain(&error));
-            return Check::failed(PUSH, finding).advice(Obstacle::from(why_no_push(&error)).advice());
+            return Check::failed(PUSH, finding).advice(Obstacle::from(why_no_push(project, &error)).advice());
         }
     };
     let there = match (heads.len(), branches.len()) {

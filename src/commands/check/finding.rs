@@ -1,13 +1,14 @@
 //! One check: its verdict, and its text for people and as JSON.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::super::{pretty, print};
+use super::super::{exit_if_written, pretty, print};
 use crate::config::OutputFormat;
-use crate::terminal::{Board, Paint, Scene, Style};
+use crate::terminal::{self, Board, Paint, Scene, Style};
 use crate::text::{counted, printable};
 
 /// How many names are shown of many with the same problem.
@@ -104,11 +105,13 @@ pub(super) struct Checks<'a> {
     board: &'a Board,
     paint: Paint,
     done: Vec<Check>,
+    /// What a text could not be written for. It is said at the end.
+    unwritten: Option<io::Error>,
 }
 
 impl<'a> Checks<'a> {
     pub(super) fn new(output: OutputFormat, board: &'a Board) -> Self {
-        Self { output, board, paint: Paint::on(&std::io::stdout()), done: vec![] }
+        Self { output, board, paint: Paint::on(&io::stdout()), done: vec![], unwritten: None }
     }
 
     /// Does some work, and meanwhile shows on a terminal which check it is for.
@@ -119,18 +122,21 @@ impl<'a> Checks<'a> {
 
     pub(super) fn add(&mut self, checks: impl IntoIterator<Item = Check>) {
         for check in checks {
-            if self.output == OutputFormat::Text {
-                print(&check.text(self.paint), true);
+            if self.output == OutputFormat::Text && self.unwritten.is_none() {
+                self.unwritten = terminal::print(&check.text(self.paint)).err();
             }
             self.done.push(check);
         }
     }
 
     /// Shows the result, and returns the exit status. `complete` is false if the program was asked to stop.
-    pub(super) fn end(&self, complete: bool) -> ExitCode {
+    pub(super) fn end(self, complete: bool) -> ExitCode {
         if !complete {
             tracing::warn!("stopped before every check was done");
             return ExitCode::FAILURE;
+        }
+        if let Some(error) = self.unwritten {
+            return exit_if_written(Err(error), ExitCode::FAILURE);
         }
         let text = match self.output {
             OutputFormat::Text => summary(&self.done),

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use crate::commands::of_destination;
+use crate::plan::OnRewrite;
 use crate::plan::delivery::DeliveryPlan;
 use crate::terminal::{Paint, Style};
 use crate::text::{human_bytes, objects, short_commit, table};
@@ -16,7 +17,11 @@ pub(super) fn plan_text(plan: &DeliveryPlan, foreign: usize, paint: Paint) -> St
         let change = it.from.map_or_else(|| new.clone(), |from| format!("{} → {new}", short_commit(&from.to_string())));
         let destination = it.destination();
         let size = human_bytes(it.download_bytes());
-        vec![destination.path(), destination.branch.clone(), change, size, it.reason.to_string()]
+        let or_else = match (it.from, it.on_rewrite) {
+            (Some(_), OnRewrite::Hold) => " (held back if the object shows a rewritten history)",
+            (Some(_), OnRewrite::Publish) | (None, _) => "",
+        };
+        vec![destination.path(), destination.branch.clone(), change, size, format!("{}{or_else}", it.reason)]
     });
     let blocked = plan.blocked.iter().map(|it| {
         let destination = it.destination();

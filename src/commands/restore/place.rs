@@ -220,7 +220,11 @@ impl RestoreError {
     pub(super) fn advice(&self, destination: &Destination) -> Option<String> {
         let again = || {
             let name = env!("CARGO_PKG_NAME");
-            format!("publish it again: on the producer, run REPUBLISH={} {name} -run-once", quoted(destination))
+            format!(
+                "publish it again: on the producer, run REPUBLISH={} {name} -run-once (beside its daemon, with -workdir=DIR, an \
+                 empty folder)",
+                quoted(destination)
+            )
         };
         match (self, self.finding()) {
             (Self::Artifact(ArtifactError::Download(_)), _) => Some("try again".to_owned()),

@@ -110,7 +110,8 @@ impl Refusals {
 
     /// Forgets what other identities, or other trusted keys, could change.
     pub fn new_keys(&mut self) {
-        self.0.retain(|_, refusal| !matches!(refusal.cause, Cause::NotOurs | Cause::Untrusted | Cause::Replayed));
+        let keys = [Cause::NotOurs, Cause::Unsigned, Cause::Untrusted, Cause::Replayed];
+        self.0.retain(|_, refusal| !keys.contains(&refusal.cause));
     }
 
     /// For a file.
@@ -167,6 +168,7 @@ fn lasts(cause: Cause) -> bool {
             | Cause::TooLarge
             | Cause::NoRight
             | Cause::NotOurs
+            | Cause::Unsigned
             | Cause::Untrusted
             | Cause::Replayed
             | Cause::Damaged

@@ -344,14 +344,26 @@ fn a_project_that_is_not_visible_is_delivered_to_and_told_from_a_branch_that_is_
 #[test]
 fn what_to_do_about_a_push_that_is_refused_depends_on_why() {
     let why = || "the server answered".to_owned();
-    for (unknown, word) in [
-        (FarUnknown::LoginRefused(why()), "GITLAB_USERNAME"),
-        (FarUnknown::NoProject(why()), "Make the group"),
-        (FarUnknown::Refused(why()), "the role Developer in the project, or Maintainer"),
+    let no_project = FarUnknown::NoProject { group: "far/tools".to_owned(), why: why() };
+    for (unknown, cause, said, word) in [
+        (FarUnknown::LoginRefused(why()), Cause::NoRight, "refuses a push: ", "GITLAB_USERNAME"),
+        (
+            no_project,
+            Cause::NoProject,
+            "did not create it in the group far/tools: ",
+            "group that the error names is missing",
+        ),
+        (
+            FarUnknown::Refused(why()),
+            Cause::NoRight,
+            "refuses a push: ",
+            "the role Developer in the project, or Maintainer",
+        ),
     ] {
         let obstacle = Obstacle::Far(unknown);
         assert!(obstacle.advice().contains(word), "{}", obstacle.advice());
-        assert_eq!(obstacle.cause(), Cause::NoRight, "{obstacle}");
-        assert!(obstacle.to_string().starts_with("the far GitLab refuses a push: "), "{obstacle}");
+        assert_eq!(obstacle.cause(), cause, "{obstacle}");
+        assert!(obstacle.to_string().starts_with("the far GitLab "), "{obstacle}");
+        assert!(obstacle.to_string().contains(&format!("{said}the server answered")), "{obstacle}");
     }
 }

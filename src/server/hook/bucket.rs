@@ -12,6 +12,7 @@ use super::{Answer, Webhook, genuine};
 use crate::bucket::read_key;
 use crate::model::key::{self, DecodedKey, MAX_KEY_BYTES};
 use crate::model::shard::Shard;
+use crate::text::json;
 
 /// For senders that can only set a header to the secret itself.
 const API_KEY: &str = "x-api-key";
@@ -73,7 +74,7 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
 
 /// Whether an event may concern an object of this share. One that names no key, or that cannot be read, may.
 fn concerns(share: Shard, body: &[u8]) -> bool {
-    let Ok(Event { records, detail, key }) = serde_json::from_slice(body) else { return true };
+    let Ok(Event { records, detail, key }) = json::from_slice(body) else { return true };
     let listed = records.iter().map(|record| &record.s3).chain(&detail).map(|entry| of_key(&entry.object.key));
     let mut names = listed.chain(key.as_deref().map(of_path)).peekable();
     names.peek().is_none() || names.any(|name| name.is_some_and(|name| share.owns(&name.destination)))

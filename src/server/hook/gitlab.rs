@@ -9,6 +9,7 @@ use axum::http::{HeaderValue, StatusCode};
 use serde::Deserialize;
 
 use super::{Answer, Webhook, genuine};
+use crate::text::json;
 
 /// The events of a project's or group's webhook, and of GitLab's system hook.
 const PUSH_EVENTS: [&str; 2] = ["Push Hook", "System Hook"];
@@ -41,7 +42,7 @@ pub(super) async fn handle(webhook: &Webhook, request: Request) -> Answer {
     let Ok(body) = Bytes::from_request(request, &()).await else {
         return (StatusCode::PAYLOAD_TOO_LARGE, "the body is too long or broke off\n");
     };
-    let Ok(event) = serde_json::from_slice::<Event>(&body) else {
+    let Ok(event) = json::from_slice::<Event>(&body) else {
         return (StatusCode::BAD_REQUEST, "the body is not GitLab's JSON\n");
     };
     if event.object_kind.or(event.event_name).as_deref() != Some("push") {

@@ -82,7 +82,12 @@ impl Filter {
     }
 
     fn is_of_group(&self, target: &TargetStatus) -> bool {
-        self.group.is_empty() || self.group == target.destination.group
+        self.group.is_empty() || self.has_group(&target.destination.group)
+    }
+
+    /// Whether it is this group that is asked for. GitLab ignores case in paths.
+    pub(super) fn has_group(&self, group: &str) -> bool {
+        self.group.to_lowercase() == group.to_lowercase()
     }
 
     /// Whether the target has the group, the state and the cause, and every word is in its names, commit or error.
@@ -133,10 +138,26 @@ impl Filter {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
+    use crate::model::key::Destination;
 
     fn filter(pairs: &[(&str, &str)]) -> Filter {
         Filter::new(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+    }
+
+    #[test]
+    fn a_group_is_found_in_any_case_and_without_those_below_it() {
+        let target = |group: &str| {
+            let destination = Destination { group: group.to_owned(), project: "p".to_owned(), branch: "b".to_owned() };
+            TargetStatus::new(&destination, TargetState::InSync, SystemTime::UNIX_EPOCH)
+        };
+        for (asked, group, is_shown) in
+            [("far/tools", "Far/Tools", true), ("FAR", "far", true), ("far", "far/tools", false), ("", "far", true)]
+        {
+            assert_eq!(filter(&[("group", asked)]).matches(&target(group)), is_shown, "{asked:?}, {group}");
+        }
     }
 
     #[test]

@@ -172,7 +172,7 @@ fn section(
                 true => format!("{} in sync", grouped(all)),
                 false => format!("{} of {} in sync", grouped(in_sync), grouped(all)),
             };
-            let href = (filter.group != group).then(|| filter.only_group(group));
+            let href = (!filter.has_group(group)).then(|| filter.only_group(group));
             (format!("group {}", printable(group)), printable(group), detail, href)
         }
     };
