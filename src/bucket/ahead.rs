@@ -1,4 +1,4 @@
-//! Asking for the next page of a listing while this one is parsed: parsing takes as long as the server needs for a page.
+//! Finding out which page of a listing is the next one before this one is parsed: that takes about as long as fetching one.
 //!
 //! Invariant: what is found here is a guess. The parsed page decides, and a page asked for with another token is dropped.
 
@@ -60,7 +60,7 @@ struct Watched {
     body: SdkBody,
     /// What has arrived.
     page: Vec<u8>,
-    /// `None` once it is of no more use.
+    /// `None` once no token will be sent.
     found: Option<oneshot::Sender<String>>,
 }
 

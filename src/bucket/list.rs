@@ -4,6 +4,7 @@
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -157,16 +158,27 @@ impl Bucket {
         };
         let reading = async {
             let (mut asked, mut tokens) = (self.ask(None), Tokens::default());
+            let mut early = self.ask_early(&mut asked).await;
             loop {
-                let early = asked.ahead.await.ok().map(|token| (self.ask(Some(token.clone())), token));
-                let page = asked.page.await.unwrap_or(Err(BucketError::Stopped))?;
+                let page = asked.arrived().await?;
                 let Some(token) = next_page(&page)? else { return take_page(page) };
                 tokens.add(&token)?;
-                asked = match early {
-                    Some((asked, guess)) if guess == token => asked,
-                    Some(_) | None => self.ask(Some(token)),
+                (asked, early) = match early {
+                    // Three pages may be in memory: one is taken, one is parsed, one comes.
+                    Some((mut next, guess)) if guess == token => {
+                        let after_next = self.ask_early(&mut next).await;
+                        take_page(page)?;
+                        (next, after_next)
+                    }
+                    // One: this page may be long.
+                    other => {
+                        drop(other);
+                        take_page(page)?;
+                        let mut next = self.ask(Some(token));
+                        let after_next = self.ask_early(&mut next).await;
+                        (next, after_next)
+                    }
                 };
-                take_page(page)?;
             }
         };
         in_time(LIST, reading).await
@@ -182,6 +194,12 @@ impl Bucket {
         let page = spawn(async { sent.await.map_err(failed(action)) });
         Asked { page: AbortOnDropHandle::new(page), ahead }
     }
+
+    /// Waits until this page has arrived, and asks for the one after it if this one is short and says which one that is.
+    async fn ask_early(&self, asked: &mut Asked) -> Option<(Asked, String)> {
+        let token = (&mut asked.ahead).await.ok()?;
+        Some((self.ask(Some(token.clone())), token))
+    }
 }
 
 /// A page on its way. Dropping it gives it up.
@@ -189,6 +207,15 @@ struct Asked {
     page: AbortOnDropHandle<Result<ListObjectsV2Output, BucketError>>,
     /// The token for the page after it, as soon as this one has arrived.
     ahead: oneshot::Receiver<String>,
+}
+
+impl Asked {
+    async fn arrived(self) -> Result<ListObjectsV2Output, BucketError> {
+        self.page.await.unwrap_or_else(|ended| match ended.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            Err(_) => Err(BucketError::Stopped),
+        })
+    }
 }
 
 /// The token for the next page; `None` if this one is the last.

@@ -16,7 +16,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -93,7 +93,7 @@ impl PushServer {
             return Err(PushError::Deletes);
         }
         let branches = [update.branch].into();
-        let recent = self.recent.take(project, update.branch, update.old);
+        let recent = self.recent.take(project, update.branch, update.old, Instant::now());
         let is_recent = recent.is_some();
         let said = match recent {
             Some(said) => said,
@@ -112,7 +112,7 @@ impl PushServer {
         }
         match self.send(&said.to, update, said.capabilities, pack).await?.outcome() {
             Ok(()) => {
-                self.recent.note(project, said.moved(update.branch, update.new));
+                self.recent.note(project, said.moved(update.branch, update.new, Instant::now()));
                 Ok(())
             }
             // Somebody may have pushed the same since the project was asked.
@@ -161,7 +161,7 @@ impl PushServer {
     async fn advertised(&self, project: &str, branches: &BTreeSet<&str>) -> Result<Said, WireError> {
         let mut url = project_url(&self.base, project, "info/refs");
         url.set_query(Some("service=git-receive-pack"));
-        let idle = self.uploads.idle();
+        let (idle, begun) = (self.uploads.idle(), Instant::now());
         let asked = http::get(self.uploads.client(), &url, Some(&self.login));
         let answer = timeout(idle, asked).await.map_err(|_| RequestError::Late(idle))??;
         // After redirects, as Git does: a push itself cannot be redirected.
@@ -170,7 +170,7 @@ impl PushServer {
         to.set_path(&path.unwrap_or_default());
         to.set_query(None);
         let packets = Packets::new(expect(answer, ADVERTISEMENT)?);
-        Ok(Said::now(&Advertisement::read(packets, branches, idle).await?, branches, to))
+        Ok(Said::new(&Advertisement::read(packets, branches, idle).await?, branches, to, begun))
     }
 }
 

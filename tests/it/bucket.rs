@@ -181,7 +181,6 @@ fn only_the_page_itself_says_which_one_follows() {
         String::from_utf8(page).unwrap().replacen("<IsTruncated>", elsewhere, 1).into_bytes()
     });
     with_habit(&world, &["-run-once"], "ListObjectsV2", misleading).succeeded().logged("unchanged=25");
-    assert!(count(&world.s3().requests(), "ListObjectsV2") > 3, "the token in the comment was tried");
     assert_eq!(keys(&world), expected);
 }
 
