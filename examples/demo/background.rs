@@ -69,7 +69,7 @@ impl Demo {
         }
         story.table(&rows);
         self.check("both pages say that everything is in sync", true)?;
-        story.proves("once both run, a push on one side is seen on the other by itself.");
+        story.proves("while both run, what is pushed on one side arrives on the other without a command.");
         Ok(())
     }
 
@@ -102,8 +102,8 @@ impl Demo {
         self.daemons()?.news();
 
         story.say(
-            "The branch is unprotected. The consumer would try again within the hour, or as soon as the branch moves. A \
-             signal asks for it now:",
+            "Now somebody removes the protection. The consumer would try again within the hour, or as soon as the branch \
+             moves. A signal makes it try at once:",
         );
         self.world.destination.unprotect(destination, branch);
         self.pushed_after_a_signal(&format!("{destination}@{branch}"))?;

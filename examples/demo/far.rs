@@ -28,7 +28,7 @@ impl Demo {
         let plan = self.run(Far, &["-dry-run", "-run-once"])?.exits_with(0)?;
         self.check("every object would be pushed", plan.out.contains(&format!("{} to push", TARGETS.len())))?;
         self.check("the far GitLab still has no project", self.world.destination.created().is_empty())?;
-        story.proves("the far side can be tried, too, before it changes anything.");
+        story.proves("the far side, too, can be tried before it changes anything.");
         Ok(())
     }
 
@@ -36,7 +36,7 @@ impl Demo {
         let (story, world) = (Rc::clone(&self.story), &self.world);
         story.say(
             "Each object is downloaded, decrypted and pushed as one stream. GitLab makes the missing projects. The last 20 \
-             bytes of a push follow only after the whole object was good.",
+             bytes of a push are sent only once the whole object has proved good.",
         );
         let before = self.spool_changed()?;
         world.destination.clear_requests();
@@ -51,11 +51,11 @@ impl Demo {
         for (side, server, project, branch) in
             [(Near, &world.source, source, branch), (Far, &world.destination, destination, destination_branch)]
         {
-            story.command(side, &format!("git log --oneline -3 {branch}   # {project}"));
-            story.output(&server.repo(project)?.git(&["log", "--oneline", "-3", branch])?);
+            story.command(side, &format!("git log --oneline -2 {branch}   # {project}"));
+            story.output(&server.repo(project)?.git(&["log", "--oneline", "-2", branch])?);
         }
         self.check_histories(&TARGETS, &world.destination, "on both sides")?;
-        story.proves("what was in one GitLab is in the other one, which has never seen it.");
+        story.proves("what is in one GitLab is now in the other, and neither has talked to the other.");
         Ok(())
     }
 
@@ -80,7 +80,8 @@ impl Demo {
         story.say("A far side that works like the Go program, with Debian's age and git, fills another, empty GitLab from it:");
         self.deliver_to_another()?;
 
-        story.say("And back. Our consumer sees that the objects hold the same commits:");
+        story
+            .say("The producer goes back to its own format. Our consumer sees that the objects hold the same commits:");
         self.switch(&["-archive-format=zip"])?;
         let quiet = self.run(Far, &["-run-once"])?.exits_with(0)?;
         self.check("it has nothing to push", quiet.log.contains(&format!("delivered=0 unchanged={}", wanted.len())))?;

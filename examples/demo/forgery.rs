@@ -50,7 +50,7 @@ impl Demo {
         self.run(Near, &["-run-once"])?.exits_with(0)?;
         self.run(Far, &["-run-once"])?.exits_with(0)?;
         self.check("the far branches are still where they were", heads() == before)?;
-        story.proves("write access to the bucket brings nothing into the far GitLab, not even what was right once.");
+        story.proves("write access to the bucket moves no far branch, not even with an object that was right once.");
         Ok(())
     }
 

@@ -56,9 +56,9 @@ impl Demo {
         self.shell(".", &format!("(umask 077 && openssl genpkey -algorithm ed25519 -out {SIGNING_KEY})"))?;
         self.shell(".", &format!("openssl pkey -in {SIGNING_KEY} -pubout -out {TRUSTED_KEY}"))?;
         story.say(
-            "These settings count from here on, beside servers and logins. With CROSSING=incremental a new commit crosses \
-             alone, without the history that crossed before. (A repository of less than 256 KiB crosses whole: that takes no \
-             longer.)",
+            "From here on, both programs have these settings, in addition to those for servers and logins. With \
+             CROSSING=incremental a new commit crosses alone, without the history that crossed before. (A repository of less \
+             than 256 KiB crosses whole: that takes no longer.)",
         );
         story.commands([
             (Near, format!("export SIGNING_KEY_FILE={SIGNING_KEY} CROSSING=incremental")),
@@ -68,6 +68,10 @@ impl Demo {
     }
 
     pub fn dry_run(&mut self) -> Result<()> {
+        self.story.say(
+            "A dry run shows what a pass would do, and why. (The demo shortens lines of the log: dates are left out, commit ids \
+             are short, and what does not fit the screen is cut off.)",
+        );
         let shown = self.run(Near, &["-dry-run", "-run-once"])?.exits_with(0)?;
         self.check("every target would be published", shown.out.contains(&format!("{} to publish", TARGETS.len())))?;
         self.check("nothing is in the bucket", self.objects()? == 0)?;
@@ -86,10 +90,8 @@ impl Demo {
     }
 
     pub fn first_pass(&mut self) -> Result<()> {
-        self.story.say(
-            "Each branch is fetched, archived, encrypted and uploaded as one stream: no archive is ever on disk. (The \
-             demo shortens log lines: the time alone, short commit ids, and cut at the edge of the screen.)",
-        );
+        self.story
+            .say("Each branch is fetched, archived, encrypted and uploaded as one stream: no archive is ever on disk.");
         self.run(Near, &["-run-once"])?.exits_with(0)?;
         self.fetched_at_first = self.fetched();
         self.check("the bucket has one object for each target", self.objects()? == TARGETS.len())?;
@@ -160,7 +162,7 @@ impl Demo {
             "every other object stays, including the missing project's",
             kept.iter().all(|key| after.contains(key)),
         )?;
-        story.say("The far side sees only what has changed:");
+        story.say("Only what has changed reaches the far side:");
         let far = self.run(Far, &["-run-once"])?.exits_with(0)?;
         self.check("it delivered the other one", far.log.contains("delivered mirror/platform/tools"))?;
         story.proves("what is unknown is not deleted, and one bad target affects no other.");

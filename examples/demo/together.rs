@@ -46,7 +46,7 @@ impl Demo {
         let new = after.iter().filter(|object| !before.contains(&object.key)).count();
         self.check("three objects are new", new == 3)?;
         let gone = before.iter().filter(|key| after.iter().all(|object| object.key != **key)).count();
-        self.check("gone are two that were replaced, and that of the removed target", gone == 3)?;
+        self.check("three are gone: two that were replaced, and that of the removed target", gone == 3)?;
         let [_, _, api, branch] = TARGETS[0];
         let of_api = after.iter().filter(|object| key_is_for(&object.key, api, branch));
         let (increments, wholes): (Vec<_>, Vec<_>) = of_api.partition(|object| object.key.ends_with(".inc.age"));
@@ -76,7 +76,7 @@ impl Demo {
             pushed > 0 && pushed * 20 < at_first,
         )?;
         let one = self.pushed_to(TARGETS[0][2]).first().copied().unwrap_or_default();
-        self.check(&format!("on the far side it was a push of {}", human_bytes(one)), one > 0 && one < 2_000)?;
+        self.check(&format!("the one commit of {api} was a push of {}", human_bytes(one)), one > 0 && one < 2_000)?;
         let [_, _, removed, branch] = REMOVED;
         self.check(
             &format!("{removed} is still in the far GitLab: the consumer deletes nothing there"),

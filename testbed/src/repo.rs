@@ -102,7 +102,7 @@ impl Repo {
         let mut blob = vec![0; RANDOM_BLOB_BYTES];
         let mut left = megabytes * 1024 * 1024;
         let mut import = self.import()?;
-        import.start_commit("main", &format!("{megabytes} MB of {seed}"))?;
+        import.start_commit("main", &format!("Add {megabytes} MB"))?;
         for number in 0.. {
             let size = left.min(RANDOM_BLOB_BYTES);
             if size == 0 {

@@ -307,8 +307,13 @@ fn a_signal_to_the_demo_s_script_ends_all_that_it_has_started() {
         }
         fs::write(inside("scripts/demo"), read("scripts/demo")).unwrap();
         let path = format!("{}:{}", inside("bin").display(), std::env::var("PATH").unwrap());
-        let mut command = Command::new("bash");
-        command.arg(inside("scripts/demo")).env("PATH", path).env("STARTED", inside("started"));
+        // Bash cannot trap a signal that was ignored when it began, as HUP is below `nohup`.
+        let mut command = Command::new("env");
+        command
+            .args(["--default-signal=INT,HUP,TERM", "bash"])
+            .arg(inside("scripts/demo"))
+            .env("PATH", path)
+            .env("STARTED", inside("started"));
         command.env("TMPDIR", &temporary).env_remove("CARGO_TARGET_DIR");
         let mut script = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         wait_until("the program has started", || inside("started").exists());
