@@ -57,7 +57,7 @@ const LEAST_COMPRESSED_BYTES: u16 = 1_400;
 /// Pause after a connection could not be accepted, for example without a free descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What is answered at any other path. It repeats nothing of the request.
+/// What is answered at any other path, and after it the webhook's path, if it is on. It repeats nothing of the request.
 const NOTHING_HERE: &str = "404: there is nothing here. These paths exist:
 /               the status page
 /status.json    the same as JSON
@@ -156,7 +156,7 @@ fn router(site: Arc<Site>) -> Router {
     let router = router
         .route("/docs", to_the_documents("docs/operations.md"))
         .route("/docs/", to_the_documents("operations.md"))
-        .fallback(async || (StatusCode::NOT_FOUND, NOTHING_HERE));
+        .fallback(async |State(site): Shared| (StatusCode::NOT_FOUND, nothing_here(site.webhook.as_ref())));
     let documents = documents::DOCUMENTS.into_iter();
     let router = documents
         .fold(router, |router, (path, _)| router.route(&format!("/{path}"), get(async move || document(path).await)));
@@ -222,6 +222,11 @@ async fn status_page(State(site): Shared, Query(pairs): Pairs) -> Response {
         Ok(Err(error)) => failed(&error),
         Err(error) => failed(&error),
     }
+}
+
+fn nothing_here(webhook: Option<&Webhook>) -> String {
+    let webhook = webhook.map(|webhook| format!("{:16}the webhook (POST)\n", webhook.path()));
+    format!("{NOTHING_HERE}{}", webhook.unwrap_or_default())
 }
 
 async fn document(path: &'static str) -> Response {

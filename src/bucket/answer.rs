@@ -131,7 +131,7 @@ fn why_no_credentials(error: &CredentialsError) -> String {
 
 fn not_from_s3(status: u16) -> String {
     if status == 501 {
-        format!("the server answered 501: it does not know this request or one of its headers{CHECKSUMS}")
+        "the server answered 501: it does not know this request or one of its headers".to_owned()
     } else if status == 429 || status >= 500 {
         format!("the server answered {status}: it is overloaded or broken; the next pass tries again")
     } else {

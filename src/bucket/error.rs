@@ -17,8 +17,15 @@ use crate::text::remote_text;
 /// Why a request to S3 failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BucketError {
-    #[error("S3 cannot {action}: {why}{}", hint(code.as_deref(), *status))]
-    Request { action: Cow<'static, str>, code: Option<String>, status: Option<u16>, why: String },
+    #[error("S3 cannot {action}: {why}{}", hint(code.as_deref(), *status, *uploads))]
+    Request {
+        action: Cow<'static, str>,
+        code: Option<String>,
+        status: Option<u16>,
+        why: String,
+        /// Whether the request belongs to an upload. Only these have checksums.
+        uploads: bool,
+    },
     /// There is nothing to sign a request with.
     #[error(
         "S3 cannot {action}: {NO_CREDENTIALS}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the pod or the \
@@ -70,11 +77,13 @@ impl BucketError {
             _ if self.is_access_denied() => {
                 format!("Allow {right} to these credentials: {policy} has the whole policy.")
             }
-            Self::Request { code: Some(code), status, .. } => {
-                let known = about(code).1.or_else(|| about_status(*status).map(|(_, advice)| advice));
+            Self::Request { code: Some(code), status, uploads, .. } => {
+                let known = about(code, *uploads).1.or_else(|| about_status(*status, *uploads).map(|(_, advice)| advice));
                 known.unwrap_or("The S3 server reported this: check its configuration and its log.").to_owned()
             }
-            Self::Request { code: None, status, .. } if let Some((_, advice)) = about_status(*status) => {
+            Self::Request { code: None, status, uploads, .. }
+                if let Some((_, advice)) = about_status(*status, *uploads) =>
+            {
                 advice.to_owned()
             }
             Self::NoCredentials { .. } => {
@@ -98,7 +107,7 @@ impl BucketError {
 }
 
 /// What an S3 error code means here: the hint that follows the error, and the advice that `check` gives.
-fn about(code: &str) -> (&'static str, Option<&'static str>) {
+fn about(code: &str, uploads: bool) -> (&'static str, Option<&'static str>) {
     match code {
         // Only the caller knows which right is missing.
         "AccessDenied" | "AllAccessDisabled" => {
@@ -124,7 +133,7 @@ fn about(code: &str) -> (&'static str, Option<&'static str>) {
         ),
         // A completed upload can end with it under status 200.
         "InternalError" => (OVERLOADED.0, Some(OVERLOADED.1)),
-        "NotImplemented" | "XAmzContentSHA256Mismatch" => (CHECKSUMS, Some(NO_CHECKSUMS)),
+        "NotImplemented" | "XAmzContentSHA256Mismatch" if uploads => (CHECKSUMS, Some(NO_CHECKSUMS)),
         _ => ("", None),
     }
 }
@@ -140,61 +149,80 @@ const OVERLOADED: (&str, &str) = (
 );
 
 /// The same as [`about`], of an answer's status: what counts if it has no code, or one that says nothing here.
-fn about_status(status: Option<u16>) -> Option<(&'static str, &'static str)> {
+fn about_status(status: Option<u16>, uploads: bool) -> Option<(&'static str, &'static str)> {
     match status? {
-        501 => Some((CHECKSUMS, NO_CHECKSUMS)),
+        501 => uploads.then_some((CHECKSUMS, NO_CHECKSUMS)),
         429 | 500..=599 => Some(OVERLOADED),
         _ => None,
     }
 }
 
 /// An answer without a code has it in its text.
-fn hint(code: Option<&str>, status: Option<u16>) -> &'static str {
-    match code.map(about) {
+fn hint(code: Option<&str>, status: Option<u16>, uploads: bool) -> &'static str {
+    match code.map(|code| about(code, uploads)) {
         None => "",
-        Some(("", None)) => about_status(status).map_or("", |(hint, _)| hint),
+        Some(("", None)) => about_status(status, uploads).map_or("", |(hint, _)| hint),
         Some((hint, _)) => hint,
     }
 }
 
-/// What to do about an error whose code says little: old servers refuse checksums as a bad request of some kind.
+/// What to do about an upload's error whose code says little: old servers refuse checksums as a bad request of some kind.
 fn hint_of_message(code: Option<&str>, status: Option<u16>, message: &str) -> &'static str {
     let message = message.to_ascii_lowercase();
-    let is_known = !hint(code, status).is_empty();
-    let is_about_it = ["checksum", "trailer", "trailing", "aws-chunked", "streaming-unsigned"];
-    if !is_known && is_about_it.iter().any(|word| message.contains(word)) { CHECKSUMS } else { "" }
+    let is_known = !hint(code, status, true).is_empty();
+    let words = ["checksum", "trailer", "trailing", "aws-chunked", "streaming-unsigned"];
+    let is_about_it = words.iter().any(|word| message.contains(word)) || code.is_none() && status == Some(501);
+    if !is_known && is_about_it { CHECKSUMS } else { "" }
 }
 
+/// The error of a request that is part of no upload.
 pub(super) fn failed<E>(action: impl Into<Cow<'static, str>>) -> impl FnOnce(SdkError<E, HttpResponse>) -> BucketError
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
-    move |error| {
-        let action = action.into();
-        if let Some(CredentialsError::CredentialsNotLoaded(_)) = credentials_error(&error) {
-            return BucketError::NoCredentials { action };
-        }
-        if unproven(&error) == Some(&Unproven::OtherBytes) {
-            return BucketError::OtherBytes { action };
-        }
-        let code = error.code().map(|code| remote_text(code.as_bytes()));
-        let status = error.raw_response().map(|answer| answer.status().as_u16());
-        let mut why = why(&error);
-        why += hint_of_message(code.as_deref(), status, error.message().unwrap_or_default());
-        BucketError::Request { action, code, status, why }
+    move |error| request_failed(action.into(), error, false)
+}
+
+/// The error of a request that is part of an upload.
+pub(super) fn upload_failed<E>(action: &'static str) -> impl FnOnce(SdkError<E, HttpResponse>) -> BucketError
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    move |error| request_failed(action.into(), error, true)
+}
+
+fn request_failed<E>(action: Cow<'static, str>, error: SdkError<E, HttpResponse>, uploads: bool) -> BucketError
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    if let Some(CredentialsError::CredentialsNotLoaded(_)) = credentials_error(&error) {
+        return BucketError::NoCredentials { action };
     }
+    if unproven(&error) == Some(&Unproven::OtherBytes) {
+        return BucketError::OtherBytes { action };
+    }
+    let code = error.code().map(|code| remote_text(code.as_bytes()));
+    let status = error.raw_response().map(|answer| answer.status().as_u16());
+    let mut why = why(&error);
+    if uploads {
+        why += hint_of_message(code.as_deref(), status, error.message().unwrap_or_default());
+    }
+    BucketError::Request { action, code, status, why, uploads }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn error(code: Option<&str>, status: u16, uploads: bool) -> BucketError {
+        let (code, why) = (code.map(str::to_owned), "why".to_owned());
+        BucketError::Request { action: "do it".into(), code, status: Some(status), why, uploads }
+    }
+
     #[test]
     fn a_server_that_is_overloaded_is_told_by_its_status_too() {
         let of = |code: Option<&str>, status| {
-            let why = "why".to_owned();
-            let code = code.map(str::to_owned);
-            let error = BucketError::Request { action: "list it".into(), code, status: Some(status), why };
+            let error = error(code, status, false);
             (error.to_string(), error.listing_advice(Program::Producer))
         };
         for (code, status) in [(None, 429), (None, 500), (None, 503), (Some("InternalError"), 200), (Some("Odd"), 503)]
@@ -204,10 +232,22 @@ mod tests {
             assert_eq!(error.contains("the next pass tries again"), code.is_some(), "{error}");
         }
         assert!(of(Some("SlowDown"), 503).1.starts_with("S3 is overloaded: try again later"));
-        assert!(of(None, 501).1.contains("AWS_REQUEST_CHECKSUM_CALCULATION"));
         assert!(of(Some("Odd"), 400).1.starts_with("The S3 server reported this"));
         assert!(of(None, 400).1.starts_with("Check AWS_ENDPOINT_URL_S3"));
         // A known code says more than the status.
         assert!(of(Some("NoSuchBucket"), 500).1.starts_with("Check AWS_S3_BUCKET"));
+    }
+
+    #[test]
+    fn only_an_upload_that_a_server_does_not_know_is_put_down_to_checksums() {
+        for code in [None, Some("NotImplemented"), Some("Odd")] {
+            for uploads in [true, false] {
+                let error = error(code, 501, uploads);
+                let advice = error.advice("s3:PutObject", Program::Producer);
+                assert_eq!(advice.contains("AWS_REQUEST_CHECKSUM_CALCULATION"), uploads, "{code:?}: {advice}");
+                let text = error.to_string();
+                assert_eq!(text.contains("AWS_REQUEST_CHECKSUM_CALCULATION"), uploads && code.is_some(), "{text}");
+            }
+        }
     }
 }

@@ -13,7 +13,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::error::failed;
+use super::error::upload_failed;
 use super::parts::{Part, Parts};
 use super::proof::Sent;
 use super::{Bucket, BucketError, attempt_timeouts};
@@ -104,7 +104,7 @@ impl Bucket {
         let request = self.client.put_object().bucket(&self.name).key(key).body(ByteStream::from(bytes));
         let request = request.customize().config_override(self.time_for(size)).interceptor(sent);
         let request = if self.sign_payload { request } else { request.disable_payload_signing() };
-        request.send().await.map_err(failed("store an object"))?;
+        request.send().await.map_err(upload_failed("store an object"))?;
         Ok(size)
     }
 
@@ -124,7 +124,7 @@ impl Bucket {
     async fn create_upload(&self, key: &str) -> Result<Multipart, BucketError> {
         const ACTION: &str = "begin an upload";
         let created = self.client.create_multipart_upload().bucket(&self.name).key(key).send().await;
-        let id = created.map_err(failed(ACTION))?.upload_id;
+        let id = created.map_err(upload_failed(ACTION))?.upload_id;
         let id = id.ok_or(BucketError::Incomplete { action: ACTION, missing: "its id" })?;
         Ok(Multipart { bucket: self.clone(), key: key.to_owned(), id })
     }
@@ -173,7 +173,7 @@ impl Multipart {
         let request = request.body(ByteStream::from(bytes)).customize().config_override(bucket.time_for(size));
         let request = request.interceptor(checksum.clone());
         let request = if bucket.sign_payload { request } else { request.disable_payload_signing() };
-        let sent = request.send().await.map_err(failed("store a part of an object"))?;
+        let sent = request.send().await.map_err(upload_failed("store a part of an object"))?;
         let part = CompletedPart::builder().part_number(number).set_e_tag(sent.e_tag);
         Ok(SentPart { part: part.set_checksum_crc32(sent.checksum_crc32).build(), checksum, bytes: size })
     }
@@ -187,7 +187,7 @@ impl Multipart {
         let request = bucket.client.complete_multipart_upload().bucket(&bucket.name).key(key).upload_id(id);
         let time_limit = bucket.time_of_attempt(bucket.timeouts.idle.saturating_mul(ASSEMBLY_IDLE_TIMES));
         let request = request.multipart_upload(complete).customize().config_override(time_limit).interceptor(whole);
-        request.send().await.map(drop).map_err(failed("complete an upload"))
+        request.send().await.map(drop).map_err(upload_failed("complete an upload"))
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::model::key::Destination;
+use crate::model::key::{Destination, folded_path};
 use crate::passes::Triggers;
 use crate::plan::delivery::{Deliver, DeliveryPlan};
 
@@ -99,7 +99,7 @@ impl Busy {
 
 /// The project, as GitLab tells projects apart.
 pub(super) fn project(destination: &Destination) -> String {
-    destination.path().to_lowercase()
+    folded_path(&destination.path())
 }
 
 impl Drop for Claim {

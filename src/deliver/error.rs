@@ -11,7 +11,7 @@ use crate::artifact::error::ArtifactError;
 use crate::artifact::signature::TrustError;
 use crate::artifact::stream::StreamError;
 use crate::bucket::BucketError;
-use crate::git::heads::LoginRefused;
+use crate::git::heads::{LoginRefused, why_no_push};
 use crate::git::pack::PackError;
 use crate::git::pack::subset::SubsetError;
 use crate::git::push::{PushError, Refusal};
@@ -19,6 +19,7 @@ use crate::interrupt::Cut;
 use crate::model::manifest::ManifestError;
 use crate::model::program::Program;
 use crate::model::stage::Stage;
+use crate::model::target::FarUnknown;
 use crate::net::http::{RequestError, Retryable};
 use crate::plan::Cause;
 use crate::plan::delivery::Untimely;
@@ -245,6 +246,35 @@ fn push_cause(error: &PushError) -> Cause {
         Some(Refusal::Moved) => Cause::FarMoved,
         // Everything was sent, and is not what the far side can use.
         Some(Refusal::Unpacker | Refusal::MissingObjects) => Cause::Damaged,
+        None if let PushError::Before(error) = error
+            // A login that is refused does not count as a missing right: that would rest for an hour, also with a new token.
+            && matches!(why_no_push("", error), FarUnknown::NoProject { .. }) =>
+        {
+            Cause::NoProject
+        }
         Some(Refusal::Busy) | None => Cause::Push,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use reqwest::StatusCode;
+
+    use super::*;
+
+    #[test]
+    fn a_project_that_is_gone_when_it_is_pushed_to_counts_as_one_that_is_missing() {
+        for (status, cause) in [(404, Cause::NoProject), (401, Cause::Push), (403, Cause::Push), (503, Cause::Push)] {
+            let Ok(status) = StatusCode::from_u16(status) else { panic!("{status}") };
+            let answer = || RequestError::Status {
+                status,
+                retry_after: None,
+                said: String::new(),
+                refuses_login: status == 401,
+            };
+            assert_eq!(DeliverError::Push(answer().into()).cause(), cause, "{status}");
+            let during = PushError::During { all_sent: true, source: answer().into() };
+            assert_eq!(DeliverError::Push(during).cause(), Cause::Push, "{status}");
+        }
     }
 }

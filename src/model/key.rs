@@ -133,6 +133,20 @@ pub struct Destination {
     pub branch: String,
 }
 
+/// A path as GitLab compares it: case does not matter. All spellings of a path have one such form.
+pub fn folded_path(path: &str) -> String {
+    folded(path).collect()
+}
+
+/// Whether these are one path to GitLab.
+pub fn is_same_path(one: &str, other: &str) -> bool {
+    folded(one).eq(folded(other))
+}
+
+fn folded(path: &str) -> impl Iterator<Item = char> {
+    path.chars().flat_map(char::to_lowercase)
+}
+
 impl Destination {
     /// `group/project`, the path of the far side's repository.
     pub fn path(&self) -> String {
@@ -160,11 +174,11 @@ pub struct Wanted {
 impl Wanted {
     /// Whether this destination is meant.
     pub fn matches(&self, destination: &Destination) -> bool {
-        match (destination.path().to_lowercase().strip_prefix(&self.path.to_lowercase()), &self.branch) {
-            (Some(""), wanted) => wanted.as_ref().is_none_or(|wanted| *wanted == destination.branch),
-            (Some(below), None) => below.starts_with('/'),
-            (Some(_), Some(_)) | (None, _) => false,
-        }
+        let path = destination.path();
+        let mut segments = path.split('/');
+        let begins_so = self.path.split('/').all(|wanted| segments.next().is_some_and(|it| is_same_path(it, wanted)));
+        let is_below = segments.next().is_some();
+        begins_so && self.branch.as_ref().is_none_or(|branch| !is_below && *branch == destination.branch)
     }
 }
 
@@ -517,6 +531,7 @@ mod tests {
             ("far", true),
             ("FAR/tools", true),
             ("far/tools/api", true),
+            ("far/tools/api/x", false),
             ("Far/Tools/API@Main", true),
             ("far/tools/api@Main", true),
             ("far/tools/api@main", false),

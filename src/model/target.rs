@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 
-use super::key::{CommitId, Destination};
+use super::key::{CommitId, Destination, folded_path};
 
 /// Longest segment of a branch name, in bytes: Git also creates `<segment>.lock`, and file systems allow 255.
 const SEGMENT_LIMIT_BYTES: usize = 250;
@@ -170,10 +170,10 @@ impl Targets {
     }
 }
 
-/// A repository and a branch of it. By path: `a` + `b/c` and `a/b` + `c` are the same repository on the far side. GitLab
-/// ignores case in paths; Git does not in branches.
+/// A repository and a branch of it. By path: `a` + `b/c` and `a/b` + `c` are the same repository on the far side. Case
+/// matters in branches.
 fn place(destination: &Destination) -> (String, String) {
-    (destination.path().to_lowercase(), destination.branch.clone())
+    (folded_path(&destination.path()), destination.branch.clone())
 }
 
 /// The problem of several targets with one destination.

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::model::key::is_same_path;
 use crate::model::target::Source;
 
 /// How long a report waits for others to share its pass.
@@ -78,11 +79,10 @@ impl Triggers {
         *self.accepted.lock() = sources.collect::<BTreeSet<_>>().into_iter().collect();
     }
 
-    /// Requests a pass if this branch is the source of a target, and returns whether it is. GitLab ignores case in project
-    /// paths.
+    /// Requests a pass if this branch is the source of a target, and returns whether it is.
     pub fn pushed_to(&self, project: &str, branch: &str) -> bool {
         let accepted = self.accepted.lock();
-        let sources = accepted.iter().filter(|it| it.project.eq_ignore_ascii_case(project) && it.branch == branch);
+        let sources = accepted.iter().filter(|it| it.branch == branch && is_same_path(&it.project, project));
         let sources: Vec<_> = sources.cloned().collect();
         drop(accepted);
         let counts = !sources.is_empty();
@@ -140,6 +140,16 @@ mod tests {
         triggers.pushed([source("a"), source("b")]);
         assert_eq!(triggers.pushes().await, [source("a"), source("b")].into());
         assert_eq!(triggers.pushes().now_or_never(), None, "nothing is left");
+    }
+
+    #[tokio::test]
+    async fn a_push_is_to_a_target_s_project_in_any_case_and_to_its_branch_as_it_is_written() {
+        let triggers = Triggers::default();
+        triggers.accept([source("Main")].into_iter());
+        assert!(!triggers.pushed_to("g/p", "main") && !triggers.pushed_to("g/pp", "Main"));
+        assert_eq!(triggers.pushes().now_or_never(), None);
+        assert!(triggers.pushed_to("G/P", "Main"));
+        assert_eq!(triggers.pushes().await, [source("Main")].into());
     }
 
     #[tokio::test]

@@ -30,7 +30,7 @@ pub enum Cause {
     Download,
     /// The object is encrypted to other recipients.
     NotOurs,
-    /// Nobody signed the object, and a signature is needed.
+    /// The object has no signature, and one is required.
     Unsigned,
     /// No trusted key signed the object.
     Untrusted,
@@ -319,8 +319,8 @@ impl Cause {
             }
             Self::Held => {
                 "Ask the project's maintainers whether they rewrote the history on purpose. If so, run one pass with \
-                 `-on-rewrite=publish` and a WORKDIR of its own, which publishes all held branches; else wait until the branch is \
-                 restored. The object stays."
+                 `-on-rewrite=publish`, `-max-retire=0` and a WORKDIR of its own: it publishes all held branches. Else wait until \
+                 the branch is restored. The object stays."
             }
             Self::TimeLimit => "The repository is very large or the network slow: raise TARGET_TIMEOUT.",
             Self::Internal => "The next pass tries again. Please report it with the log.",
@@ -330,10 +330,8 @@ impl Cause {
                  it from here?"
             }
             Self::NoProject => {
-                "GitLab answers 404 in three cases. The group that the error names is missing: create it, and make the token's \
-                 user a member that may create projects (role Developer or Maintainer, as the group's settings say); GitLab \
-                 then creates the project at the next push. Or the group is there, and the user may not create projects in \
-                 it: let it, or create the project yourself. Or the project is there, and the user is not a member: add it."
+                "Create the group if it is missing, and allow the token's user to create projects in it; or, if the project exists, \
+                 make the user a member. GitLab answers 404 in all these cases, and does not say which it is."
             }
             Self::NoRight => {
                 "The token needs the scope write_repository, and its user the role Developer in the project, or Maintainer to \

@@ -15,7 +15,7 @@ pub use self::refusals::{KeptRefusal, Refusal, Refusals};
 pub use self::taken::{CLOCK_TOLERANCE, FUTURE_TOLERANCE, KeptTaken, Move, Taken, Untimely, Window};
 use super::chain::{self, base_of, chain};
 use super::{Cause, OnRewrite};
-use crate::model::key::{CommitId, Destination, HeldObject};
+use crate::model::key::{CommitId, Destination, HeldObject, folded_path};
 use crate::model::program::Program;
 use crate::model::target::{FarHead, FarUnknown, branch_problem, path_problem, project_problem};
 use crate::text::short_commit;
@@ -51,8 +51,7 @@ pub fn candidates(held: &[HeldObject]) -> Vec<Candidate<'_>> {
         .collect();
     let mut spellings: BTreeMap<(String, &str), Vec<&Destination>> = BTreeMap::new();
     for destination in newest.keys() {
-        // GitLab ignores case in paths.
-        let place = (destination.path().to_lowercase(), destination.branch.as_str());
+        let place = (folded_path(&destination.path()), destination.branch.as_str());
         spellings.entry(place).or_default().push(destination);
     }
     let doubtful: BTreeSet<&Destination> = spellings.into_values().filter(|all| all.len() > 1).flatten().collect();
@@ -156,7 +155,7 @@ pub enum Route {
     All,
     /// It is where this object of the chain, an increment, begins: that one, and those after it.
     From(usize),
-    /// It is somewhere else. One of the increments may know that commit; otherwise it is sent what it lacks of everything.
+    /// It is somewhere else. One of the increments may lead back to it; otherwise it is sent what it lacks of everything.
     Search,
 }
 

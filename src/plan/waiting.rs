@@ -8,7 +8,7 @@ use std::fmt;
 
 use super::memory::{Memory, mark};
 use super::{Blocked, Desired, Elsewhere};
-use crate::model::key::{Destination, HeldObject};
+use crate::model::key::{Destination, HeldObject, folded_path};
 use crate::model::target::{Head, Target};
 
 /// A destination that no target names and that is not retired yet.
@@ -54,13 +54,13 @@ impl fmt::Display for HoldReason {
 /// A path without what people and GitLab overlook: spaces and slashes too many, and case.
 pub(super) fn folded(path: &str) -> String {
     let segments: Vec<_> = path.split('/').map(str::trim).filter(|segment| !segment.is_empty()).collect();
-    segments.join("/").to_lowercase()
+    folded_path(&segments.join("/"))
 }
 
 /// A project's own name without what may have gone wrong with it or the path before it: letters and digits of the last
 /// segment that has any, without `.git`. `None` if there are none.
 fn bare_name(path: &str) -> Option<String> {
-    let path = path.to_lowercase();
+    let path = folded_path(path);
     let segments = path.rsplit(['/', '\\', ':']).map(|segment| segment.trim().trim_end_matches(".git"));
     let mut names = segments.map(|segment| segment.chars().filter(|c| c.is_alphanumeric()).collect::<String>());
     names.find(|name| !name.is_empty())

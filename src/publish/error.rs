@@ -48,7 +48,7 @@ pub enum PublishError {
     /// The branch was rewritten, and `ON_REWRITE` holds it.
     #[error(
         "the branch was rewritten: {} does not descend from {}, which stays published. If that is right, run one pass \
-         with -run-once -on-rewrite=publish and, beside a daemon, -workdir=DIR with an empty folder",
+         with -run-once -on-rewrite=publish and, beside a daemon, -max-retire=0 and -workdir=DIR with an empty folder",
         .0.to, .0.from
     )]
     Held(Rewrite),

@@ -40,17 +40,25 @@ pub enum Sender {
     Bucket(Shard),
 }
 
+impl Webhook {
+    /// Where it listens.
+    pub(super) fn path(&self) -> &'static str {
+        match self.sender {
+            Sender::GitLab => "/hooks/gitlab",
+            Sender::Bucket(_) => "/webhook",
+        }
+    }
+}
+
 /// What is answered: a status, and one line for people.
 type Answer = (StatusCode, &'static str);
 
 /// The routes, with the webhook's.
 pub(super) fn with(router: Router<Arc<Site>>, webhook: Webhook) -> Router<Arc<Site>> {
-    let path = match webhook.sender {
-        Sender::GitLab => "/hooks/gitlab",
-        Sender::Bucket(_) => "/webhook",
-    };
-    router
-        .route(path, post(async move |State(site): Shared, request: Request| answered(&webhook, &site, request).await))
+    router.route(
+        webhook.path(),
+        post(async move |State(site): Shared, request: Request| answered(&webhook, &site, request).await),
+    )
 }
 
 async fn answered(webhook: &Webhook, site: &Site, request: Request) -> Response {

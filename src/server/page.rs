@@ -201,6 +201,15 @@ mod tests {
     }
 
     #[test]
+    fn a_group_s_number_is_that_of_all_its_spellings_as_in_its_filter() {
+        let status = status(Program::Producer, &[("a", "1", None), ("A", "2", None), ("a", "3", None)]);
+        assert_eq!(page(&status, &[]).matches("<span class=\"count\">3 in sync</span>").count(), 2);
+        let html = page(&status, &[("group", "a")]);
+        assert_eq!(all(&html, "<tr role=\"row\" class=\"in_sync\" data-key=\"", "\"").len(), 3);
+        assert!(html.contains("<span class=\"count\">3 in sync</span>"));
+    }
+
+    #[test]
     fn each_program_links_to_its_own_gitlab() {
         let targets: [Told<'_>; 1] = [("a", "1", None)];
         let producer = page(&status(Program::Producer, &targets), &[]);

@@ -1,7 +1,8 @@
 //! JSON that somebody else wrote.
 //!
 //! Invariant: an object is read from an object alone. What serde derives for a struct also reads a list, by position, so that a
-//! list of four texts would be a name, or a target.
+//! list of four texts would be a name, or a target. This does not hold inside enums, and not with serde's `flatten` and
+//! `untagged`, which read through a buffer of serde's own: no type that is read here has any of them.
 
 use std::fmt;
 
@@ -26,7 +27,7 @@ pub fn why(error: &serde_json::Error) -> String {
     format!("{before}expected an object{place}")
 }
 
-/// Wraps whatever reads or is read, down to the last value.
+/// Wraps whatever reads or is read, down to the last value that is outside of an enum.
 struct Strict<T>(T);
 
 impl<'de, D: Deserializer<'de>> Deserializer<'de> for Strict<D> {

@@ -36,7 +36,8 @@ pub enum WorkdirError {
     NotOurs { path: PathBuf, problem: &'static str },
     #[error(
         "WORKDIR: another process is using {0}, as a running daemon does: give each its own WORKDIR (for a single pass beside a \
-         daemon, -workdir=DIR with an empty folder; if that is a consumer with trusted keys, stop the daemon instead)"
+         daemon, -workdir=DIR with an empty folder, and -max-retire=0 if it is a producer that is not to retire more; if it is \
+         a consumer with trusted keys, stop the daemon instead)"
     )]
     InUse(PathBuf),
 }

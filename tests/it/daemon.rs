@@ -209,7 +209,7 @@ fn one_workdir_serves_one_process() {
     let daemon = Daemon::spawn(program(&world, &[]));
     daemon.wait_until_logged("pass done", 1);
     let refused = run(&world, &["-run-once"]).refused().logged("WORKDIR: another process is using");
-    refused.logged("for a single pass beside a daemon, -workdir=DIR with an empty folder;");
+    refused.logged("for a single pass beside a daemon, -workdir=DIR with an empty folder, and -max-retire=0 if");
     run(&world, &["-run-once", "-dry-run"]).succeeded();
     let empty = tempfile::tempdir().unwrap();
     run(&world, &["-run-once", &format!("-workdir={}", empty.path().display())]).succeeded();

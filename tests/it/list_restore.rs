@@ -377,8 +377,8 @@ fn a_damaged_object_s_advice_is_the_command_that_publishes_it_again() {
     let restore = scene.restore(&["far/sub/app@main"]).failed();
     let line = line(&restore.out, &["BAD", "far/sub/app@main"]);
     let (_, command) = line.rsplit_once("on the producer, run ").unwrap();
-    let expected = "REPUBLISH=far/sub/app@main git-partition-sync-producer -run-once (beside its daemon, with -workdir=DIR, an \
-                    empty folder)";
+    let expected = "REPUBLISH=far/sub/app@main git-partition-sync-producer -run-once (beside its daemon, with \
+                    -max-retire=0 and -workdir=DIR, an empty folder)";
     assert_eq!(command, expected);
     assert!(!restore.out.contains("delete"), "{}", restore.out);
     program(&scene.world, &["-run-once"]).env("REPUBLISH", "far/sub/app@main").output().unwrap();

@@ -5,9 +5,11 @@ use std::io;
 use std::process::{Command, Stdio};
 
 use git_partition_sync_producer::config::{Fallback, Kind, reference};
+use rustix::process::{Pid, Signal, kill_process};
+use testbed::git::GitFault;
 use testbed::world::World;
 
-use crate::support::{Run, consumer, keys, pass, program, run, workdir_files};
+use crate::support::{Run, consumer, keys, pass, program, run, wait_until, workdir_files};
 
 const PROGRAMS: [&str; 2] =
     [env!("CARGO_BIN_EXE_git-partition-sync-producer"), env!("CARGO_BIN_EXE_git-partition-sync-consumer")];
@@ -182,6 +184,18 @@ fn what_cannot_be_printed_is_said_and_is_a_failure() {
         printed(&|| consumer(&world, words));
     }
     printed(&|| program(&world, &["restore", "-identity", identity]));
+}
+
+#[test]
+fn a_check_that_is_stopped_says_what_it_could_not_print() {
+    let world = one_target();
+    world.source.fault("near/p", GitFault::Stall);
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let check = program(&world, &["check"]).stdout(full).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("the branch is asked for", || !world.source.requests().is_empty());
+    kill_process(Pid::from_child(&check), Signal::TERM).unwrap();
+    let run = Run::from(check.wait_with_output().unwrap()).failed().logged("stopped before every check was done");
+    run.logged("cannot write to standard output");
 }
 
 #[test]

@@ -133,10 +133,12 @@ impl<'a> Checks<'a> {
     pub(super) fn end(self, complete: bool) -> ExitCode {
         if !complete {
             tracing::warn!("stopped before every check was done");
-            return ExitCode::FAILURE;
         }
         if let Some(error) = self.unwritten {
             return exit_if_written(Err(error), ExitCode::FAILURE);
+        }
+        if !complete {
+            return ExitCode::FAILURE;
         }
         let text = match self.output {
             OutputFormat::Text => summary(&self.done),

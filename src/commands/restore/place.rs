@@ -221,8 +221,8 @@ impl RestoreError {
         let again = || {
             let name = env!("CARGO_PKG_NAME");
             format!(
-                "publish it again: on the producer, run REPUBLISH={} {name} -run-once (beside its daemon, with -workdir=DIR, an \
-                 empty folder)",
+                "publish it again: on the producer, run REPUBLISH={} {name} -run-once (beside its daemon, with -max-retire=0 and \
+                 -workdir=DIR, an empty folder)",
                 quoted(destination)
             )
         };

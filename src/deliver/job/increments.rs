@@ -116,7 +116,7 @@ impl Job<'_> {
         let tip = opened.last().map(|tip| (tip.increment.origin, tip.increment.manifest.clone()));
         let Some((origin, manifest)) = tip else { return Err(DeliverError::NoObject) };
         if let (Some(from), Some(first)) = (at, opened.first()) {
-            // Who signed it knew it. Otherwise the history in the pack proves that the branch moves forward.
+            // A trusted signer vouches that the branch moves forward. Otherwise the history in the pack has to prove it.
             let is_vouched = matches!(origin, Origin::Signed { .. });
             if !is_vouched && self.deliver.on_rewrite == OnRewrite::Hold {
                 let mut moves_forward = self.leads_to(first, from).await?;

@@ -118,7 +118,7 @@ impl Taken {
         Self { since: millis(now), destinations: BTreeMap::new() }
     }
 
-    /// Whether a push may use what this manifest, whose signature is good, is the newest part of. If that is a chain,
+    /// Whether a push may use a chain whose newest manifest this is. Its signature is good. In a chain with increments,
     /// `previous` is what its whole history names: an increment replaces nothing, and names no commit.
     ///
     /// # Errors

@@ -351,7 +351,7 @@ fn what_to_do_about_a_push_that_is_refused_depends_on_why() {
             no_project,
             Cause::NoProject,
             "did not create it in the group far/tools: ",
-            "group that the error names is missing",
+            "Create the group if it is missing",
         ),
         (
             FarUnknown::Refused(why()),

@@ -1,11 +1,12 @@
 //! The address's filter, `?q=&state=&cause=&group=&page=`, and links to other choices.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::figures::{grouped, sentence};
 use super::needs_attention;
+use crate::model::key::is_same_path;
 use crate::plan::Cause;
 use crate::status::{Snapshot, TargetState, TargetStatus};
 use crate::text::printable;
@@ -71,13 +72,14 @@ impl Filter {
             href: self.with_state(class),
             current: self.state == class && self.cause.is_empty(),
         };
-        let of_group = |is: &dyn Fn(&TargetStatus) -> bool| {
-            now.targets.iter().filter(|target| self.is_of_group(target) && is(target)).count()
-        };
+        let mut counts: BTreeMap<TargetState, usize> = BTreeMap::new();
+        for target in now.targets.iter().filter(|target| self.is_of_group(target)) {
+            *counts.entry(target.state).or_default() += 1;
+        }
         let of_state = |state: TargetState| {
-            chip(sentence(&state.to_string()), state.name(), of_group(&|target| target.state == state))
+            chip(sentence(&state.to_string()), state.name(), counts.get(&state).copied().unwrap_or_default())
         };
-        let all = chip("All".to_owned(), "", of_group(&|_| true));
+        let all = chip("All".to_owned(), "", counts.values().sum());
         [all].into_iter().chain(TargetState::ALL.map(of_state)).collect()
     }
 
@@ -85,13 +87,19 @@ impl Filter {
         self.group.is_empty() || self.has_group(&target.destination.group)
     }
 
-    /// Whether it is this group that is asked for. GitLab ignores case in paths.
+    /// Whether it is this group that is asked for.
     pub(super) fn has_group(&self, group: &str) -> bool {
-        self.group.to_lowercase() == group.to_lowercase()
+        is_same_path(&self.group, group)
     }
 
-    /// Whether the target has the group, the state and the cause, and every word is in its names, commit or error.
-    pub(super) fn matches(&self, target: &TargetStatus) -> bool {
+    /// Tells whether a target has the group, the state and the cause, and every word is in its names, commit or error.
+    pub(super) fn matcher(&self) -> impl Fn(&TargetStatus) -> bool {
+        let q = self.q.to_lowercase();
+        move |target| self.matches(target, &q)
+    }
+
+    /// `q` is the words in lower case.
+    fn matches(&self, target: &TargetStatus, q: &str) -> bool {
         let state = match self.state.as_str() {
             "" => true,
             "attention" => needs_attention(target),
@@ -103,10 +111,10 @@ impl Filter {
             let error = target.trouble.as_ref().map(|trouble| trouble.error.as_str()).unwrap_or_default();
             let [commit, waiting] = [&target.commit, &target.waiting].map(|it| it.as_deref().unwrap_or_default());
             let text = format!("{} {source} {commit} {waiting} {error}", target.destination).to_lowercase();
-            self.q.to_lowercase().split_whitespace().all(|word| text.contains(word))
+            q.split_whitespace().all(|word| text.contains(word))
         };
         let state = state && self.is_of_group(target);
-        state && (self.cause.is_empty() || cause == Some(self.cause.as_str())) && (self.q.is_empty() || found())
+        state && (self.cause.is_empty() || cause == Some(self.cause.as_str())) && (q.is_empty() || found())
     }
 
     /// The address of this search on another page.
@@ -156,7 +164,7 @@ mod tests {
         for (asked, group, is_shown) in
             [("far/tools", "Far/Tools", true), ("FAR", "far", true), ("far", "far/tools", false), ("", "far", true)]
         {
-            assert_eq!(filter(&[("group", asked)]).matches(&target(group)), is_shown, "{asked:?}, {group}");
+            assert_eq!(filter(&[("group", asked)]).matcher()(&target(group)), is_shown, "{asked:?}, {group}");
         }
     }
 

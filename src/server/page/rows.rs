@@ -11,6 +11,7 @@ use super::links::Links;
 use super::needs_attention;
 use super::strip::{Strip, strip};
 use super::words::Words;
+use crate::model::key::folded_path;
 use crate::model::manifest::Origin;
 use crate::status::{Snapshot, TargetState, TargetStatus};
 use crate::text::{human_bytes, printable, short_commit, since};
@@ -108,7 +109,8 @@ impl<'a> Heading<'a> {
 }
 
 pub(super) fn list(now: &Snapshot, filter: &Filter, links: &Links<'_>, words: &Words) -> List {
-    let mut chosen: Vec<_> = now.targets.iter().filter(|target| filter.matches(target)).map(|it| &**it).collect();
+    let matches = filter.matcher();
+    let mut chosen: Vec<_> = now.targets.iter().filter(|target| matches(target)).map(|it| &**it).collect();
     chosen.sort_by(|a, b| (a.state, &a.destination).cmp(&(b.state, &b.destination)));
     let pages = chosen.len().div_ceil(PAGE_ROWS).max(1);
     let page = filter.page.parse().unwrap_or(1).clamp(1, pages);
@@ -141,13 +143,18 @@ pub(super) fn list(now: &Snapshot, filter: &Filter, links: &Links<'_>, words: &W
     }
 }
 
-/// Of each group, how many targets it has, and how many are in sync.
-fn groups(now: &Snapshot) -> HashMap<&str, (usize, usize)> {
-    let mut groups: HashMap<&str, (usize, usize)> = HashMap::new();
+/// Of each group, by its folded path, how many targets it has, and how many are in sync.
+fn groups(now: &Snapshot) -> HashMap<String, (usize, usize)> {
+    let mut spellings: HashMap<&str, (usize, usize)> = HashMap::new();
     for target in now.targets.iter() {
-        let (all, in_sync) = groups.entry(&target.destination.group).or_default();
+        let (all, in_sync) = spellings.entry(&target.destination.group).or_default();
         *all += 1;
         *in_sync += usize::from(target.state == TargetState::InSync);
+    }
+    let mut groups: HashMap<String, (usize, usize)> = HashMap::new();
+    for (group, (all, in_sync)) in spellings {
+        let group = groups.entry(folded_path(group)).or_default();
+        *group = (group.0 + all, group.1 + in_sync);
     }
     groups
 }
@@ -157,7 +164,7 @@ fn section(
     rows: Vec<Row>,
     now: &Snapshot,
     filter: &Filter,
-    groups: &HashMap<&str, (usize, usize)>,
+    groups: &HashMap<String, (usize, usize)>,
 ) -> Section {
     let of = |is: fn(&TargetStatus) -> bool| grouped(now.targets.iter().filter(|target| is(target)).count());
     let (key, title, detail, href) = match heading {
@@ -167,7 +174,7 @@ fn section(
             ("behind".to_owned(), "Being brought up to date".to_owned(), detail, None)
         }
         Heading::Group(group) => {
-            let (all, in_sync) = groups.get(group).copied().unwrap_or_default();
+            let (all, in_sync) = groups.get(&folded_path(group)).copied().unwrap_or_default();
             let detail = match all == in_sync {
                 true => format!("{} in sync", grouped(all)),
                 false => format!("{} of {} in sync", grouped(in_sync), grouped(all)),
