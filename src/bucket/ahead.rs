@@ -2,6 +2,7 @@
 //!
 //! Invariant: what is found here is a guess. The parsed page decides, and a page asked for with another token is dropped.
 
+use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -82,11 +83,16 @@ impl Body for Watched {
             }
             Some(Err(_)) => self.found = None,
             None => {
-                if let (Some(found), Some(token)) = (self.found.take(), token_in(&self.page)) {
+                let page = mem::take(&mut self.page);
+                if let (Some(found), Some(token)) = (self.found.take(), token_in(&page)) {
                     // Nobody waits any more if the listing has ended.
                     drop(found.send(token));
+                    // Parsing begins right after the end, and keeps this thread: its other tasks come first, such as the one
+                    // of this connection, which the next request uses.
+                    self.body = SdkBody::empty();
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
                 }
-                self.page = vec![];
             }
         }
         Poll::Ready(frame)

@@ -135,12 +135,13 @@ pub struct Destination {
 
 /// A path as GitLab compares it: case does not matter. All spellings of a path have one such form.
 pub fn folded_path(path: &str) -> String {
-    folded(path).collect()
+    // Most are ASCII, and there can be very many.
+    if path.is_ascii() { path.to_ascii_lowercase() } else { folded(path).collect() }
 }
 
 /// Whether these are one path to GitLab.
 pub fn is_same_path(one: &str, other: &str) -> bool {
-    folded(one).eq(folded(other))
+    if one.is_ascii() && other.is_ascii() { one.eq_ignore_ascii_case(other) } else { folded(one).eq(folded(other)) }
 }
 
 fn folded(path: &str) -> impl Iterator<Item = char> {

@@ -92,49 +92,59 @@ fn chain_of<'a>(
     objects: &[&'a HeldObject],
     is_counted: impl Fn(&HeldObject) -> bool,
 ) -> Chain<'a> {
-    let counts = |object: &&HeldObject| base_of(object).is_some() && is_counted(object);
-    let mut edges: HashMap<String, Vec<&'a HeldObject>> = HashMap::new();
-    for edge in objects.iter().copied().filter(counts) {
-        edges.entry(base_of(edge).map(|base| base.to_string()).unwrap_or_default()).or_default().push(edge);
+    let mut edges: HashMap<CommitId, Vec<Edge<'a>>> = HashMap::new();
+    for object in objects.iter().copied().filter(|object| is_counted(object)) {
+        let Content::Increment { base } = object.name.content else { continue };
+        // Of an increment, every reader of names knows the commit.
+        let Ok(to) = object.name.commit.parse() else { continue };
+        edges.entry(base).or_default().push(Edge { object, base, to });
     }
-    if edges.is_empty() {
-        return Chain { whole, increments: vec![] };
-    }
-    edges.values_mut().for_each(|edges| edges.sort_by_key(|edge| Reverse(age(edge))));
+    let start: CommitId = match whole.name.commit.parse() {
+        Ok(start) if !edges.is_empty() => start,
+        Ok(_) | Err(_) => return Chain { whole, increments: vec![] },
+    };
+    edges.values_mut().for_each(|edges| edges.sort_by_key(|edge| Reverse(age(edge.object))));
 
     // Breadth first: the first increment that reaches a commit ends a shortest way to it.
-    let mut reached: HashMap<&str, Reached<'a>> = HashMap::new();
-    let mut waiting = VecDeque::from([(whole.name.commit.as_str(), 0)]);
+    let mut reached: HashMap<CommitId, Reached<'a>> = HashMap::new();
+    let mut waiting = VecDeque::from([(start, 0)]);
     let mut ends = vec![];
     while let Some((commit, depth)) = waiting.pop_front() {
-        let edges = edges.get(commit).filter(|_| depth < MOST_INCREMENTS);
+        let edges = edges.get(&commit).filter(|_| depth < MOST_INCREMENTS);
         let leading_on = edges.map(Vec::as_slice).unwrap_or_default();
         if leading_on.is_empty() {
             ends.push(commit);
         }
-        for edge in leading_on.iter().copied().filter(|edge| edge.name.commit != whole.name.commit) {
-            let to = edge.name.commit.as_str();
-            let known = reached.entry(to).or_insert_with(|| {
-                waiting.push_back((to, depth + 1));
-                Reached { by: edge, newest: edge, depth: depth + 1 }
+        for edge in leading_on.iter().copied().filter(|edge| edge.to != start) {
+            let known = reached.entry(edge.to).or_insert_with(|| {
+                waiting.push_back((edge.to, depth + 1));
+                Reached { by: edge, newest: edge.object, depth: depth + 1 }
             });
-            if age(edge) > age(known.newest) {
-                known.newest = edge;
+            if age(edge.object) > age(known.newest) {
+                known.newest = edge.object;
             }
         }
     }
-    let ends = ends.into_iter().filter_map(|commit| reached.get(commit));
+    let ends = ends.into_iter().filter_map(|commit| reached.get(&commit));
     let tip = ends.max_by_key(|end| (end.newest.last_modified, Reverse(end.depth), &end.newest.key));
-    let back = |by: &&'a HeldObject| reached.get(base_of(by)?.to_string().as_str()).map(|before| before.by);
-    let mut increments: Vec<_> = successors(tip.map(|tip| tip.by), back).collect();
+    let back = |by: &Edge<'a>| reached.get(&by.base).map(|before| before.by);
+    let mut increments: Vec<_> = successors(tip.map(|tip| tip.by), back).map(|edge| edge.object).collect();
     increments.reverse();
     Chain { whole, increments }
+}
+
+/// An increment that counts.
+#[derive(Clone, Copy)]
+struct Edge<'a> {
+    object: &'a HeldObject,
+    base: CommitId,
+    to: CommitId,
 }
 
 /// A commit that increments lead to.
 struct Reached<'a> {
     /// The last increment on the way there.
-    by: &'a HeldObject,
+    by: Edge<'a>,
     /// The newest increment that leads there.
     newest: &'a HeldObject,
     /// How many increments are on the way.
