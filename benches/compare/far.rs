@@ -132,50 +132,58 @@ fn objects(keys: &[String]) -> Vec<(String, String)> {
     keys.iter().map(|key| (key.clone(), path(key))).collect()
 }
 
-/// F1: the first crossing of one large repository. Each contestant has its own bucket: the rival reads tar.gz alone.
-pub fn f1(count: usize) {
-    for (name, make) in [("F1, W3a's", deep as fn(&World) -> Vec<String>), ("F1, W3b's", incompressible)] {
-        let (zip, tar) = (world(), world());
-        let names = make(&zip);
-        make(&tar);
-        publish(&zip, &names, ArchiveFormat::Zip);
-        let tars = objects(&publish(&tar, &names, ArchiveFormat::TarGz));
-        let cage = Cage::new(CAGE_BYTES).inspect_err(|error| eprintln!("  no memory cgroup can be made: {error}")).ok();
-        let mut contestants: Contestants<'_> = BTreeMap::new();
+/// F1a: the first crossing of W3a's repository.
+pub fn f1a(count: usize) {
+    first_crossing("F1a, W3a's", count, deep);
+}
+
+/// F1b: the first crossing of W3b's repository.
+pub fn f1b(count: usize) {
+    first_crossing("F1b, W3b's", count, incompressible);
+}
+
+/// The first crossing of one large repository. Each contestant has its own bucket: the rival reads tar.gz alone.
+fn first_crossing(name: &str, count: usize, make: impl Fn(&World) -> Vec<String>) {
+    let (zip, tar) = (world(), world());
+    let names = make(&zip);
+    make(&tar);
+    publish(&zip, &names, ArchiveFormat::Zip);
+    let tars = objects(&publish(&tar, &names, ArchiveFormat::TarGz));
+    let cage = Cage::new(CAGE_BYTES).inspect_err(|error| eprintln!("  no memory cgroup can be made: {error}")).ok();
+    let mut contestants: Contestants<'_> = BTreeMap::new();
+    contestants.insert(
+        "ours",
+        Box::new(|| {
+            forget(&zip, &names);
+            measure(&zip, &ours(&zip), &zip.consumer_workdir())
+        }),
+    );
+    if let Some(cage) = &cage {
         contestants.insert(
-            "ours",
+            "ours, in a cgroup of 256 MiB",
             Box::new(|| {
                 forget(&zip, &names);
-                measure(&zip, &ours(&zip), &zip.consumer_workdir())
+                measure(&zip, &cage.around(&ours(&zip)), &zip.consumer_workdir())
             }),
         );
-        if let Some(cage) = &cage {
-            contestants.insert(
-                "ours, in a cgroup of 256 MiB",
-                Box::new(|| {
-                    forget(&zip, &names);
-                    measure(&zip, &cage.around(&ours(&zip)), &zip.consumer_workdir())
-                }),
-            );
-        }
-        contestants.insert(
-            "rival: age, tar, git checkout, git push",
-            Box::new(|| {
-                let scratch = forget(&tar, &names);
-                tar.destination.repo(&far_path(&names[0])).unwrap();
-                measure(&tar, &rival(&tar, &tars, &scratch), &scratch)
-            }),
-        );
-        contestants.insert(
-            "git push of the same pack",
-            Box::new(|| {
-                let scratch = forget(&zip, &names);
-                zip.destination.repo(&far_path(&names[0])).unwrap();
-                measure(&zip, &bare_push(&zip, &names[0]), &scratch)
-            }),
-        );
-        print(name, &rounds(count, &mut contestants));
     }
+    contestants.insert(
+        "rival: age, tar, git checkout, git push",
+        Box::new(|| {
+            let scratch = forget(&tar, &names);
+            tar.destination.repo(&far_path(&names[0])).unwrap();
+            measure(&tar, &rival(&tar, &tars, &scratch), &scratch)
+        }),
+    );
+    contestants.insert(
+        "git push of the same pack",
+        Box::new(|| {
+            let scratch = forget(&zip, &names);
+            zip.destination.repo(&far_path(&names[0])).unwrap();
+            measure(&zip, &bare_push(&zip, &names[0]), &scratch)
+        }),
+    );
+    print(name, &rounds(count, &mut contestants));
 }
 
 /// F2: one more commit on them.

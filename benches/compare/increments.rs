@@ -240,7 +240,7 @@ fn plan_for(heads: &[(usize, CommitId)], held: &[HeldObject], crossing: Crossing
 /// C4: the far side is away for several hundred commits. Beside it, Git fetches them from the near server.
 pub fn c4(_: usize) {
     away("C4, 500 commits that change one line each", |source| drop(source.commits("main", 1).unwrap()));
-    // With their trees about 1.7 kB, as the median of git/git, tokio and litestream.
+    // About 2.4 kB each, as the median of git/git.
     const LINES: usize = 60;
     let mut random = fastrand::Rng::with_seed(4);
     let line = |random: &mut fastrand::Rng| format!("{:016x}{:016x}\n", random.u64(..), random.u64(..));

@@ -34,7 +34,7 @@ pub const CAGE_BYTES: u64 = 256 << 20;
 
 /// Runs the workloads asked for, all where none is, and prints the table.
 pub fn run(wanted: &[String], count: usize) {
-    let workloads: [(&str, Workload); 20] = [
+    let workloads: [(&str, Workload); 21] = [
         ("W1", w1),
         ("W2", w2),
         ("W3a", w3a),
@@ -45,7 +45,8 @@ pub fn run(wanted: &[String], count: usize) {
         ("W7", w7),
         ("W8", w8),
         ("W9", w9),
-        ("F1", far::f1),
+        ("F1a", far::f1a),
+        ("F1b", far::f1b),
         ("F2", far::f2),
         ("F3", far::f3),
         ("F4", far::f4),
