@@ -43,6 +43,8 @@ pub fn start(format: LogFormat, board: Board) -> Log {
     let folds = Arc::new(Folds::new(format));
     let folded = Arc::clone(&folds);
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(board.clone());
+    // A log that cannot be written (a full disk, a reader that is gone) must not end the program. Saying so there would panic.
+    let builder = builder.log_internal_errors(false);
     let started = match format {
         LogFormat::Json => {
             let builder = builder.json().flatten_event(true).with_current_span(false);

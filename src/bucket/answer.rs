@@ -18,6 +18,10 @@ use crate::text::{error_chain, remote_text};
 /// The error if there are no AWS credentials at all.
 pub(super) const NO_CREDENTIALS: &str = "no AWS credentials were found";
 
+/// What to do about that.
+pub(super) const GIVE_CREDENTIALS: &str =
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the pod or the machine a role";
+
 /// What to do about a server that does not know the checksums of uploads.
 pub(super) const CHECKSUMS: &str =
     " (if it does not know checksums: set AWS_REQUEST_CHECKSUM_CALCULATION=when_required)";
@@ -60,9 +64,6 @@ where
             (None, _) => not_from_s3(refused.raw().status().as_u16()),
         },
         SdkError::TimeoutError(_) => no_answer(error),
-        SdkError::DispatchFailure(_) if let Some(lacking) = credentials_error(error) => {
-            format!("could not load the AWS credentials: {}", why_no_credentials(lacking))
-        }
         SdkError::DispatchFailure(failure) if failure.is_timeout() => no_answer(error),
         SdkError::DispatchFailure(failure) => {
             // The SDK's own first words are only that the request could not be dispatched.
@@ -102,7 +103,7 @@ pub(super) fn credentials_error<'a>(error: &'a (dyn Error + 'static)) -> Option<
 }
 
 /// The SDK names a feature of its own source code, and a status without its server.
-fn why_no_credentials(error: &CredentialsError) -> String {
+pub(super) fn why_no_credentials(error: &CredentialsError) -> String {
     let chain = error_chain(error);
     if let Some((_, status)) = chain.split_once("Non-success status from HTTP credential provider: StatusCode(") {
         let status: String = status.chars().take_while(char::is_ascii_digit).collect();
@@ -125,7 +126,7 @@ fn why_no_credentials(error: &CredentialsError) -> String {
         Some(_) => "the AWS profile names a login with a browser (SSO), which no service can do: give the profile access keys \
                     or a role, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             .to_owned(),
-        None => chain,
+        None => format!("{chain} ({GIVE_CREDENTIALS})"),
     }
 }
 

@@ -8,7 +8,7 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
-use super::answer::{CHECKSUMS, NO_CREDENTIALS, credentials_error, why};
+use super::answer::{CHECKSUMS, GIVE_CREDENTIALS, NO_CREDENTIALS, credentials_error, why, why_no_credentials};
 use super::list::MAX_OBJECTS;
 use super::proof::{Unproven, unproven};
 use crate::model::program::Program;
@@ -27,11 +27,11 @@ pub enum BucketError {
         uploads: bool,
     },
     /// There is nothing to sign a request with.
-    #[error(
-        "S3 cannot {action}: {NO_CREDENTIALS}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the pod or the \
-         machine a role"
-    )]
+    #[error("S3 cannot {action}: {NO_CREDENTIALS}: {GIVE_CREDENTIALS}")]
     NoCredentials { action: Cow<'static, str> },
+    /// The same, although something names a source of credentials.
+    #[error("S3 cannot {action}: could not load the AWS credentials: {why}")]
+    UnusableCredentials { action: Cow<'static, str>, why: String },
     /// The answer lacks a field that every S3 server sends.
     #[error("S3 answered the request to {action} without {missing}")]
     Incomplete { action: &'static str, missing: &'static str },
@@ -86,7 +86,7 @@ impl BucketError {
             {
                 advice.to_owned()
             }
-            Self::NoCredentials { .. } => {
+            Self::NoCredentials { .. } | Self::UnusableCredentials { .. } => {
                 "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the pod or the machine a role.".to_owned()
             }
             _ => "Check AWS_ENDPOINT_URL_S3 and AWS_REGION; then the AWS credentials, name resolution, network policies, \
@@ -195,8 +195,10 @@ fn request_failed<E>(action: Cow<'static, str>, error: SdkError<E, HttpResponse>
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
-    if let Some(CredentialsError::CredentialsNotLoaded(_)) = credentials_error(&error) {
-        return BucketError::NoCredentials { action };
+    match credentials_error(&error) {
+        Some(CredentialsError::CredentialsNotLoaded(_)) => return BucketError::NoCredentials { action },
+        Some(lacking) => return BucketError::UnusableCredentials { action, why: why_no_credentials(lacking) },
+        None => {}
     }
     if unproven(&error) == Some(&Unproven::OtherBytes) {
         return BucketError::OtherBytes { action };

@@ -246,7 +246,7 @@ fn push_cause(error: &PushError) -> Cause {
         Some(Refusal::Moved) => Cause::FarMoved,
         // Everything was sent, and is not what the far side can use.
         Some(Refusal::Unpacker | Refusal::MissingObjects) => Cause::Damaged,
-        None if let PushError::Before(error) = error
+        None if let PushError::NotTaken(error) = error
             // A login that is refused does not count as a missing right: that would rest for an hour, also with a new token.
             && matches!(why_no_push("", error), FarUnknown::NoProject { .. }) =>
         {
@@ -266,15 +266,9 @@ mod tests {
     fn a_project_that_is_gone_when_it_is_pushed_to_counts_as_one_that_is_missing() {
         for (status, cause) in [(404, Cause::NoProject), (401, Cause::Push), (403, Cause::Push), (503, Cause::Push)] {
             let Ok(status) = StatusCode::from_u16(status) else { panic!("{status}") };
-            let answer = || RequestError::Status {
-                status,
-                retry_after: None,
-                said: String::new(),
-                refuses_login: status == 401,
-            };
-            assert_eq!(DeliverError::Push(answer().into()).cause(), cause, "{status}");
-            let during = PushError::During { all_sent: true, source: answer().into() };
-            assert_eq!(DeliverError::Push(during).cause(), Cause::Push, "{status}");
+            let (said, refuses_login) = (String::new(), status == 401);
+            let answer = RequestError::Status { status, retry_after: None, said, refuses_login };
+            assert_eq!(DeliverError::Push(answer.into()).cause(), cause, "{status}");
         }
     }
 }

@@ -93,9 +93,7 @@ impl PushServer {
             return Err(PushError::Deletes);
         }
         let branches = [update.branch].into();
-        let recent = self.recent.take(project, update.branch, update.old, Instant::now());
-        let is_recent = recent.is_some();
-        let said = match recent {
+        let said = match self.recent.take(project, update.branch, update.old, Instant::now()) {
             Some(said) => said,
             None => self.advertised(project, &branches).await?,
         };
@@ -116,9 +114,13 @@ impl PushServer {
                 Ok(())
             }
             // Somebody may have pushed the same since the project was asked.
-            Err(error) if is_recent && error.refusal() == Some(Refusal::Moved) => {
-                match self.advertised(project, &branches).await?.head(update.branch) {
-                    Some(head) if head == update.new => Ok(()),
+            Err(error) if error.refusal() == Some(Refusal::Moved) => {
+                let Ok(said) = self.advertised(project, &branches).await else { return Err(error) };
+                match said.head(update.branch) {
+                    Some(head) if head == update.new => {
+                        self.recent.note(project, said);
+                        Ok(())
+                    }
                     head if head != update.old => Err(PushError::moved(head)),
                     _ => Err(error),
                 }
@@ -152,6 +154,9 @@ impl PushServer {
                 if !refused.refuses_login() =>
             {
                 PushError::answered(Refusal::NotAllowed, &error)
+            }
+            WireError::Request(RequestError::Status { status, .. }) if status.is_client_error() => {
+                PushError::NotTaken(error)
             }
             _ => PushError::During { all_sent: all_sent.load(Ordering::Relaxed), source: error },
         })

@@ -394,7 +394,8 @@ impl Cause {
                  program should."
             }
             Self::Push => {
-                "The next pass tries again. If it keeps failing: is the far GitLab up, and does its log say why?"
+                "The next pass tries again. If it keeps failing: is the far GitLab up, and does its log say why? If it \
+                 answers 401, replace the token."
             }
         }
     }

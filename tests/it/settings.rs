@@ -187,6 +187,23 @@ fn what_cannot_be_printed_is_said_and_is_a_failure() {
 }
 
 #[test]
+fn a_log_that_cannot_be_written_ends_nothing() {
+    for format in ["text", "json"] {
+        let world = one_target();
+        world.destination.group("far").unwrap();
+        let head = world.source.repo("near/p").unwrap().head("main");
+        let status = |mut command: Command| {
+            let full = File::options().write(true).open("/dev/full").unwrap();
+            command.env("LOG_FORMAT", format).arg("-run-once").stderr(full).status().unwrap().code()
+        };
+        world.s3().fail("ListObjectsV2", "AccessDenied", 1);
+        assert_eq!((status(program(&world, &[])), keys(&world).len()), (Some(1), 0));
+        assert_eq!((status(program(&world, &[])), keys(&world).len()), (Some(0), 1));
+        assert_eq!((status(consumer(&world, &[])), world.far_head("far/p", "main")), (Some(0), head));
+    }
+}
+
+#[test]
 fn a_check_that_is_stopped_says_what_it_could_not_print() {
     let world = one_target();
     world.source.fault("near/p", GitFault::Stall);

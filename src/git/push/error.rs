@@ -12,9 +12,9 @@ use crate::text::error_chain;
 /// Why a push was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum PushError {
-    /// Nothing was sent: it failed when the branch's head was asked for.
+    /// The branch's head could not be asked for, or the status of the answer to the push says no (4xx).
     #[error(transparent)]
-    Before(#[from] WireError),
+    NotTaken(#[from] WireError),
     /// No report came. If everything was sent, the branch's head tells whether the push was taken.
     #[error("{}", broken(*all_sent))]
     During { all_sent: bool, source: WireError },
@@ -69,12 +69,12 @@ impl PushError {
     /// Whether the server accepted the login, as far as this error shows.
     pub fn login(&self) -> Option<bool> {
         match self {
-            Self::Before(WireError::Request(error)) | Self::During { source: WireError::Request(error), .. } => {
+            Self::NotTaken(WireError::Request(error)) | Self::During { source: WireError::Request(error), .. } => {
                 error.refuses_login().then_some(false)
             }
             // A server reads the login before it says anything else.
             Self::Refused { .. } | Self::NoReport => Some(true),
-            Self::Before(_) | Self::During { .. } | Self::NotABranch(_) | Self::Deletes => None,
+            Self::NotTaken(_) | Self::During { .. } | Self::NotABranch(_) | Self::Deletes => None,
         }
     }
 
@@ -82,14 +82,14 @@ impl PushError {
     pub fn refusal(&self) -> Option<Refusal> {
         match self {
             Self::Refused { refusal, .. } => Some(*refusal),
-            Self::Before(_) | Self::During { .. } | Self::NoReport | Self::NotABranch(_) | Self::Deletes => None,
+            Self::NotTaken(_) | Self::During { .. } | Self::NoReport | Self::NotABranch(_) | Self::Deletes => None,
         }
     }
 }
 
 impl From<RequestError> for PushError {
     fn from(error: RequestError) -> Self {
-        Self::Before(error.into())
+        Self::NotTaken(error.into())
     }
 }
 
@@ -97,7 +97,7 @@ impl Retryable for PushError {
     /// The same push may be tried again with a new body. If everything was sent before, it sends nothing if it was taken.
     fn retry(&self) -> (bool, Duration) {
         match self {
-            Self::Before(error) | Self::During { source: error, .. } => error.retry(),
+            Self::NotTaken(error) | Self::During { source: error, .. } => error.retry(),
             Self::Refused { refusal: Refusal::Busy, .. } => (true, Duration::ZERO),
             Self::Refused { .. } | Self::NoReport | Self::NotABranch(_) | Self::Deletes => (false, Duration::ZERO),
         }
@@ -105,7 +105,7 @@ impl Retryable for PushError {
 
     fn trouble(&self) -> Option<Trouble> {
         match self {
-            Self::Before(error) | Self::During { source: error, .. } => error.trouble(),
+            Self::NotTaken(error) | Self::During { source: error, .. } => error.trouble(),
             _ => None,
         }
     }

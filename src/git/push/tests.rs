@@ -268,6 +268,16 @@ async fn a_branch_that_moved_since_it_was_asked_for_is_looked_up() {
         }
         assert_eq!(far.head(), Some(others.unwrap_or(second)));
     }
+    // Another consumer takes the same way, a moment ahead: what it has pushed counts, commit after commit.
+    git(far.repo.path(), &["update-ref", "refs/heads/main", &first.to_string()]);
+    for (old, new) in [(first, second), (second, third)] {
+        let path = far.repo.path().to_owned();
+        far.git.before(PROJECT, GitOperation::ReceivePack, move || {
+            git(&path, &["update-ref", "refs/heads/main", &new.to_string()]);
+        });
+        far.push("main", Some(old), new, far.pack(&format!("{new}\n^{old}"))).await.unwrap();
+        assert_eq!(far.head(), Some(new));
+    }
 }
 
 #[tokio::test]
@@ -357,7 +367,7 @@ async fn who_may_not_push_hears_it_before_anything_is_sent() {
     let far = Far::new();
     let first = far.commit("one");
     let status = |pushed: Result<(), PushError>| match pushed {
-        Err(PushError::Before(WireError::Request(error @ RequestError::Status { status, .. }))) => {
+        Err(PushError::NotTaken(WireError::Request(error @ RequestError::Status { status, .. }))) => {
             (status.as_u16(), error.refuses_login(), error.to_string())
         }
         other => panic!("{other:?}"),
@@ -392,6 +402,21 @@ async fn a_right_that_is_lost_in_between_is_a_refusal() {
 }
 
 #[tokio::test]
+async fn a_project_that_is_gone_when_it_is_pushed_to_did_not_take_the_push() {
+    let far = Far::new();
+    let first = far.commit("one");
+    for status in [401, 404] {
+        let git = Arc::clone(&far.git);
+        far.git.before(PROJECT, GitOperation::ReceivePack, move || git.override_status(PROJECT, status));
+        let error = far.push("main", None, first, far.pack("HEAD")).await.unwrap_err();
+        assert!(matches!(&error, PushError::NotTaken(WireError::Request(RequestError::Status { .. }))), "{error:?}");
+        assert!(!error.all_sent() && error.to_string().contains(&status.to_string()), "{error}");
+        far.git.clear_overrides();
+    }
+    assert_eq!(far.head(), None);
+}
+
+#[tokio::test]
 async fn a_renamed_project_gets_the_push() {
     let far = Far::new();
     let first = far.commit("one");
@@ -406,7 +431,7 @@ async fn a_renamed_project_gets_the_push() {
     let second = far.commit("two");
     let update = RefUpdate { branch: "main", old: Some(first), new: second };
     let away = push.push("g/old", &update, body(far.pack("HEAD"))).await.unwrap_err();
-    assert!(matches!(&away, PushError::Before(WireError::Request(RequestError::Redirect { .. }))), "{away}");
+    assert!(matches!(&away, PushError::NotTaken(WireError::Request(RequestError::Redirect { .. }))), "{away}");
     assert_eq!(other.requests().len(), 0);
 }
 
