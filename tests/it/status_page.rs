@@ -551,7 +551,7 @@ fn each_side_says_who_signs_and_what_is_refused_and_why() {
             assert!(card.contains(part), "no {part:?} in {card}");
         }
         let column = browser.text("[...document.querySelectorAll('tbody td.origin')].map((td) => td.innerText.trim())");
-        assert_eq!(column, format!(",{id},{id}"), "the refused one comes first");
+        assert_eq!(column, format!("unknown,{id},{id}"), "the refused one comes first");
     }
     looks_good(&browser, "far-signed");
     trusting.stop().succeeded();

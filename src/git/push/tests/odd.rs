@@ -216,11 +216,14 @@ async fn an_answer_that_comes_early_is_the_answer() {
         let pushed = server.push(PROJECT, &RefUpdate { branch: "main", old: None, new }, pack).await;
         match (pushed.unwrap_err(), expected) {
             (error, Some(expected)) => assert_eq!(error.refusal(), Some(expected), "{status}"),
+            (PushError::NotTaken(WireError::Request(RequestError::Status { status: found, .. })), None) => {
+                assert!(status.starts_with(found.as_str()) && found.is_client_error(), "{status} {found}");
+            }
             (
                 PushError::During { source: WireError::Request(RequestError::Status { status: found, .. }), .. },
                 None,
             ) => {
-                assert!(status.starts_with(found.as_str()), "{status} {found}");
+                assert!(status.starts_with(found.as_str()) && !found.is_client_error(), "{status} {found}");
             }
             (other, _) => panic!("{status}: {other:?}"),
         }
