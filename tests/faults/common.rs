@@ -58,7 +58,7 @@ pub fn mishaps() -> Vec<Mishap> {
     }
     add("a body that ends early, once", Fault::Close(At::Half), 1, None);
     add("a body that ends early", Fault::Close(At::Half), ALWAYS, Some(Cause::Broken));
-    add("a slow trickle", Fault::Trickle { pieces: 12, pause: Duration::from_millis(100) }, ALWAYS, None);
+    add("a slow trickle", Fault::Trickle { pieces: 12, pause: Duration::from_millis(50) }, ALWAYS, None);
     add("429 once", Fault::status(429), 1, None);
     add("429", Fault::status(429), ALWAYS, Some(Cause::Status(429)));
     add("429 once, to be asked again after a second", Fault::status_with(429, "retry-after", "1"), 1, None);
