@@ -27,6 +27,7 @@ impl Demo {
         let [_, _, project, branch] = FORGED;
         let repo = Repo::small(self.folder().join("forged"), 1)?;
         repo.commit("main", &[("src/door.txt", "open\n")], "Not from the near side")?;
+        let their_commit = repo.head("main").context("no commit")?;
         world.put_head(&repo, "main", project, branch, Naming::Zip)?;
         story.bullet(&format!("for {forged}, with a commit of their own"));
         self.put_back()?;
@@ -46,8 +47,15 @@ impl Demo {
         )?;
         self.check("the far branches are where they were", heads() == before)?;
 
-        story.say("The producer's next pass replaces both:");
-        self.run(Near, &["-run-once"])?.exits_with(0)?;
+        story.say(
+            "The producer's next pass replaces both. It compares with the newest object in the bucket, so it warns that the \
+             branch does not descend from the forged commit. Nothing was rewritten on the near side.",
+        );
+        let replaced = self.run(Near, &["-run-once"])?.exits_with(0)?;
+        self.check(
+            "the old commit in its warning is the forged one",
+            replaced.log.contains(&format!("old_commit={their_commit} ")),
+        )?;
         self.run(Far, &["-run-once"])?.exits_with(0)?;
         self.check("the far branches are still where they were", heads() == before)?;
         story.proves("write access to the bucket moves no far branch, not even with an object that was right once.");

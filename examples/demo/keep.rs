@@ -17,6 +17,9 @@ use crate::{Demo, WATCHED, quoted, still_wanted};
 /// The pause between passes: long enough to read what the last one logged.
 const PAUSE: &str = "5s";
 
+/// The setting for it.
+const INTERVAL_SETTING: &str = "RECONCILE_SLEEP_TIME";
+
 /// How often both GitLabs are compared.
 const INTERVAL: Duration = Duration::from_millis(200);
 
@@ -29,7 +32,7 @@ impl Demo {
             "Both programs run again, with five seconds between two passes, until Ctrl-C. Their pages follow along in a \
              browser:",
         );
-        self.start_daemons(&[Near, Far].map(|side| (side, "RECONCILE_SLEEP_TIME", PAUSE)))?;
+        self.start_daemons(&[Near, Far].map(|side| (side, INTERVAL_SETTING, PAUSE)))?;
         let daemons = self.daemons()?;
         let (near, far) = (daemons.page(Near)?, daemons.page(Far)?);
         daemons.news();
@@ -42,7 +45,7 @@ impl Demo {
             ["push", "commit and push to the near GitLab; a few seconds later it is on the far side"],
             ["arrived", "what the far GitLab has of it"],
             ["near list", "the bucket, decoded"],
-            ["near -dry-run -run-once", "what would the next pass do?"],
+            ["near -dry-run -run-once", "what would the next pass do? (without -run-once, it repeats)"],
             ["far check", "does everything work on the far side?"],
             ["far list -signatures", "who has signed what?"],
             ["restore_all", "is everything in the bucket good?"],
@@ -89,19 +92,23 @@ impl Demo {
     fn write_commands(&self) -> Result<PathBuf> {
         let folder = quoted(&self.folder().to_string_lossy());
         let run = |side: Side, program: &str, words: &str| {
-            let settings = side.environment(&self.world, program).into_iter();
+            let mut settings = side.environment(&self.world, program);
+            settings.retain(|(name, _)| name != INTERVAL_SETTING);
+            settings.push((INTERVAL_SETTING.to_owned(), PAUSE.to_owned()));
+            let settings = settings.into_iter();
             let settings =
                 settings.map(|(name, value)| quoted(&format!("{name}={value}"))).collect::<Vec<_>>().join(" ");
             let program = quoted(&self.programs.join(program).to_string_lossy());
             format!("env -i TERM=\"$TERM\" {settings} {program} {words}")
         };
-        let [_, _, project, branch] = WATCHED;
+        let [source, source_branch, project, branch] = WATCHED;
+        let pushed = format!("git log -1 --format='pushed %h to {source}@{source_branch}'");
         let far = quoted(&with_login(&self.world.destination, project));
         let commands = [
             ("near", run(Near, Near.program(), "\"$@\"")),
             ("far", run(Far, Far.program(), "\"$@\"")),
             ("restore_all", run(Far, Near.program(), &format!("restore -identity {folder}/{IDENTITY}"))),
-            ("push", format!("cd {folder}/{CLONE} && {PUSH}")),
+            ("push", format!("cd {folder}/{CLONE} && {PUSH} && {pushed}")),
             (
                 "arrived",
                 format!(

@@ -44,6 +44,11 @@ fn from_the_time_on(line: &str) -> Option<String> {
     Some(format!("{second}{rest}"))
 }
 
+/// Whether it is the line at a program's start, with its settings, or at the end of a pass, with what it did in numbers.
+pub fn is_of_settings_or_totals(line: &str) -> bool {
+    [" starts ", " starts: ", " pass done"].iter().any(|text| line.contains(text))
+}
+
 /// Whether it is the line of a pass that had nothing to do.
 pub fn is_of_a_quiet_pass(line: &str) -> bool {
     let idle = ["pass done published=0 retired=0 swept=0 ", "pass done delivered=0 "];

@@ -156,6 +156,7 @@ impl Demo {
             builder = builder.seaweed();
         }
         let world = builder.start()?;
+        std::fs::copy(world.identity_file(), world.identity_file().with_file_name(near::IDENTITY))?;
         for [source, branch, destination, _] in TARGETS {
             if branch.is_ascii() {
                 let repo = world.project(source)?;

@@ -11,8 +11,8 @@ use crate::programs::Side::{Far, Near};
 use crate::programs::{SIGNING_KEY, TRUSTED_KEY};
 use crate::{Demo, MISSING, REMOVED, TARGETS};
 
-/// The far side's age identity, in [`Demo::folder`].
-pub const IDENTITY: &str = "identity-0.txt";
+/// The far side's age identity, in [`Demo::folder`], by its name in README.md.
+pub const IDENTITY: &str = "far-side.key";
 
 impl Demo {
     pub fn two_gitlabs(&mut self) -> Result<()> {
@@ -69,8 +69,8 @@ impl Demo {
 
     pub fn dry_run(&mut self) -> Result<()> {
         self.story.say(
-            "A dry run shows what a pass would do, and why. (The demo shortens lines of the log: dates are left out, commit ids \
-             are short, and what does not fit the screen is cut off.)",
+            "A dry run shows what a pass would do, and why. (The demo shortens lines of the log: dates are left out, and commit \
+             ids are short. Lines with settings or totals, and long lines that are alike, are cut at the edge of the screen.)",
         );
         let shown = self.run(Near, &["-dry-run", "-run-once"])?.exits_with(0)?;
         self.check("every target would be published", shown.out.contains(&format!("{} to publish", TARGETS.len())))?;

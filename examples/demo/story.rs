@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-use crate::logs::shortened;
+use crate::logs::{is_of_settings_or_totals, shortened};
 use crate::programs::Side;
 
 /// Widest line shown if the terminal's width is not known, in columns.
@@ -24,6 +24,12 @@ const MARGIN: &str = "  │ ";
 
 /// What a line with advice begins with.
 const ADVICE: &str = "→ ";
+
+/// What a wrapped line has before its second row and the next ones.
+const HANGING: &str = "  ";
+
+/// Most long lines of one output that are wrapped. If there are more, they are alike.
+const WRAPPED_LINES: usize = 8;
 
 /// Prints, in colour on a terminal.
 pub struct Story {
@@ -109,15 +115,17 @@ impl Story {
 
     /// What a command printed.
     pub fn output(&self, text: &str) {
-        for line in text.trim_end().lines() {
-            self.shown(MARGIN, line);
+        let lines = || text.trim_end().lines();
+        let long = lines().filter(|line| shortened(line).width() > self.width(MARGIN)).count();
+        for line in lines() {
+            self.shown(MARGIN, line, long <= WRAPPED_LINES);
         }
     }
 
     /// The same, and only the first lines of many that are alike.
     pub fn first_lines(&self, lines: &[String], most: usize) {
         for line in lines.iter().take(most) {
-            self.shown(MARGIN, line);
+            self.shown(MARGIN, line, false);
         }
         if let Some(rest) = lines.len().checked_sub(most).filter(|rest| *rest > 0) {
             self.line("2", format!("{MARGIN}… and {rest} more lines like these"));
@@ -126,24 +134,32 @@ impl Story {
 
     /// What a program in the background has logged.
     pub fn logged(&self, side: Side, line: &str) {
-        self.shown(&format!("  {side:4} │ "), line);
+        self.shown(&format!("  {side:4} │ "), line, true);
     }
 
-    /// One line in small print. Errors and advice are wrapped; another long line is cut at the edge of the screen.
-    fn shown(&self, margin: &str, line: &str) {
-        let width = self.columns.saturating_sub(margin.width() + 1);
-        let line = shortened(line);
+    /// How many columns are beside a margin. One is left for the sign that a line was cut.
+    fn width(&self, margin: &str) -> usize {
+        self.columns.saturating_sub(margin.width() + 1)
+    }
+
+    /// One line in small print. If it is long, it is cut at the edge of the screen or, with `wrap`, goes on below; settings and
+    /// totals are always cut, errors and advice never.
+    fn shown(&self, margin: &str, line: &str, wrap: bool) {
+        let (line, width) = (shortened(line), self.width(margin));
         let text = line.trim_start();
-        if line.contains(" ERROR ") || text.starts_with(ADVICE) {
+        let wrap = line.contains(" ERROR ") || text.starts_with(ADVICE) || wrap && !is_of_settings_or_totals(&line);
+        let mut rows = vec![line.clone()];
+        if wrap && line.width() > width {
             let indent = &line[..line.len() - text.len()];
-            for line in wrapped(text, width.saturating_sub(indent.len())) {
-                self.line("2", format!("{margin}{indent}{line}"));
-            }
-            return;
+            let own = wrapped(text, width.saturating_sub(indent.len() + HANGING.len()));
+            let hanging = std::iter::once("").chain(std::iter::repeat(HANGING));
+            rows = own.iter().zip(hanging).map(|(row, hanging)| format!("{indent}{hanging}{row}")).collect();
         }
-        let (shown, rest) = split_at_width(&line, width);
-        let cut = if rest.is_empty() { "" } else { "…" };
-        self.line("2", format!("{margin}{shown}{cut}").trim_end());
+        for row in rows {
+            let (shown, rest) = split_at_width(&row, width);
+            let cut = if rest.is_empty() { "" } else { "…" };
+            self.line("2", format!("{margin}{shown}{cut}").trim_end());
+        }
     }
 
     /// What a page shows, wrapped.
