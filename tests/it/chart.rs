@@ -153,7 +153,9 @@ fn values_of(manual: &Manual, name: &str) -> (Vec<String>, Vec<&'static str>) {
         "ARCHIVE_FORMAT" => (&["zip", "tar.gz"], &["tar", "ZIP"]),
         "CROSSING" => (&["incremental"], &["increment", "Whole"]),
         "ON_REWRITE" => (&["hold"], &["refuse", "Hold"]),
-        "REPUBLISH" => (&["all", "on-recipient-change", "mirror/platform/api@main, mirror/a"], &["everything", "api"]),
+        "REPUBLISH" => {
+            (&["all", "on-recipient-change", "mirror/platform/api@main, mirror/a", ""], &["everything", "api"])
+        }
         "OUTPUT" | "LOG_FORMAT" => (&["json"], &["yaml", "JSON"]),
         "METRICS_SERVER_ADDRESS" => {
             (&["127.0.0.1", "::", "::ffff:127.0.0.1"], &["localhost", "0.0.0.0:9090", "*", "999.1.1.1", "::1::2"])
@@ -248,7 +250,7 @@ fn helm_refuses_the_values_that_the_program_refuses() {
             for given_to_helm in [&given, &without_quotes(&given, settings)] {
                 let rendered = rendered_settings(program, given_to_helm).unwrap();
                 for (name, text) in &given {
-                    // What is empty is not set.
+                    // What is empty counts as unset.
                     let line = if *text == "" { format!("\n  {name}: ") } else { format!("\n  {name}: {text}\n") };
                     assert_eq!(rendered.contains(&line), *text != "", "{name}={text}: {rendered}");
                 }
@@ -297,7 +299,7 @@ fn helm_renders_what_was_written_or_nothing() {
     }
     let emptied = json!({ "AWS_REGION": "", "TRUSTED_KEYS_FILE": "", "RUST_LOG": "" });
     let rendered = rendered_settings("consumer", emptied.as_object().unwrap()).unwrap();
-    for (name, _) in emptied.as_object().unwrap() {
+    for name in emptied.as_object().unwrap().keys() {
         assert!(!rendered.contains(name), "{name}: {rendered}");
     }
 }
