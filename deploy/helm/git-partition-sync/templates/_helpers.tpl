@@ -30,7 +30,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- define "sync.identitySecret" -}}{{ .values.identity.existingSecret | default (printf "%s-identity" (include "sync.name" .)) }}{{- end -}}
 
 {{/* A value of a setting as text: Helm reads a number without quotes as a float, which would print as 1e+06. */}}
-{{- define "sync.text" -}}{{ if kindIs "float64" . }}{{ int64 . }}{{ else }}{{ . }}{{ end }}{{- end -}}
+{{- define "sync.text" -}}{{ if kindIs "float64" . }}{{ toJson . }}{{ else }}{{ . }}{{ end }}{{- end -}}
 
 {{/* What cannot work, said before anything is applied. */}}
 {{- define "sync.check" -}}
