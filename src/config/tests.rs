@@ -832,6 +832,10 @@ fn buckets_are_names_or_access_points() {
     for bad in ["ab", "s3://bucket", "bucket/prefix", "bucket\n", "bücket", "arn:aws:iam::1:role/x", &long] {
         assert!(bucket(bad).is_err(), "{bad}");
     }
+    for login in ["https://AKIA:sekret@s3.example.com/b", "AKIA:sekret", "sekret@bucket"] {
+        let error = format!("{:?}", bucket(login).err());
+        assert!(error.contains("is not a bucket") && !error.contains("sekret"), "{error}");
+    }
 }
 
 #[test]

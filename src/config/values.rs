@@ -176,7 +176,8 @@ pub(super) fn username(text: &str) -> Result<String, String> {
     one_line(text)
 }
 
-/// Checks the characters only, those of older bucket names included. S3 says whether the bucket exists.
+/// Checks the characters only, those of older bucket names included. S3 says whether the bucket exists. The message repeats no
+/// address: it may hold credentials.
 pub(super) fn bucket(text: &str) -> Result<String, String> {
     let is_arn = text.starts_with("arn:aws") && text.split(':').nth(2).is_some_and(|service| service.starts_with("s3"));
     let is_name = (3..=255).contains(&text.len())
@@ -184,7 +185,8 @@ pub(super) fn bucket(text: &str) -> Result<String, String> {
     if is_name || is_arn && !text.contains(char::is_whitespace) {
         return Ok(text.to_owned());
     }
-    Err(format!("{text:?} is not a bucket: write its name, without s3:// and path, or an access point's ARN"))
+    let shown = if text.contains(['@', ':']) { "it".to_owned() } else { format!("{text:?}") };
+    Err(format!("{shown} is not a bucket: write its name, without s3:// and path, or an access point's ARN"))
 }
 
 /// An address to send requests to. Messages never repeat it: it may hold credentials.
