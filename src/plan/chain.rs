@@ -99,10 +99,10 @@ fn chain_of<'a>(
         let Ok(to) = object.name.commit.parse() else { continue };
         edges.entry(base).or_default().push(Edge { object, base, to });
     }
-    let start: CommitId = match whole.name.commit.parse() {
-        Ok(start) if !edges.is_empty() => start,
-        Ok(_) | Err(_) => return Chain { whole, increments: vec![] },
-    };
+    if edges.is_empty() {
+        return Chain { whole, increments: vec![] };
+    }
+    let Ok(start) = whole.name.commit.parse::<CommitId>() else { return Chain { whole, increments: vec![] } };
     edges.values_mut().for_each(|edges| edges.sort_by_key(|edge| Reverse(age(edge.object))));
 
     // Breadth first: the first increment that reaches a commit ends a shortest way to it.

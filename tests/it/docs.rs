@@ -371,87 +371,122 @@ case "$*" in
 esac
 "#;
 
-#[test]
-fn restoring_by_hand_works_as_it_is_written() {
+/// Puts into a folder what the document needs: an AWS client, the bucket's objects for it, and the identity.
+#[track_caller]
+fn equip(world: &World, place: &Path) {
     use std::os::unix::fs::PermissionsExt as _;
 
+    let objects = place.join("objects");
+    fs::create_dir_all(&objects).unwrap();
+    let mut listing = String::new();
+    for (object, number) in world.bucket().unwrap().list().unwrap().into_iter().zip(1..) {
+        let time = object.last_modified.duration_since(UNIX_EPOCH).unwrap().as_millis();
+        listing += &format!("{time}\t{}\n", object.key);
+        fs::write(objects.join(format!("{number}")), world.bucket().unwrap().get(&object.key).unwrap()).unwrap();
+    }
+    fs::write(objects.join("listing"), listing).unwrap();
+    fs::write(place.join("aws"), AWS).unwrap();
+    fs::set_permissions(place.join("aws"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::copy(world.identity_file(), place.join("far-side.key")).unwrap();
+}
+
+#[test]
+fn restoring_by_hand_works_as_it_is_written() {
     let blocks = commands(&read("docs/operations.md"), "Restoring by hand");
-    for (format, other) in [("zip", "object.tar.gz"), ("tar.gz", "object.zip")] {
-        let world = World::builder().setting("ARCHIVE_FORMAT", format).start().unwrap();
+    let [find, download, unzip, untar, inspect, apply, check] = &blocks[..] else { panic!("seven blocks") };
+    for (format, unpack) in [("zip", unzip), ("tar.gz", untar)] {
+        let settings = World::builder().setting("ARCHIVE_FORMAT", format).setting("CROSSING", "incremental");
+        let world = settings.start().unwrap();
         for project in ["web", "api"] {
             world.project(&format!("near/{project}")).unwrap().commits("main", 2).unwrap();
             world.sync(&format!("near/{project}"), "main", &format!("mirror/platform/{project}"), "main").unwrap();
         }
+        let source = world.source.repo("near/api").unwrap();
+        source.fill_incompressible(1, 7).unwrap();
+        let whole = source.head("main").unwrap();
         pass(&world).succeeded();
+        let [between, head] = [(); 2].map(|()| {
+            let commit = source.commits("main", 1).unwrap();
+            pass(&world).succeeded().logged("crosses as an increment on");
+            commit
+        });
 
         let place = world.scratch().unwrap();
-        let (objects, far) = (place.join("objects"), place.join("far"));
-        fs::create_dir_all(&objects).unwrap();
-        let mut listing = String::new();
-        for (object, number) in world.bucket().unwrap().list().unwrap().into_iter().zip(1..) {
-            let time = object.last_modified.duration_since(UNIX_EPOCH).unwrap().as_millis();
-            listing += &format!("{time}\t{}\n", object.key);
-            fs::write(objects.join(format!("{number}")), world.bucket().unwrap().get(&object.key).unwrap()).unwrap();
-        }
-        fs::write(objects.join("listing"), listing).unwrap();
-        fs::write(place.join("aws"), AWS).unwrap();
-        fs::set_permissions(place.join("aws"), fs::Permissions::from_mode(0o755)).unwrap();
-        fs::copy(world.identity_file(), place.join("far-side.key")).unwrap();
+        equip(&world, &place);
+        let far = place.join("far");
         let bare = far.join("mirror/platform/api.git");
         assert!(Command::new("git").args(["init", "--quiet", "--bare"]).arg(&bare).status().unwrap().success());
 
-        let run = |script: &str, key: &str| {
+        let attempt = |script: &str, key: &str| {
             let path = format!("{}:{}", place.display(), std::env::var("PATH").unwrap());
             let output = Command::new("sh")
                 .args(["-euc", script])
                 .current_dir(&place)
                 .env_clear()
                 .envs([("PATH", path.as_str()), ("HOME", "/nonexistent"), ("KEY", key)])
-                .env("OBJECTS", &objects)
+                .env("OBJECTS", place.join("objects"))
                 // What the document pushes to is a folder here.
                 .envs([("GIT_CONFIG_COUNT", "1"), ("GIT_CONFIG_VALUE_0", "https://far.example.com/")])
                 .env("GIT_CONFIG_KEY_0", format!("url.{}/.insteadOf", far.display()))
                 .stdin(Stdio::null())
                 .output()
                 .unwrap();
-            let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-            assert!(output.status.success(), "{format}: {script}\n{out}\n{err}");
-            out.into_owned()
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            (output.status.success(), text(&output.stdout), text(&output.stderr))
         };
-        let found = run(&blocks[0], "");
-        assert_eq!(found.lines().count(), 2, "{found}");
-        let line = found.lines().find(|line| line.contains(r#""project_name":"api""#)).unwrap();
-        let key = line.rsplit_once(' ').unwrap().1;
-        let mut said = vec![];
-        for block in blocks[1..].iter().filter(|block| !block.contains(other)) {
-            said.push(run(block, key));
-        }
-        let head = world.source.repo("near/api").unwrap().head("main").unwrap();
-        let [_, _, looked, checked] = said.as_slice() else { panic!("{said:?}") };
+        let run = |script: &str, key: &str| {
+            let (is_success, out, err) = attempt(script, key);
+            assert!(is_success, "{format}: {script}\n{out}\n{err}");
+            out
+        };
+        let found = run(find, "");
+        assert_eq!(found.lines().count(), 4, "{found}");
+        let mut of_the_branch = found.lines().filter(|line| line.contains(r#""project_name":"api""#));
+        // The newest comes last, so the whole history comes before its increments.
+        let key = of_the_branch.next().unwrap().rsplit_once(' ').unwrap().1;
+        let on_top_of = |base: &str| {
+            let line = of_the_branch.clone().find(|line| line.contains(&format!(r#""base_sha":"{base}""#))).unwrap();
+            assert!(line.ends_with(".inc.age"), "{line}");
+            line.rsplit_once(' ').unwrap().1
+        };
+        run(download, key);
+        run(unpack, key);
         assert_eq!(
-            looked, "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = false\n",
+            run(inspect, key),
+            "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = false\n",
             "and nothing else"
         );
+        let at = || judge::git_commit(&place.join("api"), "HEAD").unwrap();
+        run(download, on_top_of(&between));
+        let (is_success, _, err) = attempt(apply, "");
+        assert!(!is_success && err.contains("Repository lacks these prerequisite commits"), "{err}");
+        assert_eq!(at(), whole, "it is not applied out of order");
+        for (base, commit) in [(&whole, &between), (&between, &head)] {
+            run(download, on_top_of(base));
+            run(apply, "");
+            assert_eq!(&at(), commit);
+        }
+        let checked = run(check, "");
         assert!(checked.lines().any(|line| line == head), "{checked}");
         assert_eq!(judge::git_commit(&bare, "refs/heads/main").unwrap(), head);
 
-        // The shorter ways of the other documents.
+        // The shorter ways of the other documents, for a whole history.
         let [consume] = &commands(&read("docs/contract.md"), "How to consume one")[..] else { panic!("one block") };
         let [by_hand] = &commands(&read("docs/running.md"), "What is in the bucket")[..] else { panic!("one block") };
         fs::remove_dir_all(place.join("api")).unwrap();
-        fs::rename(place.join("object.age"), place.join(key)).unwrap();
+        fs::write(place.join(key), world.bucket().unwrap().get(key).unwrap()).unwrap();
         let zip_only = (format == "zip").then_some(by_hand);
         for way in [consume].into_iter().chain(zip_only) {
             fs::remove_dir_all(&bare).unwrap();
             assert!(Command::new("git").args(["init", "--quiet", "--bare"]).arg(&bare).status().unwrap().success());
             run(way, key);
-            assert_eq!(judge::git_commit(&bare, "refs/heads/main").unwrap(), head);
+            assert_eq!(judge::git_commit(&bare, "refs/heads/main").unwrap(), whole);
         }
     }
 
     // An empty bucket has no line.
     let place = tempfile::tempdir().unwrap();
-    let aws = format!("aws() {{ echo None; }}\n{}", blocks[0]);
+    let aws = format!("aws() {{ echo None; }}\n{find}");
     let output = Command::new("sh").args(["-euc", &aws]).current_dir(place.path()).output().unwrap();
     assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
 }
