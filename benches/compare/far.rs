@@ -142,13 +142,27 @@ pub fn f1b(count: usize) {
     first_crossing("F1b, W3b's", count, incompressible);
 }
 
-/// The first crossing of one large repository. Each contestant has its own bucket: the rival reads tar.gz alone.
-fn first_crossing(name: &str, count: usize, make: impl Fn(&World) -> Vec<String>) {
+/// The same projects in two buckets: the rival reads tar.gz alone.
+struct Published {
+    zip: World,
+    tar: World,
+    names: Vec<String>,
+    /// The keys in the second one, with the far projects that they go to.
+    tars: Vec<(String, String)>,
+}
+
+fn published(make: impl Fn(&World) -> Vec<String>) -> Published {
     let (zip, tar) = (world(), world());
     let names = make(&zip);
     make(&tar);
     publish(&zip, &names, ArchiveFormat::Zip);
     let tars = objects(&publish(&tar, &names, ArchiveFormat::TarGz));
+    Published { zip, tar, names, tars }
+}
+
+/// The first crossing of one large repository.
+fn first_crossing(name: &str, count: usize, make: impl Fn(&World) -> Vec<String>) {
+    let Published { zip, tar, names, tars } = published(make);
     let cage = Cage::new(CAGE_BYTES).inspect_err(|error| eprintln!("  no memory cgroup can be made: {error}")).ok();
     let mut contestants: Contestants<'_> = BTreeMap::new();
     contestants.insert(
@@ -268,11 +282,8 @@ fn next_pass(world: &World) -> Measured {
 
 /// F4: the first crossing of 200 small repositories.
 pub fn f4(count: usize) {
-    let (zip, tar) = (world(), world());
-    let names = projects(&zip, 200, |repo| repo.fill_small(1).unwrap());
-    projects(&tar, 200, |repo| repo.fill_small(1).unwrap());
-    publish(&zip, &names, ArchiveFormat::Zip);
-    let tars = objects(&publish(&tar, &names, ArchiveFormat::TarGz));
+    let Published { zip, tar, names, tars } =
+        published(|world| projects(world, 200, |repo| repo.fill_small(1).unwrap()));
     let mut contestants: Contestants<'_> = BTreeMap::new();
     contestants.insert(
         "ours",
