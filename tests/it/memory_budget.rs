@@ -82,7 +82,11 @@ fn limited(mut command: Command) -> Run {
                 "NOT FULLY TESTED: this user may not make a memory cgroup, so MEMORY_BUDGET_BYTES takes its place, and \
                  nothing watches what the program takes. Run it as root."
             );
-            command.env("MEMORY_BUDGET_BYTES", BUDGET_BYTES.to_string()).output().unwrap().into()
+            let is_set = command.get_envs().any(|(name, value)| name == "MEMORY_BUDGET_BYTES" && value.is_some());
+            if !is_set {
+                command.env("MEMORY_BUDGET_BYTES", BUDGET_BYTES.to_string());
+            }
+            command.output().unwrap().into()
         }
     }
 }
