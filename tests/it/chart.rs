@@ -39,7 +39,7 @@ const FREE: [&str; 17] = [
 ];
 
 /// Definitions of the schema for numbers and for a few words. Helm's messages repeat these values, so that they help.
-const NO_TEXTS: [&str; 14] = [
+const NO_TEXTS: [&str; 15] = [
     "address",
     "archiveFormat",
     "bytes",
@@ -48,6 +48,7 @@ const NO_TEXTS: [&str; 14] = [
     "insecureHttpConsumer",
     "insecureHttpProducer",
     "limit",
+    "memoryBudget",
     "onRewrite",
     "output",
     "someBytes",
@@ -84,7 +85,10 @@ fn values_of(manual: &Manual, name: &str) -> (Vec<String>, Vec<&'static str>) {
             &["104857600", "5GiB", "1Ti", "9007199254740991"],
             &["0", "5G", "1.5Gi", "0Gi", "much", TOO_LARGE, "99999999Ti"],
         ),
-        "MEMORY_BUDGET_BYTES" => (&["104857600", "16Mi"], &["0", "5G", "1.5Gi", "0Gi", "much", TOO_LARGE]),
+        "MEMORY_BUDGET_BYTES" => (
+            &["104857600", "16777216", "16384KiB", "16Mi", "1Gi"],
+            &["0", "5G", "1.5Gi", "0Gi", "much", TOO_LARGE, "16777215", "16383Ki", "15Mi", "9Mi", "1048576"],
+        ),
         "AWS_S3_BUCKET" => (
             &["git-sync", "arn:aws:s3:us-east-1:123456789012:accesspoint/sync", "A_1.b"],
             &["s3://git-sync", "a", "git sync", "git-sync/prefix", "https://AKIA:sekret@s3.example.com"],
