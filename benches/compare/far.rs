@@ -11,7 +11,8 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use git_partition_sync_producer::model::key::{self, ArchiveFormat, CommitId, Destination};
 use testbed::archive::{self, Naming, Packs};
-use testbed::world::World;
+use testbed::cpu;
+use testbed::world::{World, WorldBuilder};
 
 use crate::measure::{Cage, Measured, fresh, measure, rounds};
 use crate::rivals::{self, CONSUMER};
@@ -19,12 +20,17 @@ use crate::workloads::{CAGE_BYTES, Contestants, PROBES, copy, deep, incompressib
 
 /// How many repositories the rival works on at the same time.
 const RIVAL_PARALLEL: usize = 4;
+const GIT_PUSH: &str = "git push of the same pack";
 /// The size of F5's repository, in MB.
 const HUGE_MB: usize = 700;
 
 /// A world whose S3 keeps what it is given.
 fn world() -> World {
-    let world = World::builder().consumer_setting("PROBE_CONCURRENCY", &PROBES.to_string()).start().unwrap();
+    started(World::builder())
+}
+
+fn started(builder: WorldBuilder) -> World {
+    let world = builder.consumer_setting("PROBE_CONCURRENCY", &PROBES.to_string()).start().unwrap();
     world.destination.group("far").unwrap();
     world
 }
@@ -142,6 +148,35 @@ pub fn f1b(count: usize) {
     first_crossing("F1b, W3b's", count, incompressible);
 }
 
+/// F1c: F1b with the far GitLab on a CPU of its own, as on another machine. Everything else shares another one.
+pub fn f1c(count: usize) {
+    const HERE: usize = 0;
+    const FAR: usize = 1;
+    let workload = || {
+        let world = started(World::builder().far(|far| far.cpu = Some(FAR)));
+        let names = incompressible(&world);
+        publish(&world, &names, ArchiveFormat::Zip);
+        let mut contestants: Contestants<'_> = BTreeMap::new();
+        contestants.insert("ours", Box::new(|| crossing(&world, &names)));
+        contestants.insert(GIT_PUSH, Box::new(|| pushing(&world, &names)));
+        print("F1c, W3b's, with the far GitLab on a CPU of its own", &rounds(count, &mut contestants));
+    };
+    cpu::on(HERE, workload).unwrap();
+}
+
+/// The first crossing of these projects by this consumer.
+fn crossing(world: &World, names: &[String]) -> Measured {
+    forget(world, names);
+    measure(world, &ours(world), &world.consumer_workdir())
+}
+
+/// The first push of the same pack by Git.
+fn pushing(world: &World, names: &[String]) -> Measured {
+    let scratch = forget(world, names);
+    world.destination.repo(&far_path(&names[0])).unwrap();
+    measure(world, &bare_push(world, &names[0]), &scratch)
+}
+
 /// The same projects in two buckets: the rival reads tar.gz alone.
 struct Published {
     zip: World,
@@ -165,13 +200,7 @@ fn first_crossing(name: &str, count: usize, make: impl Fn(&World) -> Vec<String>
     let Published { zip, tar, names, tars } = published(make);
     let cage = Cage::new(CAGE_BYTES).inspect_err(|error| eprintln!("  no memory cgroup can be made: {error}")).ok();
     let mut contestants: Contestants<'_> = BTreeMap::new();
-    contestants.insert(
-        "ours",
-        Box::new(|| {
-            forget(&zip, &names);
-            measure(&zip, &ours(&zip), &zip.consumer_workdir())
-        }),
-    );
+    contestants.insert("ours", Box::new(|| crossing(&zip, &names)));
     if let Some(cage) = &cage {
         contestants.insert(
             "ours, in a cgroup of 256 MiB",
@@ -189,14 +218,7 @@ fn first_crossing(name: &str, count: usize, make: impl Fn(&World) -> Vec<String>
             measure(&tar, &rival(&tar, &tars, &scratch), &scratch)
         }),
     );
-    contestants.insert(
-        "git push of the same pack",
-        Box::new(|| {
-            let scratch = forget(&zip, &names);
-            zip.destination.repo(&far_path(&names[0])).unwrap();
-            measure(&zip, &bare_push(&zip, &names[0]), &scratch)
-        }),
-    );
+    contestants.insert(GIT_PUSH, Box::new(|| pushing(&zip, &names)));
     print(name, &rounds(count, &mut contestants));
 }
 
@@ -285,13 +307,7 @@ pub fn f4(count: usize) {
     let Published { zip, tar, names, tars } =
         published(|world| projects(world, 200, |repo| repo.fill_small(1).unwrap()));
     let mut contestants: Contestants<'_> = BTreeMap::new();
-    contestants.insert(
-        "ours",
-        Box::new(|| {
-            forget(&zip, &names);
-            measure(&zip, &ours(&zip), &zip.consumer_workdir())
-        }),
-    );
+    contestants.insert("ours", Box::new(|| crossing(&zip, &names)));
     contestants.insert(
         "rival: age, tar, git checkout, git push",
         Box::new(|| {

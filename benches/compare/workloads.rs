@@ -34,7 +34,7 @@ pub const CAGE_BYTES: u64 = 256 << 20;
 
 /// Runs the workloads asked for, all where none is, and prints the table.
 pub fn run(wanted: &[String], count: usize) {
-    let workloads: [(&str, Workload); 21] = [
+    let workloads: [(&str, Workload); 22] = [
         ("W1", w1),
         ("W2", w2),
         ("W3a", w3a),
@@ -47,6 +47,7 @@ pub fn run(wanted: &[String], count: usize) {
         ("W9", w9),
         ("F1a", far::f1a),
         ("F1b", far::f1b),
+        ("F1c", far::f1c),
         ("F2", far::f2),
         ("F3", far::f3),
         ("F4", far::f4),

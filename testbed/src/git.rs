@@ -27,6 +27,7 @@ use hyper::{Request, Response, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tempfile::TempDir;
 
+use crate::cpu;
 use crate::http::{
     Body, BoxError, Entry, HttpServer, RequestLog, RequestRecord, challenge, full, has_basic, lock, plain,
 };
@@ -68,6 +69,8 @@ pub struct GitOptions {
     pub latency: Duration,
     /// The port on 127.0.0.1; 0 takes any free one.
     pub port: u16,
+    /// The CPU that it and its processes run on, as on a machine of their own.
+    pub cpu: Option<usize>,
 }
 
 impl Default for GitOptions {
@@ -85,6 +88,7 @@ impl Default for GitOptions {
             protocol_v2: true,
             latency: Duration::ZERO,
             port: 0,
+            cpu: None,
         }
     }
 }
@@ -167,9 +171,15 @@ impl GitServer {
         });
         let log = RequestLog::default();
         let served = Arc::clone(&state);
-        let server = HttpServer::start("git-server", options.port, log.clone(), move |request, entry| {
-            serve(Arc::clone(&served), request, entry)
-        })?;
+        let start = || {
+            HttpServer::start("git-server", options.port, log.clone(), move |request, entry| {
+                serve(Arc::clone(&served), request, entry)
+            })
+        };
+        let server = match options.cpu {
+            Some(cpu) => cpu::on(cpu, start)??,
+            None => start()?,
+        };
         Ok(Self { server, log, state, _root: root })
     }
 

@@ -16,6 +16,7 @@
 //! | [`world`] | all of the above, wired together for one test |
 //! | [`tunnel`] | a network behind a proxy, and a server whose TLS is too old |
 //! | [`http`] | the log of requests that all servers keep |
+//! | [`cpu`] | machines of their own, for benches |
 //!
 //! Invariants: every server listens only on 127.0.0.1. Dropping a server stops it and the processes it started. Callers
 //! need no async runtime: each server has its own.
@@ -23,6 +24,7 @@
 pub mod archive;
 pub mod bucket;
 pub mod consumer;
+pub mod cpu;
 pub mod fault;
 pub mod git;
 pub mod graphql;
