@@ -207,7 +207,11 @@ impl Plan {
                     self.held_retirements.push(HeldRetirement { destination, objects: objects.len(), reason });
                 }
                 None => {
-                    retire.push(Retire { destination, keys: keys_of(&objects), reason: RetireReason::NoTarget });
+                    retire.push(Retire {
+                        destination,
+                        keys: keys_of(objects.iter().copied()),
+                        reason: RetireReason::NoTarget,
+                    });
                 }
             }
         }
@@ -271,7 +275,7 @@ fn decide(wish: Wish<'_>, held: &[&HeldObject], policy: Policy<'_>) -> Decision 
         Wish::Commit { target, commit, format, key } => (target, commit, format, key),
     };
     let publish = |held_bytes, reason, how| {
-        let supersedes = keys_of(held.iter().filter(|object| object.key != key));
+        let supersedes = keys_of(held.iter().copied().filter(|object| object.key != key));
         let (target, on_rewrite, key) = (target.clone(), policy.on_rewrite, key.clone());
         let overwrites = supersedes.len() < held.len();
         let newest_written = held.last().map(|newest| newest.last_modified);
@@ -350,8 +354,7 @@ impl<'a> Standing<'a> {
         let Some(chain) = chain(held) else {
             return if held.is_empty() { Self::Nothing } else { Self::NoWhole };
         };
-        let counting = chain.keys();
-        let others = keys_of(held.iter().filter(|object| !counting.contains(object.key.as_str())));
+        let others = keys_of(chain.others(held));
         let wholes = || held.iter().copied().filter(|object| object.name.content.format().is_some());
         if let Some(current) = wholes().find(|object| object.key == key) {
             // A tie counts as newer: S3's times have a resolution of a second, and a consumer could use either object.
@@ -366,7 +369,8 @@ impl<'a> Standing<'a> {
         }
         match chain.whole.name.content.format() {
             Some(from) if from != format => Self::OtherFormat { from, bytes },
-            _ if !has_present_name(chain.whole, format) => Self::OtherName { bytes },
+            // Without increments, its key is the one to write now.
+            _ if chain.whole.key != key && !has_present_name(chain.whole, format) => Self::OtherName { bytes },
             _ => Self::Current { chain, others },
         }
     }
@@ -378,8 +382,8 @@ fn has_present_name(whole: &HeldObject, format: ArchiveFormat) -> bool {
     commit.is_some_and(|commit| key::encode(&whole.name.destination, commit, format).as_ref() == Ok(&whole.key))
 }
 
-fn keys_of<'a>(objects: impl IntoIterator<Item = &'a &'a HeldObject>) -> Vec<String> {
-    let mut keys: Vec<_> = objects.into_iter().map(|object| object.key.clone()).collect();
+fn keys_of<'a>(objects: impl Iterator<Item = &'a HeldObject>) -> Vec<String> {
+    let mut keys: Vec<_> = objects.map(|object| object.key.clone()).collect();
     keys.sort();
     keys
 }

@@ -95,9 +95,10 @@ async fn whole(settings: &config::List, bucket: &Bucket, keys: Option<Keys>, boa
     let sort = settings.sort.unwrap_or(config::Sort::Name);
     let is_checked = settings.signatures.as_ref().is_some_and(|signatures| signatures.trusted.is_some());
     let said = |signatures| signatures::summary(&held, signatures, is_checked);
-    let text = table::text(&held, sort, settings.outdated, signatures.as_ref(), style)
+    let rows = table::Rows::of(&held);
+    let text = rows.text(sort, settings.outdated, signatures.as_ref(), style)
         + &signatures.as_ref().map(said).unwrap_or_default()
-        + &table::summary(&held, &foreign)
+        + &rows.summary(&foreign)
         + &if settings.foreign { table::foreign_names(&foreign) } else { String::new() };
     print(&text, good)
 }
@@ -110,7 +111,7 @@ async fn read_signatures(
     held: &[HeldObject],
     board: &Board,
 ) -> Signatures {
-    let wanted = if settings.outdated { held.iter().collect() } else { table::counting(held) };
+    let wanted = if settings.outdated { held.iter().collect() } else { table::Rows::of(held).counting() };
     let watch = signatures::Watch::default();
     let reading = signatures::read(bucket, keys, &wanted, &watch);
     board.during(|| watch.scene(wanted.len()), reading).await

@@ -4,7 +4,7 @@
 //! that they agree where a destination is. Wholes are nodes, increments are edges.
 
 use std::cmp::Reverse;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::iter::successors;
 use std::time::SystemTime;
 
@@ -34,9 +34,10 @@ impl<'a> Chain<'a> {
         [self.whole].into_iter().chain(self.increments.iter().copied())
     }
 
-    /// The keys of all its objects.
-    pub fn keys(&self) -> HashSet<&'a str> {
-        self.objects().map(|object| object.key.as_str()).collect()
+    /// Those of these objects that do not count, in the same order.
+    pub fn others<'b>(&'b self, objects: &'b [&'a HeldObject]) -> impl Iterator<Item = &'a HeldObject> + use<'a, 'b> {
+        let counts = |object: &HeldObject| self.objects().any(|counting| counting.key == object.key);
+        objects.iter().copied().filter(move |object| !counts(object))
     }
 
     /// The size of all its objects in bytes.
@@ -76,9 +77,8 @@ pub fn passed_over(objects: &[&HeldObject]) -> Vec<CommitId> {
         return vec![];
     }
     let Some(chain) = chain(objects) else { return vec![] };
-    let (any, counting) = (chain_of(whole, objects, |_| true), chain.keys());
-    let other = any.increments.into_iter().filter(|object| !counting.contains(object.key.as_str()));
-    other.filter_map(|object| object.name.commit.parse().ok()).collect()
+    let any = chain_of(whole, objects, |_| true);
+    chain.others(&any.increments).filter_map(|object| object.name.commit.parse().ok()).collect()
 }
 
 fn newest_whole<'a>(objects: &[&'a HeldObject]) -> Option<&'a HeldObject> {
@@ -92,26 +92,24 @@ fn chain_of<'a>(
     objects: &[&'a HeldObject],
     is_counted: impl Fn(&HeldObject) -> bool,
 ) -> Chain<'a> {
-    let mut edges: HashMap<CommitId, Vec<Edge<'a>>> = HashMap::new();
-    for object in objects.iter().copied().filter(|object| is_counted(object)) {
-        let Content::Increment { base } = object.name.content else { continue };
+    let edge = |object: &'a HeldObject| {
         // Of an increment, every reader of names knows the commit.
-        let Ok(to) = object.name.commit.parse() else { continue };
-        edges.entry(base).or_default().push(Edge { object, base, to });
-    }
-    if edges.is_empty() {
-        return Chain { whole, increments: vec![] };
-    }
-    let Ok(start) = whole.name.commit.parse::<CommitId>() else { return Chain { whole, increments: vec![] } };
-    edges.values_mut().for_each(|edges| edges.sort_by_key(|edge| Reverse(age(edge.object))));
+        Some(Edge { object, base: base_of(object)?, to: object.name.commit.parse().ok()? })
+    };
+    let mut edges: Vec<Edge<'a>> =
+        objects.iter().copied().filter(|object| is_counted(object)).filter_map(edge).collect();
+    let start = whole.name.commit.parse::<CommitId>();
+    let (Ok(start), false) = (start, edges.is_empty()) else { return Chain { whole, increments: vec![] } };
+    edges.sort_by_key(|edge| (edge.base, Reverse(age(edge.object))));
 
     // Breadth first: the first increment that reaches a commit ends a shortest way to it.
     let mut reached: HashMap<CommitId, Reached<'a>> = HashMap::new();
     let mut waiting = VecDeque::from([(start, 0)]);
     let mut ends = vec![];
     while let Some((commit, depth)) = waiting.pop_front() {
-        let edges = edges.get(&commit).filter(|_| depth < MOST_INCREMENTS);
-        let leading_on = edges.map(Vec::as_slice).unwrap_or_default();
+        let from = edges.partition_point(|edge| edge.base < commit);
+        let count = edges[from..].partition_point(|edge| edge.base == commit);
+        let leading_on = if depth < MOST_INCREMENTS { &edges[from..from + count] } else { &[] };
         if leading_on.is_empty() {
             ends.push(commit);
         }

@@ -43,9 +43,10 @@ impl<'a> Row<'a> {
     fn new(objects: &[&'a HeldObject]) -> Option<Self> {
         let destination = &objects.first()?.name.destination;
         let chain = chain(objects);
-        let counting = chain.as_ref().map(Chain::keys).unwrap_or_default();
-        let mut outdated: Vec<_> =
-            objects.iter().copied().filter(|object| !counting.contains(object.key.as_str())).collect();
+        let mut outdated = match &chain {
+            Some(chain) => chain.others(objects).collect(),
+            None => objects.to_vec(),
+        };
         outdated.sort_by_key(|object| (object.last_modified, &object.key));
         Some(Self { destination, chain, outdated })
     }
@@ -90,58 +91,72 @@ impl Style {
     }
 }
 
-/// The table; nothing if there is no object. `outdated`: what does not count any more, below its destination.
-/// `signatures`: in a column of their own.
-pub(super) fn text(
-    held: &[HeldObject],
-    sort: Sort,
-    outdated: bool,
-    signatures: Option<&Signatures>,
-    style: Style,
-) -> String {
-    let destinations = destinations(held);
-    let mut rows: Vec<Row<'_>> = destinations.iter().filter_map(|objects| Row::new(objects)).collect();
-    if rows.is_empty() {
-        return String::new();
+/// A bucket by destination.
+pub(super) struct Rows<'a>(Vec<Row<'a>>);
+
+impl<'a> Rows<'a> {
+    pub(super) fn of(held: &'a [HeldObject]) -> Self {
+        let mut sorted: Vec<&HeldObject> = held.iter().collect();
+        sorted.sort_by_key(|object| (&object.name.destination, object.last_modified, &object.key));
+        let destinations = sorted.chunk_by(|a, b| a.name.destination == b.name.destination);
+        Self(destinations.filter_map(Row::new).collect())
     }
-    match sort {
-        Sort::Name => {}
-        Sort::Size => rows.sort_by_key(|row| Reverse(row.bytes())),
-        Sort::Age => rows.sort_by_key(|row| Reverse(row.written())),
+
+    /// The objects that count.
+    pub(super) fn counting(&self) -> Vec<&'a HeldObject> {
+        self.0.iter().filter_map(|row| row.chain.as_ref()).flat_map(Chain::objects).collect()
     }
-    let time = if style.dates { "WRITTEN (UTC)" } else { "AGE" };
-    let heads = ["DESTINATION", "COMMIT", "FORMAT", "SIZE", time];
-    let heads = heads.into_iter().chain(signatures.map(|_| "SIGNED BY"));
-    let mut cells = vec![heads.map(str::to_owned).collect::<Vec<_>>()];
-    for row in &rows {
-        cells.push(row.cells(signatures, style));
-        for object in row.outdated.iter().filter(|_| outdated) {
-            let HeldObject { name, last_modified, bytes, .. } = object;
-            let (commit, content) = (short_commit(&name.commit), name.content.to_string());
-            let bytes = human_bytes(*bytes);
-            let outdated = vec!["  outdated".to_owned(), commit, content, bytes, style.time(*last_modified)];
-            cells.push(outdated.into_iter().chain(signatures.map(|of| of_all(of.get(&object.key)))).collect());
+
+    /// The table; nothing if there is no object. `outdated`: what does not count any more, below its destination.
+    /// `signatures`: in a column of their own.
+    pub(super) fn text(&self, sort: Sort, outdated: bool, signatures: Option<&Signatures>, style: Style) -> String {
+        let mut rows: Vec<&Row<'_>> = self.0.iter().collect();
+        if rows.is_empty() {
+            return String::new();
         }
+        match sort {
+            Sort::Name => {}
+            Sort::Size => rows.sort_by_key(|row| Reverse(row.bytes())),
+            Sort::Age => rows.sort_by_key(|row| Reverse(row.written())),
+        }
+        let time = if style.dates { "WRITTEN (UTC)" } else { "AGE" };
+        let heads = ["DESTINATION", "COMMIT", "FORMAT", "SIZE", time];
+        let heads = heads.into_iter().chain(signatures.map(|_| "SIGNED BY"));
+        let mut cells = vec![heads.map(str::to_owned).collect::<Vec<_>>()];
+        for row in rows {
+            cells.push(row.cells(signatures, style));
+            for object in row.outdated.iter().filter(|_| outdated) {
+                let HeldObject { name, last_modified, bytes, .. } = object;
+                let (commit, content) = (short_commit(&name.commit), name.content.to_string());
+                let bytes = human_bytes(*bytes);
+                let outdated = vec!["  outdated".to_owned(), commit, content, bytes, style.time(*last_modified)];
+                cells.push(outdated.into_iter().chain(signatures.map(|of| of_all(of.get(&object.key)))).collect());
+            }
+        }
+        if let Some(columns) = style.columns {
+            fit(&mut cells, columns);
+        }
+        let table = table("", &cells);
+        let (heads, rest) = table.split_once('\n').unwrap_or((&table, ""));
+        format!("{}\n{rest}", style.paint.text(terminal::Style::Bold, heads))
     }
-    if let Some(columns) = style.columns {
-        fit(&mut cells, columns);
+
+    /// One line about all of it.
+    pub(super) fn summary(&self, foreign: &Foreign) -> String {
+        let (mut all, mut outdated, mut total) = (0, 0, 0);
+        for Row { chain, outdated: rest, .. } in &self.0 {
+            let counting = chain.iter().flat_map(Chain::objects);
+            let sizes = counting.chain(rest.iter().copied()).map(|object| object.bytes);
+            outdated += rest.len();
+            (all, total) = sizes.fold((all, total), |(all, total), bytes| (all + 1, total + bytes));
+        }
+        let named = match self.0.len() {
+            1 => "1 destination".to_owned(),
+            more => format!("{more} destinations"),
+        };
+        let (all, total) = (objects(all), human_bytes(total));
+        format!("{named}, {all}, {total}; {outdated} outdated, {} foreign\n", foreign.count)
     }
-    let table = table("", &cells);
-    let (heads, rest) = table.split_once('\n').unwrap_or((&table, ""));
-    format!("{}\n{rest}", style.paint.text(terminal::Style::Bold, heads))
-}
-
-/// The objects of each destination, sorted by that.
-fn destinations(held: &[HeldObject]) -> Vec<Vec<&HeldObject>> {
-    let mut sorted: Vec<&HeldObject> = held.iter().collect();
-    sorted.sort_by_key(|object| (&object.name.destination, object.last_modified, &object.key));
-    sorted.chunk_by(|a, b| a.name.destination == b.name.destination).map(<[_]>::to_vec).collect()
-}
-
-/// The objects that count.
-pub(super) fn counting(held: &[HeldObject]) -> Vec<&HeldObject> {
-    let chains = destinations(held).into_iter().filter_map(|objects| chain(&objects));
-    chains.flat_map(|chain| chain.objects().collect::<Vec<_>>()).collect()
 }
 
 /// Shortens names so that each line fits.
@@ -152,20 +167,6 @@ fn fit(cells: &mut [Vec<String>], columns: usize) {
     for row in cells {
         row[0] = shortened(&printable(&row[0]), most);
     }
-}
-
-/// One line about all of it.
-pub(super) fn summary(held: &[HeldObject], foreign: &Foreign) -> String {
-    let destinations = destinations(held);
-    let outdated: usize =
-        destinations.iter().filter_map(|objects| Row::new(objects)).map(|row| row.outdated.len()).sum();
-    let total: u64 = held.iter().map(|object| object.bytes).sum();
-    let named = match destinations.len() {
-        1 => "1 destination".to_owned(),
-        more => format!("{more} destinations"),
-    };
-    let (all, total) = (objects(held.len()), human_bytes(total));
-    format!("{named}, {all}, {total}; {outdated} outdated, {} foreign\n", foreign.count)
 }
 
 /// The names of foreign objects, a line each.
@@ -246,7 +247,7 @@ mod tests {
     #[test]
     fn each_destination_is_a_line_with_its_chain_behind_it() {
         let held = bucket();
-        let shown = text(&held, Sort::Name, false, None, style(None, false));
+        let shown = Rows::of(&held).text(Sort::Name, false, None, style(None, false));
         let expected = "\
 DESTINATION          COMMIT      FORMAT    SIZE     AGE
 far/group/api@main   0303030303  zip +2    3.0 MiB  5 s
@@ -255,14 +256,14 @@ far/group/web@main   0404040404  zip       8.0 MiB  2 h
 ";
         assert_eq!(shown, expected);
         let foreign = Foreign { count: 3, examples: vec!["a\u{1b}".into(), "b".into()] };
-        assert_eq!(summary(&held, &foreign), "3 destinations, 6 objects, 13.0 MiB; 2 outdated, 3 foreign\n");
+        assert_eq!(Rows::of(&held).summary(&foreign), "3 destinations, 6 objects, 13.0 MiB; 2 outdated, 3 foreign\n");
         assert_eq!(foreign_names(&foreign), "foreign: a\\u{1b}\nforeign: b\nforeign: 1 more\n");
-        assert_eq!(text(&[], Sort::Name, false, None, style(None, false)), "");
+        assert_eq!(Rows::of(&[]).text(Sort::Name, false, None, style(None, false)), "");
     }
 
     #[test]
     fn what_does_not_count_any_more_is_shown_below_its_destination_on_request() {
-        let shown = text(&bucket(), Sort::Name, true, None, style(None, true));
+        let shown = Rows::of(&bucket()).text(Sort::Name, true, None, style(None, true));
         let expected = "\
 DESTINATION          COMMIT      FORMAT     SIZE     WRITTEN (UTC)
 far/group/api@main   0303030303  zip +2     3.0 MiB  1970-01-12 13:46
@@ -278,7 +279,7 @@ far/group/web@main   0404040404  zip        8.0 MiB  1970-01-12 11:45
     fn a_list_is_sorted_by_name_by_size_or_by_age() {
         let held = bucket();
         let order = |sort| {
-            let shown = text(&held, sort, false, None, style(None, false));
+            let shown = Rows::of(&held).text(sort, false, None, style(None, false));
             let name = |line: &str| line.split('@').next().unwrap().rsplit('/').next().unwrap().to_owned();
             shown.lines().skip(1).map(name).collect::<Vec<_>>()
         };
@@ -301,14 +302,14 @@ far/group/web@main   0404040404  zip        8.0 MiB  1970-01-12 11:45
             (refused, unknown, "refused"),
         ] {
             let of = |key: &str| held.iter().position(|object| object.key == key).unwrap();
-            let chain = counting(&held);
+            let chain = Rows::of(&held).counting();
             let [base, middle, last] = &chain[..3] else { panic!("{chain:?}") };
             assert!(of(&base.key) == 1 && of(&last.key) == 3);
             let signatures: Signatures = [(base, &whole), (middle, &tip), (last, &tip)]
                 .map(|(object, it)| (object.key.clone(), it.clone()))
                 .into();
             for dates in [false, true] {
-                let shown = text(&held, Sort::Name, false, Some(&signatures), style(Some(80), dates));
+                let shown = Rows::of(&held).text(Sort::Name, false, Some(&signatures), style(Some(80), dates));
                 assert!(shown.lines().nth(1).unwrap().ends_with(&format!("  {expected}")), "{shown}");
                 assert!(shown.lines().all(|line| line.width() <= 80), "{shown}");
             }
@@ -321,11 +322,11 @@ far/group/web@main   0404040404  zip        8.0 MiB  1970-01-12 11:45
         let held = [whole(&long, 1, 1, 1_000_000_000_000), whole("日本", 2, 90_000_000, 10)];
         for dates in [false, true] {
             for columns in [80, 90, 120] {
-                let shown = text(&held, Sort::Name, false, None, style(Some(columns), dates));
+                let shown = Rows::of(&held).text(Sort::Name, false, None, style(Some(columns), dates));
                 assert!(shown.lines().all(|line| line.width() <= columns), "{columns}\n{shown}");
                 assert!(shown.contains("…") && shown.contains("long-name-@main"), "{shown}");
             }
-            assert!(text(&held, Sort::Name, false, None, style(None, dates)).contains(&long));
+            assert!(Rows::of(&held).text(Sort::Name, false, None, style(None, dates)).contains(&long));
         }
     }
 }
