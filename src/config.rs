@@ -88,7 +88,7 @@ pub enum Command {
 impl Command {
     fn ends(&self) -> bool {
         match self {
-            Self::Run(run) => run.run_once,
+            Self::Run(run) => run.common.run_once,
             Self::Check(_) | Self::List(_) | Self::Restore(_) | Self::Health(_) => true,
         }
     }
@@ -97,28 +97,16 @@ impl Command {
 /// All that synchronising needs.
 #[derive(Debug, Clone)]
 pub struct Run {
-    /// Where projects come from.
-    pub gitlab: Gitlab,
+    /// What the consumer needs as well. Its GitLab is where projects come from, its bucket where objects go.
+    pub common: Common,
     /// Where the target list comes from.
     pub targets: TargetList,
-    /// Where artifacts go.
-    pub s3: S3,
     /// `PUBLIC_KEY`: who can decrypt; at least one, each once.
     pub recipients: Vec<Recipient>,
     /// `SIGNING_KEY_FILE`: what objects are signed with.
     pub signing_key: Option<SigningKey>,
-    /// `WORKDIR`.
-    pub workdir: PathBuf,
     /// `RECONCILE_SLEEP_TIME`: from when the last action of a pass has begun to the start of the next; above zero.
     pub sleep: Duration,
-    /// `DRY_RUN`: print the plan, change nothing.
-    pub dry_run: bool,
-    /// `RUN_ONCE`: one pass, then exit.
-    pub run_once: bool,
-    /// `DETAILED_EXITCODE`: a dry run tells by its exit status whether there is something to do.
-    pub detailed_exitcode: bool,
-    /// `OUTPUT`: how plan and report are printed.
-    pub output: OutputFormat,
     /// `ARCHIVE_FORMAT`.
     pub archive_format: FormatChoice,
     /// `CROSSING`.
@@ -127,20 +115,39 @@ pub struct Run {
     pub max_increments: NonZeroUsize,
     /// `MAX_RETIRE`.
     pub max_retire: MaxRetire,
-    /// `ON_REWRITE`.
-    pub on_rewrite: OnRewrite,
     /// `REPUBLISH`.
     pub republish: Republish,
-    /// `SYNC_CONCURRENCY`: targets published at the same time.
+    /// `MIRROR_CACHE_BYTES`: limit for all kept mirrors together; 0 keeps none.
+    pub mirror_cache_bytes: u64,
+}
+
+/// What a pass of either program needs.
+#[derive(Debug, Clone)]
+pub struct Common {
+    /// This side's GitLab.
+    pub gitlab: Gitlab,
+    /// The bucket.
+    pub s3: S3,
+    /// `WORKDIR`.
+    pub workdir: PathBuf,
+    /// `DRY_RUN`: print the plan, change nothing.
+    pub dry_run: bool,
+    /// `RUN_ONCE`: one pass, then exit.
+    pub run_once: bool,
+    /// `DETAILED_EXITCODE`: a dry run tells by its exit status whether there is something to do.
+    pub detailed_exitcode: bool,
+    /// `OUTPUT`: how plan and report are printed.
+    pub output: OutputFormat,
+    /// `ON_REWRITE`: what to do with a branch that would not move forward.
+    pub on_rewrite: OnRewrite,
+    /// `SYNC_CONCURRENCY`: destinations worked on at the same time.
     pub sync_concurrency: NonZeroUsize,
-    /// `PROBE_CONCURRENCY`: probes at the same time.
+    /// `PROBE_CONCURRENCY`: questions to GitLab at the same time.
     pub probe_concurrency: NonZeroUsize,
-    /// `TARGET_TIMEOUT`: the limit for one target, from fetch to upload; above zero.
+    /// `TARGET_TIMEOUT`: the limit for one destination, from its first byte to its last; above zero.
     pub target_timeout: Duration,
     /// How long to wait for connections and servers.
     pub timeouts: Timeouts,
-    /// `MIRROR_CACHE_BYTES`: limit for all kept mirrors together; 0 keeps none.
-    pub mirror_cache_bytes: u64,
     /// `MAX_REPOSITORY_BYTES`: a larger repository is refused; above zero.
     pub max_repository_bytes: u64,
     /// `MEMORY_BUDGET_BYTES`: what the objects of repositories may take in memory; above zero. Without it, it is found from
@@ -156,7 +163,7 @@ pub struct Run {
     pub metrics_address: IpAddr,
     /// `STALL_TIMEOUT`: a pass without progress for this long counts as stuck; above zero.
     pub stall_timeout: Duration,
-    /// `WEBHOOK_SECRET` or `WEBHOOK_SECRET_FILE`; without it, webhooks are off.
+    /// `WEBHOOK_SECRET` or `WEBHOOK_SECRET_FILE`; without it, the webhook is off.
     pub webhook_secret: Option<Secret>,
 }
 
@@ -284,7 +291,7 @@ pub struct Restore {
     pub trusted: Option<Trusted>,
     /// Where to unpack to.
     pub into: Option<PathBuf>,
-    /// `MEMORY_BUDGET_BYTES`, as in [`Run`].
+    /// `MEMORY_BUDGET_BYTES`, as in [`Common`].
     pub memory_budget_bytes: Option<u64>,
     /// What to restore; empty means everything.
     pub wanted: Vec<Wanted>,
@@ -395,7 +402,8 @@ impl Exit {
 
 impl From<clap::Error> for Exit {
     fn from(error: clap::Error) -> Self {
-        let text = error.render().to_string().trim_end().to_owned();
+        // As people write flags here, and as the rest of the program names them.
+        let text = error.render().to_string().trim_end().replace("'--", "'-");
         if error.use_stderr() { Self::Problem(text) } else { Self::Answer(text) }
     }
 }

@@ -64,9 +64,13 @@ struct LastFullPass {
 
 /// The concurrency that fits the limits on threads and on open files, with what the port and push passes need set aside.
 pub fn concurrency(settings: &config::Run) -> Concurrency {
-    let wanted = Concurrency { sync: threads::targets(settings.sync_concurrency), probe: settings.probe_concurrency };
-    let served = if settings.run_once { 0 } else { SERVER_DESCRIPTORS };
-    let pushes = usize::from(settings.webhook_secret.is_some()) * (DESCRIPTORS_PER_TARGET + push::MOST_PUSH_PASSES);
+    let wanted = Concurrency {
+        sync: threads::targets(settings.common.sync_concurrency),
+        probe: settings.common.probe_concurrency,
+    };
+    let served = if settings.common.run_once { 0 } else { SERVER_DESCRIPTORS };
+    let pushes =
+        usize::from(settings.common.webhook_secret.is_some()) * (DESCRIPTORS_PER_TARGET + push::MOST_PUSH_PASSES);
     Concurrency::within_this_process(wanted, served + pushes)
 }
 
@@ -110,9 +114,13 @@ impl Reconciler {
     pub async fn new(mut settings: config::Run, roots: &TrustRoots, triggers: Arc<Triggers>) -> anyhow::Result<Self> {
         let concurrency = concurrency(&settings);
         // So that a push need not wait for a full pass that uses all its slots.
-        let push_slots = usize::from(settings.webhook_secret.is_some());
-        let status =
-            Status::new(Program::Producer, settings.instance.label(), settings.stall_timeout, settings.dry_run);
+        let push_slots = usize::from(settings.common.webhook_secret.is_some());
+        let status = Status::new(
+            Program::Producer,
+            settings.common.instance.label(),
+            settings.common.stall_timeout,
+            settings.common.dry_run,
+        );
         status.signatures_are(Signatures::Made(settings.signing_key.as_ref().map(SigningKey::id)));
         Ok(Self {
             clients: Clients::new(&settings, roots, concurrency.probe).await?,
@@ -124,7 +132,7 @@ impl Reconciler {
             known: Mutex::default(),
             recall: Recall::default(),
             foreign_log: ForeignLog::default(),
-            uploads: Uploads::to(&settings.s3),
+            uploads: Uploads::to(&settings.common.s3),
             republish: Mutex::default(),
             recipients: Recipients::compare(&mut settings),
             pauses: Pauses::default(),
@@ -147,16 +155,15 @@ impl Reconciler {
     /// # Errors
     /// If WORKDIR is unusable.
     pub fn publisher(&self) -> anyhow::Result<Publisher> {
-        let config::Run { workdir, recipients, mirror_cache_bytes, max_repository_bytes, target_timeout, .. } =
-            &self.settings;
-        let signing_key = self.settings.signing_key.clone();
+        let config::Run { common, recipients, signing_key, mirror_cache_bytes, .. } = &self.settings;
         let limits = Limits {
             mirror_cache_bytes: *mirror_cache_bytes,
-            max_repository_bytes: *max_repository_bytes,
-            memory_budget_bytes: self.settings.memory_budget_bytes,
-            time_limit: *target_timeout,
+            max_repository_bytes: common.max_repository_bytes,
+            memory_budget_bytes: common.memory_budget_bytes,
+            time_limit: common.target_timeout,
         };
-        let publisher = Publisher::open(workdir, self.clients.bucket.clone(), recipients, signing_key, &limits)?;
+        let (bucket, signing_key) = (self.clients.bucket.clone(), signing_key.clone());
+        let publisher = Publisher::open(&common.workdir, bucket, recipients, signing_key, &limits)?;
         log::crashed(&publisher.workdir.crashed());
         self.status.remembers(publisher.workdir.kept_since());
         self.uploads.remember(&publisher.workdir);
@@ -193,7 +200,7 @@ impl Reconciler {
     }
 
     fn plan(&self, observed: &Observed) -> Plan {
-        let mut memory = self.recall.get(&self.settings.workdir, self.settings.dry_run);
+        let mut memory = self.recall.get(&self.settings.common.workdir, self.settings.common.dry_run);
         memory.confirm(observed.held.iter().map(|object| &object.name.destination));
         let remembered = Remembered { budget: memory.budget(SystemTime::now()), memory: &memory };
         let policy = observed.policy(&self.settings);
@@ -339,7 +346,7 @@ impl Reconciler {
         // The last use of what was observed, of which there can be very much.
         let Observed { git, desired, .. } = observed;
         let Plan { actions, format, .. } = plan;
-        if self.settings.webhook_secret.is_some() {
+        if self.settings.common.webhook_secret.is_some() {
             let targets: Vec<_> = desired.targets.into_iter().map(|(target, _)| target).collect();
             self.triggers.accept(targets.iter().map(|target| target.source.clone()));
             *self.known.lock() = Some(Arc::new(LastFullPass { targets, format }));

@@ -36,7 +36,7 @@ pub(super) async fn command(
 ) -> anyhow::Result<ExitCode> {
     let stop = signals::stop_on_signals()?;
     let clients = Clients::new(&settings, roots, concurrency(&settings).probe).await?.with_attempts(ATTEMPTS);
-    let mut checks = Checks::new(settings.output, board);
+    let mut checks = Checks::new(settings.common.output, board);
     let complete = run((&settings, warnings), &clients, &stop, &mut checks).await.is_some();
     Ok(checks.end(complete))
 }
@@ -51,7 +51,7 @@ async fn run(
     checks.add([Check::settings(warnings)]);
     checks.add([here::recipients(&settings.recipients)]);
     checks.add(settings.signing_key.as_ref().map(here::signing_key));
-    checks.add([here::workdir(Program::Producer, &settings.workdir)]);
+    checks.add([here::workdir(Program::Producer, &settings.common.workdir)]);
     let listing = stop.run_until_cancelled(target_list::source(clients));
     let (check, targets) = checks.during("target list", listing).await?;
     checks.add([check]);

@@ -7,15 +7,14 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::passing::{Ending, Preview, one_pass, previews};
+use super::passing::{Ending, Preview, one_pass, previews, serving, triggers};
 use super::{pretty, signals};
 use crate::config::{self, OutputFormat};
 use crate::deliver::{Deliverer, PassError, log_failed_pass};
 use crate::model::program::Program;
 use crate::net::tls::TrustRoots;
-use crate::passes::Triggers;
 use crate::plan::delivery::report::DeliveryReport;
-use crate::server::{Sender, Server, Site, Webhook};
+use crate::server::Sender;
 use crate::status::Trigger;
 use crate::terminal::{Board, Paint};
 use crate::text::human_duration;
@@ -23,27 +22,13 @@ use crate::text::human_duration;
 /// Delivers: once, or until a signal.
 pub(super) async fn run(settings: config::Consume, roots: &TrustRoots, board: &Board) -> anyhow::Result<ExitCode> {
     let stop = signals::stop_on_signals()?;
-    // Without a handler, the signal would end the program.
-    let triggers = Arc::new(Triggers::default());
-    let on_signal = Arc::clone(&triggers);
-    signals::full_pass_on_signal(move || on_signal.full_pass())?;
+    let triggers = triggers()?;
     let deliverer = Deliverer::new(settings.clone(), roots, Arc::clone(&triggers)).await?;
     log_start(&settings);
-    let serving = match settings.run_once {
-        true => None,
-        false => {
-            let server = Server::bind(settings.metrics_address, settings.metrics_port).await?;
-            let gitlab = settings.gitlab.base_url.clone();
-            let (status, shard) = (deliverer.status(), settings.instance.name().map(str::to_owned));
-            // A dry run delivers nothing that an event could speed up.
-            let secret = settings.webhook_secret.clone().filter(|_| !settings.dry_run);
-            let sender = Sender::Bucket(settings.share);
-            let webhook = secret.map(|secret| Webhook { secret, triggers, sender });
-            Some(tokio::spawn(server.serve(Site { status, shard, gitlab, webhook }, stop.clone())))
-        }
-    };
+    let sender = Sender::Bucket(settings.common.share);
+    let serving = serving(&settings.common, deliverer.status(), triggers, sender, &stop).await?;
     // Boxes, because a whole program would be nested too deep for the compiler.
-    if settings.dry_run {
+    if settings.common.dry_run {
         return Ok(Box::pin(dry_run(&deliverer, &settings, board, &stop)).await);
     }
     let courier = deliverer.courier()?;
@@ -55,7 +40,7 @@ pub(super) async fn run(settings: config::Consume, roots: &TrustRoots, board: &B
     }
     let passing = Box::pin(deliverer.pass(&courier, Trigger::Schedule, &stop));
     let is_success = DeliveryReport::is_success;
-    Ok(one_pass(passing, is_success, failed_pass, settings.output, &deliverer.status(), board).await)
+    Ok(one_pass(passing, is_success, failed_pass, settings.common.output, &deliverer.status(), board).await)
 }
 
 /// One line that says which program this is, and what it is set to do.
@@ -67,14 +52,14 @@ fn log_start(settings: &config::Consume) {
         Some(_) => format!("only objects that are signed with one of {keys} trusted key(s) are taken"),
     };
     tracing::info!(
-        bucket = settings.s3.bucket,
+        bucket = settings.common.s3.bucket,
         interval = settings.sleep.map_or_else(|| "by the bucket's size".to_owned(), human_duration),
-        dry_run = settings.dry_run,
-        run_once = settings.run_once,
-        on_rewrite = %settings.on_rewrite,
+        dry_run = settings.common.dry_run,
+        run_once = settings.common.run_once,
+        on_rewrite = %settings.common.on_rewrite,
         trusted_keys = keys,
-        shard = %settings.share,
-        webhook = settings.webhook_secret.is_some() && !settings.dry_run,
+        shard = %settings.common.share,
+        webhook = settings.common.webhook_secret.is_some() && !settings.common.dry_run,
         "{} starts: {taken}",
         Program::Consumer.name_and_version()
     );
@@ -94,13 +79,13 @@ async fn dry_run(
 ) -> ExitCode {
     let preview = async |trigger| {
         let (plan, foreign) = deliverer.preview(trigger, stop).await?;
-        let text = match settings.output {
+        let text = match settings.common.output {
             OutputFormat::Text => show::plan_text(&plan, foreign, Paint::on(&std::io::stdout())),
             OutputFormat::Json => pretty(&show::plan_json(&plan, foreign)),
         };
         Ok(Preview { text, is_good: plan.blocked.is_empty(), has_changes: !plan.deliveries.is_empty() })
     };
     let wait = async || deliverer.wait(stop).await;
-    let ending = Ending { once: settings.run_once, detailed: settings.detailed_exitcode };
+    let ending = Ending { once: settings.common.run_once, detailed: settings.common.detailed_exitcode };
     previews(preview, failed_pass, wait, ending, &deliverer.status(), board).await
 }

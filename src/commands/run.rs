@@ -5,15 +5,14 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::passing::{Ending, Preview, one_pass, previews};
+use super::passing::{Ending, Preview, one_pass, previews, serving, triggers};
 use super::{pretty, show, signals};
 use crate::config::{self, OutputFormat};
 use crate::model::program::Program;
 use crate::net::tls::TrustRoots;
-use crate::passes::Triggers;
 use crate::plan::report::Report;
 use crate::reconcile::{PassError, Reconciler, is_concerned, log_failed_pass};
-use crate::server::{Sender, Server, Site, Webhook};
+use crate::server::Sender;
 use crate::status::Trigger;
 use crate::terminal::{Board, Paint};
 use crate::text::human_duration;
@@ -21,10 +20,7 @@ use crate::text::human_duration;
 /// Synchronises: once, or until a signal.
 pub(super) async fn run(settings: config::Run, roots: &TrustRoots, board: &Board) -> anyhow::Result<ExitCode> {
     let stop = signals::stop_on_signals()?;
-    // Without a handler, the signal would end the program.
-    let triggers = Arc::new(Triggers::default());
-    let on_signal = Arc::clone(&triggers);
-    signals::full_pass_on_signal(move || on_signal.full_pass())?;
+    let triggers = triggers()?;
     let reconciler = Reconciler::new(settings.clone(), roots, Arc::clone(&triggers)).await?;
     log_start(&settings);
     match is_concerned(reconciler.clients(), &stop).await {
@@ -32,20 +28,10 @@ pub(super) async fn run(settings: config::Run, roots: &TrustRoots, board: &Board
         Ok(false) => return Ok(ExitCode::SUCCESS),
         Err(error) => return Ok(failed_pass(&error)),
     }
-    let serving = match settings.run_once {
-        true => None,
-        false => {
-            let server = Server::bind(settings.metrics_address, settings.metrics_port).await?;
-            let gitlab = settings.gitlab.base_url.clone();
-            let (status, shard) = (reconciler.status(), settings.instance.name().map(str::to_owned));
-            // A dry run has nothing that a push could speed up; it is served because Kubernetes asks for its health.
-            let secret = settings.webhook_secret.clone().filter(|_| !settings.dry_run);
-            let webhook = secret.map(|secret| Webhook { secret, triggers, sender: Sender::GitLab });
-            Some(tokio::spawn(server.serve(Site { status, shard, gitlab, webhook }, stop.clone())))
-        }
-    };
+    let sender = Sender::GitLab;
+    let serving = serving(&settings.common, reconciler.status(), triggers, sender, &stop).await?;
     // Boxes, because a whole program would be nested too deep for the compiler.
-    if settings.dry_run {
+    if settings.common.dry_run {
         return Ok(Box::pin(dry_run(&reconciler, &settings, board, &stop)).await);
     }
     let publisher = reconciler.publisher()?;
@@ -56,23 +42,23 @@ pub(super) async fn run(settings: config::Run, roots: &TrustRoots, board: &Board
         return Ok(ExitCode::SUCCESS);
     }
     let passing = Box::pin(reconciler.pass(&publisher, Trigger::Schedule, &stop));
-    Ok(one_pass(passing, Report::is_success, failed_pass, settings.output, &reconciler.status(), board).await)
+    Ok(one_pass(passing, Report::is_success, failed_pass, settings.common.output, &reconciler.status(), board).await)
 }
 
 /// One line that says which program this is, and what it is set to do.
 fn log_start(settings: &config::Run) {
     tracing::info!(
-        bucket = settings.s3.bucket,
+        bucket = settings.common.s3.bucket,
         interval = human_duration(settings.sleep),
-        dry_run = settings.dry_run,
-        run_once = settings.run_once,
+        dry_run = settings.common.dry_run,
+        run_once = settings.common.run_once,
         max_retire = %settings.max_retire,
-        on_rewrite = %settings.on_rewrite,
+        on_rewrite = %settings.common.on_rewrite,
         archive_format = %settings.archive_format,
         crossing = %settings.crossing,
         signed = settings.signing_key.is_some(),
-        shard = %settings.share,
-        webhooks = settings.webhook_secret.is_some() && !settings.dry_run,
+        shard = %settings.common.share,
+        webhooks = settings.common.webhook_secret.is_some() && !settings.common.dry_run,
         "{} starts",
         Program::Producer.name_and_version()
     );
@@ -87,13 +73,13 @@ fn failed_pass(error: &PassError) -> ExitCode {
 async fn dry_run(reconciler: &Reconciler, settings: &config::Run, board: &Board, stop: &CancellationToken) -> ExitCode {
     let preview = async |trigger| {
         let (plan, foreign) = reconciler.preview(trigger, stop).await?;
-        let text = match settings.output {
+        let text = match settings.common.output {
             OutputFormat::Text => show::plan_text(&plan, foreign, Paint::on(&std::io::stdout())),
             OutputFormat::Json => pretty(&show::plan_json(&plan, foreign)),
         };
         Ok(Preview { text, is_good: plan.is_clean(), has_changes: !plan.actions.is_empty() })
     };
     let wait = async || reconciler.wait(stop).await;
-    let ending = Ending { once: settings.run_once, detailed: settings.detailed_exitcode };
+    let ending = Ending { once: settings.common.run_once, detailed: settings.common.detailed_exitcode };
     previews(preview, failed_pass, wait, ending, &reconciler.status(), board).await
 }

@@ -22,7 +22,8 @@ use super::values::{
     query_file, query_file_or_built_in, recipients, some_bytes, targets_file, username,
 };
 use super::{
-    Command, Gitlab, Graphql, Health, Instance, List, OutputFormat, PrCheck, Restore, Run, Settings, Sort, TargetList,
+    Command, Common, Gitlab, Graphql, Health, Instance, List, OutputFormat, PrCheck, Restore, Run, Settings, Sort,
+    TargetList,
 };
 use crate::bucket::S3;
 use crate::graphql::file::TargetsFile;
@@ -36,7 +37,7 @@ use crate::text::hide;
 
 /// What a pass may take without visible progress, in addition to the time limit of one target: listing the bucket,
 /// asking for targets and heads, each with all its attempts.
-pub(super) const STALL_MARGIN: Duration = Duration::from_secs(300);
+const STALL_MARGIN: Duration = Duration::from_secs(300);
 
 /// What is missing if neither is set.
 const NO_TOKEN: &str = "GITLAB_TOKEN or GITLAB_TOKEN_FILE";
@@ -80,31 +81,50 @@ impl Reader<'_> {
         }
     }
 
-    // Longer than a screen, because it reads one setting per line.
     fn run(&mut self) -> Result<Run, Reported> {
         let insecure = self.insecure_http();
-        let s3 = self.s3(insecure);
-        let gitlab = self.gitlab(insecure);
+        let common = self.common(insecure);
         let targets = self.target_list(insecure);
         let recipients = self.value(&PUBLIC_KEY, recipients);
         let signing_key = self.signing_key();
-        let workdir = self.value(&WORKDIR, one_line);
         let sleep = self.value(&RECONCILE_SLEEP_TIME, above_zero);
-        let dry_run = self.value(&DRY_RUN, boolean);
-        let run_once = self.value(&RUN_ONCE, boolean);
-        let detailed_exitcode = self.detailed_exitcode(dry_run, run_once);
-        let output = self.output();
         let archive_format = self.value(&ARCHIVE_FORMAT, str::parse);
         let crossing = self.value(&CROSSING, choice(CROSSINGS));
         let max_increments = self.value(&MAX_INCREMENTS, count(1..=64));
         let max_retire = self.value(&MAX_RETIRE, str::parse);
-        let on_rewrite = self.on_rewrite();
         let republish = self.optional(&REPUBLISH, str::parse);
+        let mirror_cache_bytes = self.value(&MIRROR_CACHE_BYTES, byte_size);
+        Ok(Run {
+            common: common?,
+            targets: targets?,
+            recipients: recipients?,
+            signing_key: signing_key?,
+            sleep: sleep?,
+            archive_format: archive_format?,
+            crossing: crossing?,
+            max_increments: max_increments?,
+            max_retire: max_retire?,
+            republish: republish?.unwrap_or(Republish::Named(vec![])),
+            mirror_cache_bytes: mirror_cache_bytes?,
+        })
+    }
+
+    /// What a pass of either program needs.
+    // Longer than a screen, because it reads one setting per line.
+    pub(super) fn common(&mut self, insecure: InsecureHttp) -> Result<Common, Reported> {
+        let s3 = self.s3(insecure);
+        let gitlab = self.gitlab(insecure);
+        let workdir = self.value(&WORKDIR, one_line);
+        let dry_run = self.value(&DRY_RUN, boolean);
+        let run_once = self.value(&RUN_ONCE, boolean);
+        let detailed_exitcode = self.detailed_exitcode(dry_run, run_once);
+        let output = self.output();
+        let on_rewrite = [("publish", OnRewrite::Publish), ("hold", OnRewrite::Hold)];
+        let on_rewrite = self.value(&ON_REWRITE, choice(&on_rewrite));
         let sync_concurrency = self.optional(&SYNC_CONCURRENCY, count(1..=64));
         let probe_concurrency = self.value(&PROBE_CONCURRENCY, count(1..=256));
         let target_timeout = self.value(&TARGET_TIMEOUT, above_zero);
         let timeouts = self.timeouts();
-        let mirror_cache_bytes = self.value(&MIRROR_CACHE_BYTES, byte_size);
         let max_repository_bytes = self.value(&MAX_REPOSITORY_BYTES, some_bytes);
         let memory_budget_bytes = self.optional(&MEMORY_BUDGET_BYTES, memory_budget);
         let share = self.share();
@@ -114,29 +134,19 @@ impl Reader<'_> {
         let stall_timeout = self.optional(&STALL_TIMEOUT, above_zero);
         let webhook_secret = self.secret(&WEBHOOK_SECRET, &WEBHOOK_SECRET_FILE);
         let target_timeout = target_timeout?;
-        Ok(Run {
+        Ok(Common {
             gitlab: gitlab?,
-            targets: targets?,
             s3: s3?,
-            recipients: recipients?,
-            signing_key: signing_key?,
             workdir: workdir?.into(),
-            sleep: sleep?,
             dry_run: dry_run?,
             run_once: run_once?,
             detailed_exitcode: detailed_exitcode?,
             output: output?,
-            archive_format: archive_format?,
-            crossing: crossing?,
-            max_increments: max_increments?,
-            max_retire: max_retire?,
             on_rewrite: on_rewrite?,
-            republish: republish?.unwrap_or(Republish::Named(vec![])),
             sync_concurrency: sync_concurrency?.unwrap_or_else(default_sync_concurrency),
             probe_concurrency: probe_concurrency?,
             target_timeout,
             timeouts: timeouts?,
-            mirror_cache_bytes: mirror_cache_bytes?,
             max_repository_bytes: max_repository_bytes?,
             memory_budget_bytes: memory_budget_bytes?,
             share: share?,
@@ -149,7 +159,7 @@ impl Reader<'_> {
     }
 
     /// It would tell nothing of a pass that changes things, or of one of many.
-    pub(super) fn detailed_exitcode(
+    fn detailed_exitcode(
         &mut self,
         dry_run: Result<bool, Reported>,
         run_once: Result<bool, Reported>,
@@ -242,16 +252,12 @@ impl Reader<'_> {
         })
     }
 
-    pub(super) fn on_rewrite(&mut self) -> Result<OnRewrite, Reported> {
-        self.value(&ON_REWRITE, choice(&[("publish", OnRewrite::Publish), ("hold", OnRewrite::Hold)]))
-    }
-
-    pub(super) fn timeouts(&mut self) -> Result<Timeouts, Reported> {
+    fn timeouts(&mut self) -> Result<Timeouts, Reported> {
         let (connect, idle) = (self.value(&CONNECT_TIMEOUT, above_zero), self.value(&IDLE_TIMEOUT, above_zero));
         Ok(Timeouts { connect: connect?, idle: idle? })
     }
 
-    pub(super) fn output(&mut self) -> Result<OutputFormat, Reported> {
+    fn output(&mut self) -> Result<OutputFormat, Reported> {
         self.value(&OUTPUT, choice(&[("text", OutputFormat::Text), ("json", OutputFormat::Json)]))
     }
 
@@ -446,7 +452,7 @@ fn is_placeholder(username: &str, password: &Secret) -> bool {
     username == "dev" && password.read().is_ok_and(|password| password.expose_secret() == "dev")
 }
 
-pub(super) fn default_sync_concurrency() -> NonZeroUsize {
+fn default_sync_concurrency() -> NonZeroUsize {
     // A target mostly waits for the network, so a few at a time make sense on a single core too.
     const FEWEST: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
     const MOST: NonZeroUsize = NonZeroUsize::MIN.saturating_add(7);

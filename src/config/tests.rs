@@ -102,9 +102,9 @@ fn the_required_settings_are_enough() {
     let settings = parse_with(&[], &[]).unwrap();
     assert_eq!(settings.log_format, LogFormat::Text);
     let run = run_with(&[], &[]);
-    assert_eq!(run.gitlab.base_url.as_str(), "https://gitlab.example.com/");
-    assert_eq!(run.gitlab.username, "sync");
-    assert_eq!(run.gitlab.token.read().unwrap().expose_secret(), TOKEN);
+    assert_eq!(run.common.gitlab.base_url.as_str(), "https://gitlab.example.com/");
+    assert_eq!(run.common.gitlab.username, "sync");
+    assert_eq!(run.common.gitlab.token.read().unwrap().expose_secret(), TOKEN);
     let graphql = server_of(run.targets);
     assert_eq!(graphql.server.as_str(), "https://qontract.example.com/graphql");
     assert!(graphql.login.is_none() && graphql.pr_check.is_none());
@@ -116,27 +116,27 @@ fn the_required_settings_are_enough() {
         sign_payload: false,
         use_fips: false,
     };
-    assert_eq!(run.s3, s3);
+    assert_eq!(run.common.s3, s3);
     assert_eq!(run.recipients, [RECIPIENT.parse().unwrap()]);
-    assert_eq!(run.workdir, Path::new("/working"));
+    assert_eq!(run.common.workdir, Path::new("/working"));
     assert_eq!(run.sleep, Duration::from_secs(300));
-    assert!(!run.dry_run && !run.run_once);
-    assert_eq!(run.output, OutputFormat::Text);
+    assert!(!run.common.dry_run && !run.common.run_once);
+    assert_eq!(run.common.output, OutputFormat::Text);
     assert_eq!(run.archive_format, FormatChoice::Auto);
     assert_eq!((run.crossing, run.max_increments.get()), (Crossing::Whole, 8));
     assert!(run.signing_key.is_none());
     assert_eq!(run.max_retire, MaxRetire::Percent(50));
-    assert!((4..=8).contains(&run.sync_concurrency.get()));
-    assert_eq!(run.probe_concurrency.get(), 32);
-    assert_eq!(run.target_timeout, Duration::from_secs(3600));
+    assert!((4..=8).contains(&run.common.sync_concurrency.get()));
+    assert_eq!(run.common.probe_concurrency.get(), 32);
+    assert_eq!(run.common.target_timeout, Duration::from_secs(3600));
     assert_eq!(run.mirror_cache_bytes, 5 << 30);
-    assert_eq!(run.max_repository_bytes, 100 << 30);
-    assert_eq!(run.memory_budget_bytes, None);
-    assert_eq!((run.instance.label(), run.instance.name()), ("fedramp", None));
-    assert_eq!(run.metrics_port, 9090);
-    assert_eq!(run.metrics_address.to_string(), "0.0.0.0");
-    assert_eq!(run.stall_timeout, run.target_timeout + Duration::from_secs(300));
-    assert!(run.webhook_secret.is_none());
+    assert_eq!(run.common.max_repository_bytes, 100 << 30);
+    assert_eq!(run.common.memory_budget_bytes, None);
+    assert_eq!((run.common.instance.label(), run.common.instance.name()), ("fedramp", None));
+    assert_eq!(run.common.metrics_port, 9090);
+    assert_eq!(run.common.metrics_address.to_string(), "0.0.0.0");
+    assert_eq!(run.common.stall_timeout, run.common.target_timeout + Duration::from_secs(300));
+    assert!(run.common.webhook_secret.is_none());
 }
 
 #[test]
@@ -170,26 +170,26 @@ fn every_setting_can_be_changed_by_its_variable() {
     ];
     assert_eq!(parse_with(&changes, &[]).unwrap().log_format, LogFormat::Json);
     let run = run_with(&changes, &[]);
-    assert_eq!(run.s3.region.as_deref(), Some("us-gov-west-1"));
-    assert_eq!(run.workdir, Path::new("/var/sync"));
+    assert_eq!(run.common.s3.region.as_deref(), Some("us-gov-west-1"));
+    assert_eq!(run.common.workdir, Path::new("/var/sync"));
     assert_eq!(run.sleep, Duration::from_secs(5400));
-    assert!(run.dry_run && run.run_once);
-    assert_eq!(run.output, OutputFormat::Json);
+    assert!(run.common.dry_run && run.common.run_once);
+    assert_eq!(run.common.output, OutputFormat::Json);
     assert_eq!(run.archive_format, FormatChoice::Only(ArchiveFormat::TarGz));
     assert_eq!((run.crossing, run.max_increments.get()), (Crossing::Incremental, 64));
     assert_eq!(run.signing_key.unwrap().id(), keys.signing().id());
     assert_eq!(run.max_retire, MaxRetire::Count(7));
-    assert_eq!(run.sync_concurrency.get(), 64);
-    assert_eq!(run.probe_concurrency.get(), 1);
-    assert_eq!(run.target_timeout, Duration::from_secs(90));
+    assert_eq!(run.common.sync_concurrency.get(), 64);
+    assert_eq!(run.common.probe_concurrency.get(), 1);
+    assert_eq!(run.common.target_timeout, Duration::from_secs(90));
     assert_eq!(run.mirror_cache_bytes, 0);
-    assert_eq!(run.max_repository_bytes, 2 << 30);
-    assert_eq!(run.memory_budget_bytes, Some(300 << 20));
-    assert_eq!((run.instance.label(), run.instance.name()), ("gov", Some("gov")));
-    assert_eq!(run.metrics_port, 0);
-    assert_eq!(run.metrics_address.to_string(), "::1");
-    assert_eq!(run.stall_timeout, Duration::from_secs(1200));
-    assert_eq!(run.webhook_secret.unwrap().read().unwrap().expose_secret(), "open sesame");
+    assert_eq!(run.common.max_repository_bytes, 2 << 30);
+    assert_eq!(run.common.memory_budget_bytes, Some(300 << 20));
+    assert_eq!((run.common.instance.label(), run.common.instance.name()), ("gov", Some("gov")));
+    assert_eq!(run.common.metrics_port, 0);
+    assert_eq!(run.common.metrics_address.to_string(), "::1");
+    assert_eq!(run.common.stall_timeout, Duration::from_secs(1200));
+    assert_eq!(run.common.webhook_secret.unwrap().read().unwrap().expose_secret(), "open sesame");
 }
 
 #[test]
@@ -210,10 +210,10 @@ fn missing_and_wrong_settings_have_a_line_each_and_the_missing_come_first() {
         ("PROBE_CONCURRENCY", "0"),
     ];
     let expected = "missing: AWS_S3_BUCKET, PUBLIC_KEY\n\
-         RECONCILE_SLEEP_TIME: \"5x\" is not a duration: the unit \"x\" is none of h, m, s, ms, us and ns, \
-         write for example 90s or 5m\n\
          DRY_RUN: \"maybe\" is neither true nor false: write one of these\n\
-         PROBE_CONCURRENCY: \"0\" is not a number from 1 to 256";
+         PROBE_CONCURRENCY: \"0\" is not a number from 1 to 256\n\
+         RECONCILE_SLEEP_TIME: \"5x\" is not a duration: the unit \"x\" is none of h, m, s, ms, us and ns, \
+         write for example 90s or 5m";
     assert_eq!(problem_with(&changes, &[]), expected);
 }
 
@@ -312,7 +312,10 @@ fn the_region_that_most_likely_is_missing_is_named_with_other_problems() {
 
 #[test]
 fn an_empty_variable_is_an_unset_one() {
-    assert_eq!(run_with(&[("WORKDIR", ""), ("RUN_ONCE", ""), ("AWS_REGION", "")], &[]).workdir, Path::new("/working"));
+    assert_eq!(
+        run_with(&[("WORKDIR", ""), ("RUN_ONCE", ""), ("AWS_REGION", "")], &[]).common.workdir,
+        Path::new("/working")
+    );
     assert_eq!(problem_with(&[("GITLAB_TOKEN", "")], &[]), "missing: GITLAB_TOKEN or GITLAB_TOKEN_FILE");
 }
 
@@ -326,20 +329,20 @@ fn an_empty_flag_is_a_problem() {
 #[test]
 fn a_flag_wins_over_its_variable() {
     let run = run_with(&[("WORKDIR", "/a"), ("DRY_RUN", "true")], &["-workdir=/b", "-dry-run=false"]);
-    assert_eq!(run.workdir, Path::new("/b"));
-    assert!(!run.dry_run);
+    assert_eq!(run.common.workdir, Path::new("/b"));
+    assert!(!run.common.dry_run);
 }
 
 #[test]
 fn a_flag_hides_a_variable_that_is_wrong() {
     let changes = [("METRICS_SERVER_PORT", "tcp://10.0.0.1:9090")];
-    assert_eq!(run_with(&changes, &["-metrics-server-port", "9191"]).metrics_port, 9191);
+    assert_eq!(run_with(&changes, &["-metrics-server-port", "9191"]).common.metrics_port, 9191);
 }
 
 #[test]
 fn the_last_of_two_equal_flags_wins() {
-    assert_eq!(run_with(&[], &["-workdir", "/a", "--workdir=/b"]).workdir, Path::new("/b"));
-    assert!(!run_with(&[], &["-dry-run", "-dry-run=0"]).dry_run);
+    assert_eq!(run_with(&[], &["-workdir", "/a", "--workdir=/b"]).common.workdir, Path::new("/b"));
+    assert!(!run_with(&[], &["-dry-run", "-dry-run=0"]).common.dry_run);
     let list = parse_with(&[], &["-output=text", "list", "-output=json"]).unwrap().command;
     assert!(matches!(list, Command::List(List { output: OutputFormat::Json, .. })), "{list:?}");
 }
@@ -347,19 +350,19 @@ fn the_last_of_two_equal_flags_wins() {
 #[test]
 fn flags_are_spelled_as_in_go() {
     for spelling in [&["-workdir", "/w"][..], &["--workdir", "/w"], &["-workdir=/w"], &["--workdir=/w"]] {
-        assert_eq!(run_with(&[], spelling).workdir, Path::new("/w"), "{spelling:?}");
+        assert_eq!(run_with(&[], spelling).common.workdir, Path::new("/w"), "{spelling:?}");
     }
-    assert_eq!(run_with(&[], &["-workdir=-w"]).workdir, Path::new("-w"));
-    assert_eq!(run_with(&[], &["-workdir==w"]).workdir, Path::new("=w"));
+    assert_eq!(run_with(&[], &["-workdir=-w"]).common.workdir, Path::new("-w"));
+    assert_eq!(run_with(&[], &["-workdir==w"]).common.workdir, Path::new("=w"));
     for spelling in ["-dry-run", "--dry-run", "-dry-run=true", "--dry-run=T"] {
-        assert!(run_with(&[], &[spelling, "-run-once=true"]).dry_run, "{spelling}");
+        assert!(run_with(&[], &[spelling, "-run-once=true"]).common.dry_run, "{spelling}");
     }
 }
 
 #[test]
 fn a_flag_does_not_take_another_flag_for_its_value() {
     let problem = problem_with(&[], &["-workdir", "-dry-run"]);
-    assert!(problem.contains("a value is required for '--workdir <VALUE>'"), "{problem}");
+    assert!(problem.contains("a value is required for '-workdir <VALUE>'"), "{problem}");
 }
 
 #[test]
@@ -386,8 +389,8 @@ fn switches_take_the_spellings_of_go_and_no_others() {
 #[test]
 fn an_unknown_flag_is_a_problem_with_the_nearest_one() {
     let Exit::Problem(text) = parse_with(&[], &["-dryrun"]).unwrap_err() else { panic!("not a problem") };
-    assert!(text.contains("unexpected argument '--dryrun' found"), "{text}");
-    assert!(text.contains("'--dry-run'"), "{text}");
+    assert!(text.contains("unexpected argument '-dryrun' found"), "{text}");
+    assert!(text.contains("'-dry-run'"), "{text}");
     assert!(text.contains("Usage: git-partition-sync-producer [SETTING]…"), "{text}");
 }
 
@@ -417,12 +420,12 @@ fn the_names_of_the_go_programs_are_understood_and_ours_win() {
     let (_other_folder, theirs) = file_with("query { b }");
     let go = [("AWS_S3_BUCKET", ""), ("AWS_GIT_SYNC_BUCKET", "theirs"), ("GRAPHQL_GLSYNC_QUERY_FILE", &theirs)];
     let run = run_with(&go, &[]);
-    assert_eq!(run.s3.bucket, "theirs");
+    assert_eq!(run.common.s3.bucket, "theirs");
     assert_eq!(server_of(run.targets).query, QuerySource::File(PathBuf::from(&theirs)));
 
     let both = [&go[1..], &[("AWS_S3_BUCKET", "ours"), ("GRAPHQL_QUERY_FILE", &ours)]].concat();
     let run = run_with(&both, &[]);
-    assert_eq!(run.s3.bucket, "ours");
+    assert_eq!(run.common.s3.bucket, "ours");
     assert_eq!(server_of(run.targets).query, QuerySource::File(PathBuf::from(&ours)));
 
     let wrong = problem_with(&[("AWS_S3_BUCKET", ""), ("AWS_GIT_SYNC_BUCKET", "a/b")], &[]);
@@ -501,20 +504,20 @@ fn neither_debug_nor_any_problem_shows_a_secret() {
 fn a_secret_from_a_file_is_read_again_each_time_without_its_line_end() {
     let (_folder, path) = file_with("first\n");
     let run = run_with(&[("GITLAB_TOKEN", ""), ("GITLAB_TOKEN_FILE", &path)], &[]);
-    assert_eq!(run.gitlab.token.read().unwrap().expose_secret(), "first");
+    assert_eq!(run.common.gitlab.token.read().unwrap().expose_secret(), "first");
     fs::write(&path, "second\r\n").unwrap();
-    assert_eq!(run.gitlab.token.read().unwrap().expose_secret(), "second");
+    assert_eq!(run.common.gitlab.token.read().unwrap().expose_secret(), "second");
     fs::write(&path, "\n").unwrap();
-    assert!(matches!(run.gitlab.token.read(), Err(SecretError::Empty(_))));
+    assert!(matches!(run.common.gitlab.token.read(), Err(SecretError::Empty(_))));
     fs::remove_file(&path).unwrap();
-    assert!(matches!(run.gitlab.token.read(), Err(SecretError::Unreadable { .. })));
+    assert!(matches!(run.common.gitlab.token.read(), Err(SecretError::Unreadable { .. })));
 }
 
 #[test]
 fn a_secret_s_file_can_be_named_by_a_flag() {
     let (_folder, path) = file_with("third");
     let run = run_with(&[("GITLAB_TOKEN", "")], &["-gitlab-token-file", &path]);
-    assert_eq!(run.gitlab.token.read().unwrap().expose_secret(), "third");
+    assert_eq!(run.common.gitlab.token.read().unwrap().expose_secret(), "third");
 }
 
 #[test]
@@ -534,7 +537,7 @@ fn one_line_end_behind_a_secret_is_cut_and_the_rest_is_kept() {
         assert!(without_line_end(blank).is_none(), "{blank:?}");
     }
     let run = run_with(&[("GITLAB_TOKEN", "token\n")], &[]);
-    assert_eq!(run.gitlab.token.read().unwrap().expose_secret(), "token");
+    assert_eq!(run.common.gitlab.token.read().unwrap().expose_secret(), "token");
 }
 
 #[test]
@@ -840,7 +843,7 @@ fn buckets_are_names_or_access_points() {
 
 #[test]
 fn an_endpoint_means_path_style_unless_said_otherwise() {
-    let s3 = |changes: &[(&'static str, &str)]| run_with(changes, &[]).s3;
+    let s3 = |changes: &[(&'static str, &str)]| run_with(changes, &[]).common.s3;
     let endpoint = ("AWS_ENDPOINT_URL", "http://seaweed:8333");
     assert!(!s3(&[]).force_path_style);
     assert!(s3(&[endpoint]).force_path_style);
@@ -850,7 +853,7 @@ fn an_endpoint_means_path_style_unless_said_otherwise() {
 
 #[test]
 fn payloads_are_signed_where_nothing_else_protects_them() {
-    let signed = |changes: &[(&'static str, &str)]| run_with(changes, &[]).s3.sign_payload;
+    let signed = |changes: &[(&'static str, &str)]| run_with(changes, &[]).common.s3.sign_payload;
     assert!(!signed(&[]));
     for (endpoint, needed) in
         [("https://s3.example.com", false), ("http://127.0.0.1:8333", false), ("http://seaweed:8333", true)]
@@ -865,7 +868,7 @@ fn payloads_are_signed_where_nothing_else_protects_them() {
 #[test]
 fn the_endpoint_for_s3_wins_over_the_one_for_everything() {
     let both = [("AWS_ENDPOINT_URL", "https://all.example.com"), ("AWS_ENDPOINT_URL_S3", "https://s3.example.com")];
-    let host = |run: Run| run.s3.endpoint_url.unwrap().host_str().unwrap().to_owned();
+    let host = |run: Run| run.common.s3.endpoint_url.unwrap().host_str().unwrap().to_owned();
     assert_eq!(host(run_with(&both, &[])), "s3.example.com");
     assert_eq!(host(run_with(&both[..1], &[])), "all.example.com");
     assert_eq!(host(run_with(&both, &["-aws-endpoint-url=https://flag.example.com"])), "flag.example.com");
@@ -874,7 +877,7 @@ fn the_endpoint_for_s3_wins_over_the_one_for_everything() {
 #[test]
 fn fips_and_an_endpoint_exclude_each_other() {
     let fips = ("AWS_USE_FIPS_ENDPOINT", "true");
-    assert!(run_with(&[fips], &[]).s3.use_fips);
+    assert!(run_with(&[fips], &[]).common.s3.use_fips);
     let problem = problem_with(&[fips, ("AWS_ENDPOINT_URL", "https://s3.example.com")], &[]);
     assert!(problem.starts_with("AWS_USE_FIPS_ENDPOINT: "), "{problem}");
 }
@@ -970,7 +973,7 @@ fn the_value_of_a_switch_apart_from_it_is_a_problem_that_says_what_to_write() {
         let problem = problem_of(parse_with(&[], words));
         assert!(problem.ends_with(&format!("write {right}")), "{problem}");
     }
-    assert!(run_with(&[], &["-dry-run", "-run-once"]).dry_run);
+    assert!(run_with(&[], &["-dry-run", "-run-once"]).common.dry_run);
 }
 
 #[test]
@@ -1157,8 +1160,8 @@ fn a_list_takes_names_an_order_and_what_else_to_show() {
 
 #[test]
 fn a_detailed_exit_status_is_for_a_single_dry_run() {
-    assert!(!run_with(&[], &["-dry-run", "-run-once"]).detailed_exitcode);
-    assert!(run_with(&[("DETAILED_EXITCODE", "true")], &["-dry-run", "-run-once"]).detailed_exitcode);
+    assert!(!run_with(&[], &["-dry-run", "-run-once"]).common.detailed_exitcode);
+    assert!(run_with(&[("DETAILED_EXITCODE", "true")], &["-dry-run", "-run-once"]).common.detailed_exitcode);
     for words in
         [&["-detailed-exitcode"][..], &["-detailed-exitcode", "-dry-run"], &["-detailed-exitcode", "-run-once"]]
     {
@@ -1252,8 +1255,8 @@ proptest! {
 #[test]
 fn waits_have_defaults_and_are_above_zero() {
     let seconds = Duration::from_secs;
-    assert_eq!(run_with(&[], &[]).timeouts, Timeouts { connect: seconds(10), idle: seconds(60) });
-    let given = run_with(&[("CONNECT_TIMEOUT", "3s")], &["-idle-timeout=2m"]).timeouts;
+    assert_eq!(run_with(&[], &[]).common.timeouts, Timeouts { connect: seconds(10), idle: seconds(60) });
+    let given = run_with(&[("CONNECT_TIMEOUT", "3s")], &["-idle-timeout=2m"]).common.timeouts;
     assert_eq!(given, Timeouts { connect: seconds(3), idle: seconds(120) });
     assert_eq!(
         problem_with(&[("CONNECT_TIMEOUT", "0s"), ("IDLE_TIMEOUT", "soon")], &[]),

@@ -44,15 +44,15 @@ pub struct Courier {
 impl Courier {
     /// Opens and locks WORKDIR.
     pub(super) fn open(settings: &config::Consume, bucket: Bucket) -> anyhow::Result<Self> {
-        let spool = Spool::open(&settings.workdir)?;
+        let spool = Spool::open(&settings.common.workdir)?;
         Ok(Self {
             bucket,
             taken: Mutex::new(spool.taken()),
             taken_kept: Mutex::default(),
             spool,
-            memory: Arc::new(MemoryBudget::new(settings.memory_budget_bytes)),
-            max_repository_bytes: settings.max_repository_bytes,
-            time_limit: settings.target_timeout,
+            memory: Arc::new(MemoryBudget::new(settings.common.memory_budget_bytes)),
+            max_repository_bytes: settings.common.max_repository_bytes,
+            time_limit: settings.common.target_timeout,
         })
     }
 

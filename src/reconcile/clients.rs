@@ -55,10 +55,10 @@ impl Clients {
         roots: &TrustRoots,
         probe_concurrency: NonZeroUsize,
     ) -> anyhow::Result<Self> {
-        let http = http::client(roots, settings.timeouts, probe_concurrency.get())?;
-        let config::Gitlab { base_url, username, token } = settings.gitlab.clone();
+        let http = http::client(roots, settings.common.timeouts, probe_concurrency.get())?;
+        let config::Gitlab { base_url, username, token } = settings.common.gitlab.clone();
         Ok(Self {
-            bucket: Bucket::connect(&settings.s3, settings.timeouts, roots).await?,
+            bucket: Bucket::connect(&settings.common.s3, settings.common.timeouts, roots).await?,
             gitlab: Account::new(base_url, username, token, probe_concurrency),
             http,
             targets: settings.targets.clone(),

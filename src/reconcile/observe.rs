@@ -35,7 +35,7 @@ impl Observed {
         Policy {
             format: settings.archive_format,
             max_retire: settings.max_retire,
-            on_rewrite: settings.on_rewrite,
+            on_rewrite: settings.common.on_rewrite,
             republish: &self.republish,
             crossing: settings.crossing,
             max_increments: settings.max_increments,
@@ -66,7 +66,7 @@ pub(super) async fn observe(
     pulse: &Pulse,
 ) -> Result<Observed, PassError> {
     let (list, git) = (clients.target_list()?, clients.git()?);
-    let share = settings.share;
+    let share = settings.common.share;
     let mut listing = clients.bucket.list().await?;
     let mut targets = list.targets().await?;
     let (no_targets, unlisted_apps) = (targets.destinations().next().is_none(), targets.unlisted_apps);

@@ -108,7 +108,7 @@ impl Reconciler {
         let policy = Policy {
             format: FormatChoice::Only(format),
             max_retire: MaxRetire::Count(0),
-            on_rewrite: self.settings.on_rewrite,
+            on_rewrite: self.settings.common.on_rewrite,
             republish: &BTreeSet::new(),
             crossing: self.settings.crossing,
             max_increments: self.settings.max_increments,

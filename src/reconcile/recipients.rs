@@ -33,7 +33,7 @@ impl Recipients {
     /// Compares, warns, and turns `REPUBLISH=on-recipient-change` into what it means here.
     pub(super) fn compare(settings: &mut config::Run) -> Self {
         let fingerprint = fingerprint(&settings.recipients);
-        let kept = kept_recipients(&settings.workdir);
+        let kept = kept_recipients(&settings.common.workdir);
         let is_changed = kept.as_ref().is_some_and(|kept| *kept != fingerprint);
         if settings.republish == Republish::OnRecipientChange {
             settings.republish = if is_changed { Republish::All } else { Republish::Named(vec![]) };

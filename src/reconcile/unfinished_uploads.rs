@@ -24,7 +24,7 @@ impl Reconciler {
     /// Aborts uploads that are not recorded and older than any running upload can be: in the first pass, and then once per
     /// `TARGET_TIMEOUT`.
     pub(super) async fn abort_abandoned(&self, publisher: &Publisher, wanted: impl Iterator<Item = &Target>) {
-        let limit = self.settings.target_timeout;
+        let limit = self.settings.common.target_timeout;
         let first = {
             let mut checked = self.abandoned_checked.lock();
             if checked.is_some_and(|checked| checked.elapsed() < limit) {

@@ -41,7 +41,7 @@ fn version_help_and_missing_settings_are_the_consumer_s_own() {
     let missing = "missing: AWS_S3_BUCKET, GITLAB_BASE_URL, GITLAB_USERNAME, GITLAB_TOKEN or GITLAB_TOKEN_FILE, \
          PRIVATE_KEY or PRIVATE_KEY_FILE";
     assert_eq!(run.log.lines().next(), Some(missing));
-    bare(&["-max-retire=1"]).refused().logged("unexpected argument '--max-retire'");
+    bare(&["-max-retire=1"]).refused().logged("unexpected argument '-max-retire'");
 }
 
 #[test]

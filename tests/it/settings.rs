@@ -2,6 +2,8 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use git_partition_sync_producer::config::{Fallback, Kind, reference};
@@ -70,9 +72,9 @@ fn missing_and_wrong_settings_are_one_message_before_any_request() {
     assert_eq!(lines.len(), 5, "{}", run.log);
     for (line, start) in lines.iter().zip([
         "missing: AWS_S3_BUCKET, PUBLIC_KEY",
+        "SYNC_CONCURRENCY: \"0\"",
         "RECONCILE_SLEEP_TIME: \"soon\"",
         "MAX_RETIRE: \"half\"",
-        "SYNC_CONCURRENCY: \"0\"",
         "`git-partition-sync-producer -help` explains",
     ]) {
         assert!(line.starts_with(start), "{line}");
@@ -407,12 +409,21 @@ fn a_certificate_that_is_none_is_refused_with_the_setting_s_name() {
     }
 }
 
+/// The program where any user may start it: the build's folder may be closed to others, as root's home is.
+fn for_everybody() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir_in("/tmp").unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = folder.path().join("program");
+    fs::copy(env!("CARGO_BIN_EXE_git-partition-sync-producer"), &program).unwrap();
+    (folder, program)
+}
+
 /// The program with a limit on the threads of its user. The limit does not hold for root, so root starts it as user `uid`.
-fn with_threads(world: &World, uid: u32, limit: usize) -> Command {
+fn with_threads(world: &World, program: &Path, uid: u32, limit: usize) -> Command {
     let (user, group) = (format!("--reuid={uid}"), format!("--regid={uid}"));
     let another_user = ["setpriv", &user, &group, "--clear-groups"];
     let limit = format!("--nproc={limit}");
-    let limited = ["prlimit", &limit, env!("CARGO_BIN_EXE_git-partition-sync-producer"), "-run-once"];
+    let limited = ["prlimit", &limit, program.to_str().unwrap(), "-run-once"];
     let words: Vec<_> = match rustix::process::geteuid().is_root() {
         true => another_user.into_iter().chain(limited).collect(),
         false => limited.into(),
@@ -424,8 +435,8 @@ fn with_threads(world: &World, uid: u32, limit: usize) -> Command {
 
 #[test]
 fn a_system_that_grants_no_threads_is_named_as_the_reason() {
-    let world = World::start().unwrap();
-    let run = Run::from(with_threads(&world, 65_534, 0).output().unwrap()).refused();
+    let (world, (_folder, program)) = (World::start().unwrap(), for_everybody());
+    let run = Run::from(with_threads(&world, &program, 65_534, 0).output().unwrap()).refused();
     assert_eq!(run.log.lines().count(), 1, "{}", run.log);
     run.logged("the system grants only 0 of the ").logged("raise the limit on processes (ulimit -u");
 }
@@ -444,7 +455,8 @@ fn with_the_fewest_threads_everything_is_published() {
     let workdir = tempfile::tempdir_in("/tmp").unwrap();
     std::os::unix::fs::chown(workdir.path(), Some(uid), Some(uid)).unwrap();
     let fewest = 1 + std::thread::available_parallelism().unwrap().get() + 4;
-    let mut command = with_threads(&world, uid, fewest);
+    let (_folder, program) = for_everybody();
+    let mut command = with_threads(&world, &program, uid, fewest);
     let run = Run::from(command.env("WORKDIR", workdir.path()).output().unwrap()).succeeded();
     run.logged("the limit on threads allows less concurrency than configured").logged("published=5");
 }

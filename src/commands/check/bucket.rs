@@ -14,7 +14,7 @@ use crate::text::{error_chain, objects};
 /// The bucket's listing, and whether S3 answers at all.
 pub(super) async fn listing(bucket: &Bucket, settings: &config::Run) -> (Check, bool) {
     const NAME: &str = "bucket: list";
-    let name = &settings.s3.bucket;
+    let name = &settings.common.s3.bucket;
     match bucket.list().await {
         Ok(Listing { held, .. }) if let Err(error) = settings.archive_format.resolve(&held) => {
             let check = Check::failed(NAME, format!("{name}: {error}"));

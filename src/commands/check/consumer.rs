@@ -26,10 +26,10 @@ pub(in crate::commands) async fn command(
     board: &Board,
 ) -> anyhow::Result<ExitCode> {
     let stop = signals::stop_on_signals()?;
-    let bucket = Bucket::connect(&settings.s3, settings.timeouts, roots).await?.with_attempts(ATTEMPTS);
-    let http = http::client(roots, settings.timeouts, 1)?;
-    let uploads = Uploads::new(roots, settings.timeouts, 1)?;
-    let mut checks = Checks::new(settings.output, board);
+    let bucket = Bucket::connect(&settings.common.s3, settings.common.timeouts, roots).await?.with_attempts(ATTEMPTS);
+    let http = http::client(roots, settings.common.timeouts, 1)?;
+    let uploads = Uploads::new(roots, settings.common.timeouts, 1)?;
+    let mut checks = Checks::new(settings.common.output, board);
     let complete = run((&settings, warnings), &bucket, (&http, &uploads), &stop, &mut checks).await.is_some();
     Ok(checks.end(complete))
 }
@@ -45,8 +45,9 @@ async fn run(
     checks.add([Check::settings(warnings)]);
     let identities = settings.keys.identities();
     checks.add([here::identities(identities.as_ref()), here::trusted_keys(settings.keys.trusted_keys())]);
-    checks.add([here::workdir(Program::Consumer, &settings.workdir)]);
-    checks.add(settings.webhook_secret.as_ref().map(|secret| here::webhook(secret, settings.metrics_port)));
+    checks.add([here::workdir(Program::Consumer, &settings.common.workdir)]);
+    checks
+        .add(settings.common.webhook_secret.as_ref().map(|secret| here::webhook(secret, settings.common.metrics_port)));
     let listing = stop.run_until_cancelled(objects::listing(bucket, settings));
     let (check, held) = checks.during("bucket: list", listing).await?;
     checks.add([check]);

@@ -38,7 +38,7 @@ pub(super) async fn gitlab(
             return vec![check.advice("Correct the file, or its path."), Check::skipped(PUSH, "without a login")];
         }
     };
-    let base = &settings.gitlab.base_url;
+    let base = &settings.common.gitlab.base_url;
     let projects = projects(held);
     let (mut found, mut missing) = (None, 0);
     // One request shows whether the login is accepted, even if there is no project to ask for.
@@ -71,7 +71,7 @@ fn servers(
     http: &reqwest::Client,
     uploads: &Uploads,
 ) -> anyhow::Result<(GitServer, PushServer)> {
-    let config::Gitlab { base_url, username, token } = &settings.gitlab;
+    let config::Gitlab { base_url, username, token } = &settings.common.gitlab;
     let login = Login::new(username, &token.read()?)?;
     let push = PushServer::new(uploads.clone(), base_url.clone(), login.clone());
     Ok((GitServer::new(http.clone(), base_url.clone(), login), push))

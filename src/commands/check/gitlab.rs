@@ -34,7 +34,7 @@ pub(super) async fn gitlab(settings: &config::Run, clients: &Clients, mut target
             return vec![check.advice("Correct the file, or its path."), Check::skipped(BRANCHES, "without a login")];
         }
     };
-    let base = &settings.gitlab.base_url;
+    let base = &settings.common.gitlab.base_url;
     targets.sort_by(|a, b| a.source.cmp(&b.source));
     targets.dedup_by(|a, b| a.source == b.source);
     // If nothing comes back for one project, nobody waits for the others.

@@ -33,7 +33,7 @@ const HEAD_BYTES: u64 = (64 << 10) + 16;
 /// The bucket's listing, and the objects of this replica's share, the newest first.
 pub(super) async fn listing(bucket: &Bucket, settings: &config::Consume) -> (Check, Vec<HeldObject>) {
     const NAME: &str = "bucket: list";
-    let name = &settings.s3.bucket;
+    let name = &settings.common.s3.bucket;
     let Listing { mut held, foreign } = match bucket.list().await {
         Ok(listing) => listing,
         Err(error) => {
@@ -64,7 +64,7 @@ pub(super) async fn listing(bucket: &Bucket, settings: &config::Consume) -> (Che
             Check::passed(NAME, finding)
         }
     };
-    settings.share.keep_own(&mut held, |object| &object.name.destination);
+    settings.common.share.keep_own(&mut held, |object| &object.name.destination);
     (check, held)
 }
 
@@ -89,7 +89,7 @@ pub(super) async fn reading(
     let (mut tried, mut unusable) = (0, vec![]);
     for object in newest {
         tried += 1;
-        match open(bucket, object, settings.timeouts.idle, &keys).await {
+        match open(bucket, object, settings.common.timeouts.idle, &keys).await {
             Ok(()) => {}
             // It would be the same for all objects.
             Err(Unusable::Request(error)) if error.is_access_denied() => {

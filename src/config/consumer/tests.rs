@@ -11,9 +11,11 @@ use age::x25519::Identity;
 use proptest::prelude::*;
 use secrecy::ExposeSecret;
 
-use super::super::{CONSUMER, Exit, PRODUCER, Settings, parse_consumer};
+use super::super::{CONSUMER, Exit, OutputFormat, PRODUCER, Settings, parse_consumer};
 use super::*;
 use crate::artifact::fixture::Keys;
+use crate::net::Timeouts;
+use crate::plan::OnRewrite;
 
 /// An identity as text.
 fn identity() -> String {
@@ -64,26 +66,29 @@ fn problem_of(result: Result<Settings<ConsumerCommand>, Exit>) -> String {
 #[test]
 fn what_the_go_consumer_is_given_is_enough() {
     let consume = consume_with(&[], &[]);
-    assert_eq!(consume.gitlab.base_url.as_str(), "https://far.example.com/");
-    assert_eq!(consume.s3.bucket, "partition");
+    assert_eq!(consume.common.gitlab.base_url.as_str(), "https://far.example.com/");
+    assert_eq!(consume.common.s3.bucket, "partition");
     assert_eq!(consume.keys.identities().unwrap().recipients().count(), 1);
-    assert_eq!(consume.workdir, Path::new("/working"));
+    assert_eq!(consume.common.workdir, Path::new("/working"));
     assert_eq!(consume.sleep, None, "it depends on the bucket");
-    assert!(consume.webhook_secret.is_none());
-    assert!(!consume.dry_run && !consume.run_once && !consume.s3.sign_payload);
+    assert!(consume.common.webhook_secret.is_none());
+    assert!(!consume.common.dry_run && !consume.common.run_once && !consume.common.s3.sign_payload);
     assert_eq!(consume.keys.trusted, None);
-    assert_eq!(consume.on_rewrite, OnRewrite::Publish);
-    assert!((4..=8).contains(&consume.sync_concurrency.get()) && consume.probe_concurrency.get() == 32);
-    assert_eq!(consume.target_timeout, Duration::from_secs(3600));
-    assert_eq!(consume.stall_timeout, Duration::from_secs(3900));
-    assert_eq!((consume.instance.label(), consume.instance.name(), consume.metrics_port), ("fedramp", None, 9090));
+    assert_eq!(consume.common.on_rewrite, OnRewrite::Publish);
+    assert!((4..=8).contains(&consume.common.sync_concurrency.get()) && consume.common.probe_concurrency.get() == 32);
+    assert_eq!(consume.common.target_timeout, Duration::from_secs(3600));
+    assert_eq!(consume.common.stall_timeout, Duration::from_secs(3900));
+    assert_eq!(
+        (consume.common.instance.label(), consume.common.instance.name(), consume.common.metrics_port),
+        ("fedramp", None, 9090)
+    );
 
     // As its template writes them.
     let words = ["-dry-run=true", "-run-once=false"];
     let consume = consume_with(&[("AWS_S3_BUCKET", ""), ("AWS_GIT_SYNC_BUCKET", "theirs")], &words);
-    assert!(consume.dry_run && !consume.run_once && consume.s3.bucket == "theirs");
+    assert!(consume.common.dry_run && !consume.common.run_once && consume.common.s3.bucket == "theirs");
     let consume = consume_with(&[("RECONCILE_SLEEP_TIME", "15m")], &["-run-once"]);
-    assert!(consume.run_once && consume.sleep == Some(Duration::from_secs(900)));
+    assert!(consume.common.run_once && consume.sleep == Some(Duration::from_secs(900)));
 }
 
 #[test]
@@ -110,18 +115,24 @@ fn every_setting_of_the_consumer_can_be_changed_by_its_variable() {
         ("WEBHOOK_SECRET", "open-sesame"),
     ];
     let consume = consume_with(&changes, &[]);
-    assert_eq!(consume.s3.region.as_deref(), Some("us-gov-west-1"));
-    assert_eq!((consume.workdir.as_path(), consume.output), (Path::new("/var/sync"), OutputFormat::Json));
-    assert_eq!(consume.on_rewrite, OnRewrite::Hold);
-    assert_eq!((consume.sync_concurrency.get(), consume.probe_concurrency.get()), (64, 1));
+    assert_eq!(consume.common.s3.region.as_deref(), Some("us-gov-west-1"));
+    assert_eq!((consume.common.workdir.as_path(), consume.common.output), (Path::new("/var/sync"), OutputFormat::Json));
+    assert_eq!(consume.common.on_rewrite, OnRewrite::Hold);
+    assert_eq!((consume.common.sync_concurrency.get(), consume.common.probe_concurrency.get()), (64, 1));
     let [connect, idle] = [3, 120].map(Duration::from_secs);
-    assert_eq!((consume.target_timeout.as_secs(), consume.timeouts), (90, Timeouts { connect, idle }));
-    assert_eq!((consume.max_repository_bytes, consume.memory_budget_bytes), (2 << 30, Some(300 << 20)));
-    assert_eq!((consume.share.index(), consume.share.count()), (2, 3));
-    assert_eq!((consume.instance.label(), consume.instance.name(), consume.metrics_port), ("gov", Some("gov"), 0));
-    assert_eq!((consume.metrics_address.to_string().as_str(), consume.stall_timeout.as_secs()), ("::1", 1200));
+    assert_eq!((consume.common.target_timeout.as_secs(), consume.common.timeouts), (90, Timeouts { connect, idle }));
+    assert_eq!((consume.common.max_repository_bytes, consume.common.memory_budget_bytes), (2 << 30, Some(300 << 20)));
+    assert_eq!((consume.common.share.index(), consume.common.share.count()), (2, 3));
+    assert_eq!(
+        (consume.common.instance.label(), consume.common.instance.name(), consume.common.metrics_port),
+        ("gov", Some("gov"), 0)
+    );
+    assert_eq!(
+        (consume.common.metrics_address.to_string().as_str(), consume.common.stall_timeout.as_secs()),
+        ("::1", 1200)
+    );
     assert_eq!(consume.sleep, Some(Duration::from_secs(2)));
-    assert_eq!(consume.webhook_secret.unwrap().read().unwrap().expose_secret(), "open-sesame");
+    assert_eq!(consume.common.webhook_secret.unwrap().read().unwrap().expose_secret(), "open-sesame");
 }
 
 #[test]
@@ -152,7 +163,7 @@ fn settings_that_only_the_producer_has_are_not_read() {
     assert!(parse_in(&wrong, &[]).is_ok());
     for flag in only_there().filter_map(|setting| setting.flag) {
         let problem = problem_of(parse_with(&[], &[&format!("-{flag}=1")]));
-        assert!(problem.contains(&format!("unexpected argument '--{flag}'")), "{problem}");
+        assert!(problem.contains(&format!("unexpected argument '-{flag}'")), "{problem}");
     }
     let problem = problem_of(parse_with(&[], &["restore"]));
     assert_eq!(problem, "restore is a command of git-partition-sync-producer");
