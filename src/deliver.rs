@@ -34,7 +34,7 @@ use self::known::KnownHeads;
 use self::log::Said;
 pub use self::log::failed_pass as log_failed_pass;
 use self::rests::Rests;
-use self::superseded::Superseded;
+use self::superseded::{SOON, Superseded};
 use crate::artifact::open::Keys;
 use crate::artifact::signature::TrustedKeys;
 use crate::bucket::Listing;
@@ -55,8 +55,10 @@ use crate::status::{PassId, Signatures, Status, Trigger, Watched};
 use crate::threads;
 use crate::workdir::kept_refusals;
 
-/// Most passes that one run makes in addition, because objects were superseded since they were listed.
-const MOST_MORE_PASSES: usize = 2;
+/// Most passes that one run makes in addition, because objects were just being replaced.
+const MOST_MORE_PASSES: u32 = 2;
+/// How long a daemon waits for a producer that may be replacing objects, before it calls them wrong.
+const SETTLES: Duration = Duration::from_secs(30);
 
 /// What passes share and remember.
 pub struct Deliverer {
@@ -87,8 +89,11 @@ fn wanted(trusted: Option<&TrustedKeys>) -> Signatures {
 
 /// The concurrency that fits the limits on threads and on open files, with what the port needs set aside.
 pub fn concurrency(settings: &config::Consume) -> Concurrency {
-    let wanted = Concurrency { sync: threads::targets(settings.sync_concurrency), probe: settings.probe_concurrency };
-    Concurrency::within_this_process(wanted, if settings.run_once { 0 } else { SERVER_DESCRIPTORS })
+    let wanted = Concurrency {
+        sync: threads::targets(settings.common.sync_concurrency),
+        probe: settings.common.probe_concurrency,
+    };
+    Concurrency::within_this_process(wanted, if settings.common.run_once { 0 } else { SERVER_DESCRIPTORS })
 }
 
 impl Deliverer {
@@ -98,10 +103,14 @@ impl Deliverer {
     /// If certificates, proxies or the AWS configuration are unusable.
     pub async fn new(settings: config::Consume, roots: &TrustRoots, triggers: Arc<Triggers>) -> anyhow::Result<Self> {
         let concurrency = concurrency(&settings);
-        let mut refusals = kept_refusals(&settings.workdir);
+        let mut refusals = kept_refusals(&settings.common.workdir);
         refusals.new_keys();
-        let status =
-            Status::new(Program::Consumer, settings.instance.label(), settings.stall_timeout, settings.dry_run);
+        let status = Status::new(
+            Program::Consumer,
+            settings.common.instance.label(),
+            settings.common.stall_timeout,
+            settings.common.dry_run,
+        );
         if let Ok(trusted) = settings.keys.trusted_keys() {
             status.signatures_are(wanted(trusted.as_ref()));
         }
@@ -116,7 +125,8 @@ impl Deliverer {
             rests: Rests::default(),
             refusals: Mutex::new(refusals),
             last_keys: Mutex::default(),
-            superseded: Superseded::default(),
+            // The last pass of a single run lets nothing off.
+            superseded: Superseded::new(if settings.common.run_once { MOST_MORE_PASSES * SOON } else { SETTLES }),
             foreign_log: ForeignLog::default(),
             said: Said::default(),
             past: Mutex::default(),
@@ -136,7 +146,7 @@ impl Deliverer {
     pub fn courier(&self) -> anyhow::Result<Courier> {
         let courier = Courier::open(&self.settings, self.clients.bucket.clone())?;
         self.status.remembers(courier.spool.kept_since());
-        self.status.watches(Watched::Folder(self.settings.workdir.clone()));
+        self.status.watches(Watched::Folder(self.settings.common.workdir.clone()));
         Ok(courier)
     }
 
@@ -196,10 +206,10 @@ impl Deliverer {
     }
 
     fn interval(&self) -> Duration {
-        interval::pause(self.settings.sleep, self.settings.dry_run, *self.past.lock())
+        interval::pause(self.settings.sleep, self.settings.common.dry_run, *self.past.lock())
     }
 
-    /// One full pass, to the end of its last delivery; and more, if objects were superseded since they were listed.
+    /// One full pass, to the end of its last delivery; and more, if objects were just being replaced.
     ///
     /// # Errors
     /// [`PassError`] if the pass could not observe, or was stopped; failures of single destinations are in the report.
@@ -215,6 +225,7 @@ impl Deliverer {
             if report.superseded == 0 {
                 break;
             }
+            stop.run_until_cancelled(self.superseded.next_pass()).await;
             report = report.then(pass().await?);
         }
         Ok(report)
@@ -263,6 +274,7 @@ impl Deliverer {
         self.superseded.keep_only(&listing.held);
         self.rests.keep_only(&listing.held);
         log::blocked(&plan, &self.said, trigger == Trigger::Signal);
+        log::unsettled(&plan, &self.said);
         let (deliveries, resting) = self.without_resting(std::mem::take(&mut plan.deliveries), pass, trigger);
         let mut report = DeliveryReport::new(&plan, &[], listing.foreign.count, begun.elapsed());
         drop((listing, plan));
@@ -354,7 +366,7 @@ impl Deliverer {
         login.into_iter().for_each(|accepted| self.clients.gitlab.login_was(accepted, begun));
         let result = match delivered {
             Ok(delivered) => Ok(Done::Pushed(delivered)),
-            Err(error) if error.is_gone() && self.superseded.lets_off(&deliver.object.key) => Ok(Done::Superseded),
+            Err(error) if error.is_gone() && self.superseded.lets_off(&deliver.object) => Ok(Done::Superseded),
             Err(error) => Err(error.into_failure(progress.stage())),
         };
         match &result {
@@ -399,6 +411,7 @@ impl Deliverer {
         self.triggers.full_pass_begins();
         self.busy.observing();
         let requested = trigger == Trigger::Signal;
+        let is_for_push = matches!(side, FarSide::ForPush(_));
         if requested {
             // Somebody who asks for a pass may know of a change over there.
             self.far.clear();
@@ -407,15 +420,20 @@ impl Deliverer {
             let mut listing = self.clients.bucket.list().await?;
             let objects = listing.held.len() + listing.foreign.count;
             let nothing_listed = listing.held.is_empty();
-            listing.keep_own(self.settings.share);
+            listing.keep_own(self.settings.common.share);
             self.foreign_log.log(&listing.foreign);
             let candidates = candidates(&listing.held);
             let far = self.far_heads(side, &candidates).await?;
             *self.past.lock() = Past { objects, failed: 0 };
-            let policy =
-                DeliveryPolicy { on_rewrite: self.settings.on_rewrite, now: SystemTime::now(), ask_again: requested };
+            let policy = DeliveryPolicy {
+                on_rewrite: self.settings.common.on_rewrite,
+                now: SystemTime::now(),
+                ask_again: requested,
+            };
             let plan = plan_deliveries(&candidates, &far, &self.refusals.lock(), policy);
-            Ok::<_, PassError>((listing, self.busy.without(plan), nothing_listed))
+            let plan = self.busy.without(plan);
+            let plan = if is_for_push { self.superseded.without(plan, Instant::now()) } else { plan };
+            Ok::<_, PassError>((listing, plan, nothing_listed))
         };
         let (listing, plan, nothing_listed) = stop.run_until_cancelled(observing).await.ok_or(PassError::Stopped)??;
         // Now: the wait for the next pass begins before this one ends.

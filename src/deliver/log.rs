@@ -16,6 +16,7 @@ use crate::text::printable;
 #[derive(Debug, Default)]
 pub(super) struct Said {
     blocked: LastSaid,
+    unsettled: LastSaid,
     pass: LastSaid,
 }
 
@@ -40,6 +41,15 @@ pub(super) fn blocked(plan: &DeliveryPlan, said: &Said, is_asked: bool) {
         }
         let (count, examples) = (alike.len(), examples(alike.into_iter().map(Undeliverable::destination)));
         log!(count, examples, %reason, advice, "blocked: {count} destinations for the same reason, such as {examples}");
+    }
+}
+
+/// One line about the destinations that are left to the next pass.
+pub(super) fn unsettled(plan: &DeliveryPlan, said: &Said) {
+    let all: Vec<&Destination> = plan.unsettled.iter().map(|it| &it.name.destination).collect();
+    if !all.is_empty() && said.unsettled.is_news(&all, Instant::now()) {
+        let examples = examples(all);
+        tracing::info!("superseded: objects are just being replaced, and the next pass looks again: {examples}");
     }
 }
 

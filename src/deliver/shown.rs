@@ -86,6 +86,10 @@ fn records(listing: &Listing, plan: &DeliveryPlan, known: &Known<'_>) -> Vec<Arc
         let commit = Some(object.name.commit.clone());
         add(TargetStatus { commit, ..record(object, TargetState::InSync) });
     }
+    for object in &plan.unsettled {
+        let pending = Some("the producer may be just replacing its objects; the next pass looks again".to_owned());
+        add(TargetStatus { pending, ..record(object, TargetState::Behind) });
+    }
     for deliver in &plan.deliveries {
         // An error of a delivery stays until another delivery succeeds.
         let before = known.targets.get(deliver.destination());

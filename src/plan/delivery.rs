@@ -13,7 +13,7 @@ use std::time::SystemTime;
 
 pub use self::refusals::{KeptRefusal, Refusal, Refusals};
 pub use self::taken::{CLOCK_TOLERANCE, FUTURE_TOLERANCE, KeptTaken, Move, Taken, Untimely, Window};
-use super::chain::{self, base_of, chain};
+use super::chain::{self, Chain, base_of, chain};
 use super::{Cause, OnRewrite};
 use crate::model::key::{CommitId, Destination, HeldObject, folded_path};
 use crate::model::program::Program;
@@ -28,8 +28,8 @@ pub struct Candidate<'a> {
     /// All that counts, in the order in which it is applied: the whole history, and the increments on top of it. The last is
     /// `object`.
     pub chain: Vec<&'a HeldObject>,
-    /// The commit, or why the names cannot be used.
-    pub commit: Result<CommitId, String>,
+    /// The commit, or why it cannot be brought.
+    pub commit: Result<CommitId, Obstacle>,
     /// Commits of increments that lead on from the whole history, but are older than it.
     pub passed_over: Vec<CommitId>,
 }
@@ -40,55 +40,43 @@ pub fn candidates(held: &[HeldObject]) -> Vec<Candidate<'_>> {
     for object in held {
         objects.entry(&object.name.destination).or_default().push(object);
     }
-    let mut passed_over: BTreeMap<&Destination, Vec<CommitId>> =
-        objects.iter().map(|(destination, objects)| (*destination, chain::passed_over(objects))).collect();
-    let newest: BTreeMap<&Destination, (&HeldObject, Vec<&HeldObject>)> = objects
-        .into_iter()
-        .filter_map(|(destination, objects)| match chain(&objects) {
-            Some(chain) => Some((destination, (chain.tip(), chain.objects().collect()))),
-            None => Some((destination, (*objects.first()?, vec![]))),
-        })
-        .collect();
     let mut spellings: BTreeMap<(String, &str), Vec<&Destination>> = BTreeMap::new();
-    for destination in newest.keys() {
+    for destination in objects.keys() {
         let place = (folded_path(&destination.path()), destination.branch.as_str());
         spellings.entry(place).or_default().push(destination);
     }
     let doubtful: BTreeSet<&Destination> = spellings.into_values().filter(|all| all.len() > 1).flatten().collect();
-    let candidate = |(destination, (object, chain)): (&&Destination, &(&'_ HeldObject, Vec<&'_ HeldObject>))| {
-        let spellings = doubtful.contains(*destination).then_some(
-            "the bucket holds it in several spellings, which are one branch to GitLab: let the target list name one",
-        );
-        let no_whole = chain.is_empty().then_some(
-            "the bucket holds increments of it, but no whole history that they are on top of: the producer uploads it \
-             in its next pass; see to it that nothing else deletes objects",
-        );
-        let problem = spellings.or(no_whole).map(str::to_owned).or_else(|| name_problem(object));
-        (problem, object.name.commit.parse::<CommitId>().ok())
-    };
-    let judged: Vec<_> = newest.iter().map(candidate).collect();
-    newest
-        .into_values()
-        .zip(judged)
-        .map(|((object, chain), (problem, commit))| Candidate {
-            passed_over: passed_over.remove(&object.name.destination).unwrap_or_default(),
-            object,
-            chain,
-            commit: match (problem, commit) {
-                (None, Some(commit)) if commit.is_none() => Err(
-                    "its object's name says 40 zeros instead of a commit, which would delete the far branch: find out who can \
-                     write to the bucket"
-                        .to_owned(),
-                ),
-                (None, Some(commit)) => Ok(commit),
-                (Some(problem), _) => Err(problem),
-                (None, None) => Err(format!(
-                    "its object's name says {:?} instead of the 40 hexadecimal digits of a commit: publish it again",
-                    short_commit(&object.name.commit)
-                )),
-            },
-        })
-        .collect()
+    let candidates = objects.into_iter().filter_map(|(destination, objects)| {
+        let (chain, passed_over) = (chain(&objects), chain::passed_over(&objects));
+        let object = chain.as_ref().map_or(*objects.first()?, Chain::tip);
+        let commit = match (doubtful.contains(destination), &chain) {
+            (true, _) => Err(Obstacle::Spellings),
+            (false, None) => Err(Obstacle::NoWhole),
+            (false, Some(_)) => commit_of(object).map_err(Obstacle::Name),
+        };
+        let chain = chain.iter().flat_map(Chain::objects).collect();
+        Some(Candidate { object, chain, commit, passed_over })
+    });
+    candidates.collect()
+}
+
+/// The commit that an object's name says, or why the name cannot be used.
+fn commit_of(object: &HeldObject) -> Result<CommitId, String> {
+    if let Some(problem) = name_problem(object) {
+        return Err(problem);
+    }
+    match object.name.commit.parse::<CommitId>() {
+        Ok(commit) if commit.is_none() => Err(
+            "its object's name says 40 zeros instead of a commit, which would delete the far branch: find out who can \
+             write to the bucket"
+                .to_owned(),
+        ),
+        Ok(commit) => Ok(commit),
+        Err(_) => Err(format!(
+            "its object's name says {:?} instead of the 40 hexadecimal digits of a commit: publish it again",
+            short_commit(&object.name.commit)
+        )),
+    }
 }
 
 /// Why an object's name cannot be used: names become a URL and a branch.
@@ -108,6 +96,8 @@ pub struct DeliveryPlan {
     pub deliveries: Vec<Deliver>,
     /// Destinations that nothing is pushed to, and why.
     pub blocked: Vec<Undeliverable>,
+    /// The newest object of destinations that are left to the next pass: the producer may be just replacing their objects.
+    pub unsettled: Vec<HeldObject>,
     /// The object that brings the commit, of destinations that are there.
     pub unchanged: Vec<HeldObject>,
 }
@@ -207,6 +197,15 @@ pub enum Obstacle {
     /// The object's name cannot be used.
     #[error("{0}")]
     Name(String),
+    /// Other objects are of the same branch, which they spell differently.
+    #[error("the bucket holds it in several spellings, which are one branch to GitLab: let the target list name one")]
+    Spellings,
+    /// There are increments, but no whole history that they are on top of.
+    #[error(
+        "the bucket holds increments of it, but no whole history that they are on top of: the producer uploads it in its next \
+         pass; see to it that nothing else deletes objects"
+    )]
+    NoWhole,
     /// The far branch is where increments lead that are older than the whole history.
     #[error(
         "the far branch is where increments lead that are older than the whole object: the producer deletes them in its next pass; \
@@ -225,13 +224,20 @@ impl Obstacle {
     /// The kind of trouble.
     pub fn cause(&self) -> Cause {
         match self {
-            Self::Name(_) => Cause::NameInvalid,
+            Self::Name(_) | Self::Spellings => Cause::NameInvalid,
+            Self::NoWhole => Cause::Damaged,
             Self::Order => Cause::WrongContent,
             Self::Far(FarUnknown::NoProject { .. }) => Cause::NoProject,
             Self::Far(FarUnknown::LoginRefused(_) | FarUnknown::Refused(_)) => Cause::NoRight,
             Self::Far(FarUnknown::Unreadable(_) | FarUnknown::NotTried) => Cause::Unreachable,
             Self::Refused(refusal) => refusal.cause,
         }
+    }
+
+    /// Whether it also looks so while a producer is replacing the objects: it uploads first, and then deletes, and a listing
+    /// of several pages may see only a part of that.
+    pub fn may_settle(&self) -> bool {
+        matches!(self, Self::Spellings | Self::NoWhole | Self::Order)
     }
 
     /// What to do about it.
@@ -304,7 +310,7 @@ fn decide(
 ) -> Decision {
     let commit = match commit {
         Ok(commit) => *commit,
-        Err(problem) => return Decision::Block(Obstacle::Name(problem.clone())),
+        Err(obstacle) => return Decision::Block(obstacle.clone()),
     };
     let (from, reason) = match head {
         None => return Decision::Block(FarUnknown::NotTried.into()),

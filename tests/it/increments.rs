@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use memchr::memmem;
 use testbed::fault::{ALWAYS, At, Fault, Moment, Proxy};
@@ -14,8 +15,8 @@ use testbed::world::{World, WorldBuilder};
 use crate::documents;
 use crate::signatures::{Signer, signed_pass, trusting};
 use crate::support::{
-    assert_arrived, assert_far_is_clean, count, deliver, deliver_with, files_below, increment_key, pass, pass_with,
-    pushes, run,
+    Daemon, assert_arrived, assert_far_is_clean, consumer, count, deliver, deliver_with, files_below, increment_key,
+    pass, pass_with, program, pushes, run, wait_until,
 };
 
 /// Above what is worth an increment.
@@ -84,6 +85,40 @@ fn the_chain_stays_short_and_a_new_far_side_gets_all_of_it() {
     assert_arrived(&world, "far/app", "main", &head);
     let far = world.destination.repo("far/app").unwrap();
     assert_eq!(judge::object_names(far.path(), &head).unwrap(), judge::object_names(source.path(), "main").unwrap());
+}
+
+/// A branch is set back. The producer uploads first, and then deletes: in between, increments lead to where the far branch is
+/// that are older than the whole object.
+#[test]
+fn objects_that_are_just_being_replaced_are_no_trouble_unless_it_lasts() {
+    const UP_AND_NOT_DELETED: Duration = Duration::from_secs(60);
+    let world = incremental().start().unwrap();
+    let source = published(&world);
+    let pushed = source.commits("main", 1).unwrap();
+    pass(&world).succeeded();
+    deliver(&world).succeeded();
+    source.git(&["update-ref", "refs/heads/main", "main~1"]).unwrap();
+    let head = source.head("main").unwrap();
+    world.s3().hold("DeleteObject");
+    let producer = Daemon::spawn(program(&world, &["-run-once"]));
+    world.s3().wait_until_held(UP_AND_NOT_DELETED).unwrap();
+
+    // A single run has nobody to look again later.
+    let run = deliver(&world).failed();
+    assert_eq!(run.lines_with("objects are just being replaced, and the next pass looks again: far/app@main").len(), 1);
+    run.logged("increments lead that are older than the whole object");
+    assert_arrived(&world, "far/app", "main", &pushed);
+
+    let mut command = consumer(&world, &[]);
+    command.env("RECONCILE_SLEEP_TIME", "1h");
+    let daemon = Daemon::spawn(command);
+    daemon.wait_until_logged("objects are just being replaced", 1);
+    daemon.wait_until_logged("pass done", 1);
+    world.s3().release();
+    producer.ends_within(UP_AND_NOT_DELETED).succeeded();
+    wait_until("the far branch follows", || world.far_head("far/app", "main").as_ref() == Some(&head));
+    let run = daemon.stop().succeeded();
+    assert!(!run.log.contains(" ERROR "), "{}", run.log);
 }
 
 /// At most of these commits, the increment that they came by has been taken into a longer one.

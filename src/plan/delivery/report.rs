@@ -50,7 +50,7 @@ pub struct DeliveryReport {
     pub delivered: usize,
     /// How many were in sync already.
     pub unchanged: usize,
-    /// How many are left to the next pass, because their object was superseded since it was listed.
+    /// How many are left to the next pass, because their objects were just being replaced.
     pub superseded: usize,
     /// Destinations that nothing could be done for.
     pub blocked: Vec<Trouble>,
@@ -77,8 +77,8 @@ impl DeliveryReport {
             .blocked
             .iter()
             .map(|it| Trouble { destination: it.destination().clone(), reason: it.obstacle.to_string() });
-        let mut report =
-            Self { unchanged: plan.unchanged.len(), blocked: blocked.collect(), foreign, ..Self::default() };
+        let (unchanged, superseded) = (plan.unchanged.len(), plan.unsettled.len());
+        let mut report = Self { unchanged, superseded, blocked: blocked.collect(), foreign, ..Self::default() };
         report.add(outcomes, took);
         report
     }
