@@ -142,7 +142,7 @@ pub struct Common {
     pub on_rewrite: OnRewrite,
     /// `SYNC_CONCURRENCY`: destinations worked on at the same time.
     pub sync_concurrency: NonZeroUsize,
-    /// `PROBE_CONCURRENCY`: questions to GitLab at the same time.
+    /// `PROBE_CONCURRENCY`: projects probed at the same time.
     pub probe_concurrency: NonZeroUsize,
     /// `TARGET_TIMEOUT`: the limit for one destination, from its first byte to its last; above zero.
     pub target_timeout: Duration,
@@ -402,8 +402,9 @@ impl Exit {
 
 impl From<clap::Error> for Exit {
     fn from(error: clap::Error) -> Self {
-        // As people write flags here, and as the rest of the program names them.
-        let text = error.render().to_string().trim_end().replace("'--", "'-");
+        // As people write flags here, and as the rest of the program names them. `--` alone stays what it is.
+        let text = error.render().to_string().replace("'-- --", "'--\0-").replace("'--", "'-").replace("'-\0", "'-- ");
+        let text = text.trim_end().to_owned();
         if error.use_stderr() { Self::Problem(text) } else { Self::Answer(text) }
     }
 }

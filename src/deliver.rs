@@ -34,7 +34,7 @@ use self::known::KnownHeads;
 use self::log::Said;
 pub use self::log::failed_pass as log_failed_pass;
 use self::rests::Rests;
-use self::superseded::{SOON, Superseded};
+use self::superseded::Superseded;
 use crate::artifact::open::Keys;
 use crate::artifact::signature::TrustedKeys;
 use crate::bucket::Listing;
@@ -56,9 +56,7 @@ use crate::threads;
 use crate::workdir::kept_refusals;
 
 /// Most passes that one run makes in addition, because objects were just being replaced.
-const MOST_MORE_PASSES: u32 = 2;
-/// How long a daemon waits for a producer that may be replacing objects, before it calls them wrong.
-const SETTLES: Duration = Duration::from_secs(30);
+const MOST_MORE_PASSES: usize = 2;
 
 /// What passes share and remember.
 pub struct Deliverer {
@@ -125,8 +123,7 @@ impl Deliverer {
             rests: Rests::default(),
             refusals: Mutex::new(refusals),
             last_keys: Mutex::default(),
-            // The last pass of a single run lets nothing off.
-            superseded: Superseded::new(if settings.common.run_once { MOST_MORE_PASSES * SOON } else { SETTLES }),
+            superseded: Superseded::default(),
             foreign_log: ForeignLog::default(),
             said: Said::default(),
             past: Mutex::default(),
@@ -198,7 +195,8 @@ impl Deliverer {
             } else {
                 tokio::select! {
                     () = self.triggers.bucket_change() => Trigger::Event,
-                    () = self.superseded.next_pass() => Trigger::Schedule,
+                    // As after an event, what has failed rests.
+                    () = self.superseded.next_pass() => Trigger::Event,
                 }
             }
         };
@@ -221,11 +219,14 @@ impl Deliverer {
     ) -> Result<DeliveryReport, PassError> {
         let pass = async || self.pass_until_begun(courier, trigger, &CancellationToken::new(), stop).await;
         let mut report = pass().await?;
-        for _ in 0..MOST_MORE_PASSES {
+        for more in 1..=MOST_MORE_PASSES {
             if report.superseded == 0 {
                 break;
             }
             stop.run_until_cancelled(self.superseded.next_pass()).await;
+            if more == MOST_MORE_PASSES {
+                self.superseded.ends();
+            }
             report = report.then(pass().await?);
         }
         Ok(report)
@@ -432,6 +433,7 @@ impl Deliverer {
             };
             let plan = plan_deliveries(&candidates, &far, &self.refusals.lock(), policy);
             let plan = self.busy.without(plan);
+            // A dry run shows what is there.
             let plan = if is_for_push { self.superseded.without(plan, Instant::now()) } else { plan };
             Ok::<_, PassError>((listing, plan, nothing_listed))
         };

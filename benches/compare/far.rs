@@ -150,10 +150,9 @@ pub fn f1b(count: usize) {
 
 /// F1c: F1b with the far GitLab on a CPU of its own, as on another machine. Everything else shares another one.
 pub fn f1c(count: usize) {
-    const HERE: usize = 0;
-    const FAR: usize = 1;
+    let [here, far_cpu, ..] = cpu::allowed().unwrap()[..] else { return eprintln!("  there is only one CPU") };
     let workload = || {
-        let world = started(World::builder().far(|far| far.cpu = Some(FAR)));
+        let world = started(World::builder().far(|far| far.cpu = Some(far_cpu)));
         let names = incompressible(&world);
         publish(&world, &names, ArchiveFormat::Zip);
         let mut contestants: Contestants<'_> = BTreeMap::new();
@@ -161,7 +160,7 @@ pub fn f1c(count: usize) {
         contestants.insert(GIT_PUSH, Box::new(|| pushing(&world, &names)));
         print("F1c, W3b's, with the far GitLab on a CPU of its own", &rounds(count, &mut contestants));
     };
-    cpu::on(HERE, workload).unwrap();
+    cpu::on(here, workload).unwrap();
 }
 
 /// The first crossing of these projects by this consumer.

@@ -16,7 +16,7 @@ pub(super) enum Flaw {
 pub(super) fn root(document: &[u8]) -> Result<&str, Flaw> {
     let text = std::str::from_utf8(document)
         .map_err(|error| if error.error_len().is_none() { Flaw::CutOff } else { Flaw::Malformed })?;
-    if holds_no_xml(text) {
+    if holds_forbidden_character(text) {
         return Err(Flaw::Malformed);
     }
     // Documents are long and have many short texts, so this is searched for once.
@@ -49,8 +49,8 @@ pub(super) fn root(document: &[u8]) -> Result<&str, Flaw> {
     root.filter(|_| open.is_empty()).ok_or(Flaw::CutOff)
 }
 
-/// Whether it holds a character that no XML document does.
-fn holds_no_xml(text: &str) -> bool {
+/// Whether it holds a character that XML forbids.
+fn holds_forbidden_character(text: &str) -> bool {
     let is_control = |byte: u8| byte < b' ' && !matches!(byte, b'\t' | b'\n' | b'\r');
     // All bytes, without an early end: that is much faster.
     text.bytes().fold(false, |found, byte| found | is_control(byte))

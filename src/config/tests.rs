@@ -392,6 +392,9 @@ fn an_unknown_flag_is_a_problem_with_the_nearest_one() {
     assert!(text.contains("unexpected argument '-dryrun' found"), "{text}");
     assert!(text.contains("'-dry-run'"), "{text}");
     assert!(text.contains("Usage: git-partition-sync-producer [SETTING]…"), "{text}");
+    let Exit::Problem(text) = parse_with(&[], &["list", "-odd/project"]).unwrap_err() else { panic!("not a problem") };
+    assert!(text.contains("unexpected argument '-odd/project' found"), "{text}");
+    assert!(text.contains("use '-- -odd/project'"), "{text}");
 }
 
 #[test]

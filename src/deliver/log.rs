@@ -49,7 +49,7 @@ pub(super) fn unsettled(plan: &DeliveryPlan, said: &Said) {
     let all: Vec<&Destination> = plan.unsettled.iter().map(|it| &it.name.destination).collect();
     if !all.is_empty() && said.unsettled.is_news(&all, Instant::now()) {
         let examples = examples(all);
-        tracing::info!("superseded: objects are just being replaced, and the next pass looks again: {examples}");
+        tracing::info!("superseded: objects are just being replaced, and the next pass checks again: {examples}");
     }
 }
 
@@ -113,15 +113,27 @@ pub fn failed_pass(error: &PassError) {
 
 /// One line for a pass. One that `is_quiet` tried nothing, and nobody asked for it.
 pub(super) fn report(report: &DeliveryReport, said: &Said, is_quiet: bool) {
-    let DeliveryReport { delivered, unchanged, blocked, failed, held, foreign, pushed_bytes, .. } = report;
+    let DeliveryReport { delivered, unchanged, superseded, blocked, failed, held, foreign, pushed_bytes, .. } = report;
     let (blocked, failed, held) = (blocked.len(), failed.len(), held.len());
     let seconds = Duration::from_secs_f64(report.seconds).as_millis() as f64 / 1e3;
     macro_rules! log {
         ($level:ident, $message:literal) => {
-            tracing::$level!(delivered, unchanged, blocked, failed, held, foreign, pushed_bytes, seconds, $message)
+            tracing::$level!(
+                delivered,
+                unchanged,
+                superseded,
+                blocked,
+                failed,
+                held,
+                foreign,
+                pushed_bytes,
+                seconds,
+                $message
+            )
         };
     }
-    let is_news = said.pass.is_news((unchanged, blocked, failed, held, foreign), Instant::now()) || !is_quiet;
+    let is_news =
+        said.pass.is_news((unchanged, superseded, blocked, failed, held, foreign), Instant::now()) || !is_quiet;
     match (report.is_success(), is_news) {
         (true, true) => log!(info, "pass done"),
         (true, false) => log!(debug, "pass done"),

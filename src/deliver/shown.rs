@@ -86,18 +86,19 @@ fn records(listing: &Listing, plan: &DeliveryPlan, known: &Known<'_>) -> Vec<Arc
         let commit = Some(object.name.commit.clone());
         add(TargetStatus { commit, ..record(object, TargetState::InSync) });
     }
-    for object in &plan.unsettled {
-        let pending = Some("the producer may be just replacing its objects; the next pass looks again".to_owned());
-        add(TargetStatus { pending, ..record(object, TargetState::Behind) });
-    }
-    for deliver in &plan.deliveries {
-        // An error of a delivery stays until another delivery succeeds.
-        let before = known.targets.get(deliver.destination());
+    // An error of a delivery stays until another delivery succeeds.
+    let behind = |object: &HeldObject, pending: String| {
+        let before = known.targets.get(&object.name.destination);
         let trouble = before.and_then(|before| before.trouble.clone()).filter(|it| it.cause.is_of_an_action());
         let state = if trouble.is_some() { TargetState::Failing } else { TargetState::Behind };
+        TargetStatus { pending: Some(pending), trouble, ..record(object, state) }
+    };
+    for object in &plan.unsettled {
+        add(behind(object, "its objects are just being replaced; the next pass checks again".to_owned()));
+    }
+    for deliver in &plan.deliveries {
         let commit = deliver.from.map(|commit| commit.to_string());
-        let pending = Some(deliver.reason.to_string());
-        add(TargetStatus { commit, pending, trouble, ..record(&deliver.object, state) });
+        add(TargetStatus { commit, ..behind(&deliver.object, deliver.reason.to_string()) });
     }
     for blocked in &plan.blocked {
         let (cause, error) = (blocked.obstacle.cause(), blocked.obstacle.to_string());

@@ -358,8 +358,9 @@ impl Cause {
                  the near side publish the destination again (REPUBLISH). The far branch stays as it is."
             }
             Self::Damaged => {
-                "Let the near side publish it again: REPUBLISH=GROUP/PROJECT@BRANCH. If that does not help, check what \
-                 copies the bucket. The far branch stays as it is."
+                "If a whole history is missing, wait for the producer's next pass. Else let the near side publish it again: \
+                 REPUBLISH=GROUP/PROJECT@BRANCH. If that does not help, check what copies the bucket. The far branch stays as it \
+                 is."
             }
             Self::WrongContent => {
                 "If increments are older than their whole object, wait for the producer's next pass. Else find out who can \

@@ -4,6 +4,15 @@ use std::io;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
+/// The CPUs that this process may run on, by number.
+///
+/// # Errors
+/// The system does not say.
+pub fn allowed() -> io::Result<Vec<usize>> {
+    let set = sched_getaffinity(None)?;
+    Ok((0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect())
+}
+
 /// Runs this on one CPU alone, with all threads and processes that it starts.
 ///
 /// # Errors

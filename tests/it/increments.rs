@@ -105,7 +105,10 @@ fn objects_that_are_just_being_replaced_are_no_trouble_unless_it_lasts() {
 
     // A single run has nobody to look again later.
     let run = deliver(&world).failed();
-    assert_eq!(run.lines_with("objects are just being replaced, and the next pass looks again: far/app@main").len(), 1);
+    assert_eq!(
+        run.lines_with("objects are just being replaced, and the next pass checks again: far/app@main").len(),
+        1
+    );
     run.logged("increments lead that are older than the whole object");
     assert_arrived(&world, "far/app", "main", &pushed);
 
