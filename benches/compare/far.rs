@@ -254,17 +254,28 @@ pub fn f2(count: usize) {
     }
 }
 
-/// F3: a quiet pass over 1,000 destinations, after a restart and while the process knows where the branches are.
-pub fn f3(count: usize) {
+/// 1,000 destinations that are in sync, each with so many increments.
+pub fn in_sync(increments: usize) -> World {
     let world = world();
     let names = projects(&world, 1_000, |repo| repo.fill_small(1).unwrap());
     let head: CommitId = world.source.repo(&names[0]).unwrap().head("main").unwrap().parse().unwrap();
+    let earlier = (0..increments).map(|n| CommitId::from_bytes([u8::try_from(n + 1).unwrap(); 20]));
+    let commits: Vec<_> = earlier.chain([head]).collect();
     for name in &names {
         copy(&world.source.repo_path(name), &world.destination.repo_path(&far_path(name)));
         let project = name.trim_start_matches("near/").to_owned();
         let destination = Destination { group: "far".into(), project, branch: "main".into() };
-        world.s3().put(&key::encode(&destination, head, ArchiveFormat::Zip).unwrap(), "x");
+        world.s3().put(&key::encode(&destination, commits[0], ArchiveFormat::Zip).unwrap(), "x");
+        for step in commits.windows(2) {
+            world.s3().put(&key::encode_increment(&destination, step[0], step[1]).unwrap(), "x");
+        }
     }
+    world
+}
+
+/// F3: a quiet pass over 1,000 destinations, after a restart and while the process knows where the branches are.
+pub fn f3(count: usize) {
+    let world = in_sync(0);
     let mut contestants: Contestants<'_> = BTreeMap::new();
     contestants.insert("ours", Box::new(|| measure(&world, &ours(&world), &world.consumer_workdir())));
     contestants.insert("ours, the next pass", Box::new(|| next_pass(&world)));
@@ -272,7 +283,7 @@ pub fn f3(count: usize) {
 }
 
 /// What the second pass of a daemon takes.
-fn next_pass(world: &World) -> Measured {
+pub fn next_pass(world: &World) -> Measured {
     let mut command = world.consumer_command(CONSUMER);
     // By default the log does not say that a pass found what the one before it found.
     command.env("RUST_LOG", "info,git_partition_sync_producer::deliver::log=debug");

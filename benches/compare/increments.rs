@@ -289,7 +289,8 @@ fn away(workload: &str, mut commit: impl FnMut(&Repo)) {
     print(workload, &BTreeMap::from(contestants));
 }
 
-/// C5: planning for 1,000 destinations with nine objects each, beside one object each.
+/// C5: planning for 1,000 destinations with nine objects each, listing them for JSON, and both in a pass of the consumer, where all
+/// is in sync; beside one object each.
 pub fn c5(count: usize) {
     const DESTINATIONS: usize = 1_000;
     let commit = |n: usize| CommitId::from_bytes([u8::try_from(n).unwrap(); 20]);
@@ -340,4 +341,9 @@ pub fn c5(count: usize) {
     contestants.insert("ours", Box::new(|| measure(&listed, &list(&listed), &listed.workdir())));
     contestants.insert("ours, one object each", Box::new(|| measure(&few, &list(&few), &few.workdir())));
     print("C5, listing 1,000 destinations with nine objects", &rounds(count, &mut contestants));
+    let (nine, one) = (far::in_sync(MOST_OBJECTS - 1), far::in_sync(0));
+    let mut contestants: Contestants<'_> = BTreeMap::new();
+    contestants.insert("ours", Box::new(|| far::next_pass(&nine)));
+    contestants.insert("ours, one object each", Box::new(|| far::next_pass(&one)));
+    print("C5, a consumer's whole pass over them", &rounds(count, &mut contestants));
 }

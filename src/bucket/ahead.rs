@@ -50,7 +50,9 @@ impl Intercept for Ahead {
             && let Some(found) = self.0.lock().take()
         {
             let body = response.take_body();
-            *response.body_mut() = SdkBody::from_body_1_x(Watched { body, page: vec![], found: Some(found) });
+            let announced = Body::size_hint(&body).exact().and_then(|length| usize::try_from(length).ok());
+            let page = Vec::with_capacity(announced.unwrap_or_default().min(LIMIT_BYTES));
+            *response.body_mut() = SdkBody::from_body_1_x(Watched { body, page, found: Some(found) });
         }
         Ok(())
     }

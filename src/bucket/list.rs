@@ -320,7 +320,9 @@ pub(crate) fn read_key(listed: String, encoded: bool) -> (String, Option<Decoded
 /// Decodes a key of a listing. S3 writes a space as `+` and a plus sign as `%2B`. Here `+` stays `+`: our keys hold plus
 /// signs but no spaces, and some servers leave a plus sign as it is.
 fn url_decoded(key: &str) -> String {
-    percent_encoding::percent_decode_str(key).decode_utf8_lossy().into_owned()
+    // What is encoded of our keys stands at their end as a rule, and there can be very many.
+    let (plain, encoded) = key.split_at(key.find('%').unwrap_or(key.len()));
+    plain.to_owned() + &percent_encoding::percent_decode_str(encoded).decode_utf8_lossy()
 }
 
 #[cfg(test)]

@@ -101,6 +101,11 @@ fn follow<'a>(tag: &'a str, open: &mut Vec<&'a str>) -> Result<(), Flaw> {
     if let Some(name) = tag.strip_prefix('/') {
         return if open.pop() == Some(name.trim_end()) { Ok(()) } else { Err(Flaw::Malformed) };
     }
+    // Nearly all tags are a name alone.
+    if is_name(tag) {
+        open.push(tag);
+        return Ok(());
+    }
     let (tag, is_empty) = tag.strip_suffix('/').map_or((tag, false), |tag| (tag, true));
     let (name, attributes) = tag.split_once(char::is_whitespace).unwrap_or((tag, ""));
     if !is_name(name) || !are_attributes(attributes) {
@@ -113,6 +118,10 @@ fn follow<'a>(tag: &'a str, open: &mut Vec<&'a str>) -> Result<(), Flaw> {
 }
 
 fn is_name(name: &str) -> bool {
+    // Nearly all are such.
+    if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphabetic()) {
+        return true;
+    }
     let begins = |c: char| c.is_alphabetic() || matches!(c, '_' | ':');
     name.starts_with(begins) && name.chars().all(|c| begins(c) || c.is_alphanumeric() || matches!(c, '-' | '.'))
 }

@@ -328,9 +328,7 @@ pub fn decode(key: &str) -> Option<DecodedKey> {
     let content = match (format, name.base_sha) {
         (Some(format), _) => Content::Whole(format),
         // No older program wrote these, so commits are written in one way.
-        (None, Some(base))
-            if is_increment && name.commit_sha.parse::<CommitId>().ok()?.to_string() == name.commit_sha =>
-        {
+        (None, Some(base)) if is_increment && is_written_as_now(&name.commit_sha) => {
             Content::Increment { base: base.parse().ok()? }
         }
         (None, _) => return None,
@@ -342,6 +340,11 @@ pub fn decode(key: &str) -> Option<DecodedKey> {
         commit: name.commit_sha,
         content,
     })
+}
+
+/// Whether a commit is written as this program writes it.
+fn is_written_as_now(commit: &str) -> bool {
+    commit.len() == 40 && commit.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 #[derive(Serialize)]

@@ -7,7 +7,7 @@ mod refusals;
 pub mod report;
 mod taken;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::time::SystemTime;
 
@@ -36,16 +36,18 @@ pub struct Candidate<'a> {
 
 /// What counts of each destination's objects, sorted by destination. The others are left alone.
 pub fn candidates(held: &[HeldObject]) -> Vec<Candidate<'_>> {
-    let mut objects: BTreeMap<&Destination, Vec<&HeldObject>> = BTreeMap::new();
+    let mut objects: HashMap<&Destination, Vec<&HeldObject>> = HashMap::new();
     for object in held {
         objects.entry(&object.name.destination).or_default().push(object);
     }
-    let mut spellings: BTreeMap<(String, &str), Vec<&Destination>> = BTreeMap::new();
-    for destination in objects.keys() {
+    let mut objects: Vec<_> = objects.into_iter().collect();
+    objects.sort_unstable_by_key(|(destination, _)| *destination);
+    let mut spellings: HashMap<(String, &str), Vec<&Destination>> = HashMap::new();
+    for (destination, _) in &objects {
         let place = (folded_path(&destination.path()), destination.branch.as_str());
         spellings.entry(place).or_default().push(destination);
     }
-    let doubtful: BTreeSet<&Destination> = spellings.into_values().filter(|all| all.len() > 1).flatten().collect();
+    let doubtful: HashSet<&Destination> = spellings.into_values().filter(|all| all.len() > 1).flatten().collect();
     let candidates = objects.into_iter().filter_map(|(destination, objects)| {
         let (chain, passed_over) = (chain(&objects), chain::passed_over(&objects));
         let object = chain.as_ref().map_or(*objects.first()?, Chain::tip);

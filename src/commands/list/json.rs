@@ -81,16 +81,13 @@ struct Line<'a> {
     key: &'a str,
     last_modified: Option<String>,
     project: &'a str,
-    #[serde(flatten)]
-    signature: Option<Told<'a>>,
-}
-
-/// What was found out of an object's signature. All is null where nothing was.
-#[derive(Serialize)]
-struct Told<'a> {
-    origin: Option<&'static str>,
-    signed_by: Option<KeyId>,
-    problem: Option<&'a str>,
+    // What was found out of its signature: null where nothing was, and left out if nobody asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    origin: Option<Option<&'static str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signed_by: Option<Option<KeyId>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<Option<&'a str>>,
 }
 
 impl<'a> Line<'a> {
@@ -104,20 +101,15 @@ impl<'a> Line<'a> {
             Content::Increment { base } => Some(base),
         };
         let (commit, format, last_modified) = (&name.commit, name.content, timestamp(*last_modified));
-        let signature = signature.map(Told::of);
-        Self { base, branch, bytes: *bytes, commit, format, group, key, last_modified, project, signature }
-    }
-}
-
-impl<'a> Told<'a> {
-    fn of(signature: Option<&'a Signature>) -> Self {
-        let (origin, signed_by, problem) = match signature {
+        let told = signature.map(|signature| match signature {
             Some(Signature::Good(origin)) => (Some(origin.name()), origin.key(), None),
             Some(Signature::Refused(why)) => (Some("refused"), None, Some(why.as_str())),
             Some(Signature::Unknown(why)) => (None, None, Some(why.as_str())),
             None => (None, None, None),
-        };
-        Self { origin, signed_by, problem }
+        });
+        let (origin, signed_by, problem) = told.map_or((None, None, None), |(a, b, c)| (Some(a), Some(b), Some(c)));
+        let bytes = *bytes;
+        Self { base, branch, bytes, commit, format, group, key, last_modified, project, origin, signed_by, problem }
     }
 }
 
