@@ -1,6 +1,7 @@
 //! The pause between passes if `RECONCILE_SLEEP_TIME` does not say it.
 //!
-//! Invariant: plain functions. A bucket that takes many requests to list is not listed every few seconds.
+//! Invariant: plain functions. A bucket that takes many requests to list is not listed every few seconds, except for half a minute
+//! while objects are just being replaced.
 
 use std::time::Duration;
 
