@@ -244,6 +244,9 @@ impl Deliverer {
         let report = self.full_pass(courier, pass, trigger, all_begun, stop).await;
         // The status learns of it first, so that what the log says can be seen there.
         let is_stopped = stop.is_cancelled();
+        if report.is_err() && !is_stopped {
+            self.superseded.pass_failed();
+        }
         let ended = report.as_ref().map(|(report, _)| report);
         self.pass_ends(pass, if is_stopped { Err(&PassError::Stopped) } else { ended });
         if let Err(error) = courier.spool.keep_since(&self.status.out_of_sync()) {
@@ -264,6 +267,7 @@ impl Deliverer {
         stop: &CancellationToken,
     ) -> Result<(DeliveryReport, bool), PassError> {
         let begun = Instant::now();
+        self.superseded.pass_begins();
         courier.spool.restore()?;
         let (git, keys) = (self.clients.git()?, Arc::new(self.keys()?));
         if keys.trusted.is_some() {

@@ -19,6 +19,9 @@ const SOON: Duration = Duration::from_secs(1);
 /// How long a producer may take to replace the objects of a destination, before they are called wrong.
 const SETTLES: Duration = Duration::from_secs(30);
 
+/// The most such passes in a row: they cover that time.
+const MOST_PASSES: u32 = 5;
+
 /// What was let off.
 #[derive(Debug, Default)]
 pub(super) struct Superseded {
@@ -35,7 +38,7 @@ struct State {
     gone: BTreeSet<Identity>,
     /// The newest object of destinations whose objects do not fit together, and since when they do not.
     unsettled: BTreeMap<Identity, Instant>,
-    /// Whether a pass is due that nobody has made since.
+    /// Whether a pass is due, and has not begun since.
     is_due: bool,
     /// How many such passes there were in a row.
     passes: u32,
@@ -44,12 +47,23 @@ struct State {
 }
 
 impl Superseded {
+    /// A pass begins. What is let off from now on makes another one due.
+    pub(super) fn pass_begins(&self) {
+        self.state.lock().is_due = false;
+    }
+
+    /// A pass has seen nothing. If it was due, another one is, a few times.
+    pub(super) fn pass_failed(&self) {
+        let mut state = self.state.lock();
+        state.is_due |= (1..=MOST_PASSES).contains(&state.passes);
+    }
+
     /// An object is gone that was listed. Whether it is let off: once, for the next listing has another one then.
     pub(super) fn lets_off(&self, object: &HeldObject) -> bool {
         let mut state = self.state.lock();
         let is_let_off = !state.is_over && state.gone.insert(identity(object));
         if is_let_off {
-            state.is_due = true;
+            (state.is_due, state.passes) = (true, 0);
             self.came.notify_one();
         }
         is_let_off
@@ -70,10 +84,10 @@ impl Superseded {
         };
         let unsettled = plan.blocked.extract_if(.., |it| it.obstacle.may_settle() && is_let_off(&it.object));
         plan.unsettled = unsettled.map(|it| it.object).collect();
-        state.is_due = !plan.unsettled.is_empty();
-        if state.is_due {
+        if !plan.unsettled.is_empty() {
+            state.is_due = true;
             self.came.notify_one();
-        } else {
+        } else if !state.is_due {
             state.passes = 0;
         }
         plan
@@ -111,7 +125,7 @@ impl Superseded {
 
 /// The pause after this many passes in a row.
 fn pause(passes: u32) -> Duration {
-    SOON.saturating_mul(1 << passes.min(5))
+    SOON.saturating_mul(1 << passes.min(MOST_PASSES))
 }
 
 fn identity(object: &HeldObject) -> Identity {
@@ -168,19 +182,40 @@ mod tests {
     #[tokio::test]
     async fn passes_come_soon_after_something_was_let_off_and_then_less_often() {
         let superseded = Superseded::default();
-        let is_due = || superseded.state.lock().is_due;
-        superseded.without(blocked(&[Obstacle::Name("odd".to_owned())]), Instant::now());
-        assert!(!is_due());
-        superseded.without(blocked(&[Obstacle::Order]), Instant::now());
+        let seen = || {
+            let state = superseded.state.lock();
+            (state.is_due, state.passes)
+        };
+        let pass = |obstacles: &[Obstacle]| {
+            superseded.pass_begins();
+            superseded.without(blocked(obstacles), Instant::now());
+        };
+        pass(&[Obstacle::Name("odd".to_owned())]);
+        assert_eq!(seen(), (false, 0));
+        pass(&[Obstacle::Order]);
         superseded.next_pass().await;
-        // As long as that pass has seen nothing, another one is due.
-        assert!(is_due());
-        superseded.without(blocked(&[Obstacle::Order]), Instant::now());
-        assert_eq!((is_due(), superseded.state.lock().passes), (true, 1));
-        superseded.without(blocked(&[]), Instant::now());
-        assert_eq!((is_due(), superseded.state.lock().passes), (false, 0));
-        assert!(superseded.lets_off(&delivery("p", 1, None).object));
-        assert!(is_due());
+        pass(&[Obstacle::Order]);
+        assert_eq!(seen(), (true, 1));
+        pass(&[]);
+        assert_eq!(seen(), (false, 0));
         assert_eq!([0, 1, 2, 3, 4, 5, 6, u32::MAX].map(|passes| pause(passes).as_secs()), [1, 2, 4, 8, 16, 32, 32, 32]);
+
+        // An object is gone after another pass has begun to list.
+        superseded.pass_begins();
+        assert!(superseded.lets_off(&delivery("p", 1, None).object));
+        superseded.without(blocked(&[]), Instant::now());
+        assert_eq!(seen(), (true, 0));
+    }
+
+    #[test]
+    fn a_pass_that_sees_nothing_is_repeated_a_few_times_if_it_was_due() {
+        let superseded = Superseded::default();
+        let fails_after = |passes| {
+            superseded.state.lock().passes = passes;
+            superseded.pass_begins();
+            superseded.pass_failed();
+            superseded.state.lock().is_due
+        };
+        assert_eq!([0, 1, 5, 6, 7].map(fails_after), [false, true, true, false, false]);
     }
 }
